@@ -1,0 +1,157 @@
+"""An execution: one durable call of one reasoner with one input.
+
+                    claim                      succeed / fail for good / cancel / time out
+    ready ────────────────────────► leased ─────────────────────────────────────────────► (outcome)
+      ▲  ▲                            │ │                                                     ▲
+      │  └──── expire, release ───────┘ └── fail with a retry left ──► delayed ──┐            │
+      └──────────────────────── promote when due ────────────────────────────────┘            │
+    ready, delayed, paused, blocked, waiting without a session ── cancel ─────────────────────┘
+
+A finished execution never moves again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from controlplane.domain.ids import DeliveryId, ExecutionId, SessionId
+from controlplane.domain.retry import RetryPolicy
+
+DEFAULT_NAMESPACE = 1
+CRASHES_MAX = 10
+
+
+class Status(StrEnum):
+    """The words on the wire (compatible with AgentField's nine)."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+
+    @property
+    def final(self) -> bool:
+        return self in FINAL
+
+
+FINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.TIMEOUT})
+
+
+class State(StrEnum):
+    """Where an unfinished execution stands (the CHECK of `queue.state` holds the same words)."""
+
+    READY = "ready"
+    DELAYED = "delayed"
+    LEASED = "leased"
+    WAITING = "waiting"
+    PAUSED = "paused"
+    BLOCKED = "blocked"
+
+
+STATUS_OF_STATE = {
+    State.READY: Status.QUEUED,
+    State.DELAYED: Status.QUEUED,
+    State.BLOCKED: Status.QUEUED,
+    State.LEASED: Status.RUNNING,
+    State.WAITING: Status.WAITING,
+    # `paused` shows as `waiting`: AgentField's SDK hangs on any other word.
+    State.PAUSED: Status.WAITING,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """Whom to tell about the end. Secret and headers are sealed before they travel any further."""
+
+    url: str
+    host: str
+    secret_sealed: bytes | None
+    headers_sealed: bytes | None
+    attempts_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """Everything that is asked of one execution; never changed afterwards."""
+
+    id: ExecutionId
+    namespace: int
+    run_id: str
+    root_id: UUID
+    target: str
+    type: str
+    input: bytes
+    context: bytes | None = None
+    parent_id: UUID | None = None
+    parent_attempt: int | None = None
+    source_execution_id: UUID | None = None
+    session_key: str | None = None
+    actor_key: str | None = None
+    priority: int = 0
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    timeout_seconds: float | None = None
+    webhooks: tuple[Webhook, ...] = ()
+    idempotency_key: str | None = None
+    idempotency_scope: str = ""
+    request_hash: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The answer to a submission. `replayed`: an earlier request with this idempotency key made it."""
+
+    id: ExecutionId
+    run_id: str
+    created_at: datetime
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """One row of the queue, locked by the stage that reads it."""
+
+    id: ExecutionId
+    namespace: int
+    target: str
+    run_id: str
+    state: State
+    attempt: int
+    failures: int
+    crashes: int
+    retries_max: int
+    webhooks: int
+    session_id: SessionId | None
+    leased_at: datetime | None
+    started_at: datetime | None
+    cancel_requested: bool
+    cancel_reason: str | None
+    progress: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """How an execution ends. Three causes bring it (the node, the caller, the clock); `stages/finish.py` writes it."""
+
+    held: Held
+    status: Status
+    status_reason: str | None = None
+    result: bytes | None = None
+    error: bytes | None = None
+    error_class: str | None = None
+    error_details: bytes | None = None
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """An execution that has just ended, and the deliveries that its end made due."""
+
+    id: ExecutionId
+    status: Status
+    deliveries: tuple[DeliveryId, ...] = ()

@@ -1,0 +1,130 @@
+"""A lease: a session's right to one attempt. It lives as long as the session; the attempt number is the fence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+from uuid import UUID
+
+from controlplane.domain.execution import CRASHES_MAX, Held, Status
+from controlplane.domain.ids import ExecutionId, SessionId
+
+
+class Fence(NamedTuple):
+    """Who speaks: this attempt of this execution."""
+
+    execution_id: ExecutionId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One live process of a node."""
+
+    id: SessionId
+    namespace: int
+    node_id: str
+    instance_id: str
+    slots: int
+    heartbeat_seconds: float
+    lease_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A session's wish for work on these targets."""
+
+    session: Session
+    targets: tuple[str, ...]
+    limit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Work handed to a session: what was asked, and the attempt that every answer must carry."""
+
+    execution_id: ExecutionId
+    attempt: int
+    failures: int
+    namespace: int
+    target: str
+    type: str
+    run_id: str
+    root_id: UUID
+    parent_id: UUID | None
+    session_key: str | None
+    actor_key: str | None
+    input: bytes
+    context: bytes | None
+    timeout_seconds: float | None
+    created_at: datetime
+
+
+class Verdict(StrEnum):
+    """What a node says of an attempt."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    RELEASED = "released"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A node's last word on an attempt. `error`, `error_details` and `result` are JSON bytes."""
+
+    fence: Fence
+    verdict: Verdict
+    result: bytes | None = None
+    error: bytes | None = None
+    error_class: str | None = None
+    error_details: bytes | None = None
+    traceback: str | None = None
+    retryable: bool = True
+    retry_after_seconds: float | None = None
+
+
+class ReportCode(StrEnum):
+    RECORDED = "recorded"
+    ALREADY_RECORDED = "already_recorded"
+    DISCARDED = "discarded"
+    LEASE_LOST = "lease_lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What became of a report. `status` is the execution's status now; None when it is unknown."""
+
+    code: ReportCode
+    status: Status | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """A heartbeat. `held` is the full list of attempts the process knows of, or None on the beats between."""
+
+    session_id: SessionId
+    held: tuple[Fence, ...] | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extended:
+    """The answer to a heartbeat."""
+
+    session: Session
+    draining: bool
+    expires_in_seconds: float
+    lost: tuple[Fence, ...] = ()
+
+
+def crash_loops(held: Held, *, crashes_max: int = CRASHES_MAX) -> bool:
+    """Whether one more lost lease makes this execution a crash loop: so many in a row without a checkpoint."""
+    return held.crashes + 1 >= crashes_max
+
+
+def lease_seconds(*, heartbeat_seconds: float, floor_seconds: float) -> float:
+    """A lease outlives three missed heartbeats."""
+    return max(floor_seconds, 3 * heartbeat_seconds)

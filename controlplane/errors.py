@@ -1,0 +1,182 @@
+"""Everything that can be refused, in one tree, without a word of HTTP.
+
+    ControlPlaneError
+    ├── NotFound       ExecutionNotFound  TargetNotFound  NodeNotFound  SessionNotFound  MemoryNotFound
+    │                  DeliveryNotFound
+    ├── Conflict       LeaseLost  AlreadyFinished  SessionClosed  LengthMismatch  NotAList  IdempotencyConflict
+    ├── Refused        Malformed  Invalid  TooLarge  TargetMalformed  EgressRefused  Unauthorized
+    └── Unavailable    DatabaseUnavailable  ShuttingDown  WaitedTooLong
+
+The class docstring is the default message, `code` the stable slug that a program may switch on.
+`where` names the offending part of the input (a JSON pointer or a header), `fix` the next step for a person.
+`api/problems.py` maps every class to a status; a test demands that none is missing.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ControlPlaneError(Exception):
+    """Something was refused."""
+
+    code: ClassVar[str] = "error"
+
+    def __init__(
+        self, detail: str | None = None, *, where: str | None = None, fix: str | None = None, **facts: object
+    ) -> None:
+        self.detail = detail or (type(self).__doc__ or "").strip()
+        self.where = where
+        self.fix = fix
+        self.facts = facts
+        super().__init__(self.detail)
+
+
+class NotFound(ControlPlaneError):
+    """There is no such thing."""
+
+    code = "not_found"
+
+
+class ExecutionNotFound(NotFound):
+    """There is no execution with this id."""
+
+    code = "execution_not_found"
+
+
+class TargetNotFound(NotFound):
+    """No node has ever registered this target."""
+
+    code = "target_not_found"
+
+
+class NodeNotFound(NotFound):
+    """No node with this id has ever registered."""
+
+    code = "node_not_found"
+
+
+class SessionNotFound(NotFound):
+    """There is no session with this id; open a new one."""
+
+    code = "session_not_found"
+
+
+class MemoryNotFound(NotFound):
+    """Nothing is stored under this key."""
+
+    code = "memory_not_found"
+
+
+class DeliveryNotFound(NotFound):
+    """There is no delivery with this id."""
+
+    code = "delivery_not_found"
+
+
+class Conflict(ControlPlaneError):
+    """The request contradicts what is already true."""
+
+    code = "conflict"
+
+
+class LeaseLost(Conflict):
+    """This attempt no longer holds the lease; nothing was changed. Stop working on it."""
+
+    code = "lease_lost"
+
+
+class AlreadyFinished(Conflict):
+    """The execution has already finished."""
+
+    code = "already_finished"
+
+
+class SessionClosed(Conflict):
+    """This session has expired or was closed; open a new one."""
+
+    code = "session_closed"
+
+
+class LengthMismatch(Conflict):
+    """The list does not have the expected length."""
+
+    code = "length_mismatch"
+
+
+class NotAList(Conflict):
+    """The stored value is not a list, so nothing can be appended to it."""
+
+    code = "not_a_list"
+
+
+class IdempotencyConflict(Conflict):
+    """This idempotency key was used before with another request."""
+
+    code = "idempotency_conflict"
+
+
+class Refused(ControlPlaneError):
+    """The request was refused."""
+
+    code = "refused"
+
+
+class Invalid(Refused):
+    """The request is not valid."""
+
+    code = "invalid"
+
+
+class Malformed(Refused):
+    """The body is not valid JSON."""
+
+    code = "malformed_json"
+
+
+class TooLarge(Refused):
+    """The request is larger than the limit."""
+
+    code = "too_large"
+
+
+class TargetMalformed(Refused):
+    """The target must have the form node_id.reasoner_name."""
+
+    code = "target_malformed"
+
+
+class EgressRefused(Refused):
+    """The address may not be called from here."""
+
+    code = "egress_refused"
+
+
+class Unauthorized(Refused):
+    """A valid API key is needed."""
+
+    code = "unauthorized"
+
+
+class Unavailable(ControlPlaneError):
+    """Not possible right now; try again."""
+
+    code = "unavailable"
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database cannot be reached right now; try again."""
+
+    code = "database_unavailable"
+
+
+class ShuttingDown(Unavailable):
+    """This server is shutting down; try again."""
+
+    code = "shutting_down"
+
+
+class WaitedTooLong(Unavailable):
+    """The execution did not finish in the time waited for; it goes on."""
+
+    code = "waited_too_long"
