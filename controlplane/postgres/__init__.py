@@ -1,0 +1,1 @@
+"""How PostgreSQL is reached. This room knows none of our tables."""
