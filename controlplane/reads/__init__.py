@@ -1,0 +1,1 @@
+"""What is seen: SELECT only, one module per thing that people look at."""

@@ -1,0 +1,352 @@
+"""Checkpoint: what a run has worked out so far becomes durable. The 200 means committed.
+
+submit ──► lease ──► complete ──► finish ──► deliver
+             └── *checkpoint*
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from uuid import UUID
+
+import asyncpg
+
+from controlplane.domain.ids import ExecutionId
+from controlplane.domain.lease import Fence
+from controlplane.domain.memory import Append, Op, Place, Put, Remove, Scope, Write, Written, appended_before
+from controlplane.domain.placement import by_bucket, by_place
+from controlplane.errors import ControlPlaneError, LeaseLost, LengthMismatch, NotAList
+from controlplane.postgres.lane import Raced
+from controlplane.postgres.pool import Connection
+from controlplane.stages import hold
+
+# Clears the crash count of an execution that makes progress. After the commit, because there the row is held for share,
+# and two writes that hold it so and both want to update it would wait for each other.
+CLEAR_CRASHES = """
+update queue
+set crashes = 0
+where bucket = $1
+  and id in (
+    select id
+    from queue
+    where bucket = $1
+      and id = any($2::uuid[])
+      and crashes > 0
+    order by id
+    for update
+  )
+"""
+
+LOCK = """
+select m.namespace, m.scope, m.scope_id, m.key, m.length, m.appended, m.version, m.created_at
+from unnest($2::smallint[], $3::text[], $4::text[], $5::text[]) as w(namespace, scope, scope_id, key)
+join memory m
+  on m.bucket = $1 and m.namespace = w.namespace and m.scope = w.scope and m.scope_id = w.scope_id and m.key = w.key
+order by m.namespace, m.scope, m.scope_id, m.key
+for update of m
+"""
+
+# `version`: the row is still the one that was locked, or still absent; otherwise nothing comes back and the whole flush
+# is run again.
+STORE = """
+insert into memory as m (
+  bucket, namespace, scope, scope_id, key, value, length, appended, version, writer_execution_id, writer_attempt,
+  created_at, updated_at
+)
+select $1, w.namespace, w.scope, w.scope_id, w.key, w.value, w.length, w.appended, w.version, w.writer_execution_id,
+  w.writer_attempt, clock(), clock()
+from unnest(
+  $2::smallint[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::int[], $8::int[], $9::bigint[], $10::uuid[],
+  $11::int[]
+) as w(namespace, scope, scope_id, key, value, length, appended, version, writer_execution_id, writer_attempt)
+order by w.namespace, w.scope, w.scope_id, w.key
+on conflict (bucket, namespace, scope, scope_id, key) do update
+set value = excluded.value,
+  length = excluded.length,
+  appended = excluded.appended,
+  version = excluded.version,
+  writer_execution_id = excluded.writer_execution_id,
+  writer_attempt = excluded.writer_attempt,
+  updated_at = excluded.updated_at
+where m.version = excluded.version - 1
+returning m.namespace, m.scope, m.scope_id, m.key, m.created_at, m.updated_at
+"""
+
+# An append leaves the stored value alone: what it costs is what it adds. Only for rows that were locked before, so that
+# new keys are made by one statement, in one order.
+GROW = """
+update memory m
+set length = w.length,
+  appended = w.appended,
+  version = w.version,
+  writer_execution_id = w.writer_execution_id,
+  writer_attempt = w.writer_attempt,
+  updated_at = clock()
+from unnest(
+  $2::smallint[], $3::text[], $4::text[], $5::text[], $6::int[], $7::int[], $8::bigint[], $9::uuid[], $10::int[]
+) as w(namespace, scope, scope_id, key, length, appended, version, writer_execution_id, writer_attempt)
+where m.bucket = $1
+  and m.namespace = w.namespace
+  and m.scope = w.scope
+  and m.scope_id = w.scope_id
+  and m.key = w.key
+  and m.version = w.version - 1
+returning m.namespace, m.scope, m.scope_id, m.key, m.created_at, m.updated_at
+"""
+
+ADD_ITEMS = """
+insert into memory_items (bucket, namespace, scope, scope_id, key, position, value)
+select $1, w.namespace, w.scope, w.scope_id, w.key, w.position, w.value
+from unnest($2::smallint[], $3::text[], $4::text[], $5::text[], $6::int[], $7::bytea[])
+  as w(namespace, scope, scope_id, key, position, value)
+"""
+
+READ_ITEMS = """
+select value
+from memory_items
+where bucket = $1
+  and namespace = $2
+  and scope = $3
+  and scope_id = $4
+  and key = $5
+  and position >= $6
+  and position < $7
+order by position
+"""
+
+DROP_ITEMS = """
+delete from memory_items i
+using unnest($2::smallint[], $3::text[], $4::text[], $5::text[]) as w(namespace, scope, scope_id, key)
+where i.bucket = $1
+  and i.namespace = w.namespace
+  and i.scope = w.scope
+  and i.scope_id = w.scope_id
+  and i.key = w.key
+"""
+
+REMOVE = """
+delete from memory m
+using unnest($2::smallint[], $3::text[], $4::text[], $5::text[]) as w(namespace, scope, scope_id, key)
+where m.bucket = $1
+  and m.namespace = w.namespace
+  and m.scope = w.scope
+  and m.scope_id = w.scope_id
+  and m.key = w.key
+"""
+
+
+@dataclass(slots=True)
+class Slot:
+    """One key while a flush works on it: as it was locked, and as it shall be.
+
+    `value` is what to store, None to leave what is stored; `items` are the elements to add behind it.
+    """
+
+    place: Place
+    existed: bool = False
+    version: int = 0
+    length: int | None = None
+    appended: int = 0
+    had_items: bool = False
+    value: bytes | None = None
+    items: tuple[bytes, ...] = ()
+    gone: bool = False
+    touched: bool = False
+    writer: UUID | None = None
+    writer_attempt: int | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+async def write(conn: Connection, batch: Sequence[Write]) -> list[list[Written] | ControlPlaneError]:
+    """Each write stands in the database whole, or not at all; a stale one changes nothing.
+
+    Guard: the queue row of the fence is held `for share`, the memory row by its version. A write may be sent twice: a
+    put puts the same again, an append with `expected_length` finds its elements already there.
+    Raises: per item LeaseLost, LengthMismatch (with the length), NotAList; Raced for the lane.
+    """
+    answers: list[list[Written] | ControlPlaneError | None] = [None] * len(batch)
+    async with conn.transaction():
+        crashed = await _check_fences(conn, batch, answers)
+        slots = await _lock(conn, [item for item, answer in zip(batch, answers, strict=True) if answer is None])
+        for index, item in enumerate(batch):
+            if answers[index] is not None:
+                continue
+            before = {op.place: replace(slots[op.place]) for op in item.ops}
+            try:
+                for op in item.ops:
+                    await _apply(conn, slots[op.place], op, item)
+            except (LengthMismatch, NotAList) as error:
+                slots.update(before)
+                answers[index] = error
+        await _store(conn, slots.values())
+    stood = {item.fence.execution_id for n, item in enumerate(batch) if answers[n] is None and item.fence is not None}
+    for bucket, ids in by_bucket(crashed & stood, lambda id_: id_):
+        await conn.execute(CLEAR_CRASHES, bucket, ids)
+    return [answer if answer is not None else _written(batch[n], slots) for n, answer in enumerate(answers)]
+
+
+async def _check_fences(
+    conn: Connection, batch: Sequence[Write], answers: list[list[Written] | ControlPlaneError | None]
+) -> set[ExecutionId]:
+    """Refuses the stale ones, and says which of the others have crashed before."""
+    fences = {item.fence for item in batch if item.fence is not None}
+    held: dict[Fence, asyncpg.Record] = {}
+    for bucket, part in by_bucket(fences, lambda fence: fence.execution_id):
+        held |= await hold.share(conn, bucket, part)
+    for index, item in enumerate(batch):
+        if item.fence is not None and item.fence not in held:
+            answers[index] = LeaseLost()
+    return {fence.execution_id for fence, row in held.items() if row["crashes"]}
+
+
+async def _lock(conn: Connection, writes: list[Write]) -> dict[Place, Slot]:
+    slots = {op.place: Slot(place=op.place) for item in writes for op in item.ops}
+    for bucket, places in by_place(sorted(slots), lambda place: place.bucket):
+        for row in await conn.fetch(LOCK, bucket, *_columns(places)):
+            slot = slots[_place(bucket, row)]
+            slot.existed = True
+            slot.version = row["version"]
+            slot.length = row["length"]
+            slot.appended = row["appended"]
+            slot.had_items = row["appended"] > 0
+            slot.created_at = row["created_at"]
+    return slots
+
+
+async def _apply(conn: Connection, slot: Slot, op: Op, item: Write) -> None:
+    slot.writer = item.writer
+    slot.writer_attempt = None if item.fence is None else item.fence.attempt
+    match op:
+        case Put():
+            slot.value, slot.length, slot.items, slot.appended = op.value, op.length, (), 0
+            slot.gone, slot.touched = False, True
+        case Remove():
+            slot.value, slot.length, slot.items, slot.appended = None, None, (), 0
+            slot.gone, slot.touched = True, slot.existed
+        case Append():
+            await _append(conn, slot, op)
+
+
+async def _append(conn: Connection, slot: Slot, op: Append) -> None:
+    absent = slot.gone or not (slot.existed or slot.touched)
+    if absent:
+        slot.value, slot.length = b"[]", 0
+    if slot.length is None:
+        raise NotAList(where=op.place.key, fix="Set a list first, or append to another key.")
+    if op.expected_length is not None and op.expected_length != slot.length:
+        if await _is_repeat(conn, slot, op):
+            return
+        raise LengthMismatch(
+            f"The list has {slot.length} elements, not {op.expected_length}.", where=op.place.key, length=slot.length
+        )
+    slot.items += op.items
+    slot.length += len(op.items)
+    slot.gone, slot.touched = False, True
+
+
+async def _is_repeat(conn: Connection, slot: Slot, op: Append) -> bool:
+    """Whether these very elements were appended by an earlier try whose answer was lost."""
+    assert slot.length is not None
+    assert op.expected_length is not None
+    if slot.touched or not appended_before(length=slot.length, expected_length=op.expected_length, items=len(op.items)):
+        return False
+    place = slot.place
+    rows = await conn.fetch(
+        READ_ITEMS,
+        place.bucket,
+        place.namespace,
+        place.scope.value,
+        place.scope_id,
+        place.key,
+        op.expected_length,
+        op.expected_length + len(op.items),
+    )
+    return tuple(row["value"] for row in rows) == op.items
+
+
+async def _store(conn: Connection, slots: Iterable[Slot]) -> None:
+    touched = sorted((slot for slot in slots if slot.touched), key=lambda slot: slot.place)
+    for bucket, part in by_place(touched, lambda slot: slot.place.bucket):
+        gone = [slot for slot in part if slot.gone]
+        put = [slot for slot in part if not slot.gone and slot.value is not None]
+        grown = [slot for slot in part if not slot.gone and slot.value is None]
+        stale = [slot.place for slot in (*gone, *put) if slot.had_items]
+        if gone:
+            await conn.execute(REMOVE, bucket, *_columns([slot.place for slot in gone]))
+        if stale:
+            await conn.execute(DROP_ITEMS, bucket, *_columns(stale))
+        if put:
+            await _write_rows(conn, STORE, bucket, put, [slot.value for slot in put])
+        if grown:
+            await _write_rows(conn, GROW, bucket, grown)
+        await _add_items(conn, bucket, [slot for slot in (*put, *grown) if slot.items])
+
+
+async def _write_rows(
+    conn: Connection, statement: str, bucket: int, slots: list[Slot], *columns: Sequence[object]
+) -> None:
+    rows = await conn.fetch(
+        statement,
+        bucket,
+        *_columns([slot.place for slot in slots]),
+        *columns,
+        [slot.length for slot in slots],
+        [slot.appended + len(slot.items) for slot in slots],
+        [slot.version + 1 for slot in slots],
+        [slot.writer for slot in slots],
+        [slot.writer_attempt for slot in slots],
+    )
+    if len(rows) != len(slots):
+        raise Raced  # somebody created or removed the key between our look and our write
+    by_key = {_place(bucket, row): row for row in rows}
+    for slot in slots:
+        row = by_key[slot.place]
+        slot.version += 1
+        slot.created_at, slot.updated_at = row["created_at"], row["updated_at"]
+
+
+async def _add_items(conn: Connection, bucket: int, grown: list[Slot]) -> None:
+    rows = [
+        (slot.place, position, value)
+        for slot in grown
+        for position, value in enumerate(slot.items, (slot.length or 0) - len(slot.items))
+    ]
+    if rows:
+        await conn.execute(
+            ADD_ITEMS,
+            bucket,
+            *_columns([place for place, _, _ in rows]),
+            [position for _, position, _ in rows],
+            [value for _, _, value in rows],
+        )
+
+
+def _written(item: Write, slots: dict[Place, Slot]) -> list[Written]:
+    return [
+        Written(
+            key=op.place.key,
+            version=0 if slot.gone else slot.version,
+            length=slot.length,
+            existed=slot.existed,
+            created_at=slot.created_at,
+            updated_at=slot.updated_at,
+        )
+        for op in item.ops
+        for slot in (slots[op.place],)
+    ]
+
+
+def _columns(places: Sequence[Place]) -> tuple[list[int], list[str], list[str], list[str]]:
+    return (
+        [place.namespace for place in places],
+        [place.scope.value for place in places],
+        [place.scope_id for place in places],
+        [place.key for place in places],
+    )
+
+
+def _place(bucket: int, row: asyncpg.Record) -> Place:
+    return Place(bucket, row["namespace"], Scope(row["scope"]), row["scope_id"], row["key"])

@@ -1,0 +1,233 @@
+"""Complete: a node says how an attempt went.
+
+submit ──► lease ──► *complete* ──► finish ──► deliver
+             ▲            │
+             └── retry ───┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+import asyncpg
+
+from controlplane.domain.event import Event, EventType
+from controlplane.domain.execution import Held, Settlement, Status
+from controlplane.domain.ids import ExecutionId
+from controlplane.domain.lease import Fence, Recorded, Report, ReportCode, Verdict
+from controlplane.domain.notice import text
+from controlplane.domain.placement import by_bucket
+from controlplane.domain.retry import RetryPolicy, delay_seconds
+from controlplane.errors import ControlPlaneError
+from controlplane.postgres.pool import Connection
+from controlplane.stages import finish, hold, record
+
+CRASH_FREE = "released"
+
+READ_POLICIES = """
+select id, retry_delay_seconds, retry_factor, retry_cap_seconds
+from executions
+where bucket = $1
+  and id = any($2::uuid[])
+"""
+
+RETRY = """
+update queue q
+set state = case when r.delay_seconds > 0 then 'delayed' else 'ready' end,
+  available_at = clock() + make_interval(secs => r.delay_seconds),
+  failures = r.failures,
+  crashes = 0,
+  session_id = null,
+  leased_at = null,
+  deadline_at = null,
+  status_reason = r.reason
+from unnest($2::uuid[], $3::int[], $4::float8[], $5::smallint[], $6::text[])
+  as r(id, attempt, delay_seconds, failures, reason)
+where q.bucket = $1
+  and q.id = r.id
+  and q.attempt = r.attempt
+"""
+
+READ_OUTCOMES = """
+select id, attempt, status
+from outcomes
+where bucket = $1
+  and id = any($2::uuid[])
+"""
+
+READ_RETRIED = """
+select distinct execution_id, attempt
+from events
+where bucket = $1
+  and execution_id = any($2::uuid[])
+  and attempt = any($3::int[])
+  and type in ('execution.retrying', 'lease.released')
+"""
+
+
+async def report(
+    conn: Connection,
+    batch: Sequence[Report],
+    *,
+    make_id: finish.MakeId,
+    jitter: Callable[[], float],
+) -> list[Recorded | ControlPlaneError]:
+    """Record how these attempts went; saying it twice is saying it once.
+
+    Moves: leased → (outcome) through finish; leased → delayed or ready when a failure has a retry left or the work is
+    handed back. Guard: the row is locked, and the attempt must still hold its lease. A report without a lease gets what
+    was recorded for this very attempt (a repeat after a lost answer), else `lease_lost`; nothing changes.
+    """
+    answers: dict[Fence, Recorded] = {}
+    async with conn.transaction():
+        for bucket, part in by_bucket(batch, lambda item: item.fence.execution_id):
+            answers.update(await _report(conn, bucket, part, make_id, jitter))
+    return [answers[item.fence] for item in batch]
+
+
+async def _report(
+    conn: Connection, bucket: int, part: list[Report], make_id: finish.MakeId, jitter: Callable[[], float]
+) -> dict[Fence, Recorded]:
+    locked = await hold.lock(conn, bucket, [item.fence.execution_id for item in part])
+    live = [(item, held) for item in part if (held := locked.get(item.fence.execution_id)) and _holds(item, held)]
+    ending = [(item, held) for item, held in live if _ends(item, held)]
+    returning = [(item, held) for item, held in live if not _ends(item, held)]
+    settled = await finish.settle(conn, bucket, [_settlement(item, held) for item, held in ending], make_id=make_id)
+    await _retry(conn, bucket, returning, jitter)
+    await record.append(conn, bucket, [_discarded(item, held) for item, held in ending if held.cancel_requested])
+    answers = {
+        item.fence: Recorded(
+            code=ReportCode.DISCARDED if held.cancel_requested else ReportCode.RECORDED, status=one.status
+        )
+        for (item, held), one in zip(ending, settled, strict=True)
+    }
+    answers |= {item.fence: Recorded(code=ReportCode.RECORDED, status=Status.QUEUED) for item, _ in returning}
+    stale = [item.fence for item in part if item.fence not in answers]
+    return answers | await _recorded_before(conn, bucket, stale)
+
+
+def _holds(item: Report, held: Held) -> bool:
+    return held.session_id is not None and held.attempt == item.fence.attempt
+
+
+def _ends(item: Report, held: Held) -> bool:
+    """Whether this report is the last word on the execution, or it goes back to the queue."""
+    if held.cancel_requested or item.verdict in (Verdict.SUCCEEDED, Verdict.CANCELLED):
+        return True
+    if item.verdict is Verdict.RELEASED:
+        return False
+    return not item.retryable or held.failures >= held.retries_max
+
+
+def _settlement(item: Report, held: Held) -> Settlement:
+    if held.cancel_requested:  # the flag decides, whatever the node says now
+        return Settlement(
+            held=held,
+            status=Status.CANCELLED,
+            status_reason="cancelled",
+            error=text(held.cancel_reason or "cancelled"),
+            failures=held.failures,
+        )
+    if item.verdict is Verdict.SUCCEEDED:
+        return Settlement(
+            held=held,
+            status=Status.SUCCEEDED,
+            result=b"null" if item.result is None else item.result,
+            failures=held.failures,
+        )
+    cancelled = item.verdict is Verdict.CANCELLED
+    return Settlement(
+        held=held,
+        status=Status.CANCELLED if cancelled else Status.FAILED,
+        status_reason="cancelled_by_node" if cancelled else "user_error",
+        result=item.result,
+        error=item.error,
+        error_class=item.error_class,
+        error_details=item.error_details,
+        failures=held.failures + (0 if cancelled else 1),
+    )
+
+
+async def _retry(
+    conn: Connection, bucket: int, returning: list[tuple[Report, Held]], jitter: Callable[[], float]
+) -> None:
+    if not returning:
+        return
+    failed = [held.id for item, held in returning if item.verdict is Verdict.FAILED]
+    policies = {row["id"]: row for row in await conn.fetch(READ_POLICIES, bucket, failed)} if failed else {}
+    delays = [_delay(item, held, policies.get(held.id), jitter) for item, held in returning]
+    await conn.execute(
+        RETRY,
+        bucket,
+        [held.id for _, held in returning],
+        [held.attempt for _, held in returning],
+        delays,
+        [held.failures + (item.verdict is Verdict.FAILED) for item, held in returning],
+        ["retrying" if item.verdict is Verdict.FAILED else CRASH_FREE for item, _ in returning],
+    )
+    await record.append(
+        conn, bucket, [_returned(item, held, delay) for (item, held), delay in zip(returning, delays, strict=True)]
+    )
+
+
+def _delay(item: Report, held: Held, policy: asyncpg.Record | None, jitter: Callable[[], float]) -> float:
+    if policy is None:  # handed back: at once
+        return 0.0
+    rule = RetryPolicy(
+        retries_max=held.retries_max,
+        delay_seconds=policy["retry_delay_seconds"],
+        factor=policy["retry_factor"],
+        cap_seconds=policy["retry_cap_seconds"],
+    )
+    own = delay_seconds(rule, failures=held.failures + 1, jitter=jitter())
+    return own if item.retry_after_seconds is None else max(item.retry_after_seconds, 0.0)
+
+
+def _returned(item: Report, held: Held, delay: float) -> Event:
+    facts = [b'"retry_in_seconds":%.3f' % delay]
+    for name, raw in (
+        (b"error", item.error),
+        (b"error_class", None if item.error_class is None else text(item.error_class)),
+        (b"traceback", None if item.traceback is None else text(item.traceback)),
+    ):
+        if raw is not None:
+            facts.append(b'"%b":%b' % (name, raw))
+    return Event(
+        execution_id=held.id,
+        namespace=held.namespace,
+        run_id=held.run_id,
+        target=held.target,
+        type=EventType.RETRYING if item.verdict is Verdict.FAILED else EventType.RELEASED,
+        attempt=held.attempt,
+        data=b"{" + b",".join(facts) + b"}",
+    )
+
+
+def _discarded(item: Report, held: Held) -> Event:
+    """A result that came after the cancel: kept where a person can see it, never the execution's result."""
+    return Event(
+        execution_id=held.id,
+        namespace=held.namespace,
+        run_id=held.run_id,
+        target=held.target,
+        type=EventType.DISCARDED,
+        attempt=held.attempt,
+        data=b'{"status":"%b","result":%b}' % (item.verdict.value.encode(), item.result or b"null"),
+    )
+
+
+async def _recorded_before(conn: Connection, bucket: int, stale: list[Fence]) -> dict[Fence, Recorded]:
+    if not stale:
+        return {}
+    ids: list[UUID] = [fence.execution_id for fence in stale]
+    answers = {fence: Recorded(code=ReportCode.LEASE_LOST, status=None) for fence in stale}
+    for row in await conn.fetch(READ_RETRIED, bucket, ids, [fence.attempt for fence in stale]):
+        fence = Fence(ExecutionId(row["execution_id"]), row["attempt"])
+        if fence in answers:
+            answers[fence] = Recorded(code=ReportCode.ALREADY_RECORDED, status=Status.QUEUED)
+    for row in await conn.fetch(READ_OUTCOMES, bucket, ids):
+        fence = Fence(ExecutionId(row["id"]), row["attempt"])
+        if fence in answers:
+            answers[fence] = Recorded(code=ReportCode.ALREADY_RECORDED, status=Status(row["status"]))
+    return answers

@@ -1,0 +1,341 @@
+"""Deliver: somebody is told. Claim what is due, give the connection back, send, settle.
+
+submit ──► lease ──► complete ──► finish ──► *deliver*
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import asyncpg
+
+from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState
+from controlplane.domain.event import Event, EventType
+from controlplane.domain.ids import DeliveryId, bucket_of, show
+from controlplane.domain.placement import by_bucket
+from controlplane.errors import ControlPlaneError, DeliveryNotFound, LeaseLost
+from controlplane.postgres.pool import Connection
+from controlplane.stages import record
+
+UNKNOWN_MAX = 20
+
+EVENT_OF = {DeliveryState.DELIVERED: EventType.DELIVERED, DeliveryState.DEAD: EventType.DELIVERY_DEAD}
+
+# From host to host: one index probe finds the next host with something pending, a second takes what is due of it. A
+# receiver with 50,000 waiting deliveries costs as much as one with a single one and delays nobody else. The scan starts
+# after the last host that was visited and is cut after 200, so that 10,000 hosts cost no more than 200.
+CLAIM_DUE = """
+with recursive hosts(host, n) as (
+  (
+    select host, 1
+    from deliveries
+    where bucket = $1
+      and state = 'pending'
+      and host > $2
+    order by host
+    limit 1
+  )
+  union all
+  select (
+    select d.host
+    from deliveries d
+    where d.bucket = $1
+      and d.state = 'pending'
+      and d.host > hosts.host
+    order by d.host
+    limit 1
+  ), hosts.n + 1
+  from hosts
+  where hosts.host is not null
+    and hosts.n < 200
+),
+pick as materialized (
+  select d.id
+  from hosts
+  cross join lateral (
+    select id
+    from deliveries
+    where bucket = $1
+      and state = 'pending'
+      and host = hosts.host
+      and next_at <= clock()
+    order by next_at
+    limit $4
+    for update skip locked
+  ) d
+  where hosts.host is not null
+    and hosts.host <> all($3::text[])
+  limit $5
+)
+update deliveries
+set state = 'leased',
+  attempt = attempt + 1,
+  lease_until = clock() + make_interval(secs => $6)
+where bucket = $1
+  and id in (select id from pick)
+returning id, execution_id, webhook_n, event, host, url, body, attempt, charged, attempts_max,
+  extract(epoch from clock())::float8 as now_seconds
+"""
+
+READ_SEALED = """
+select execution_id, n, secret_sealed, headers_sealed
+from webhooks
+where bucket = $1
+  and execution_id = any($2::uuid[])
+"""
+
+SETTLE = """
+update deliveries d
+set state = s.state,
+  charged = d.charged + s.charge,
+  next_at = clock() + make_interval(secs => s.wait_seconds),
+  lease_until = null,
+  settled_at = case when s.state in ('delivered', 'dead') then clock() end
+from unnest($2::uuid[], $3::int[], $4::text[], $5::smallint[], $6::float8[])
+  as s(id, attempt, state, charge, wait_seconds)
+where d.bucket = $1
+  and d.id = s.id
+  and d.attempt = s.attempt
+  and d.state = 'leased'
+returning d.id, d.namespace, d.execution_id, d.webhook_n
+"""
+
+RECORD_ATTEMPTS = """
+insert into delivery_attempts (
+  bucket, delivery_id, attempt, namespace, outcome, http_status, latency_ms, error, response_body, at
+)
+select $1, a.delivery_id, a.attempt, a.namespace, a.outcome, a.http_status, a.latency_ms, a.error, a.response_body,
+  clock()
+from unnest(
+  $2::uuid[], $3::int[], $4::smallint[], $5::text[], $6::smallint[], $7::int[], $8::text[], $9::bytea[]
+) as a(delivery_id, attempt, namespace, outcome, http_status, latency_ms, error, response_body)
+on conflict (bucket, delivery_id, attempt) do nothing
+"""
+
+READ_RUNS = """
+select id, namespace, run_id, target
+from executions
+where bucket = $1
+  and id = any($2::uuid[])
+"""
+
+RECLAIM = """
+update deliveries
+set state = case when attempt - charged > $3 then 'dead' else 'pending' end,
+  next_at = clock(),
+  lease_until = null,
+  settled_at = case when attempt - charged > $3 then clock() end
+where bucket = $1
+  and id in (
+    select id
+    from deliveries
+    where bucket = $1
+      and state = 'leased'
+      and lease_until < clock()
+    order by lease_until
+    limit $2
+    for update skip locked
+  )
+returning id, attempt, namespace
+"""
+
+RETRY = """
+update deliveries
+set state = 'pending',
+  next_at = clock(),
+  attempts_max = charged + attempts_max,
+  settled_at = null
+where bucket = $1
+  and id = $2
+  and namespace = $3
+  and state in ('delivered', 'dead')
+returning execution_id, namespace
+"""
+
+HURRY = """
+update deliveries
+set next_at = clock()
+where bucket = $1
+  and id = $2
+  and namespace = $3
+  and state = 'pending'
+returning id
+"""
+
+EXISTS = "select 1 from deliveries where bucket = $1 and id = $2 and namespace = $3"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """A delivery whose time has come, leased to this process until it is settled or its lease runs out."""
+
+    id: DeliveryId
+    execution_id: UUID
+    webhook_n: int
+    event: str
+    host: str
+    url: str
+    body: bytes
+    attempt: int
+    charged: int
+    attempts_max: int
+    secret_sealed: bytes | None
+    headers_sealed: bytes | None
+    now_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """What became of one attempt, and what follows from it."""
+
+    due: Due
+    attempt: Attempt
+    state: DeliveryState
+    wait_seconds: float
+
+
+async def claim_due(
+    conn: Connection,
+    bucket: int,
+    *,
+    after_host: str,
+    full_hosts: Sequence[str],
+    per_host: int,
+    limit: int,
+    lease_seconds: float,
+) -> list[Due]:
+    """Take due deliveries, a few of every host, none of the hosts that are full.
+
+    Moves: pending → leased, attempt + 1. Guard: `for update skip locked`; the attempt fences what is written later.
+    """
+    rows = await conn.fetch(CLAIM_DUE, bucket, after_host, full_hosts, per_host, limit, lease_seconds)
+    if not rows:
+        return []
+    sealed = await conn.fetch(READ_SEALED, bucket, list({row["execution_id"] for row in rows}))
+    by_webhook = {(row["execution_id"], row["n"]): row for row in sealed}
+    return [_due(row, by_webhook.get((row["execution_id"], row["webhook_n"]))) for row in rows]
+
+
+async def settle(conn: Connection, batch: Sequence[Sent]) -> list[ControlPlaneError | None]:
+    """Write down what the receiver answered, and when to try again if it must be.
+
+    Moves: leased → delivered, dead, or pending after a wait. Guard: the attempt number; an attempt that outlived its
+    lease changes nothing. Raises: per item LeaseLost.
+    """
+    written: set[UUID] = set()
+    async with conn.transaction():
+        for bucket, part in by_bucket(batch, lambda item: item.due.id):
+            written |= await _settle(conn, bucket, sorted(part, key=lambda item: item.due.id))
+    return [None if item.due.id in written else LeaseLost() for item in batch]
+
+
+async def _settle(conn: Connection, bucket: int, part: list[Sent]) -> set[UUID]:
+    rows = await conn.fetch(
+        SETTLE,
+        bucket,
+        [item.due.id for item in part],
+        [item.due.attempt for item in part],
+        [item.state.value for item in part],
+        [1] * len(part),
+        [item.wait_seconds for item in part],
+    )
+    by_id = {row["id"]: row for row in rows}
+    mine = [item for item in part if item.due.id in by_id]
+    await conn.execute(
+        RECORD_ATTEMPTS,
+        bucket,
+        [item.due.id for item in mine],
+        [item.due.attempt for item in mine],
+        [by_id[item.due.id]["namespace"] for item in mine],
+        [item.attempt.outcome.value for item in mine],
+        [item.attempt.http_status for item in mine],
+        [item.attempt.latency_ms for item in mine],
+        [item.attempt.error for item in mine],
+        [item.attempt.response_body for item in mine],
+    )
+    ended = [item for item in mine if item.state in (DeliveryState.DELIVERED, DeliveryState.DEAD)]
+    await _tell(conn, bucket, [(item.due.execution_id, item.due.id, EVENT_OF[item.state]) for item in ended])
+    return set(by_id)
+
+
+async def reclaim(conn: Connection, bucket: int, *, limit: int = 256) -> int:
+    """Take back deliveries whose dispatcher died in the middle; nobody knows whether the receiver was told.
+
+    Moves: leased → pending at once, not charged (dead after too many in a row). Guard: `lease_until` by the database's
+    clock, the attempt number against the dispatcher that comes back late.
+    """
+    async with conn.transaction():
+        rows = await conn.fetch(RECLAIM, bucket, limit, UNKNOWN_MAX)
+        await conn.execute(
+            RECORD_ATTEMPTS,
+            bucket,
+            [row["id"] for row in rows],
+            [row["attempt"] for row in rows],
+            [row["namespace"] for row in rows],
+            [AttemptOutcome.UNKNOWN.value] * len(rows),
+            [None] * len(rows),
+            [None] * len(rows),
+            ["the dispatcher died before it knew the answer"] * len(rows),
+            [None] * len(rows),
+        )
+    return len(rows)
+
+
+async def retry(conn: Connection, delivery_id: DeliveryId, *, namespace: int) -> None:
+    """Send this delivery again, now, with the schedule from its beginning; the id and the bytes stay the same.
+
+    Moves: delivered, dead → pending; a pending one is due at once. Raises: DeliveryNotFound.
+    """
+    bucket = bucket_of(delivery_id)
+    async with conn.transaction():
+        row = await conn.fetchrow(RETRY, bucket, delivery_id, namespace)
+        if row is not None:
+            await _tell(conn, bucket, [(row["execution_id"], delivery_id, EventType.DELIVERY_RETRIED)])
+            return
+        if await conn.fetchval(HURRY, bucket, delivery_id, namespace) is None and not await conn.fetchval(
+            EXISTS, bucket, delivery_id, namespace
+        ):
+            raise DeliveryNotFound
+
+
+async def _tell(conn: Connection, bucket: int, told: list[tuple[UUID, UUID, EventType]]) -> None:
+    if not told:
+        return
+    rows = await conn.fetch(READ_RUNS, bucket, [execution_id for execution_id, _, _ in told])
+    runs = {row["id"]: row for row in rows}
+    await record.append(
+        conn,
+        bucket,
+        [
+            Event(
+                execution_id=execution_id,
+                namespace=runs[execution_id]["namespace"],
+                run_id=runs[execution_id]["run_id"],
+                target=runs[execution_id]["target"],
+                type=type_,
+                attempt=0,
+                data=b'{"delivery_id":"%b"}' % show("dlv", delivery_id).encode(),
+            )
+            for execution_id, delivery_id, type_ in told
+        ],
+    )
+
+
+def _due(row: asyncpg.Record, sealed: asyncpg.Record | None) -> Due:
+    return Due(
+        id=DeliveryId(row["id"]),
+        execution_id=row["execution_id"],
+        webhook_n=row["webhook_n"],
+        event=row["event"],
+        host=row["host"],
+        url=row["url"],
+        body=row["body"],
+        attempt=row["attempt"],
+        charged=row["charged"],
+        attempts_max=row["attempts_max"],
+        secret_sealed=None if sealed is None else sealed["secret_sealed"],
+        headers_sealed=None if sealed is None else sealed["headers_sealed"],
+        now_seconds=row["now_seconds"],
+    )

@@ -1,0 +1,329 @@
+"""Expire: the clock speaks. What a dead process held becomes available again; what ran out of time ends.
+
+leased ──► *expire* ──► ready        the session died: a crash is a delay, not a failure
+              └───────► finish       cancelled in the meantime, out of time, or crashing again and again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from controlplane.domain.event import Event, EventType
+from controlplane.domain.execution import Held, Settlement, Status
+from controlplane.domain.ids import bucket_of
+from controlplane.domain.lease import Fence, crash_loops
+from controlplane.domain.notice import text
+from controlplane.postgres.pool import Connection
+from controlplane.stages import finish, hold, record
+
+BATCH = 256
+LEAVE_MAX = 10_000
+
+# `lease_seconds <= $2`: the seconds for which we and our database have been up. An outage of ours must not expire
+# everybody: they could not have renewed.
+CLOSE_EXPIRED = """
+update sessions
+set closed_at = clock(), closed_reason = 'expired'
+where bucket = $1
+  and id in (
+    select id
+    from sessions
+    where bucket = $1
+      and closed_at is null
+      and expires_at < clock()
+      and lease_seconds <= $2
+    order by id
+    limit $3
+    for update skip locked
+  )
+returning id, namespace, node_id
+"""
+
+CLOSE = """
+update sessions
+set closed_at = clock(), closed_reason = $3
+where bucket = $1
+  and id = $2
+  and closed_at is null
+"""
+
+# A claim may commit after its session was closed, so a closed session is looked at again until no claim of its time can
+# still be running (statement timeout and a minute).
+CLOSED = """
+select id, closed_reason
+from sessions
+where bucket = $1
+  and closed_at is not null
+"""
+
+FORGET = """
+delete from sessions
+where bucket = $1
+  and closed_at < clock() - make_interval(secs => $2)
+"""
+
+ORPHANED = """
+select id
+from queue
+where bucket = $1
+  and session_id = any($2::uuid[])
+  and state in ('leased', 'waiting')
+order by id
+limit $3
+for update skip locked
+"""
+
+UNNAMED = """
+select id
+from queue
+where bucket = $1
+  and session_id = $2
+  and state in ('leased', 'waiting')
+  and leased_at < clock() - make_interval(secs => $3)
+  and id <> all($4::uuid[])
+order by id
+for update skip locked
+"""
+
+OVERDUE = """
+select id
+from queue
+where bucket = $1
+  and deadline_at < clock()
+order by deadline_at
+limit $2
+for update skip locked
+"""
+
+UNHEEDED = """
+select id
+from queue
+where bucket = $1
+  and cancel_requested_at < clock() - make_interval(secs => $2)
+order by cancel_requested_at
+limit $3
+for update skip locked
+"""
+
+RELEASE = """
+update queue q
+set state = 'ready',
+  session_id = null,
+  leased_at = null,
+  deadline_at = null,
+  available_at = clock(),
+  crashes = r.crashes,
+  status_reason = $5
+from unnest($2::uuid[], $3::int[], $4::smallint[]) as r(id, attempt, crashes)
+where q.bucket = $1
+  and q.id = r.id
+  and q.attempt = r.attempt
+"""
+
+PROMOTE = """
+update queue
+set state = 'ready'
+where bucket = $1
+  and id in (
+    select id
+    from queue
+    where bucket = $1
+      and state = 'delayed'
+      and available_at <= clock()
+    order by available_at
+    limit $2
+    for update skip locked
+  )
+returning namespace, target
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """What one pass did: the targets that have work again, the executions that ended, and how many rows it touched."""
+
+    rows: int
+    ready: tuple[tuple[int, str], ...] = ()
+    ended: tuple[UUID, ...] = ()
+
+
+async def close_expired(conn: Connection, bucket: int, *, up_seconds: float) -> int:
+    """Close the sessions that were not renewed in time; their leases are freed by `sweep`.
+
+    Guard: `expires_at` by the database's clock; a heartbeat that comes later gets `session_closed`.
+    """
+    return len(await conn.fetch(CLOSE_EXPIRED, bucket, up_seconds, BATCH))
+
+
+async def sweep(conn: Connection, bucket: int, *, make_id: finish.MakeId) -> Swept:
+    """Free what closed sessions still hold.
+
+    Moves: leased, waiting → ready, or → (outcome) when it was being cancelled or keeps crashing.
+    Guard: rows are taken with `skip locked`; one that a report holds right now is seen again on the next pass.
+    """
+    async with conn.transaction():
+        closed = {row["id"]: row["closed_reason"] for row in await conn.fetch(CLOSED, bucket)}
+        if not closed:
+            return Swept(rows=0)
+        rows = await _lock(conn, bucket, ORPHANED, list(closed), BATCH)
+        crashed = [held for held in rows if closed.get(held.session_id) == "expired"]
+        handed_back = [held for held in rows if closed.get(held.session_id) != "expired"]
+        done = await _free(conn, bucket, crashed, reason="lease_expired", crash=True, make_id=make_id)
+        also = await _free(conn, bucket, handed_back, reason="released", crash=False, make_id=make_id)
+        return Swept(rows=done.rows + also.rows, ready=done.ready + also.ready, ended=done.ended + also.ended)
+
+
+async def forget_sessions(conn: Connection, bucket: int, *, after_seconds: float) -> None:
+    """Delete sessions that have been closed for so long that nothing can still be claimed in their name."""
+    await conn.execute(FORGET, bucket, after_seconds)
+
+
+async def leave(conn: Connection, session_id: UUID, bucket: int, *, reason: str, make_id: finish.MakeId) -> Swept:
+    """A process says goodbye: its session closes and its work in this bucket is available again at once.
+
+    Moves: leased, waiting → ready. Guard: as in `sweep`. No retry and no crash is counted.
+    """
+    async with conn.transaction():
+        await conn.execute(CLOSE, bucket_of(session_id), session_id, reason)
+        rows = await _lock(conn, bucket, ORPHANED, [session_id], LEAVE_MAX)
+        return await _free(conn, bucket, rows, reason="released", crash=False, make_id=make_id)
+
+
+async def release_unnamed(
+    conn: Connection,
+    bucket: int,
+    session_id: UUID,
+    named: Sequence[Fence],
+    *,
+    older_than_seconds: float,
+    make_id: finish.MakeId,
+) -> Swept:
+    """Take back what a session was given but does not know of: the claim's answer was lost on the wire.
+
+    Moves: leased → ready. Guard: only rows leased longer ago than any answer may take.
+    """
+    async with conn.transaction():
+        ids = [fence.execution_id for fence in named]
+        rows = await _lock(conn, bucket, UNNAMED, session_id, older_than_seconds, ids)
+        return await _free(conn, bucket, rows, reason="claim_lost", crash=False, make_id=make_id)
+
+
+async def time_out(conn: Connection, bucket: int, *, make_id: finish.MakeId) -> Swept:
+    """End attempts that ran longer than they were allowed to.
+
+    Moves: leased → (outcome `timeout`, or `cancelled` when that was asked before). A late result finds no lease.
+    """
+    async with conn.transaction():
+        rows = await _lock(conn, bucket, OVERDUE, BATCH)
+        return await _end(conn, bucket, rows, make_id=make_id)
+
+
+async def force_cancel(conn: Connection, bucket: int, *, grace_seconds: float, make_id: finish.MakeId) -> Swept:
+    """End what was cancelled and whose node has not answered within the grace.
+
+    Moves: leased, flagged → (outcome `cancelled`).
+    """
+    async with conn.transaction():
+        rows = await _lock(conn, bucket, UNHEEDED, grace_seconds, BATCH)
+        return await _end(conn, bucket, rows, make_id=make_id)
+
+
+async def promote(conn: Connection, bucket: int) -> Swept:
+    """Make delayed work ready when its time has come. Moves: delayed → ready."""
+    rows = await conn.fetch(PROMOTE, bucket, BATCH)
+    return Swept(rows=len(rows), ready=tuple((row["namespace"], row["target"]) for row in rows))
+
+
+async def _lock(conn: Connection, bucket: int, pick: str, *arguments: object) -> list[Held]:
+    """The rows that a pick found free, as they stand now that they are ours."""
+    rows = await conn.fetch(pick, bucket, *arguments)
+    return list((await hold.lock(conn, bucket, [row["id"] for row in rows])).values()) if rows else []
+
+
+async def _end(conn: Connection, bucket: int, rows: list[Held], *, make_id: finish.MakeId) -> Swept:
+    settled = await finish.settle(
+        conn,
+        bucket,
+        [_cancelled(held) if held.cancel_requested else _timed_out(held) for held in rows],
+        make_id=make_id,
+    )
+    return Swept(rows=len(rows), ended=tuple(one.id for one in settled))
+
+
+async def _free(
+    conn: Connection, bucket: int, rows: list[Held], *, reason: str, crash: bool, make_id: finish.MakeId
+) -> Swept:
+    if not rows:
+        return Swept(rows=0)
+    ending: list[Held] = []
+    freed: list[Held] = []
+    for held in rows:
+        (ending if held.cancel_requested or (crash and crash_loops(held)) else freed).append(held)
+    settled = await finish.settle(
+        conn,
+        bucket,
+        [_cancelled(held) if held.cancel_requested else _crash_loop(held) for held in ending],
+        make_id=make_id,
+    )
+    if freed:
+        await conn.execute(
+            RELEASE,
+            bucket,
+            [held.id for held in freed],
+            [held.attempt for held in freed],
+            [held.crashes + crash for held in freed],
+            reason,
+        )
+        await record.append(conn, bucket, [_freed(held, reason, crash) for held in freed])
+    return Swept(
+        rows=len(rows),
+        ready=tuple((held.namespace, held.target) for held in freed),
+        ended=tuple(one.id for one in settled),
+    )
+
+
+def _freed(held: Held, reason: str, crash: bool) -> Event:
+    return Event(
+        execution_id=held.id,
+        namespace=held.namespace,
+        run_id=held.run_id,
+        target=held.target,
+        type=EventType.EXPIRED if crash else EventType.RELEASED,
+        attempt=held.attempt,
+        data=b'{"reason":%b}' % text(reason),
+    )
+
+
+def _cancelled(held: Held) -> Settlement:
+    return Settlement(
+        held=held,
+        status=Status.CANCELLED,
+        status_reason="cancelled",
+        error=text(held.cancel_reason or "cancelled"),
+        failures=held.failures,
+    )
+
+
+def _timed_out(held: Held) -> Settlement:
+    return Settlement(
+        held=held,
+        status=Status.TIMEOUT,
+        status_reason="start_to_close",
+        error=text("The attempt ran longer than its timeout allows."),
+        failures=held.failures,
+    )
+
+
+def _crash_loop(held: Held) -> Settlement:
+    return Settlement(
+        held=held,
+        status=Status.FAILED,
+        status_reason="crash_loop",
+        error=text(
+            f"{held.crashes + 1} leases in a row were lost without a checkpoint: running this kills its process."
+        ),
+        error_class="CrashLoop",
+        failures=held.failures,
+    )

@@ -1,0 +1,175 @@
+"""Finish: the one place where an execution ends, whoever ends it.
+
+    submit ──► lease ──► complete ──► *finish* ──► deliver
+                         cancel ───────►│
+                         expire ───────►│
+
+In one transaction the row leaves the queue, the outcome is written and the delivery is planned, so a crash between
+"done" and "told" loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from uuid import UUID
+
+import asyncpg
+
+from controlplane.domain.event import Event, EventType
+from controlplane.domain.execution import Settled, Settlement, Status
+from controlplane.domain.ids import DeliveryId
+from controlplane.domain.notice import TERMINAL_EVENT, Notice, notice_body
+from controlplane.postgres.lane import Raced
+from controlplane.postgres.pool import Connection
+from controlplane.stages import record
+
+MakeId = Callable[[int], UUID]
+
+LEAVE = """
+delete from queue q
+using unnest($2::uuid[], $3::int[]) as s(id, attempt)
+where q.bucket = $1
+  and q.id = s.id
+  and q.attempt = s.attempt
+returning q.id
+"""
+
+# No ON CONFLICT: the primary key makes a second end an error, never a second answer.
+CONCLUDE = """
+insert into outcomes (
+  bucket, id, namespace, status, status_reason, result, error, error_class, error_details, attempt, failures, progress,
+  started_at, finished_at
+)
+select $1, o.id, o.namespace, o.status, o.status_reason, o.result, o.error, o.error_class, o.error_details, o.attempt,
+  o.failures, o.progress, o.started_at, clock()
+from unnest(
+  $2::uuid[], $3::smallint[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::text[], $9::bytea[], $10::int[],
+  $11::smallint[], $12::bytea[], $13::timestamptz[]
+) as o(
+  id, namespace, status, status_reason, result, error, error_class, error_details, attempt, failures, progress,
+  started_at
+)
+returning id, finished_at
+"""
+
+READ_ANNOUNCED = """
+select e.id, e.type, e.context, e.session_key, e.actor_key, e.created_at, w.n, w.url, w.host, w.attempts_max
+from executions e
+join webhooks w on w.bucket = $1 and w.execution_id = e.id
+where e.bucket = $1
+  and e.id = any($2::uuid[])
+  and w.execution_id = any($2::uuid[])
+order by e.id, w.n
+"""
+
+PLAN_DELIVERIES = """
+insert into deliveries (
+  bucket, id, namespace, execution_id, webhook_n, event, host, url, body, state, attempts_max, next_at, created_at
+)
+select $1, d.id, d.namespace, d.execution_id, d.webhook_n, d.event, d.host, d.url, d.body, 'pending', d.attempts_max,
+  clock(), clock()
+from unnest(
+  $2::uuid[], $3::smallint[], $4::uuid[], $5::smallint[], $6::text[], $7::text[], $8::text[], $9::bytea[],
+  $10::smallint[]
+) as d(id, namespace, execution_id, webhook_n, event, host, url, body, attempts_max)
+"""
+
+EVENT_OF = {
+    Status.SUCCEEDED: EventType.COMPLETED,
+    Status.FAILED: EventType.FAILED,
+    Status.CANCELLED: EventType.CANCELLED,
+    Status.TIMEOUT: EventType.TIMED_OUT,
+}
+
+
+async def settle(conn: Connection, bucket: int, batch: Sequence[Settlement], *, make_id: MakeId) -> list[Settled]:
+    """End these executions. The caller holds their queue rows locked and is inside a transaction.
+
+    Moves: any unfinished state → (outcome). Guard: the row must still be there at the attempt that was decided on, and
+    the primary key of `outcomes`.
+    Raises: Raced when a row was not locked by the caller after all; nothing is written then.
+    """
+    if not batch:
+        return []
+    left = await conn.fetch(LEAVE, bucket, [item.held.id for item in batch], [item.held.attempt for item in batch])
+    if len(left) != len(batch):
+        raise Raced
+    rows = await conn.fetch(
+        CONCLUDE,
+        bucket,
+        [item.held.id for item in batch],
+        [item.held.namespace for item in batch],
+        [item.status.value for item in batch],
+        [item.status_reason for item in batch],
+        [item.result for item in batch],
+        [item.error for item in batch],
+        [item.error_class for item in batch],
+        [item.error_details for item in batch],
+        [item.held.attempt for item in batch],
+        [item.failures for item in batch],
+        [item.held.progress for item in batch],
+        [item.held.started_at for item in batch],
+    )
+    finished = {row["id"]: row["finished_at"] for row in rows}
+    deliveries = await _plan(conn, bucket, [item for item in batch if item.held.webhooks], finished, make_id)
+    await record.append(conn, bucket, [_ended(item) for item in batch])
+    return [
+        Settled(id=item.held.id, status=item.status, deliveries=tuple(deliveries.get(item.held.id, ())))
+        for item in batch
+    ]
+
+
+async def _plan(
+    conn: Connection,
+    bucket: int,
+    announced: list[Settlement],
+    finished: dict[UUID, datetime],
+    make_id: MakeId,
+) -> dict[UUID, list[DeliveryId]]:
+    if not announced:
+        return {}
+    by_id = {item.held.id: item for item in announced}
+    rows = await conn.fetch(READ_ANNOUNCED, bucket, list(by_id))
+    planned = [(DeliveryId(make_id(bucket)), row, by_id[row["id"]]) for row in rows]
+    await conn.execute(
+        PLAN_DELIVERIES,
+        bucket,
+        [id_ for id_, _, _ in planned],
+        [item.held.namespace for _, _, item in planned],
+        [item.held.id for _, _, item in planned],
+        [row["n"] for _, row, _ in planned],
+        [TERMINAL_EVENT[item.status] for _, _, item in planned],
+        [row["host"] for _, row, _ in planned],
+        [row["url"] for _, row, _ in planned],
+        [notice_body(_notice(row, item, finished[item.held.id])) for _, row, item in planned],
+        [row["attempts_max"] for _, row, _ in planned],
+    )
+    deliveries: dict[UUID, list[DeliveryId]] = {}
+    for id_, row, _ in planned:
+        deliveries.setdefault(row["id"], []).append(id_)
+    return deliveries
+
+
+def _notice(row: asyncpg.Record, item: Settlement, finished_at: datetime) -> Notice:
+    return Notice(
+        settlement=item,
+        type=row["type"],
+        context=row["context"],
+        session_key=row["session_key"],
+        actor_key=row["actor_key"],
+        created_at=row["created_at"],
+        finished_at=finished_at,
+    )
+
+
+def _ended(item: Settlement) -> Event:
+    return Event(
+        execution_id=item.held.id,
+        namespace=item.held.namespace,
+        run_id=item.held.run_id,
+        target=item.held.target,
+        type=EVENT_OF[item.status],
+        attempt=item.held.attempt,
+        data=None if item.error is None else b'{"error":%b}' % item.error,
+    )

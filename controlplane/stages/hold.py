@@ -1,0 +1,95 @@
+"""Hold rows of the queue still while something else is written in their name.
+
+Every write by a node is fenced: it happens only while its attempt holds the lease. A guard alone would let a stale
+write commit after a take-over, so the row is locked: `for share` when the write is elsewhere, `for update` when the row
+itself will move. (`for key share` is not enough: claim and expire do not change the key.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from uuid import UUID
+
+import asyncpg
+
+from controlplane.domain.execution import Held, State
+from controlplane.domain.ids import ExecutionId, SessionId
+from controlplane.domain.lease import Fence
+from controlplane.postgres.pool import Connection
+
+SHARE = """
+select id, attempt, namespace, run_id, target, crashes
+from queue
+where bucket = $1
+  and id = any($2::uuid[])
+  and session_id is not null
+order by id
+for share
+"""
+
+TAKE = """
+select id, attempt, namespace, run_id, target, crashes
+from queue
+where bucket = $1
+  and id = any($2::uuid[])
+  and session_id is not null
+order by id
+for update
+"""
+
+LOCK = """
+select id, namespace, target, run_id, state, attempt, failures, crashes, retries_max, webhooks,
+  session_id, leased_at, started_at, cancel_requested_at, cancel_reason, progress
+from queue
+where bucket = $1
+  and id = any($2::uuid[])
+order by id
+for update
+"""
+
+
+async def share(conn: Connection, bucket: int, fences: Iterable[Fence]) -> dict[Fence, asyncpg.Record]:
+    """Those of the fences that hold their lease, kept from moving until this transaction ends."""
+    return await _fenced(conn, SHARE, bucket, fences)
+
+
+async def take(conn: Connection, bucket: int, fences: Iterable[Fence]) -> dict[Fence, asyncpg.Record]:
+    """As `share`, for rows that this transaction writes itself."""
+    return await _fenced(conn, TAKE, bucket, fences)
+
+
+async def lock(conn: Connection, bucket: int, ids: Sequence[UUID]) -> dict[ExecutionId, Held]:
+    """The unfinished ones of these executions, locked."""
+    return {held.id: held for held in map(from_row, await conn.fetch(LOCK, bucket, ids))}
+
+
+def from_row(row: asyncpg.Record) -> Held:
+    return Held(
+        id=ExecutionId(row["id"]),
+        namespace=row["namespace"],
+        target=row["target"],
+        run_id=row["run_id"],
+        state=State(row["state"]),
+        attempt=row["attempt"],
+        failures=row["failures"],
+        crashes=row["crashes"],
+        retries_max=row["retries_max"],
+        webhooks=row["webhooks"],
+        session_id=None if row["session_id"] is None else SessionId(row["session_id"]),
+        leased_at=row["leased_at"],
+        started_at=row["started_at"],
+        cancel_requested=row["cancel_requested_at"] is not None,
+        cancel_reason=row["cancel_reason"],
+        progress=row["progress"],
+    )
+
+
+async def _fenced(
+    conn: Connection, statement: str, bucket: int, fences: Iterable[Fence]
+) -> dict[Fence, asyncpg.Record]:
+    wanted = set(fences)
+    if not wanted:
+        return {}
+    rows = await conn.fetch(statement, bucket, list({fence.execution_id for fence in wanted}))
+    held = {Fence(ExecutionId(row["id"]), row["attempt"]): row for row in rows}
+    return {fence: row for fence, row in held.items() if fence in wanted}

@@ -1,0 +1,153 @@
+"""Lease: a session takes work. The attempt number that it takes is the fence of everything it will write.
+
+submit ──► *lease* ──► complete ──► finish ──► deliver
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+import asyncpg
+
+from controlplane.domain.event import Event, EventType
+from controlplane.domain.ids import ExecutionId, show
+from controlplane.domain.lease import Claim, Lease
+from controlplane.domain.placement import Placement, by_bucket
+from controlplane.errors import ControlPlaneError, SessionClosed
+from controlplane.postgres.pool import Connection
+from controlplane.stages import record
+
+LEASES_MAX = 256
+
+OPEN_SESSIONS = """
+select id
+from sessions
+where bucket = $1
+  and id = any($2::uuid[])
+  and closed_at is null
+  and expires_at > clock()
+"""
+
+# One index range per target, in order: with 100,000 rows of others in front, `target = any(…)` with the same order took
+# 14 ms where this takes 0.4.
+CLAIM = """
+with pick as materialized (
+  select q.id
+  from unnest($3::text[]) as t(target)
+  cross join lateral (
+    select id
+    from queue
+    where bucket = $1
+      and namespace = $2
+      and target = t.target
+      and state = 'ready'
+    order by priority desc, available_at
+    limit $4
+    for update skip locked
+  ) q
+  limit $4
+)
+update queue
+set state = 'leased',
+  session_id = $5,
+  attempt = attempt + 1,
+  leased_at = clock(),
+  started_at = coalesce(started_at, clock()),
+  deadline_at = clock() + make_interval(secs => timeout_seconds),
+  status_reason = null
+where bucket = $1
+  and id in (select id from pick)
+returning id, attempt, failures, namespace, target, run_id, priority, available_at
+"""
+
+# Read after the commit: what was asked never changes, and by id only the partitions that hold it are opened.
+READ_ASKED = """
+select id, type, root_id, parent_id, session_key, actor_key, input, context, timeout_seconds, created_at
+from executions
+where bucket = $1
+  and id = any($2::uuid[])
+"""
+
+
+async def claim(
+    conn: Connection, batch: Sequence[Claim], placement: Placement
+) -> list[list[Lease] | ControlPlaneError]:
+    """Hand ready work to these sessions, the most urgent and then the oldest first, never the same to two.
+
+    Moves: ready → leased, attempt + 1. Guard: `for update skip locked`. A claim by a session that closes at this very
+    moment may commit late; the sweep keeps looking at closed sessions and takes it back.
+    Raises: per item SessionClosed.
+    """
+    closed = await _closed(conn, batch)
+    answers: list[list[asyncpg.Record] | ControlPlaneError] = []
+    async with conn.transaction():
+        for item in batch:
+            if item.session.id in closed:
+                answers.append(SessionClosed())
+                continue
+            rows: list[asyncpg.Record] = []
+            for bucket in placement.all():
+                limit = min(item.limit, LEASES_MAX) - len(rows)
+                if limit <= 0:
+                    break
+                took = await conn.fetch(CLAIM, bucket, item.session.namespace, item.targets, limit, item.session.id)
+                await record.append(conn, bucket, [_started(row, item) for row in took])
+                rows += took
+            answers.append(sorted(rows, key=_urgency))
+    asked = await _asked(conn, [row for rows in answers if isinstance(rows, list) for row in rows])
+    return [[_lease(row, asked) for row in rows] if isinstance(rows, list) else rows for rows in answers]
+
+
+async def _closed(conn: Connection, batch: Sequence[Claim]) -> set[UUID]:
+    ids: set[UUID] = {item.session.id for item in batch}
+    alive: set[UUID] = set()
+    for bucket, part in by_bucket(ids, lambda id_: id_):
+        alive |= {row["id"] for row in await conn.fetch(OPEN_SESSIONS, bucket, part)}
+    return ids - alive
+
+
+async def _asked(conn: Connection, rows: list[asyncpg.Record]) -> dict[UUID, asyncpg.Record]:
+    asked: dict[UUID, asyncpg.Record] = {}
+    for bucket, part in by_bucket([row["id"] for row in rows], lambda id_: id_):
+        asked |= {row["id"]: row for row in await conn.fetch(READ_ASKED, bucket, part)}
+    return asked
+
+
+def _urgency(row: asyncpg.Record) -> tuple[int, datetime, UUID]:
+    return -row["priority"], row["available_at"], row["id"]
+
+
+def _started(row: asyncpg.Record, item: Claim) -> Event:
+    session = show("ses", item.session.id)
+    return Event(
+        execution_id=row["id"],
+        namespace=row["namespace"],
+        run_id=row["run_id"],
+        target=row["target"],
+        type=EventType.STARTED,
+        attempt=row["attempt"],
+        data=b'{"session_id":"%b","node_id":"%b"}' % (session.encode(), item.session.node_id.encode()),
+    )
+
+
+def _lease(row: asyncpg.Record, asked: dict[UUID, asyncpg.Record]) -> Lease:
+    wish = asked[row["id"]]
+    return Lease(
+        execution_id=ExecutionId(row["id"]),
+        attempt=row["attempt"],
+        failures=row["failures"],
+        namespace=row["namespace"],
+        target=row["target"],
+        type=wish["type"],
+        run_id=row["run_id"],
+        root_id=wish["root_id"],
+        parent_id=wish["parent_id"],
+        session_key=wish["session_key"],
+        actor_key=wish["actor_key"],
+        input=wish["input"],
+        context=wish["context"],
+        timeout_seconds=wish["timeout_seconds"],
+        created_at=wish["created_at"],
+    )

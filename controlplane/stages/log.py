@@ -1,0 +1,138 @@
+"""Log: what an attempt says while it runs: lines, notes and how far it is. Fenced, best effort, never a checkpoint.
+
+submit ──► lease ──► complete ──► finish ──► deliver
+             └── *log*
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from controlplane.domain.event import Event, EventType
+from controlplane.domain.lease import Fence
+from controlplane.domain.placement import by_bucket
+from controlplane.errors import ControlPlaneError, LeaseLost
+from controlplane.postgres.pool import Connection
+from controlplane.stages import hold, record
+
+APPEND = """
+insert into logs (bucket, execution_id, namespace, attempt, at, level, event_type, source, message, attributes)
+select $1, l.execution_id, l.namespace, l.attempt, coalesce(l.at, clock()), l.level, l.event_type, l.source, l.message,
+  l.attributes
+from unnest(
+  $2::uuid[], $3::smallint[], $4::int[], $5::timestamptz[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[]
+) as l(execution_id, namespace, attempt, at, level, event_type, source, message, attributes)
+"""
+
+ADVANCE = """
+update queue q
+set progress = p.progress,
+  progress_at = clock()
+from unnest($2::uuid[], $3::int[], $4::bytea[]) as p(id, attempt, progress)
+where q.bucket = $1
+  and q.id = p.id
+  and q.attempt = p.attempt
+  and q.session_id is not null
+returning q.id, q.attempt, q.namespace, q.run_id, q.target
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One log line. `at` is the node's word for when; None means now. `attributes` is JSON bytes."""
+
+    fence: Fence
+    level: str
+    message: str
+    at: datetime | None = None
+    event_type: str | None = None
+    source: str | None = None
+    attributes: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far an attempt is, as JSON bytes `{done?, total?, fraction?, message?}`."""
+
+    fence: Fence
+    progress: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """A remark for people, kept with the events. `data` is JSON bytes `{message, tags, timestamp}`."""
+
+    fence: Fence
+    data: bytes
+
+
+Entry = Line | Progress | Note
+
+
+async def append(conn: Connection, batch: Sequence[Entry]) -> list[ControlPlaneError | None]:
+    """Keep these in order. Raises: per item LeaseLost; a stale attempt's words change nothing.
+
+    Guard: the queue row is held at this attempt, `for share`, or `for update` where progress is written to it.
+    """
+    held: set[Fence] = set()
+    async with conn.transaction():
+        for bucket, part in by_bucket(batch, lambda item: item.fence.execution_id):
+            held |= await _append(conn, bucket, part)
+    return [None if item.fence in held else LeaseLost() for item in batch]
+
+
+async def _append(conn: Connection, bucket: int, part: list[Entry]) -> set[Fence]:
+    newest = {item.fence: item for item in part if isinstance(item, Progress)}
+    advanced = sorted(newest.values(), key=lambda item: item.fence)
+    events: list[Event] = []
+    # All rows at once and in one strength: two flushes that took some for update and then others for share would wait
+    # for each other in a circle.
+    held = await (hold.take if advanced else hold.share)(conn, bucket, {item.fence for item in part})
+    if advanced:
+        rows = await conn.fetch(
+            ADVANCE,
+            bucket,
+            [item.fence.execution_id for item in advanced],
+            [item.fence.attempt for item in advanced],
+            [item.progress for item in advanced],
+        )
+        moved = {Fence(row["id"], row["attempt"]): row for row in rows}
+        events += [_event(fence, row, EventType.PROGRESS, newest[fence].progress) for fence, row in moved.items()]
+    lines = [item for item in part if isinstance(item, Line) and item.fence in held]
+    if lines:
+        await conn.execute(
+            APPEND,
+            bucket,
+            [item.fence.execution_id for item in lines],
+            [held[item.fence]["namespace"] for item in lines],
+            [item.fence.attempt for item in lines],
+            [item.at for item in lines],
+            [item.level for item in lines],
+            [item.event_type for item in lines],
+            [item.source for item in lines],
+            [item.message for item in lines],
+            [item.attributes for item in lines],
+        )
+    events += [
+        _event(item.fence, held[item.fence], EventType.NOTE, item.data)
+        for item in part
+        if isinstance(item, Note) and item.fence in held
+    ]
+    await record.append(conn, bucket, events)
+    return set(held)
+
+
+def _event(fence: Fence, row: asyncpg.Record, type_: EventType, data: bytes) -> Event:
+    return Event(
+        execution_id=fence.execution_id,
+        namespace=row["namespace"],
+        run_id=row["run_id"],
+        target=row["target"],
+        type=type_,
+        attempt=fence.attempt,
+        data=data,
+    )

@@ -1,0 +1,70 @@
+"""Prune: make room ahead, and forget what nobody may need any more."""
+
+from __future__ import annotations
+
+from controlplane.postgres.pool import Connection
+
+# Partitions made ahead of time; the function takes its own locks and gives up after 200 ms rather than queue others.
+ENSURE_PARTITIONS = "select ensure_partitions($1)"
+
+DROP_KEYS = """
+delete from idempotency_keys
+where bucket = $1
+  and (bucket, namespace, scope, key) in (
+    select bucket, namespace, scope, key
+    from idempotency_keys
+    where bucket = $1
+      and expires_at < clock()
+    order by expires_at
+    limit $2
+    for update skip locked
+  )
+"""
+
+# A secret is worth stealing for as long as it is kept: after this long nobody sends that webhook again.
+FORGET_SECRETS = """
+update webhooks w
+set secret_sealed = null, headers_sealed = null
+where w.bucket = $1
+  and (w.secret_sealed is not null or w.headers_sealed is not null)
+  and w.created_at < clock() - make_interval(secs => $2)
+  and not exists (
+    select 1 from queue q where q.bucket = $1 and q.id = w.execution_id
+  )
+  and not exists (
+    select 1
+    from deliveries d
+    where d.bucket = $1
+      and d.execution_id = w.execution_id
+      and d.webhook_n = w.n
+      and (d.state in ('pending', 'leased') or d.settled_at > clock() - make_interval(secs => $2))
+  )
+"""
+
+READ_CLOCK = "select extract(epoch from clock())::float8"
+
+
+async def ensure_partitions(conn: Connection, *, weeks_ahead: int) -> int:
+    """There is a partition for every id that can be made in the next weeks. Says how many it made."""
+    made: int = await conn.fetchval(ENSURE_PARTITIONS, weeks_ahead)
+    return made
+
+
+async def drop_keys(conn: Connection, bucket: int, *, limit: int = 1_000) -> int:
+    """Forget idempotency keys whose time is over."""
+    return _count(await conn.execute(DROP_KEYS, bucket, limit))
+
+
+async def forget_secrets(conn: Connection, bucket: int, *, after_seconds: float) -> int:
+    """Erase webhook secrets of deliveries that were settled long ago."""
+    return _count(await conn.execute(FORGET_SECRETS, bucket, after_seconds))
+
+
+async def database_seconds(conn: Connection) -> float:
+    """The database's clock, in Unix seconds: ids are stamped with it."""
+    seconds: float = await conn.fetchval(READ_CLOCK)
+    return seconds
+
+
+def _count(tag: str) -> int:
+    return int(tag.rpartition(" ")[2])

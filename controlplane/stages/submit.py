@@ -1,0 +1,256 @@
+"""Submit: the first step. A caller's request becomes an execution that cannot be lost.
+
+*submit* ──► lease ──► complete ──► finish ──► deliver
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import asyncpg
+
+from controlplane.domain.event import Event, EventType
+from controlplane.domain.execution import Accepted, Submission
+from controlplane.domain.ids import ExecutionId
+from controlplane.domain.lease import Fence
+from controlplane.domain.placement import by_bucket
+from controlplane.errors import ControlPlaneError, IdempotencyConflict, LeaseLost
+from controlplane.postgres.lane import Raced
+from controlplane.postgres.pool import Connection
+from controlplane.stages import hold, record
+
+IDEMPOTENCY_SECONDS = 24 * 3600
+
+# Keys are taken in one order, so that two flushes wait for each other and never in a circle.
+TAKE_KEYS = """
+insert into idempotency_keys (bucket, namespace, scope, key, execution_id, request_hash, expires_at)
+select $1, k.namespace, k.scope, k.key, k.execution_id, k.request_hash, clock() + make_interval(secs => $7)
+from unnest($2::smallint[], $3::text[], $4::text[], $5::uuid[], $6::bytea[])
+  as k(namespace, scope, key, execution_id, request_hash)
+order by k.namespace, k.scope, k.key
+on conflict (bucket, namespace, scope, key) do update
+set execution_id = excluded.execution_id, request_hash = excluded.request_hash, expires_at = excluded.expires_at
+where idempotency_keys.expires_at <= clock()
+returning execution_id
+"""
+
+READ_KEYS = """
+select k.namespace, k.scope, k.key, k.execution_id, k.request_hash
+from unnest($2::smallint[], $3::text[], $4::text[]) as w(namespace, scope, key)
+join idempotency_keys k on k.bucket = $1 and k.namespace = w.namespace and k.scope = w.scope and k.key = w.key
+"""
+
+READ_ACCEPTED = """
+select id, run_id, created_at
+from executions
+where bucket = $1
+  and id = any($2::uuid[])
+"""
+
+# The id is made before the transaction begins: a flush that is repeated after a lost answer inserts nothing twice, not
+# even into the queue that the execution may have left in between.
+INSERT = """
+with item as (
+  select *
+  from unnest(
+    $2::uuid[], $3::smallint[], $4::text[], $5::uuid[], $6::uuid[], $7::uuid[], $8::text[], $9::text[], $10::bytea[],
+    $11::bytea[], $12::text[], $13::text[], $14::smallint[], $15::smallint[], $16::float8[], $17::float8[],
+    $18::float8[], $19::float8[], $20::smallint[]
+  ) as i(
+    id, namespace, run_id, root_id, parent_id, source_execution_id, target, type, input,
+    context, session_key, actor_key, priority, retries_max, retry_delay_seconds, retry_factor,
+    retry_cap_seconds, timeout_seconds, webhooks
+  )
+),
+accepted as (
+  insert into executions (
+    bucket, id, namespace, run_id, root_id, parent_id, source_execution_id, target, type, input,
+    context, session_key, actor_key, priority, retries_max, retry_delay_seconds, retry_factor,
+    retry_cap_seconds, timeout_seconds, webhooks, created_at
+  )
+  select $1, i.id, i.namespace, i.run_id, i.root_id, i.parent_id, i.source_execution_id, i.target, i.type, i.input,
+    i.context, i.session_key, i.actor_key, i.priority, i.retries_max, i.retry_delay_seconds, i.retry_factor,
+    i.retry_cap_seconds, i.timeout_seconds, i.webhooks, clock()
+  from item i
+  on conflict (bucket, id) do nothing
+  returning id, created_at
+),
+queued as (
+  insert into queue (
+    bucket, id, namespace, target, run_id, state, priority, available_at, retries_max, webhooks, timeout_seconds
+  )
+  select $1, i.id, i.namespace, i.target, i.run_id, 'ready', i.priority, a.created_at, i.retries_max, i.webhooks,
+    i.timeout_seconds
+  from item i
+  join accepted a on a.id = i.id
+)
+select id, created_at from accepted
+"""
+
+INSERT_WEBHOOKS = """
+insert into webhooks (
+  bucket, execution_id, n, namespace, url, host, secret_sealed, headers_sealed, attempts_max, created_at
+)
+select $1, w.execution_id, w.n, w.namespace, w.url, w.host, w.secret_sealed, w.headers_sealed, w.attempts_max, clock()
+from unnest(
+  $2::uuid[], $3::smallint[], $4::smallint[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::smallint[]
+)
+  as w(execution_id, n, namespace, url, host, secret_sealed, headers_sealed, attempts_max)
+"""
+
+
+async def accept(conn: Connection, batch: Sequence[Submission]) -> list[Accepted | ControlPlaneError]:
+    """Once this returns, the execution is in the database and will come to exactly one end.
+
+    Moves: nothing → ready. Guard: the id is the caller's own, so the same submission twice is one execution; the
+    idempotency key is unique; a child is accepted only while the attempt that asks holds its lease.
+    Raises: per item LeaseLost, IdempotencyConflict.
+    """
+    answers: dict[UUID, Accepted | ControlPlaneError] = {}
+    async with conn.transaction():
+        for bucket, part in by_bucket(batch, lambda item: item.id):
+            answers.update(await _accept(conn, bucket, part))
+    return [answers[item.id] for item in batch]
+
+
+async def _accept(conn: Connection, bucket: int, part: list[Submission]) -> dict[UUID, Accepted | ControlPlaneError]:
+    answers: dict[UUID, Accepted | ControlPlaneError] = {}
+    fences = {item.id: fence for item in part if (fence := _parent_fence(item))}
+    held = await hold.share(conn, bucket, fences.values())
+    answers.update(
+        await _refuse(conn, bucket, [one for one in part if one.id in fences and fences[one.id] not in held])
+    )
+    rest = [item for item in part if item.id not in answers]
+    answers.update(await _replay(conn, bucket, [item for item in rest if item.idempotency_key is not None]))
+    fresh = [item for item in rest if item.id not in answers]
+    if fresh:
+        answers.update(await _insert(conn, bucket, fresh))
+    return answers
+
+
+def _parent_fence(item: Submission) -> Fence | None:
+    if item.parent_id is None or item.parent_attempt is None:
+        return None
+    return Fence(ExecutionId(item.parent_id), item.parent_attempt)
+
+
+async def _refuse(conn: Connection, bucket: int, stale: list[Submission]) -> dict[UUID, Accepted | ControlPlaneError]:
+    """Children whose parent attempt is over, but for those that an earlier flush accepted while it was not."""
+    before = await _read(conn, bucket, [item.id for item in stale]) if stale else {}
+    lost = "The parent attempt no longer holds its lease; the child was not accepted."
+    return {item.id: _accepted(before[item.id]) if item.id in before else LeaseLost(lost) for item in stale}
+
+
+async def _replay(conn: Connection, bucket: int, keyed: list[Submission]) -> dict[UUID, Accepted | ControlPlaneError]:
+    """Answers for those whose key was used before; the others own their key from here on."""
+    if not keyed:
+        return {}
+    taken = await conn.fetch(
+        TAKE_KEYS,
+        bucket,
+        [item.namespace for item in keyed],
+        [item.idempotency_scope for item in keyed],
+        [item.idempotency_key for item in keyed],
+        [item.id for item in keyed],
+        [item.request_hash for item in keyed],
+        float(IDEMPOTENCY_SECONDS),
+    )
+    ours = {row["execution_id"] for row in taken}
+    used = [item for item in keyed if item.id not in ours]
+    if not used:
+        return {}
+    rows = await conn.fetch(
+        READ_KEYS,
+        bucket,
+        [item.namespace for item in used],
+        [item.idempotency_scope for item in used],
+        [item.idempotency_key for item in used],
+    )
+    earlier = {(row["namespace"], row["scope"], row["key"]): row for row in rows}
+    accepted = await _read(conn, bucket, [row["execution_id"] for row in rows])
+    answers: dict[UUID, Accepted | ControlPlaneError] = {}
+    for item in used:
+        row = earlier.get((item.namespace, item.idempotency_scope, item.idempotency_key))
+        if row is None:
+            raise Raced  # the key expired between the two looks
+        if row["execution_id"] == item.id:
+            continue  # our own earlier try, whose answer was lost
+        if row["request_hash"] != item.request_hash:
+            answers[item.id] = IdempotencyConflict(
+                "This idempotency key was used before with another request.",
+                where="Idempotency-Key",
+                fix="Use a new key for a new request, or send the very same body again.",
+            )
+            continue
+        answers[item.id] = _accepted(accepted[row["execution_id"]], replayed=True)
+    return answers
+
+
+async def _insert(conn: Connection, bucket: int, fresh: list[Submission]) -> dict[UUID, Accepted | ControlPlaneError]:
+    rows = await conn.fetch(
+        INSERT,
+        bucket,
+        [item.id for item in fresh],
+        [item.namespace for item in fresh],
+        [item.run_id for item in fresh],
+        [item.root_id for item in fresh],
+        [item.parent_id for item in fresh],
+        [item.source_execution_id for item in fresh],
+        [item.target for item in fresh],
+        [item.type for item in fresh],
+        [item.input for item in fresh],
+        [item.context for item in fresh],
+        [item.session_key for item in fresh],
+        [item.actor_key for item in fresh],
+        [item.priority for item in fresh],
+        [item.retry.retries_max for item in fresh],
+        [item.retry.delay_seconds for item in fresh],
+        [item.retry.factor for item in fresh],
+        [item.retry.cap_seconds for item in fresh],
+        [item.timeout_seconds for item in fresh],
+        [len(item.webhooks) for item in fresh],
+    )
+    created = {row["id"]: row["created_at"] for row in rows}
+    new = [item for item in fresh if item.id in created]
+    hooks = [(item, n, webhook) for item in new for n, webhook in enumerate(item.webhooks, 1)]
+    if hooks:
+        await conn.execute(
+            INSERT_WEBHOOKS,
+            bucket,
+            [item.id for item, _, _ in hooks],
+            [n for _, n, _ in hooks],
+            [item.namespace for item, _, _ in hooks],
+            [webhook.url for _, _, webhook in hooks],
+            [webhook.host for _, _, webhook in hooks],
+            [webhook.secret_sealed for _, _, webhook in hooks],
+            [webhook.headers_sealed for _, _, webhook in hooks],
+            [webhook.attempts_max for _, _, webhook in hooks],
+        )
+    await record.append(
+        conn,
+        bucket,
+        [
+            Event(
+                execution_id=item.id,
+                namespace=item.namespace,
+                run_id=item.run_id,
+                target=item.target,
+                type=EventType.QUEUED,
+                attempt=0,
+            )
+            for item in new
+        ],
+    )
+    if len(new) < len(fresh):  # an earlier flush of these very ids committed and its answer was lost
+        before = await _read(conn, bucket, [item.id for item in fresh if item.id not in created])
+        created |= {id_: row["created_at"] for id_, row in before.items()}
+    return {item.id: Accepted(id=item.id, run_id=item.run_id, created_at=created[item.id]) for item in fresh}
+
+
+def _accepted(row: asyncpg.Record, *, replayed: bool = False) -> Accepted:
+    return Accepted(id=ExecutionId(row["id"]), run_id=row["run_id"], created_at=row["created_at"], replayed=replayed)
+
+
+async def _read(conn: Connection, bucket: int, ids: list[UUID]) -> dict[UUID, asyncpg.Record]:
+    return {row["id"]: row for row in await conn.fetch(READ_ACCEPTED, bucket, ids)}

@@ -1,0 +1,269 @@
+"""Submit: what is accepted is in the database once, whatever is repeated or happens at the same moment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import asyncpg
+import pytest
+from make import (
+    accept,
+    counts,
+    event_types,
+    lease,
+    make_execution,
+    make_session,
+    move_clock,
+    must,
+    queue_row,
+    race,
+    report,
+    submission,
+    webhook,
+)
+
+from controlplane.domain.execution import Submission
+from controlplane.domain.retry import RetryPolicy
+from controlplane.errors import IdempotencyConflict, LeaseLost
+from controlplane.stages import submit
+
+
+def keyed(**over: object) -> Submission:
+    return submission(**({"idempotency_key": "k", "request_hash": b"hash"} | over))
+
+
+async def test_accepts_into_the_queue(conn: asyncpg.Connection) -> None:
+    """An accepted execution is ready, at attempt 0, and its creation is an event."""
+    wish = submission(priority=3, timeout_seconds=5.0, retry=RetryPolicy(retries_max=2))
+
+    [accepted] = await accept(conn, wish)
+    row = await queue_row(conn, wish.id)
+
+    assert (accepted.id, accepted.run_id, accepted.replayed) == (wish.id, wish.run_id, False)
+    assert (row["state"], row["attempt"], row["priority"], row["retries_max"]) == ("ready", 0, 3, 2)
+    assert await event_types(conn, wish.id) == ["execution.queued"]
+
+
+async def test_keeps_payloads_byte_for_byte(conn: asyncpg.Connection) -> None:
+    """Input and context come back as the bytes they were sent as."""
+    raw = b'{ "a":1.0e5,"b":"\\u0000\\ud800", "b":2 }'
+    await accept(conn, submission(input=raw, context=b" [1, 2] "))
+
+    row = await conn.fetchrow("select input, context from executions")
+
+    assert (row["input"], row["context"]) == (raw, b" [1, 2] ")
+
+
+async def test_answers_in_the_order_of_the_batch(conn: asyncpg.Connection) -> None:
+    """Items of several buckets are answered in the order they came in."""
+    wishes = [submission(bucket=n % 3) for n in range(9)]
+
+    answers = await accept(conn, *wishes)
+
+    assert [answer.id for answer in answers] == [wish.id for wish in wishes]
+
+
+async def test_the_same_submission_twice_is_one_execution(conn: asyncpg.Connection) -> None:
+    """A flush repeated after a lost answer says the same and inserts nothing."""
+    wish = submission(webhooks=(webhook(),))
+    first = await accept(conn, wish)
+
+    again = await accept(conn, wish)
+
+    assert again == first
+    assert await counts(conn, "executions", "queue", "webhooks", "events") == {
+        "executions": 1, "queue": 1, "webhooks": 1, "events": 1,
+    }  # fmt: skip
+
+
+async def test_a_repeat_does_not_queue_what_has_finished(conn: asyncpg.Connection) -> None:
+    """An execution that ended between the try and its repeat stays ended."""
+    made = await make_execution(conn, "succeeded")
+
+    await accept(conn, made.submission)
+
+    assert await queue_row(conn, made.id) is None
+
+
+async def test_a_repeat_beside_new_ones(conn: asyncpg.Connection) -> None:
+    """In one batch a repeated submission and new ones get each their own answer."""
+    old, new = submission(), submission(webhooks=(webhook(),))
+    [first] = await accept(conn, old)
+
+    answers = await accept(conn, new, old)
+
+    assert [answer.id for answer in answers] == [new.id, old.id]
+    assert answers[1] == first
+
+
+async def test_keeps_webhooks_in_order(conn: asyncpg.Connection) -> None:
+    """Each webhook is a row numbered from 1, and the queue row knows how many there are."""
+    wish = submission(webhooks=(webhook("https://a.example/"), webhook("https://b.example/")))
+
+    await accept(conn, wish)
+    rows = await conn.fetch("select n, host, secret_sealed from webhooks order by n")
+
+    assert [tuple(row) for row in rows] == [(1, "a.example", b"sealed"), (2, "b.example", b"sealed")]
+    assert (await queue_row(conn, wish.id))["webhooks"] == 2
+
+
+async def test_a_used_key_replays(conn: asyncpg.Connection) -> None:
+    """A second request with the key gets the first execution and makes none."""
+    first, second = keyed(), keyed()
+    [accepted] = await accept(conn, first)
+
+    [replayed] = await accept(conn, second)
+
+    assert replayed == replace(accepted, replayed=True)
+    assert await counts(conn, "executions", "queue") == {"executions": 1, "queue": 1}
+
+
+async def test_a_used_key_with_another_request_is_refused(conn: asyncpg.Connection) -> None:
+    """The same key with another body is a conflict and changes nothing."""
+    await accept(conn, keyed())
+
+    with pytest.raises(IdempotencyConflict):
+        await accept(conn, keyed(request_hash=b"other"))
+    assert await counts(conn, "executions") == {"executions": 1}
+
+
+async def test_repeat_of_the_first_use_of_a_key(conn: asyncpg.Connection) -> None:
+    """The flush that took the key is not a replay of itself when it is run again."""
+    wish = keyed()
+    first = await accept(conn, wish)
+
+    assert await accept(conn, wish) == first
+    assert first[0].replayed is False
+
+
+async def test_a_key_is_free_again_after_its_time(conn: asyncpg.Connection) -> None:
+    """After 24 hours the key makes a new execution."""
+    await accept(conn, keyed())
+    await move_clock(conn, "24 hours 1 second")
+
+    [accepted] = await accept(conn, keyed(request_hash=b"other"))
+
+    assert accepted.replayed is False
+    assert await counts(conn, "executions", "idempotency_keys") == {"executions": 2, "idempotency_keys": 1}
+
+
+async def test_a_key_given_with_a_run_is_unique_within_the_run(conn: asyncpg.Connection) -> None:
+    """The same key in two runs makes two executions."""
+    await accept(conn, keyed(idempotency_scope="run-a"))
+
+    [accepted] = await accept(conn, keyed(idempotency_scope="run-b"))
+
+    assert accepted.replayed is False
+
+
+async def test_racing_uses_of_one_key_make_one_execution(
+    conn: asyncpg.Connection, other: asyncpg.Connection, observer: asyncpg.Connection
+) -> None:
+    """The second of two concurrent requests waits for the first and replays it."""
+    first, second = keyed(), keyed()
+
+    (began,), (waited,) = await race(
+        conn, other, observer, first=lambda c: accept(c, first), second=lambda c: accept(c, second)
+    )
+
+    assert waited == replace(began, replayed=True)
+    assert await counts(conn, "executions", "queue") == {"executions": 1, "queue": 1}
+
+
+async def test_racing_submissions_of_one_id_are_one_execution(
+    conn: asyncpg.Connection, other: asyncpg.Connection, observer: asyncpg.Connection
+) -> None:
+    """A repeat that overtakes its first try, still uncommitted, waits and says the same."""
+    wish = submission(webhooks=(webhook(),))
+
+    began, waited = await race(conn, other, observer, first=lambda c: accept(c, wish), second=lambda c: accept(c, wish))
+
+    assert waited == began
+    assert await counts(conn, "executions", "webhooks", "events") == {"executions": 1, "webhooks": 1, "events": 1}
+
+
+async def test_a_child_of_a_live_attempt_is_accepted(conn: asyncpg.Connection) -> None:
+    """The parent's fence holds, so its child is queued in the same run."""
+    parent = await make_execution(conn, "running")
+
+    [accepted] = await accept(conn, submission(run_id=parent.run_id, parent_id=parent.id, parent_attempt=1))
+
+    assert accepted.run_id == parent.run_id
+
+
+@pytest.mark.parametrize("status", ["queued", "succeeded"])
+async def test_a_child_of_a_stale_attempt_is_refused(conn: asyncpg.Connection, status: str) -> None:
+    """A parent that no longer holds its lease gets no children; its neighbours in the batch are accepted."""
+    parent = await make_execution(conn, status)
+    child, neighbour = submission(parent_id=parent.id, parent_attempt=1), submission()
+
+    answers = await submit.accept(conn, [child, neighbour])
+
+    assert isinstance(answers[0], LeaseLost)
+    assert must(answers[1]).id == neighbour.id
+    assert await queue_row(conn, child.id) is None
+
+
+async def test_a_refused_child_does_not_take_its_key(conn: asyncpg.Connection) -> None:
+    """The key of a refused child is free for the attempt that has taken over."""
+    parent = await make_execution(conn, "running", attempt=2)
+    with pytest.raises(LeaseLost):
+        await accept(conn, keyed(parent_id=parent.id, parent_attempt=1))
+
+    [accepted] = await accept(conn, keyed(parent_id=parent.id, parent_attempt=2))
+
+    assert accepted.replayed is False
+
+
+async def test_repeat_of_an_accepted_child_whose_parent_has_ended(conn: asyncpg.Connection) -> None:
+    """A child that was accepted is answered so again, even if the parent lost its lease in between."""
+    parent = await make_execution(conn, "running")
+    child = submission(parent_id=parent.id, parent_attempt=1)
+    first = await accept(conn, child)
+    await report(conn, parent.fence)
+
+    assert await accept(conn, child) == first
+
+
+async def test_a_child_waits_for_a_take_over_and_is_refused(
+    conn: asyncpg.Connection, other: asyncpg.Connection, observer: asyncpg.Connection
+) -> None:
+    """A child whose parent is being completed at this very moment is refused when that commits."""
+    parent = await make_execution(conn, "running")
+    child = submission(parent_id=parent.id, parent_attempt=1)
+
+    _, [answer] = await race(
+        conn,
+        other,
+        observer,
+        first=lambda c: report(c, parent.fence),
+        second=lambda c: submit.accept(c, [child]),
+    )
+
+    assert isinstance(answer, LeaseLost)
+
+
+async def test_what_is_accepted_can_be_leased(conn: asyncpg.Connection) -> None:
+    """The node gets what was asked, byte for byte."""
+    wish = submission(context=b"[]", session_key="s", actor_key="a", timeout_seconds=7.5, parent_id=None, type="skill")
+    await accept(conn, wish)
+
+    [got] = await lease(conn, await make_session(conn))
+
+    assert (got.execution_id, got.attempt, got.failures) == (wish.id, 1, 0)
+    assert (got.input, got.context, got.type, got.timeout_seconds) == (wish.input, b"[]", "skill", 7.5)
+    assert (got.session_key, got.actor_key, got.run_id, got.root_id) == ("s", "a", wish.run_id, wish.id)
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 1e300, 0.0, -1.0])
+async def test_a_timeout_that_could_never_be_leased_is_not_stored(conn: asyncpg.Connection, seconds: float) -> None:
+    """A deadline that cannot be computed is refused here: in the queue it would fail every claim beside it."""
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError):
+        await accept(conn, submission(timeout_seconds=seconds))
+
+
+@pytest.mark.parametrize("field", ["delay_seconds", "factor", "cap_seconds"])
+async def test_a_retry_rule_that_could_never_be_followed_is_not_stored(conn: asyncpg.Connection, field: str) -> None:
+    """A wait that cannot be computed is refused here: later it would fail the report of the attempt."""
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError):
+        await accept(conn, submission(retry=replace(RetryPolicy(), **{field: float("inf")})))

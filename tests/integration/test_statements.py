@@ -1,0 +1,66 @@
+"""Every SQL constant is accepted by a migrated database, and stays inside one bucket."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+
+import asyncpg
+import pytest
+
+import controlplane.reads
+import controlplane.stages
+
+SQL = re.compile(r"\s*(select|insert|update|delete|with)\b", re.IGNORECASE)
+# Found by name or made by DDL, not by bucket; each with its reason.
+BUCKETLESS = {
+    "controlplane.stages.cancel.READ_CLOCK": "touches no table",
+    "controlplane.stages.prune.READ_CLOCK": "touches no table",
+    "controlplane.stages.prune.ENSURE_PARTITIONS": "DDL of all buckets",
+    "controlplane.reads.events.HORIZON": "touches no table",
+}
+TABLES = (
+    "executions|queue|outcomes|events|logs|memory|memory_items|nodes|sessions|reasoners|webhooks|deliveries"
+    "|delivery_attempts|idempotency_keys|limits|schedules|api_keys|local_calls"
+)
+READ = re.compile(rf"\b(from|join|update|into|using)\s+({TABLES})\b", re.IGNORECASE)
+
+
+def statements() -> Iterator[tuple[str, str]]:
+    for package in (controlplane.stages, controlplane.reads):
+        for found in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+            module = importlib.import_module(found.name)
+            for name, value in vars(module).items():
+                if name.isupper() and isinstance(value, str) and SQL.match(value):
+                    yield f"{found.name}.{name}", value
+
+
+STATEMENTS = dict(statements())
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+async def test_is_accepted_by_the_schema(name: str, conn: asyncpg.Connection) -> None:
+    """A statement prepares against the migrated schema."""
+    prepared = await conn.prepare(STATEMENTS[name])
+
+    assert prepared.get_query()
+
+
+@pytest.mark.parametrize("name", [name for name in STATEMENTS if name not in BUCKETLESS])
+def test_stays_in_one_bucket(name: str) -> None:
+    """Every table that a statement reads or writes is narrowed to the bucket in $1."""
+    statement = STATEMENTS[name]
+    tables = len(READ.findall(statement))
+    narrowed = len(re.findall(r"\bbucket = \$1", statement)) + len(
+        re.findall(r"\b(select|values \()\s*\$1\b", statement)
+    )
+
+    assert tables > 0
+    assert narrowed >= tables, f"{tables} tables, {narrowed} of them by bucket:\n{statement}"
+
+
+def test_there_are_statements_to_test() -> None:
+    """The collection above has not lost its rooms."""
+    assert len(STATEMENTS) > 40
