@@ -1,0 +1,61 @@
+"""Who may come in. Without a key only this machine may, and only by a name that is surely this machine."""
+
+from __future__ import annotations
+
+import hmac
+from urllib.parse import parse_qs
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from controlplane.api.problems import answer
+from controlplane.errors import Unauthorized
+
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/api/v1/health"})
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+class Gate:
+    """`X-API-Key`, `Authorization: Bearer`, or `?api_key=` for browsers' streams.
+
+    Without a key the `Host` header must name this machine: a web page that points its own name at 127.0.0.1 must not
+    be able to reach the API through a developer's browser.
+    """
+
+    def __init__(self, app: ASGIApp, *, api_key: str | None) -> None:
+        self._app = app
+        self._key = None if api_key is None else api_key.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or scope["path"] in OPEN_PATHS or self._may(scope):
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": Unauthorized.code})
+            return
+        fix = (
+            "Call it as localhost or 127.0.0.1, or start it with CONTROLPLANE_API_KEY."
+            if self._key is None
+            else "Send X-API-Key or Authorization: Bearer."
+        )
+        await answer(Unauthorized(fix=fix))(scope, receive, send)
+
+    def _may(self, scope: Scope) -> bool:
+        headers = Headers(scope=scope)
+        if self._key is None:
+            host = headers.get("host", "localhost")
+            name = host if host.endswith("]") else host.rpartition(":")[0] or host
+            return name.lower() in LOOPBACK_HOSTS
+        offered = headers.get("x-api-key") or _bearer(headers.get("authorization", "")) or _query_key(scope)
+        return hmac.compare_digest(str(offered).encode(), self._key)
+
+
+def _bearer(header: str) -> str:
+    scheme, _, key = header.partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def _query_key(scope: Scope) -> str:
+    query: bytes = scope.get("query_string", b"")
+    return parse_qs(query.decode("latin-1")).get("api_key", [""])[0]

@@ -1,0 +1,131 @@
+"""Reading what came in: bounded, strict, and with payloads kept as the bytes they are.
+
+The envelope is taken apart with msgspec, which leaves a payload untouched (`Raw`); the payload is then checked by
+orjson: UTF-8, no NaN, no number beyond a double, no lone surrogates. What passes is stored and comes back as it was.
+"""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import msgspec
+import orjson
+from starlette.requests import Request
+
+from controlplane.errors import Invalid, Malformed, TooLarge
+
+Form = TypeVar("Form")
+
+DEPTH_MAX = 200
+STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+NOT_A_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
+SQUARE = bytes.maketrans(b"{}", b"[]")
+PATH = re.compile(r" - at `(.*)`$", re.DOTALL)
+UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`", re.DOTALL)
+TEXT_MAX = 200
+
+
+async def read_body(request: Request, bytes_max: int) -> bytes:
+    """The whole body. Raises TooLarge as soon as it is known to be, before the rest has arrived."""
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and int(length) > bytes_max:
+        raise _too_large("body", bytes_max)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > bytes_max:
+            raise _too_large("body", bytes_max)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def read_form(request: Request, form: type[Form], bytes_max: int) -> Form:
+    """The body as this form; an empty body counts as `{}`."""
+    return decode(await read_body(request, bytes_max) or b"{}", form)
+
+
+def decode(raw: bytes, form: type[Form]) -> Form:
+    """These bytes as this form. Raises Malformed when they are not JSON, Invalid when they say something else."""
+    try:
+        decoded: Form = _decoder(cast("Any", form)).decode(raw)
+        return decoded
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error), form) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"The body is not valid JSON: {_reason(error)}.", where="body") from None
+
+
+def payload(raw: msgspec.Raw | bytes, *, where: str, bytes_max: int) -> tuple[bytes, object]:
+    """A payload as the bytes to keep, and as the value they mean. Raises Malformed, Invalid, TooLarge."""
+    kept = bytes(raw)
+    if len(kept) > bytes_max:
+        raise _too_large(where, bytes_max)
+    try:
+        value = orjson.loads(kept)
+    except orjson.JSONDecodeError as error:
+        raise Malformed(f"Not strict JSON: {error.msg}.", where=where) from None
+    if not shallow(kept):
+        raise Invalid(f"Nested deeper than {DEPTH_MAX} levels.", where=where)
+    return kept, value
+
+
+def shallow(raw: bytes, depth_max: int = DEPTH_MAX) -> bool:
+    """Whether valid JSON nests at most so deep: innermost pairs are taken away until none is left."""
+    if raw.count(b"[") + raw.count(b"{") <= depth_max:
+        return True
+    brackets = STRING.sub(b"", raw).translate(SQUARE, NOT_A_BRACKET)
+    for _ in range(depth_max):
+        brackets = brackets.replace(b"[]", b"")
+        if not brackets:
+            return True
+    return False
+
+
+def clean(text: str, *, where: str, chars_max: int = TEXT_MAX, empty: bool = False) -> str:
+    """A text that may be a key, a name or an id made up by somebody else. Raises Invalid."""
+    if not text and not empty:
+        raise Invalid("May not be empty.", where=where)
+    if len(text) > chars_max:
+        raise Invalid(f"Longer than {chars_max} characters.", where=where)
+    if not text.isprintable():
+        raise Invalid("Holds a control character or something else that cannot be printed.", where=where)
+    return text
+
+
+def spoken(text: str) -> str:
+    """Words for people, as the database can keep them: without NUL."""
+    return text.replace("\x00", "\ufffd")
+
+
+@cache
+def _decoder(form: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(form)
+
+
+def _invalid(message: str, form: Any) -> Invalid:
+    path = PATH.search(message)
+    where = "body" if path is None else "body" + path.group(1).removeprefix("$")
+    unknown = UNKNOWN_FIELD.search(message)
+    if unknown is None:
+        return Invalid(PATH.sub("", message) + ".", where=where)
+    names = [field.encode_name for field in msgspec.structs.fields(form)]
+    near = get_close_matches(unknown.group(1)[:TEXT_MAX], names, n=1)
+    return Invalid(
+        "There is no such field.", where=where, fix=f"Did you mean `{near[0]}`?" if near else None, fields=names
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return str(error).removeprefix("JSON is malformed: ")
+
+
+def _too_large(where: str, bytes_max: int) -> TooLarge:
+    return TooLarge(f"Larger than the limit of {bytes_max} bytes.", where=where, limit_bytes=bytes_max)

@@ -1,0 +1,82 @@
+"""The targets that submits are checked against: a copy of `reasoners` that is at most a second old."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from functools import partial
+
+from controlplane.domain.placement import Placement
+from controlplane.domain.target import nearest
+from controlplane.errors import TargetNotFound
+from controlplane.postgres.pool import Pool, persist
+from controlplane.reads import nodes
+from controlplane.reads.nodes import Entry
+
+FRESH_SECONDS = 1.0
+RETRY_SECONDS = 10.0
+
+
+class Catalogue:
+    """Known targets never vanish, so an old copy can only lack the newest; those are looked up before a 404."""
+
+    def __init__(self, pool: Pool, placement: Placement) -> None:
+        self._pool = pool
+        self._placement = placement
+        self._entries: dict[tuple[int, str], Entry] = {}
+        self._targets: dict[tuple[int, str], tuple[str, ...]] = {}
+        self._read_at = float("-inf")
+        self._reading: asyncio.Task[None] | None = None
+
+    async def find(self, namespace: int, target: str) -> Entry:
+        """The entry of this target. Raises TargetNotFound with the nearest names."""
+        if time.monotonic() - self._read_at > FRESH_SECONDS:
+            await self.refresh()
+        entry = self._entries.get((namespace, target))
+        if entry is None:
+            await self.refresh()
+            entry = self._entries.get((namespace, target))
+        if entry is None:
+            near = nearest(target, (known for space, known in self._entries if space == namespace))
+            raise TargetNotFound(
+                "No node has ever registered this target.",
+                where="path",
+                fix=f"Did you mean {' or '.join(near)}?"
+                if near
+                else "Start a node that serves it; GET /api/v1/reasoners.",
+                nearest=near,
+            )
+        return entry
+
+    async def targets_of(self, namespace: int, node_id: str) -> tuple[str, ...]:
+        """What this node serves."""
+        if (namespace, node_id) not in self._targets or time.monotonic() - self._read_at > FRESH_SECONDS:
+            await self.refresh()
+        return self._targets.get((namespace, node_id), ())
+
+    async def entries(self, namespace: int) -> list[Entry]:
+        await self.refresh()
+        return [entry for (space, _), entry in self._entries.items() if space == namespace]
+
+    async def refresh(self) -> None:
+        """Read again; callers that come meanwhile share one read, begun after they came."""
+        if self._reading is not None and not self._reading.done():
+            await asyncio.wait({self._reading})
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read(), name="catalogue.read")
+        await asyncio.shield(self._reading)
+
+    async def _read(self) -> None:
+        entries: list[Entry] = []
+        for bucket in self._placement.all():
+            found: Sequence[Entry] = await persist(
+                self._pool, partial(nodes.catalogue, bucket=bucket), seconds=RETRY_SECONDS
+            )
+            entries += found
+        targets: dict[tuple[int, str], list[str]] = {}
+        for entry in entries:
+            targets.setdefault((entry.namespace, entry.node_id), []).append(entry.target)
+        self._entries = {(entry.namespace, entry.target): entry for entry in entries}
+        self._targets = {key: tuple(names) for key, names in targets.items()}
+        self._read_at = time.monotonic()

@@ -1,0 +1,132 @@
+"""What every route needs, built once in `app.py` and passed in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.websockets import WebSocket
+
+from controlplane.domain.execution import DEFAULT_NAMESPACE, Accepted, Submission
+from controlplane.domain.ids import IdMaker
+from controlplane.domain.lease import Beat, Claim, Extended, Lease, Recorded, Report
+from controlplane.domain.memory import Write, Written
+from controlplane.domain.placement import Placement
+from controlplane.errors import ControlPlaneError
+from controlplane.postgres.lane import Lane
+from controlplane.postgres.listen import Hints
+from controlplane.postgres.pool import Connection, Pool, persist
+from controlplane.security.egress import EgressPolicy
+from controlplane.security.secrets import KeyRing
+from controlplane.stages.log import Entry
+
+if TYPE_CHECKING:
+    from controlplane.api.catalogue import Catalogue
+    from controlplane.api.lookout import Lookout
+    from controlplane.api.streams import Streams
+    from controlplane.api.waiting import Waiting
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
+READ_RETRY_SECONDS = 5.0
+EVENTS_TOPIC = "events"
+ENDED_TOPIC = "ended"
+DELIVERIES_TOPIC = "deliveries"
+CANCEL_TOPIC = "cancel"
+
+
+def queue_topic(namespace: int, target: str) -> str:
+    return f"queue:{namespace}:{target}"
+
+
+def session_topic(session_id: UUID) -> str:
+    return f"session:{session_id}"
+
+
+@dataclass(slots=True, kw_only=True)
+class Lanes:
+    """The group commits in front of the hot stages."""
+
+    submit: Lane[Submission, Accepted]
+    claim: Lane[Claim, list[Lease]]
+    renew: Lane[Beat, Extended]
+    complete: Lane[Report, Recorded]
+    memory: Lane[Write, list[Written]]
+    log: Lane[Entry, None]
+
+    async def close(self) -> None:
+        for lane in (self.submit, self.claim, self.renew, self.complete, self.memory, self.log):
+            await lane.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The sizes and times that routes keep to."""
+
+    body_bytes_max: int
+    payload_bytes_max: int
+    sync_wait_seconds: float
+    lease_floor_seconds: float
+    webhook_attempts_max: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Doors:
+    pool: Pool
+    lanes: Lanes
+    hints: Hints
+    placement: Placement
+    ids: IdMaker
+    limits: Limits
+    keyring: KeyRing
+    egress: EgressPolicy
+    catalogue: Catalogue
+    waiting: Waiting
+    lookout: Lookout
+    streams: Streams
+    stopping: list[bool] = field(default_factory=list)
+
+    async def run(
+        self, call: Callable[Concatenate[Connection, P], Awaitable[Result]], *args: P.args, **kwargs: P.kwargs
+    ) -> Result:
+        """One read, or one write that may be repeated, through a short outage of the database."""
+        return await persist(self.pool, lambda conn: call(conn, *args, **kwargs), seconds=READ_RETRY_SECONDS)
+
+    def ended(self, ids: Sequence[UUID]) -> None:
+        """Tell everybody who waits for one of these executions, for its webhook or for its events."""
+        if ids:
+            self.waiting.tell(ids)
+            self.hints.tell(ENDED_TOPIC)
+            self.hints.tell(DELIVERIES_TOPIC)
+            self.hints.tell(EVENTS_TOPIC)
+
+    def ready(self, namespace: int, target: str, rows: int = 1) -> None:
+        """Wake as many waiting nodes as there is work."""
+        self.hints.tell(queue_topic(namespace, target), most=rows)
+        self.hints.tell(EVENTS_TOPIC)
+
+
+def doors_of(request: Request | WebSocket) -> Doors:
+    doors: Doors = request.app.state.doors
+    return doors
+
+
+def namespace_of(_request: Request | WebSocket) -> int:
+    """The namespace that the caller's key belongs to."""
+    return DEFAULT_NAMESPACE
+
+
+async def gather_answers(calls: Iterable[Awaitable[Result]]) -> list[Result | ControlPlaneError]:
+    """The answer of each call, or why it was refused; anything else is raised."""
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    found: list[Result | ControlPlaneError] = []
+    for one in answers:
+        if isinstance(one, BaseException) and not isinstance(one, ControlPlaneError):
+            raise one
+        found.append(one)
+    return found

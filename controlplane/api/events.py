@@ -1,0 +1,300 @@
+"""What happened: the trace, the log lines and notes of an execution, and the live streams (SSE and WebSocket)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from datetime import UTC, datetime
+from uuid import UUID
+
+import msgspec
+import orjson
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from controlplane.api import shapes
+from controlplane.api.body import clean, payload, read_form
+from controlplane.api.doors import EVENTS_TOPIC, Doors, doors_of, namespace_of
+from controlplane.api.leases import MESSAGE_MAX
+from controlplane.api.operation import Operation
+from controlplane.api.paging import integer, limit_of, words
+from controlplane.api.shapes import answer
+from controlplane.api.streams import Cursor
+from controlplane.domain.ids import bucket_of, read_fenced, show_execution
+from controlplane.domain.lease import Fence
+from controlplane.domain.notice import moment
+from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid
+from controlplane.reads import events, executions, logs
+from controlplane.reads.events import EventView
+from controlplane.stages.log import Note
+
+HEARTBEAT_SECONDS = 30.0
+NOTES_MAX = 1_000
+TAGS_MAX = 50
+RETRY_MS = 2_000
+ENDED = frozenset({"execution.completed", "execution.failed", "execution.cancelled", "execution.timeout"})
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+class NoteForm(msgspec.Struct):
+    """A remark for people."""
+
+    message: str
+    tags: list[str] | None = None
+    timestamp: float | None = None
+    agent_node_id: str | None = None
+
+
+async def trace(request: Request) -> Response:
+    """The events of one execution, oldest first; as a live stream when that is what is accepted."""
+    if "text/event-stream" in request.headers.get("accept", ""):
+        return await stream_one(request)
+    doors, namespace = doors_of(request), namespace_of(request)
+    id_ = await _known(request)
+    limit = limit_of(request, default=200, most=1_000)
+    after = integer(request, "cursor", default=0, least=0, most=2**63 - 1)
+    page = await doors.run(events.trace, bucket_of(id_), id_, namespace=namespace, after_seq=after, limit=limit + 1)
+    more = len(page) > limit
+    next_cursor = str(page[limit - 1].position.seq) if more else None
+    return answer({"items": [shapes.event(one) for one in page[:limit]], "next_cursor": next_cursor})
+
+
+async def log_lines(request: Request) -> Response:
+    """The log lines of one execution, oldest first."""
+    doors, namespace = doors_of(request), namespace_of(request)
+    id_ = await _known(request)
+    limit = limit_of(request, default=200, most=1_000)
+    after = integer(request, "after", default=0, least=0, most=2**63 - 1)
+    attempt = integer(request, "attempt", default=0, least=0, most=2**31 - 1) or None
+    page = await doors.run(
+        logs.page, bucket_of(id_), id_, namespace=namespace, after_seq=after, attempt=attempt, limit=limit + 1
+    )
+    more = len(page) > limit
+    next_cursor = str(page[limit - 1].seq) if more else None
+    return answer({"items": [shapes.line(one) for one in page[:limit]], "next_cursor": next_cursor})
+
+
+async def add_note(request: Request) -> Response:
+    """Keep a remark with the execution in `X-Execution-ID`."""
+    doors = doors_of(request)
+    form = await read_form(request, NoteForm, doors.limits.body_bytes_max)
+    id_, attempt = read_fenced(request.headers.get("x-execution-id", ""), where="X-Execution-ID")
+    if attempt is None:
+        raise Invalid("Needs the attempt: exec_…~1.", where="X-Execution-ID")
+    if len(form.message) > MESSAGE_MAX:
+        raise Invalid(f"Longer than {MESSAGE_MAX} characters.", where="body.message")
+    if len(form.tags or []) > TAGS_MAX:
+        raise Invalid(f"More than {TAGS_MAX} tags.", where="body.tags")
+    tags = [clean(tag, where="body.tags") for tag in form.tags or []]
+    note = {"message": form.message, "tags": tags, "timestamp": moment(datetime.now(UTC))}
+    raw, _ = payload(orjson.dumps(note), where="body", bytes_max=doors.limits.payload_bytes_max)
+    await doors.lanes.log.put(Note(fence=Fence(id_, attempt), data=raw))
+    doors.hints.tell(EVENTS_TOPIC)
+    return answer({"success": True, "note": note, "message": "kept"})
+
+
+async def notes(request: Request) -> Response:
+    """The notes of one execution; with `tags` those that carry one of them."""
+    doors, namespace = doors_of(request), namespace_of(request)
+    id_ = await _known(request)
+    wanted = set(words(request, "tags"))
+    found = await doors.run(events.notes, bucket_of(id_), id_, namespace=namespace, limit=NOTES_MAX)
+    kept = [orjson.loads(one.data or b"{}") for one in found]
+    kept = [note for note in kept if not wanted or wanted & set(note.get("tags", []))]
+    return answer({"execution_id": show_execution(id_), "notes": kept, "total": len(kept)})
+
+
+async def stream_all(request: Request) -> Response:
+    """Every execution's life as it happens (SSE): `connected`, frames, a heartbeat every 30 s."""
+    doors, namespace = doors_of(request), namespace_of(request)
+    frames = _frames(doors, namespace, None, _after(request))
+    return StreamingResponse(_sse(frames), media_type="text/event-stream", headers=STREAM_HEADERS)
+
+
+async def stream_one(request: Request) -> Response:
+    """One execution's life from its beginning until its end (SSE)."""
+    doors, namespace = doors_of(request), namespace_of(request)
+    id_ = await _known(request)
+    frames = _frames(doors, namespace, id_, _after(request) or Cursor())
+    return StreamingResponse(_sse(frames), media_type="text/event-stream", headers=STREAM_HEADERS)
+
+
+async def socket(websocket: WebSocket) -> None:
+    """The same frames over a WebSocket; each carries its `id`."""
+    doors, namespace = doors_of(websocket), namespace_of(websocket)
+    try:
+        after = Cursor.parse(websocket.query_params["after"]) if "after" in websocket.query_params else None
+        id_: UUID | None = None
+        if "execution_id" in websocket.path_params:
+            id_, _ = read_fenced(websocket.path_params["execution_id"], where="path/execution_id")
+            if not await doors.run(executions.read, [id_], namespace=namespace):
+                raise ExecutionNotFound
+            after = after or Cursor()
+    except ControlPlaneError as error:
+        await websocket.close(1008, error.code)
+        return
+    await websocket.accept()
+    leaving = asyncio.ensure_future(_hear(websocket))
+    try:
+        frames = _frames(doors, namespace, id_, after)
+        async with contextlib.aclosing(frames):
+            async for cursor, shape in frames:
+                if leaving.done():
+                    return
+                await websocket.send_bytes(orjson.dumps(shape | ({"id": cursor} if cursor else {})))
+        await websocket.close(1000)
+    except (WebSocketDisconnect, RuntimeError):  # RuntimeError: Starlette's word for sending after the close
+        return
+    finally:
+        leaving.cancel()
+
+
+async def _hear(websocket: WebSocket) -> None:
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        while True:
+            await websocket.receive()
+
+
+async def _known(request: Request) -> UUID:
+    """The id in the path, of an execution that exists. Raises ExecutionNotFound."""
+    doors, namespace = doors_of(request), namespace_of(request)
+    id_, _ = read_fenced(request.path_params["execution_id"], where="path/execution_id")
+    found = await doors.run(executions.read_parent, bucket_of(id_), id_, namespace=namespace)
+    if found is None:
+        raise ExecutionNotFound
+    return id_
+
+
+def _after(request: Request) -> Cursor | None:
+    text = request.headers.get("last-event-id") or request.query_params.get("after")
+    return Cursor.parse(text) if text else None
+
+
+async def _frames(
+    doors: Doors, namespace: int, execution_id: UUID | None, after: Cursor | None
+) -> AsyncGenerator[tuple[str | None, shapes.Shape]]:
+    """Frames, each with the cursor that stands after it. What was missed comes first, then what happens."""
+    yield None, {"type": "connected", "message": "Execution events stream connected", "timestamp": _now()}
+    async with doors.streams.listen(execution_id, namespace) as (listener, start):
+        if after is not None:
+            missed = doors.streams.between(after, start, execution_id=execution_id, namespace=namespace)
+            async with contextlib.aclosing(missed):
+                async for event, cursor in missed:
+                    yield cursor, shapes.frame(event)
+                    if execution_id is not None and event.type in ENDED:
+                        return
+        while not doors.stopping:
+            if listener.overflown.is_set():
+                yield (
+                    None,
+                    {"type": "overflow", "message": "Too slow; reconnect with Last-Event-ID.", "timestamp": _now()},
+                )
+                return
+            got = await _next(listener.queue)
+            if doors.stopping:
+                return
+            if got is None:
+                yield None, {"type": "heartbeat", "timestamp": _now()}
+                continue
+            event, cursor = got
+            yield cursor, shapes.frame(event)
+            if execution_id is not None and event.type in ENDED:
+                return
+
+
+async def _next(queue: asyncio.Queue[tuple[EventView, str] | None]) -> tuple[EventView, str] | None:
+    try:
+        async with asyncio.timeout(HEARTBEAT_SECONDS):
+            return await queue.get()
+    except TimeoutError:
+        return None
+
+
+async def _sse(frames: AsyncGenerator[tuple[str | None, shapes.Shape]]) -> AsyncIterator[bytes]:
+    """`id:` and `data:` lines only: named events would be missed by `EventSource.onmessage`."""
+    yield b"retry: %d\n" % RETRY_MS
+    async for cursor, shape in frames:
+        mark = b"" if cursor is None else b"id: %b\n" % cursor.encode()
+        yield mark + b"data: " + orjson.dumps(shape) + b"\n\n"
+
+
+def _now() -> str:
+    return moment(datetime.now(UTC))
+
+
+def install_sockets(app: FastAPI) -> None:
+    for path in ("/api/ui/v1/executions/ws", "/api/ui/v1/executions/{execution_id}/ws"):
+        app.router.routes.append(WebSocketRoute(path, socket))
+
+
+READ_ANSWERS = {200: "Found.", 404: "Unknown.", 422: "Not valid.", 503: "Try again."}
+PAGE_QUERY = {"limit": "1 to 1000", "cursor": "next_cursor of the page before"}
+STREAM_QUERY = {"after": "Resume after this cursor (as Last-Event-ID)"}
+
+OPERATIONS = [
+    Operation(
+        method="GET",
+        path="/api/ui/v1/executions/events",
+        handler=stream_all,
+        summary="Live events of every execution (SSE)",
+        tag="events",
+        query=STREAM_QUERY,
+        headers={"Last-Event-ID": "Resume after this event"},
+        answers={200: "text/event-stream.", 422: "Not a cursor."},
+    ),
+    Operation(
+        method="GET",
+        path="/api/ui/v1/executions/{execution_id}/events",
+        handler=stream_one,
+        summary="Live events of one execution (SSE)",
+        tag="events",
+        query=STREAM_QUERY,
+        headers={"Last-Event-ID": "Resume after this event"},
+        answers={200: "text/event-stream.", 404: "Unknown.", 422: "Not valid."},
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/executions/{execution_id}/events",
+        handler=trace,
+        summary="The trace of one execution",
+        tag="events",
+        query=PAGE_QUERY,
+        answers=READ_ANSWERS,
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/executions/{execution_id}/logs",
+        handler=log_lines,
+        summary="Log lines of one execution",
+        tag="events",
+        query={"attempt": "Only of this attempt", "after": "The last id of the page before", "limit": "1 to 1000"},
+        answers=READ_ANSWERS,
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/executions/{execution_id}/notes",
+        handler=notes,
+        summary="Notes of one execution",
+        tag="events",
+        query={"tags": "Only with one of these, comma-separated"},
+        answers=READ_ANSWERS,
+    ),
+    *(
+        Operation(
+            method="POST",
+            path=f"/api/{prefix}/executions/note",
+            handler=add_note,
+            summary="Add a note to the execution that is running",
+            tag="events",
+            takes=NoteForm,
+            headers={"X-Execution-ID": "exec_…~attempt"},
+            answers={200: "Kept.", 400: "Malformed.", 409: "The lease is lost.", 413: "Too large.", 422: "Not valid."}
+            | {503: "Try again."},
+        )
+        for prefix in ("v1", "ui/v1")
+    ),
+]

@@ -1,0 +1,502 @@
+"""Executions: submit, watch, wait for, list, cancel."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from controlplane.api import shapes
+from controlplane.api.body import clean, decode, payload, read_body, read_form
+from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, doors_of, namespace_of
+from controlplane.api.operation import Operation
+from controlplane.api.paging import limit_of, seconds, words
+from controlplane.api.problems import TITLES, TYPE_BASE, body_of
+from controlplane.api.shapes import answer
+from controlplane.domain import target as targets
+from controlplane.domain.execution import Accepted, Status, Submission, Webhook
+from controlplane.domain.ids import (
+    ExecutionId,
+    bucket_of,
+    is_execution,
+    read_execution,
+    read_fenced,
+    show,
+    show_execution,
+)
+from controlplane.domain.notice import milliseconds, moment
+from controlplane.domain.retry import RetryPolicy
+from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid, WaitedTooLong
+from controlplane.reads import executions
+from controlplane.reads.executions import ExecutionView, Filter, Parent
+from controlplane.reads.nodes import Entry
+from controlplane.security.egress import check_headers
+from controlplane.stages import cancel
+
+WAIT_MAX_SECONDS = 60.0
+BATCH_STATUS_MAX = 500
+SECRET_MAX = 4096
+RETRIES_MAX = 1_000
+PRIORITY_MAX = 1_000
+TIMEOUT_MAX_SECONDS = 10 * 365 * 86_400.0
+EMPTY = b"{}"
+
+
+class WebhookForm(msgspec.Struct, forbid_unknown_fields=True):
+    """Whom to tell. `secret` signs; `headers` are sent along."""
+
+    url: str
+    secret: str | None = None
+    headers: dict[str, str] | None = None
+
+
+class SubmitForm(msgspec.Struct, forbid_unknown_fields=True):
+    """`input` are the reasoner's arguments. `run_metadata` and `authority` are taken and left alone (AgentField)."""
+
+    input: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    context: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    webhook: WebhookForm | None = None
+    priority: int = 0
+    retries: int | None = None
+    timeout_seconds: float | None = None
+    idempotency_key: str | None = None
+    run_metadata: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    authority: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+
+
+class BatchStatusForm(msgspec.Struct, forbid_unknown_fields=True):
+    execution_ids: list[str]
+
+
+class CancelForm(msgspec.Struct):
+    reason: str | None = None
+
+
+async def submit_async(request: Request) -> Response:
+    """Accept and answer at once; the work is in the database when this returns 202."""
+    submission, accepted, warnings = await _accept(request)
+    id_ = show_execution(accepted.id)
+    created_at = moment(accepted.created_at)
+    shape: shapes.Shape = {
+        "execution_id": id_,
+        "run_id": accepted.run_id,
+        "workflow_id": accepted.run_id,
+        "status": "queued",
+        "target": submission.target,
+        "type": submission.type,
+        "created_at": created_at,
+        "enqueued_at": created_at,
+        "webhook_registered": bool(submission.webhooks),
+    }
+    if warnings:
+        shape["warnings"] = warnings
+    headers = {"Location": f"/api/v1/executions/{id_}", "X-Execution-ID": id_, "X-Run-ID": accepted.run_id}
+    if accepted.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return answer(shape, 202, headers)
+
+
+async def submit_sync(request: Request) -> Response:
+    """Accept, wait for the end and answer with the result; the execution goes on when the caller leaves."""
+    doors = doors_of(request)
+    submission, accepted, _ = await _accept(request)
+    view = await _await_end(doors, accepted.id, namespace_of(request), doors.limits.sync_wait_seconds)
+    headers = {"X-Execution-ID": show_execution(accepted.id), "X-Run-ID": accepted.run_id}
+    if not view.status.final:
+        late = WaitedTooLong(
+            f"The execution did not finish within {doors.limits.sync_wait_seconds:g} s; it goes on.",
+            fix=f"Poll GET /api/v1/executions/{show_execution(accepted.id)}.",
+            execution_id=show_execution(accepted.id),
+            run_id=accepted.run_id,
+        )
+        return Response(orjson.dumps(body_of(late)), 504, headers, media_type="application/problem+json")
+    shape = shapes.execution(view) | {"webhook_registered": bool(submission.webhooks)}
+    assert view.finished_at is not None
+    shape["finished_at"] = moment(view.finished_at)
+    shape["duration_ms"] = milliseconds(view.started_at or view.created_at, view.finished_at)
+    if view.status is Status.SUCCEEDED:
+        return answer(shape, 200, headers)
+    problem = {"type": TYPE_BASE + "execution_failed", "title": TITLES[502], "code": "execution_failed"}
+    return answer(problem | {"message": shape.get("error_message", "")} | shape, 502, headers)
+
+
+async def read(request: Request) -> Response:
+    """One execution as it stands now, or as soon as it has ended within `wait_seconds`."""
+    doors, namespace = doors_of(request), namespace_of(request)
+    id_, _ = read_fenced(request.path_params["execution_id"], where="path/execution_id")
+    wait = seconds(request, "wait_seconds", most=WAIT_MAX_SECONDS)
+    return answer(shapes.execution(await _await_end(doors, id_, namespace, wait)))
+
+
+async def read_input(request: Request) -> Response:
+    """What was asked, byte for byte."""
+    doors, namespace = doors_of(request), namespace_of(request)
+    id_ = read_execution(request.path_params["execution_id"], where="path/execution_id")
+    asked = await doors.run(executions.read_input, bucket_of(id_), id_, namespace=namespace)
+    if asked is None:
+        raise ExecutionNotFound
+    shape = {"execution_id": show_execution(id_), "input": shapes.raw(asked[0]), "context": shapes.raw(asked[1])}
+    return answer(shapes.present(shape))
+
+
+async def batch_status(request: Request) -> Response:
+    """Many at once, by id; an unknown one answers `not_found` in its place."""
+    doors, namespace = doors_of(request), namespace_of(request)
+    form = await read_form(request, BatchStatusForm, doors.limits.body_bytes_max)
+    if not 1 <= len(form.execution_ids) <= BATCH_STATUS_MAX:
+        raise Invalid(f"From 1 to {BATCH_STATUS_MAX} ids.", where="body.execution_ids")
+    wanted = {
+        text: read_fenced(text, where="body.execution_ids")[0] for text in form.execution_ids if is_execution(text)
+    }
+    views = await doors.run(executions.read, list(set(wanted.values())), namespace=namespace)
+    return answer(
+        {
+            text: shapes.execution(views[wanted[text]])
+            if wanted.get(text) in views
+            else {"execution_id": text[:200], "status": "not_found"}
+            for text in form.execution_ids
+        }
+    )
+
+
+async def page(request: Request) -> Response:
+    """The newest first, without payloads."""
+    doors, namespace = doors_of(request), namespace_of(request)
+    limit = limit_of(request)
+    wanted = Filter(
+        statuses=tuple(_status(word) for word in words(request, "status")),
+        target=_query_text(request, "target"),
+        node_id=_query_text(request, "node_id"),
+        run_id=_query_text(request, "run_id"),
+        before=_cursor(request),
+    )
+    views = await doors.run(executions.page, wanted, namespace=namespace, limit=limit + 1, placement=doors.placement)
+    more = len(views) > limit
+    return answer(
+        {
+            "items": [shapes.execution(view, payloads=False) for view in views[:limit]],
+            "next_cursor": show_execution(views[limit - 1].id) if more else None,
+        }
+    )
+
+
+async def request_cancel(request: Request) -> Response:
+    """From here on the execution can only end as cancelled."""
+    doors, namespace = doors_of(request), namespace_of(request)
+    id_, _ = read_fenced(request.path_params["execution_id"], where="path/execution_id")
+    form = await read_form(request, CancelForm, doors.limits.body_bytes_max)
+    reason = (
+        None if form.reason is None else clean(form.reason, where="body.reason", chars_max=1_000, empty=True) or None
+    )
+    if not await doors.run(executions.read, [id_], namespace=namespace):
+        raise ExecutionNotFound
+    done = (await doors.run(cancel.request, [id_], reason=reason, make_id=doors.ids.new))[0]
+    if isinstance(done, ControlPlaneError):
+        raise done
+    if done.settled:
+        doors.ended([id_])
+    else:
+        doors.hints.tell(CANCEL_TOPIC)
+        doors.hints.tell(EVENTS_TOPIC)
+    shape = {
+        "execution_id": show_execution(id_),
+        "previous_status": done.previous.value,
+        "status": "cancelled",
+        "settled": done.settled,
+        "reason": reason,
+        "cancelled_at": moment(done.at),
+    }
+    return answer(shapes.present(shape))
+
+
+async def _accept(request: Request) -> tuple[Submission, Accepted, list[dict[str, str]]]:
+    doors, namespace = doors_of(request), namespace_of(request)
+    target = targets.parse(request.path_params["target"])
+    entry = await doors.catalogue.find(namespace, str(target))
+    raw = await read_body(request, doors.limits.body_bytes_max)
+    form = decode(raw or EMPTY, SubmitForm)
+    submission, warnings = await _submission(request, doors, namespace, entry, form, raw)
+    accepted = await doors.lanes.submit.put(submission)
+    if not accepted.replayed:
+        doors.ready(namespace, submission.target)
+    if not entry.up:
+        warnings.append(
+            {
+                "code": "no_node",
+                "message": f"No node that serves {entry.target} is connected right now; the work waits.",
+            }
+        )
+    return submission, accepted, warnings
+
+
+async def _submission(
+    request: Request, doors: Doors, namespace: int, entry: Entry, form: SubmitForm, raw: bytes
+) -> tuple[Submission, list[dict[str, str]]]:
+    limits = doors.limits
+    input_ = _input(form.input, limits.payload_bytes_max)
+    context = bytes(form.context)
+    if context and context != b"null":
+        context, _ = payload(form.context, where="body.context", bytes_max=limits.payload_bytes_max)
+    key = request.headers.get("idempotency-key", form.idempotency_key)
+    if key is not None:
+        clean(key, where="Idempotency-Key")
+    run_id = _header(request, "x-run-id")
+    parent_id, parent_attempt, parent, warnings = await _parent(request, doors, namespace)
+    run_id = run_id or (parent.run_id if parent else None)
+    bucket = (
+        bucket_of(parent_id)
+        if parent_id is not None
+        else doors.placement.of_submit(namespace, run_id=run_id, idempotency_key=key)
+    )
+    id_ = ExecutionId(doors.ids.new(bucket))
+    submission = Submission(
+        id=id_,
+        namespace=namespace,
+        run_id=run_id or show("run", doors.ids.new(bucket)),
+        root_id=parent.root_id if parent else id_,
+        parent_id=parent_id,
+        parent_attempt=parent_attempt,
+        target=entry.target,
+        type=entry.type,
+        input=input_,
+        context=context if context and context != b"null" else None,
+        session_key=_header(request, "x-session-id") or (parent.session_key if parent else None),
+        actor_key=_header(request, "x-actor-id") or (parent.actor_key if parent else None),
+        priority=_bounded(form.priority, "body.priority", -PRIORITY_MAX, PRIORITY_MAX),
+        retry=_retry(entry, form),
+        timeout_seconds=_timeout(entry, form),
+        webhooks=() if form.webhook is None else (_webhook(doors, form.webhook, id_),),
+        idempotency_key=key,
+        idempotency_scope=run_id or "",
+        request_hash=hashlib.sha256(entry.target.encode() + b"\0" + raw).digest() if key is not None else b"",
+    )
+    return submission, warnings
+
+
+def _input(raw: msgspec.Raw, bytes_max: int) -> bytes:
+    if bytes(raw) in (b"", b"null", EMPTY):
+        return EMPTY
+    kept, value = payload(raw, where="body.input", bytes_max=bytes_max)
+    if not isinstance(value, dict):
+        raise Invalid("An object: the reasoner's arguments by name.", where="body.input")
+    return kept
+
+
+async def _parent(
+    request: Request, doors: Doors, namespace: int
+) -> tuple[UUID | None, int | None, Parent | None, list[dict[str, str]]]:
+    """The execution that asks for this one, as the header names it (fenced, when a node of ours asks)."""
+    text = _header(request, "x-parent-execution-id")
+    if text is None:
+        return None, None, None, []
+    if not is_execution(text):
+        return (
+            None,
+            None,
+            None,
+            [{"code": "parent_unknown", "message": "The parent is not an execution of this server."}],
+        )
+    id_, attempt = read_fenced(text, where="X-Parent-Execution-ID")
+    parent = await doors.run(executions.read_parent, bucket_of(id_), id_, namespace=namespace)
+    if parent is None:
+        raise ExecutionNotFound("There is no such parent execution.", where="X-Parent-Execution-ID")
+    return id_, attempt, parent, []
+
+
+def _webhook(doors: Doors, form: WebhookForm, id_: ExecutionId) -> Webhook:
+    """An invalid webhook refuses the submit: work is never accepted whose caller cannot be told."""
+    origin = doors.egress.check_url(form.url, where="body.webhook.url")
+    headers = check_headers(form.headers, where="body.webhook.headers") if form.headers else {}
+    if form.secret is not None:
+        clean(form.secret, where="body.webhook.secret", chars_max=SECRET_MAX)
+    return Webhook(
+        url=form.url,
+        host=f"{origin.host}:{origin.port}",
+        secret_sealed=None
+        if form.secret is None
+        else doors.keyring.seal(form.secret.encode(), bound_to=sealed_for(id_, 1, "secret")),
+        headers_sealed=doors.keyring.seal(orjson.dumps(headers), bound_to=sealed_for(id_, 1, "headers"))
+        if headers
+        else None,
+        attempts_max=doors.limits.webhook_attempts_max,
+    )
+
+
+def sealed_for(execution_id: UUID, n: int, what: Literal["secret", "headers"]) -> bytes:
+    """What a sealed value is bound to: moved to another row it does not open."""
+    return b"webhook:%b:%d:%b" % (execution_id.bytes, n, what.encode())
+
+
+def _retry(entry: Entry, form: SubmitForm) -> RetryPolicy:
+    if form.retries is None:
+        return entry.retry
+    return RetryPolicy(
+        retries_max=_bounded(form.retries, "body.retries", 0, RETRIES_MAX),
+        delay_seconds=entry.retry.delay_seconds,
+        factor=entry.retry.factor,
+        cap_seconds=entry.retry.cap_seconds,
+    )
+
+
+def _timeout(entry: Entry, form: SubmitForm) -> float | None:
+    if form.timeout_seconds is None:
+        return entry.timeout_seconds
+    if not 0 < form.timeout_seconds <= TIMEOUT_MAX_SECONDS:
+        raise Invalid(f"A number of seconds above 0, at most {TIMEOUT_MAX_SECONDS:g}.", where="body.timeout_seconds")
+    return form.timeout_seconds
+
+
+def _bounded(value: int, where: str, least: int, most: int) -> int:
+    if not least <= value <= most:
+        raise Invalid(f"A whole number from {least} to {most}.", where=where)
+    return value
+
+
+def _header(request: Request, name: str) -> str | None:
+    text = request.headers.get(name)
+    return clean(text, where=name.title().replace("-Id", "-ID")) if text else None
+
+
+def _query_text(request: Request, name: str) -> str | None:
+    text = request.query_params.get(name)
+    return clean(text, where=f"query/{name}", chars_max=260) if text else None
+
+
+def _status(word: str) -> Status:
+    try:
+        return Status(word)
+    except ValueError:
+        raise Invalid(f"One of {', '.join(Status)}.", where="query/status") from None
+
+
+def _cursor(request: Request) -> UUID | None:
+    text = request.query_params.get("cursor")
+    return read_execution(text, where="query/cursor") if text else None
+
+
+async def _await_end(doors: Doors, id_: ExecutionId, namespace: int, wait: float) -> ExecutionView:
+    """The execution as it stands now, or as soon as it has ended while there is time to wait."""
+    view = await _view(doors, id_, namespace)
+    if view.status.final or not wait or doors.stopping:
+        return view
+    with doors.waiting.watch(id_) as end:
+        view = await _view(doors, id_, namespace)
+        if not view.status.final:
+            await end(wait)
+            view = await _view(doors, id_, namespace)
+    return view
+
+
+async def _view(doors: Doors, id_: ExecutionId, namespace: int) -> ExecutionView:
+    views = await doors.run(executions.read, [id_], namespace=namespace)
+    if id_ not in views:
+        raise ExecutionNotFound
+    return views[id_]
+
+
+SUBMIT_HEADERS = {
+    "X-Run-ID": "Join this run; else a new one begins.",
+    "X-Parent-Execution-ID": "The execution that asks for this one.",
+    "X-Session-ID": "Scope of session memory.",
+    "X-Actor-ID": "Scope of actor memory.",
+    "Idempotency-Key": "The same key and body again answer with the first execution, for 24 hours.",
+}
+SUBMIT_REFUSALS = {
+    400: "The target or the body is malformed.",
+    404: "No node has ever registered this target; `nearest` names some.",
+    409: "The parent attempt has lost its lease.",
+    413: "Larger than a limit, which is named.",
+    422: "The body says something that cannot be; nothing was accepted.",
+    503: "The database is out of reach; try again.",
+}
+
+OPERATIONS = [
+    Operation(
+        method="POST",
+        path="/api/v1/execute/async/{target}",
+        handler=submit_async,
+        summary="Submit an execution and return at once",
+        tag="executions",
+        takes=SubmitForm,
+        headers=SUBMIT_HEADERS,
+        answers={202: "Accepted and durable."} | SUBMIT_REFUSALS,
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/execute/{target}",
+        handler=submit_sync,
+        summary="Submit an execution and wait for its result",
+        tag="executions",
+        takes=SubmitForm,
+        headers=SUBMIT_HEADERS,
+        answers={200: "The result.", 502: "The execution failed.", 504: "Not finished in time; it goes on."}
+        | SUBMIT_REFUSALS,
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/executions/batch-status",
+        handler=batch_status,
+        summary="Read up to 500 executions",
+        tag="executions",
+        takes=BatchStatusForm,
+        answers={200: "By id.", 400: "Malformed.", 413: "Too large.", 422: "Not valid.", 503: "Try again."},
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/executions",
+        handler=page,
+        summary="List executions, newest first",
+        tag="executions",
+        query={
+            "status": "queued, running, waiting, succeeded, failed, cancelled, timeout; repeatable",
+            "target": "node_id.reasoner_name",
+            "node_id": "Those of one node",
+            "run_id": "Those of one run",
+            "limit": "1 to 200, 50 by default",
+            "cursor": "next_cursor of the page before",
+        },
+        answers={200: "A page.", 422: "A filter is not valid.", 503: "Try again."},
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/executions/{execution_id}",
+        handler=read,
+        summary="Read one execution, or wait for its end",
+        tag="executions",
+        query={"wait_seconds": "0 to 60: hold the answer until the execution has ended"},
+        answers={200: "The execution.", 404: "Unknown.", 422: "Not an id.", 503: "Try again."},
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/executions/{execution_id}/input",
+        handler=read_input,
+        summary="What was asked, byte for byte",
+        tag="executions",
+        answers={200: "Input and context.", 404: "Unknown.", 422: "Not an id.", 503: "Try again."},
+    ),
+    *(
+        Operation(
+            method="POST",
+            path=f"/api/{prefix}/executions/{{execution_id}}/cancel",
+            handler=request_cancel,
+            summary="Cancel an execution",
+            tag="executions",
+            takes=CancelForm,
+            answers={
+                200: "It can only end as cancelled now.",
+                400: "Malformed.",
+                404: "Unknown.",
+                409: "It has ended already.",
+                413: "Too large.",
+                422: "Not valid.",
+                503: "Try again.",
+            },
+        )
+        for prefix in ("v1", "ui/v1")
+    ),
+]

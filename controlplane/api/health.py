@@ -1,0 +1,85 @@
+"""Health: alive, ready, and what AgentField's clients ask."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+from prometheus_client import generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from controlplane import __version__
+from controlplane.api.doors import doors_of
+from controlplane.api.operation import Operation
+from controlplane.api.shapes import answer
+from controlplane.domain.notice import moment
+from controlplane.postgres.listen import PING
+from controlplane.postgres.pool import PASSING
+
+READY_SECONDS = 2.0
+
+
+async def livez(_: Request) -> Response:
+    """The process turns; nothing is asked of the database."""
+    return answer({"status": "ok"})
+
+
+async def readyz(request: Request) -> Response:
+    """Work can be taken: the database answers and the server is not draining."""
+    checks = await _checks(request)
+    ready = all(checks.values())
+    return answer({"status": "ready" if ready else "not ready", "checks": checks}, 200 if ready else 503)
+
+
+async def health(request: Request) -> Response:
+    checks = await _checks(request)
+    healthy = all(checks.values())
+    shape = {
+        "status": "healthy" if healthy else "unhealthy",
+        "timestamp": moment(datetime.now(UTC)),
+        "version": __version__,
+        "checks": checks,
+    }
+    return answer(shape, 200 if healthy else 503)
+
+
+async def metrics(_: Request) -> Response:
+    """Prometheus' text format."""
+    return Response(generate_latest(), media_type="text/plain; version=0.0.4")
+
+
+async def _checks(request: Request) -> dict[str, bool]:
+    doors = doors_of(request)
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            await doors.pool.execute(PING)
+        database = True
+    except PASSING:
+        database = False
+    return {"database": database, "serving": not doors.stopping}
+
+
+OPERATIONS = [
+    Operation(method="GET", path="/livez", handler=livez, summary="Alive", tag="health"),
+    Operation(
+        method="GET",
+        path="/readyz",
+        handler=readyz,
+        summary="Ready for work",
+        tag="health",
+        answers={200: "Ready.", 503: "The database is out of reach, or the server is shutting down."},
+    ),
+    *(
+        Operation(
+            method="GET",
+            path=path,
+            handler=health,
+            summary="Health as AgentField shows it",
+            tag="health",
+            answers={200: "Healthy.", 503: "Unhealthy."},
+        )
+        for path in ("/health", "/api/v1/health")
+    ),
+    Operation(method="GET", path="/metrics", handler=metrics, summary="Metrics for Prometheus", tag="health"),
+]

@@ -1,0 +1,508 @@
+"""Sessions of pull nodes: open, lease, heartbeat, results, logs, close. What a node writes here is fenced."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from controlplane.api import shapes
+from controlplane.api.body import clean, payload, read_form, spoken
+from controlplane.api.doors import (
+    EVENTS_TOPIC,
+    Doors,
+    doors_of,
+    gather_answers,
+    namespace_of,
+    queue_topic,
+    session_topic,
+)
+from controlplane.api.operation import Operation
+from controlplane.api.problems import answer as problem
+from controlplane.api.problems import status_of
+from controlplane.api.shapes import answer
+from controlplane.domain.execution import Status
+from controlplane.domain.ids import ExecutionId, SessionId, bucket_of, read, read_execution, show, show_execution
+from controlplane.domain.lease import Beat, Claim, Fence, Lease, Report, ReportCode, Session, Verdict
+from controlplane.domain.notice import text
+from controlplane.domain.target import is_name
+from controlplane.errors import ControlPlaneError, Invalid, LeaseLost, NodeNotFound, SessionClosed, SessionNotFound
+from controlplane.reads import nodes
+from controlplane.stages import expire, register
+from controlplane.stages.expire import Swept
+from controlplane.stages.lease import LEASES_MAX
+from controlplane.stages.log import Entry, Line, Progress
+
+WAIT_MAX_SECONDS = 30.0
+SLOTS_MAX = 10_000
+HEARTBEAT_MAX_SECONDS = 300.0
+HELD_MAX = 20_000
+RESULTS_MAX = 1_000
+ENTRIES_MAX = 500
+MESSAGE_MAX = 16_384
+WORD_MAX = 200
+TRACEBACK_MAX = 65_536
+LEVELS = frozenset({"debug", "info", "warning", "error"})
+SESSIONS_KEPT = 10_000
+
+
+class OpenForm(msgspec.Struct, forbid_unknown_fields=True):
+    """A process of a node: `slots` executions at once, a heartbeat every so many seconds."""
+
+    instance_id: str
+    slots: int
+    heartbeat_seconds: float = 10.0
+
+
+class LeaseForm(msgspec.Struct, forbid_unknown_fields=True):
+    """At most so many, waiting at most so long for the first."""
+
+    max: int
+    wait_seconds: float = 0.0
+
+
+class FenceForm(msgspec.Struct, forbid_unknown_fields=True):
+    execution_id: str
+    attempt: int
+
+
+class HeartbeatForm(msgspec.Struct, forbid_unknown_fields=True):
+    """`executions`: the full list of what the process holds, or null on the beats between."""
+
+    executions: list[FenceForm] | None = None
+    count: int = 0
+    wait_seconds: float = 0.0
+
+
+class ResultForm(msgspec.Struct):
+    """How an attempt went."""
+
+    execution_id: str
+    attempt: int
+    status: Literal["succeeded", "failed", "cancelled", "released"]
+    result: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    error: str | None = None
+    error_class: str | None = None
+    error_details: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    traceback: str | None = None
+    retryable: bool = True
+    retry_after_seconds: float | None = None
+    duration_ms: float | None = None
+
+
+class ResultsForm(msgspec.Struct, forbid_unknown_fields=True):
+    results: list[ResultForm]
+
+
+class CloseForm(msgspec.Struct, forbid_unknown_fields=True):
+    reason: str | None = None
+
+
+class LineForm(msgspec.Struct):
+    execution_id: str
+    attempt: int
+    message: str
+    level: str = "info"
+    ts: str | None = None
+    event_type: str | None = None
+    source: str | None = None
+    attributes: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+
+
+class ProgressForm(msgspec.Struct, forbid_unknown_fields=True):
+    execution_id: str
+    attempt: int
+    done: int | None = None
+    total: int | None = None
+    fraction: float | None = None
+    message: str | None = None
+
+
+class LogsForm(msgspec.Struct, forbid_unknown_fields=True):
+    entries: list[LineForm] = []
+    progress: list[ProgressForm] = []
+
+
+class Sessions:
+    """Open sessions that this process has met: what a session is never changes, whether it is open is asked in SQL."""
+
+    def __init__(self) -> None:
+        self._known: dict[UUID, Session] = {}
+
+    def keep(self, session: Session) -> None:
+        if len(self._known) >= SESSIONS_KEPT:
+            self._known.clear()
+        self._known[session.id] = session
+
+    async def find(self, request: Request) -> Session:
+        """The session in the path. Raises SessionNotFound, SessionClosed."""
+        doors = doors_of(request)
+        id_ = read("ses", request.path_params["session_id"], where="path/session_id")
+        session = self._known.get(id_)
+        if session is None:
+            found = await doors.run(nodes.session, bucket_of(id_), id_)
+            if found is None:
+                raise SessionNotFound
+            session, is_open = found
+            if not is_open:
+                raise SessionClosed
+            self.keep(session)
+        if session.namespace != namespace_of(request):
+            raise SessionNotFound
+        return session
+
+
+async def open_session(request: Request) -> Response:
+    """A process of a registered node may take work from here on."""
+    doors, namespace = doors_of(request), namespace_of(request)
+    node_id = request.path_params["node_id"]
+    if not is_name(node_id):
+        raise NodeNotFound
+    form = await read_form(request, OpenForm, doors.limits.body_bytes_max)
+    clean(form.instance_id, where="body.instance_id")
+    _bounded(form.slots, "body.slots", 1, SLOTS_MAX)
+    _bounded(form.heartbeat_seconds, "body.heartbeat_seconds", 0.1, HEARTBEAT_MAX_SECONDS)
+    bucket = doors.placement.of_key(namespace, node_id)
+    id_ = SessionId(doors.ids.new(bucket))
+    session = await doors.run(
+        register.open_session,
+        id_,
+        namespace=namespace,
+        node_id=node_id,
+        node_bucket=bucket,
+        instance_id=form.instance_id,
+        slots=form.slots,
+        heartbeat_seconds=form.heartbeat_seconds,
+        lease_floor_seconds=doors.limits.lease_floor_seconds,
+    )
+    request.app.state.sessions.keep(session)
+    await doors.catalogue.refresh()
+    shape = {
+        "session_id": show("ses", session.id),
+        "node_id": node_id,
+        "lease_seconds": session.lease_seconds,
+        "heartbeat_seconds": session.heartbeat_seconds,
+        "expires_in_seconds": session.lease_seconds,
+    }
+    return answer(shape, 201)
+
+
+async def lease(request: Request) -> Response:
+    """Work for this session, at once or as soon as there is some within `wait_seconds`."""
+    doors = doors_of(request)
+    session = await request.app.state.sessions.find(request)
+    form = await read_form(request, LeaseForm, doors.limits.body_bytes_max)
+    limit = int(_bounded(form.max, "body.max", 1, LEASES_MAX))
+    until = time.monotonic() + _bounded(form.wait_seconds, "body.wait_seconds", 0, WAIT_MAX_SECONDS)
+    leases = await _claim(request, doors, session, limit, until)
+    return answer({"leases": [shapes.lease(one) for one in leases]})
+
+
+async def _claim(request: Request, doors: Doors, session: Session, limit: int, until: float) -> Sequence[Lease]:
+    targets = await doors.catalogue.targets_of(session.namespace, session.node_id)
+    topics = [queue_topic(session.namespace, target) for target in targets]
+    turn = 0
+    with doors.hints.waiter(*topics) as hint:  # before the first look, so that no submit falls between
+        while True:
+            turned = targets[turn % len(targets) :] + targets[: turn % len(targets)] if targets else ()
+            leases = await doors.lanes.claim.put(Claim(session=session, targets=turned, limit=limit))
+            left = until - time.monotonic()
+            if leases or left <= 0 or doors.stopping:
+                break
+            await hint.wait(left)
+            turn += 1
+            if await request.is_disconnected():
+                return ()
+    if len(leases) == limit:  # there may be more: pass the hint on
+        for topic in topics:
+            doors.hints.wake(topic, most=1)
+    if leases:
+        doors.hints.tell(EVENTS_TOPIC)
+    return leases
+
+
+async def heartbeat(request: Request) -> Response:
+    """The process is alive; everything it holds is its for another lease. Answers what to stop and what is lost."""
+    doors = doors_of(request)
+    session = await request.app.state.sessions.find(request)
+    form = await read_form(request, HeartbeatForm, doors.limits.body_bytes_max)
+    until = time.monotonic() + _bounded(form.wait_seconds, "body.wait_seconds", 0, WAIT_MAX_SECONDS)
+    held = None if form.executions is None else tuple(_fence(one, "body.executions") for one in form.executions)
+    if held is not None and len(held) > HELD_MAX:
+        raise Invalid(f"More than {HELD_MAX} executions.", where="body.executions")
+    beat = Beat(session_id=session.id, held=held, count=max(0, min(form.count, HELD_MAX)))
+    extended = await doors.lanes.renew.put(beat)
+    if held is not None:
+        await _release_unnamed(doors, session, held)
+    with doors.hints.waiter(session_topic(session.id)) as hint:
+        cancels = await doors.lookout.cancelling(session.id)
+        while not (cancels or extended.lost or doors.stopping):
+            left = until - time.monotonic()
+            if left <= 0 or not await hint.wait(left):
+                break
+            cancels = await doors.lookout.cancelling(session.id)
+    shape = {
+        "expires_in_seconds": extended.expires_in_seconds,
+        "cancel": [_shown(one.fence) | {"reason": one.reason} for one in cancels],
+        "lost": [_shown(fence) for fence in extended.lost],
+        "draining": extended.draining,
+    }
+    return answer(shape)
+
+
+async def _release_unnamed(doors: Doors, session: Session, held: tuple[Fence, ...]) -> None:
+    """Take back what the process does not know of after two beats: the claim's answer never reached it."""
+    for bucket in doors.placement.all():
+        swept = await doors.run(
+            expire.release_unnamed,
+            bucket,
+            session.id,
+            held,
+            older_than_seconds=2 * session.heartbeat_seconds,
+            make_id=doors.ids.new,
+        )
+        _tell(doors, swept)
+
+
+async def results(request: Request) -> Response:
+    """How attempts went. Each is answered by itself, after its commit; saying it again is harmless."""
+    doors = doors_of(request)
+    await request.app.state.sessions.find(request)
+    form = await read_form(request, ResultsForm, doors.limits.body_bytes_max)
+    _bounded(len(form.results), "body.results", 1, RESULTS_MAX)
+    reports = [_report(one, f"body.results[{n}]", doors.limits.payload_bytes_max) for n, one in enumerate(form.results)]
+    answers = await gather_answers(doors.lanes.complete.put(report) for report in reports)
+    shown: list[shapes.Shape] = []
+    ended: list[UUID] = []
+    refused: ControlPlaneError | None = None
+    for report, recorded in zip(reports, answers, strict=True):
+        shape: shapes.Shape = _shown(report.fence)
+        if not isinstance(recorded, ControlPlaneError) and recorded.code is ReportCode.LEASE_LOST:
+            recorded = LeaseLost()  # noqa: PLW2901
+        if isinstance(recorded, ControlPlaneError):
+            refused = recorded
+            shape |= {"http_status": status_of(recorded), "code": recorded.code, "message": recorded.detail}
+        else:
+            status = recorded.status
+            shape |= {"http_status": 200, "code": recorded.code.value, "status": status and status.value}
+            if status is not None and status.final and recorded.code is not ReportCode.ALREADY_RECORDED:
+                ended.append(report.fence.execution_id)
+        shown.append(shape)
+    doors.ended(ended)
+    if any(one.get("status") == Status.QUEUED.value for one in shown):
+        doors.hints.tell(EVENTS_TOPIC)
+    if refused is not None and len(shown) == 1:
+        return problem(refused)
+    return answer({"results": shown})
+
+
+async def close(request: Request) -> Response:
+    """The process leaves; what it held is available again at once."""
+    doors = doors_of(request)
+    id_ = SessionId(read("ses", request.path_params["session_id"], where="path/session_id"))
+    form = await read_form(request, CloseForm, doors.limits.body_bytes_max)
+    reason = clean(form.reason, where="body.reason", chars_max=WORD_MAX) if form.reason else "closed"
+    await request.app.state.sessions.find(request)
+    released = 0
+    for bucket in doors.placement.all():
+        swept = await doors.run(expire.leave, id_, bucket, reason=reason, make_id=doors.ids.new)
+        released += swept.rows
+        _tell(doors, swept)
+    return answer({"released": released})
+
+
+async def logs(request: Request) -> Response:
+    """Lines and progress of attempts; best effort, but never for an attempt that lost its lease."""
+    doors = doors_of(request)
+    await request.app.state.sessions.find(request)
+    form = await read_form(request, LogsForm, doors.limits.body_bytes_max)
+    if len(form.entries) + len(form.progress) > ENTRIES_MAX:
+        raise Invalid(f"More than {ENTRIES_MAX} entries.", where="body.entries")
+    entries: list[Entry] = [_line(one, f"body.entries[{n}]") for n, one in enumerate(form.entries)]
+    entries += [_progress(one, f"body.progress[{n}]") for n, one in enumerate(form.progress)]
+    answers = await gather_answers(doors.lanes.log.put(entry) for entry in entries)
+    lost = {entry.fence for entry, done in zip(entries, answers, strict=True) if isinstance(done, LeaseLost)}
+    dropped = sum(isinstance(done, ControlPlaneError) for done in answers)
+    if dropped < len(entries):
+        doors.hints.tell(EVENTS_TOPIC)
+    if lost and dropped == len(entries) == 1:
+        return problem(LeaseLost())
+    shape = {"accepted": len(entries) - dropped, "dropped": dropped, "lost": [_shown(fence) for fence in sorted(lost)]}
+    return answer(shape, 202)
+
+
+def _tell(doors: Doors, swept: Swept) -> None:
+    for namespace, target in swept.ready:
+        doors.ready(namespace, target)
+    doors.ended(swept.ended)
+
+
+def _fence(form: FenceForm | ResultForm | LineForm | ProgressForm, where: str) -> Fence:
+    if not 1 <= form.attempt < 2**31:
+        raise Invalid("A whole number from 1.", where=f"{where}.attempt")
+    return Fence(read_execution(form.execution_id, where=f"{where}.execution_id"), form.attempt)
+
+
+def _shown(fence: Fence) -> shapes.Shape:
+    return {"execution_id": show_execution(ExecutionId(fence.execution_id)), "attempt": fence.attempt}
+
+
+def _report(form: ResultForm, where: str, bytes_max: int) -> Report:
+    """A report; a result that cannot be kept fails the attempt, so that it does not run for ever."""
+    fence = _fence(form, where)
+    try:
+        result = (
+            None if not bytes(form.result) else payload(form.result, where=f"{where}.result", bytes_max=bytes_max)[0]
+        )
+        details = bytes(form.error_details)
+        kept = (
+            None
+            if details in (b"", b"null")
+            else payload(details, where=f"{where}.error_details", bytes_max=bytes_max)[0]
+        )
+    except ControlPlaneError as error:
+        return Report(
+            fence=fence,
+            verdict=Verdict.FAILED,
+            error=text(f"The result cannot be kept: {error.detail}"),
+            error_class="ResultInvalid",
+            retryable=False,
+        )
+    after = form.retry_after_seconds
+    return Report(
+        fence=fence,
+        verdict=Verdict(form.status),
+        result=result,
+        error=None if form.error is None else text(form.error[:MESSAGE_MAX]),
+        error_class=None if form.error_class is None else spoken(form.error_class[:WORD_MAX]),
+        error_details=kept,
+        traceback=None if form.traceback is None else form.traceback[:TRACEBACK_MAX],
+        retryable=form.retryable,
+        retry_after_seconds=None if after is None or not math.isfinite(after) else max(0.0, min(after, 86_400.0 * 365)),
+    )
+
+
+def _line(form: LineForm, where: str) -> Line:
+    kept = bytes(form.attributes)
+    return Line(
+        fence=_fence(form, where),
+        level=form.level.lower() if form.level.lower() in LEVELS else "info",
+        message=spoken(form.message[:MESSAGE_MAX]),
+        at=moment_of(form.ts),
+        event_type=None if form.event_type is None else spoken(form.event_type[:WORD_MAX]),
+        source=None if form.source is None else spoken(form.source[:WORD_MAX]),
+        attributes=None
+        if kept in (b"", b"null", b"{}")
+        else payload(kept, where=f"{where}.attributes", bytes_max=MESSAGE_MAX * 4)[0],
+    )
+
+
+def moment_of(stamp: str | None) -> datetime | None:
+    """A node's word for when something happened; None when it cannot be read or would not fit a calendar."""
+    try:
+        at = None if stamp is None else datetime.fromisoformat(stamp)
+    except ValueError:
+        return None
+    if at is None or not 2000 <= at.year <= 2200:
+        return None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at
+
+
+def _progress(form: ProgressForm, where: str) -> Progress:
+    fraction = form.fraction
+    if fraction is not None and not (math.isfinite(fraction) and 0 <= fraction <= 1):
+        raise Invalid("A number from 0 to 1.", where=f"{where}.fraction")
+    for name, value in (("done", form.done), ("total", form.total)):
+        if value is not None and not 0 <= value < 2**53:
+            raise Invalid("A whole number from 0.", where=f"{where}.{name}")
+    if fraction is None and form.done is not None and form.total:
+        fraction = min(1.0, form.done / form.total)
+    said = {
+        "done": form.done,
+        "total": form.total,
+        "fraction": None if fraction is None else round(fraction, 4),
+        "message": None if form.message is None else form.message[:WORD_MAX],
+    }
+    return Progress(fence=_fence(form, where), progress=orjson.dumps(shapes.present(said)))
+
+
+def _bounded(value: float, where: str, least: float, most: float) -> float:
+    if not least <= value <= most:
+        raise Invalid(f"A number from {least:g} to {most:g}.", where=where)
+    return value
+
+
+NODE_REFUSALS = {
+    400: "Malformed.",
+    404: "Unknown session; open one.",
+    409: "The session is closed; open a new one.",
+    413: "Too large.",
+    422: "Not valid.",
+    503: "Try again.",
+}
+
+OPERATIONS = [
+    Operation(
+        method="POST",
+        path="/api/v1/nodes/{node_id}/sessions",
+        handler=open_session,
+        summary="Open a session for a process of a node",
+        tag="leases",
+        takes=OpenForm,
+        answers={201: "Open.", 400: "Malformed.", 404: "Register the node first.", 413: "Too large.", 422: "Not valid."}
+        | {503: "Try again."},
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/sessions/{session_id}/lease",
+        handler=lease,
+        summary="Take work, waiting for it",
+        tag="leases",
+        takes=LeaseForm,
+        answers={200: "Leases, or none in time."} | NODE_REFUSALS,
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/sessions/{session_id}/heartbeat",
+        handler=heartbeat,
+        summary="Renew every lease of the session",
+        tag="leases",
+        takes=HeartbeatForm,
+        answers={200: "Renewed; what to stop, what is lost."} | NODE_REFUSALS,
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/sessions/{session_id}/results",
+        handler=results,
+        summary="Report how attempts went",
+        tag="leases",
+        takes=ResultsForm,
+        answers={200: "An answer for each."} | NODE_REFUSALS,
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/sessions/{session_id}/logs",
+        handler=logs,
+        summary="Log lines and progress of attempts",
+        tag="leases",
+        takes=LogsForm,
+        answers={202: "Taken."} | NODE_REFUSALS,
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/sessions/{session_id}/close",
+        handler=close,
+        summary="Close the session and hand everything back",
+        tag="leases",
+        takes=CloseForm,
+        answers={200: "Closed."} | NODE_REFUSALS,
+    ),
+]

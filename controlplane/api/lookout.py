@@ -1,0 +1,76 @@
+"""Two looks that stand between hints, one for all long polls of this process: who has work, who shall stop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+from uuid import UUID
+
+from controlplane.api.doors import CANCEL_TOPIC, queue_topic, session_topic
+from controlplane.domain.placement import Placement
+from controlplane.postgres.listen import Hints
+from controlplane.postgres.pool import Pool, persist
+from controlplane.reads import nodes
+from controlplane.reads.nodes import Cancelling
+
+LOOK_FIRST_SECONDS = 0.05
+LOOK_CAP_SECONDS = 1.0
+RETRY_SECONDS = 60.0
+
+
+class Lookout:
+    def __init__(self, pool: Pool, hints: Hints, placement: Placement) -> None:
+        self._pool = pool
+        self._hints = hints
+        self._placement = placement
+        self._cancelling: dict[UUID, list[Cancelling]] = {}
+        self._cancelling_at = float("-inf")
+
+    async def cancelling(self, session_id: UUID) -> list[Cancelling]:
+        """What this session shall stop, at most a second old."""
+        if time.monotonic() - self._cancelling_at > LOOK_CAP_SECONDS:
+            await self._look_for_cancels()
+        return self._cancelling.get(session_id, [])
+
+    async def watch_work(self) -> None:
+        """Wake one node for each target that has work and is waited for. Adapts between 50 ms and a second."""
+        pause = LOOK_FIRST_SECONDS
+        while True:
+            wanted = [
+                (int(namespace), target)
+                for topic in self._hints.waiters
+                if topic.startswith("queue:")
+                for _, namespace, target in (topic.split(":", 2),)
+            ]
+            found: list[tuple[int, str]] = []
+            if wanted:
+                for bucket in self._placement.all():
+                    found += await persist(
+                        self._pool,
+                        partial(nodes.ready_targets, bucket=bucket, wanted=wanted),
+                        seconds=RETRY_SECONDS,
+                    )
+            for namespace, target in found:
+                self._hints.wake(queue_topic(namespace, target), most=1)
+            pause = LOOK_FIRST_SECONDS if found else min(pause * 2, LOOK_CAP_SECONDS)
+            await asyncio.sleep(pause)
+
+    async def watch_cancels(self) -> None:
+        """Wake the heartbeats of sessions that hold something cancelled."""
+        with self._hints.waiter(CANCEL_TOPIC) as hint:
+            while True:
+                if any(topic.startswith("session:") for topic in self._hints.waiters):
+                    await self._look_for_cancels()
+                    for session_id in self._cancelling:
+                        self._hints.wake(session_topic(session_id))
+                await hint.wait(LOOK_CAP_SECONDS)
+
+    async def _look_for_cancels(self) -> None:
+        found: dict[UUID, list[Cancelling]] = {}
+        for bucket in self._placement.all():
+            rows = await persist(self._pool, partial(nodes.cancelling, bucket=bucket), seconds=RETRY_SECONDS)
+            for one in rows:
+                found.setdefault(one.session_id, []).append(one)
+        self._cancelling = found
+        self._cancelling_at = time.monotonic()

@@ -1,0 +1,41 @@
+"""Pages and numbers in a query: keyset paging with an opaque cursor, never an offset."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from controlplane.errors import Invalid
+
+LIMIT_DEFAULT = 50
+LIMIT_MAX = 200
+
+
+def limit_of(request: Request, *, default: int = LIMIT_DEFAULT, most: int = LIMIT_MAX) -> int:
+    return integer(request, "limit", default=default, least=1, most=most)
+
+
+def integer(request: Request, name: str, *, default: int, least: int, most: int) -> int:
+    """A whole number in the query. Raises Invalid outside of its bounds."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
+        raise Invalid(f"A whole number from {least} to {most}.", where=f"query/{name}")
+    return int(text)
+
+
+def seconds(request: Request, name: str, *, most: float) -> float:
+    """A duration in seconds in the query, 0 when absent. Raises Invalid outside of its bounds."""
+    text = request.query_params.get(name, "0")
+    try:
+        value = float(text) if len(text) < 20 and text.isascii() else -1.0
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= most:
+        raise Invalid(f"A number of seconds from 0 to {most:g}.", where=f"query/{name}")
+    return value
+
+
+def words(request: Request, name: str) -> list[str]:
+    """A repeatable or comma-separated parameter."""
+    return [word for text in request.query_params.getlist(name) for word in text.split(",") if word]

@@ -1,0 +1,149 @@
+"""Errors on the wire: problem+json (RFC 9457) that also carries `error` and `message`, which AgentField's clients read.
+
+Nothing that came in is echoed back raw.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import asyncpg
+import orjson
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from controlplane import errors
+from controlplane.postgres.pool import PASSING
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_BASE = "urn:controlplane:error:"
+
+STATUS_OF: dict[type[errors.ControlPlaneError], int] = {
+    errors.ControlPlaneError: 500,
+    errors.NotFound: 404,
+    errors.ExecutionNotFound: 404,
+    errors.TargetNotFound: 404,
+    errors.NodeNotFound: 404,
+    errors.SessionNotFound: 404,
+    errors.MemoryNotFound: 404,
+    errors.DeliveryNotFound: 404,
+    errors.Conflict: 409,
+    errors.LeaseLost: 409,
+    errors.AlreadyFinished: 409,
+    errors.SessionClosed: 409,
+    errors.LengthMismatch: 409,
+    errors.NotAList: 409,
+    errors.IdempotencyConflict: 422,
+    errors.Refused: 400,
+    errors.Malformed: 400,
+    errors.Invalid: 422,
+    errors.TooLarge: 413,
+    errors.TargetMalformed: 400,
+    errors.EgressRefused: 422,
+    errors.Unauthorized: 401,
+    errors.Unavailable: 503,
+    errors.DatabaseUnavailable: 503,
+    errors.ShuttingDown: 503,
+    errors.WaitedTooLong: 504,
+}
+
+TITLES = {
+    400: "Bad request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Conflict",
+    413: "Too large",
+    422: "Not valid",
+    500: "Internal error",
+    502: "The execution failed",
+    503: "Not available right now",
+    504: "Waited too long",
+}
+
+
+def status_of(error: errors.ControlPlaneError) -> int:
+    return STATUS_OF[type(error)]
+
+
+def body_of(error: errors.ControlPlaneError) -> dict[str, object]:
+    """The problem as a JSON object. AgentField's own words stand in `error` where its clients look for them."""
+    status = status_of(error)
+    body: dict[str, object] = {
+        "type": TYPE_BASE + error.code,
+        "title": TITLES.get(status, "Error"),
+        "status": status,
+        "detail": error.detail,
+        "code": error.code,
+        "error": error.code,
+        "message": error.detail,
+    }
+    if error.where is not None:
+        body["where"] = error.where
+    if error.fix is not None:
+        body["fix"] = error.fix
+    return body | dict(error.facts)
+
+
+def answer(error: errors.ControlPlaneError, headers: Mapping[str, str] | None = None) -> Response:
+    status = status_of(error)
+    more = dict(headers or {})
+    if status == 503:
+        more["Retry-After"] = "1"
+    if status == 401:
+        more["WWW-Authenticate"] = "Bearer"
+    return Response(orjson.dumps(body_of(error)), status, more, media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Every error of every route ends as one of these."""
+
+    async def known(_: Request, error: Exception) -> Response:
+        assert isinstance(error, errors.ControlPlaneError)
+        return answer(error)
+
+    async def http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        detail = {404: "There is no such path.", 405: "This path does not take this method."}.get(error.status_code, "")
+        body = {
+            "type": "about:blank",
+            "title": TITLES.get(error.status_code, "Error"),
+            "status": error.status_code,
+            "detail": detail or str(error.detail),
+            "error": TITLES.get(error.status_code, "error").lower().replace(" ", "_"),
+            "message": detail or str(error.detail),
+            "fix": "GET /openapi.json lists every path.",
+        }
+        return Response(orjson.dumps(body), error.status_code, error.headers, media_type=MEDIA_TYPE)
+
+    async def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        return answer(errors.Invalid(str(first.get("msg")), where="/".join(str(part) for part in first.get("loc", ()))))
+
+    async def passing(request: Request, error: Exception) -> Response:
+        log.warning("request.unavailable", extra={"path": request.url.path, "error": repr(error)})
+        return answer(errors.DatabaseUnavailable())
+
+    async def gone(_: Request, __: Exception) -> Response:
+        return Response(status_code=400)
+
+    async def broken(request: Request, error: Exception) -> Response:
+        log.error("request.broken", extra={"path": request.url.path, "error": repr(error)}, exc_info=error)
+        return answer(errors.ControlPlaneError("Something broke in here; it was logged."))
+
+    app.add_exception_handler(errors.ControlPlaneError, known)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(ClientDisconnect, gone)
+    for kind in PASSING:
+        app.add_exception_handler(kind, passing)
+    app.add_exception_handler(asyncpg.PostgresError, broken)
+    app.add_exception_handler(Exception, broken)

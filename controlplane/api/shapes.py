@@ -1,0 +1,262 @@
+"""How things look on the wire. Payloads are spliced in as the bytes they are; absent values are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+from starlette.responses import Response
+
+from controlplane.domain.execution import Status
+from controlplane.domain.ids import show, show_execution
+from controlplane.domain.lease import Lease
+from controlplane.domain.memory import Value
+from controlplane.domain.notice import error_text, milliseconds, moment
+from controlplane.domain.target import parse
+from controlplane.reads.deliveries import AttemptView, DeliveryView
+from controlplane.reads.events import EventView
+from controlplane.reads.executions import ExecutionView
+from controlplane.reads.logs import LineView
+from controlplane.reads.nodes import Entry, NodeView
+
+Shape = dict[str, Any]
+
+FRAME_OF = {
+    "execution.queued": "execution_created",
+    "execution.started": "execution_started",
+    "execution.progress": "execution_updated",
+    "execution.retrying": "execution_retried",
+    "lease.released": "execution_retried",
+    "lease.expired": "execution_retried",
+    "execution.cancelling": "execution_updated",
+    "execution.completed": "execution_completed",
+    "execution.failed": "execution_failed",
+    "execution.timeout": "execution_failed",
+    "execution.cancelled": "execution_cancelled",
+    "note.added": "workflow_note_added",
+}
+STATUS_AFTER = {
+    "execution.queued": Status.QUEUED,
+    "execution.started": Status.RUNNING,
+    "execution.progress": Status.RUNNING,
+    "execution.cancelling": Status.RUNNING,
+    "execution.retrying": Status.QUEUED,
+    "lease.released": Status.QUEUED,
+    "lease.expired": Status.QUEUED,
+    "execution.completed": Status.SUCCEEDED,
+    "execution.failed": Status.FAILED,
+    "execution.timeout": Status.TIMEOUT,
+    "execution.cancelled": Status.CANCELLED,
+}
+
+
+def answer(shape: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(shape), status, dict(headers or {}), media_type="application/json")
+
+
+def raw(payload: bytes | None) -> orjson.Fragment | None:
+    return None if payload is None else orjson.Fragment(payload)
+
+
+def present(shape: Shape) -> Shape:
+    """Without what is not there."""
+    return {name: value for name, value in shape.items() if value is not None}
+
+
+def execution(view: ExecutionView, *, payloads: bool = True) -> Shape:
+    """An execution as AgentField shows it, and some more. `duration_ms` also grows while it runs."""
+    shape = present(
+        {
+            "execution_id": show_execution(view.id),
+            "run_id": view.run_id,
+            "workflow_id": view.run_id,
+            "parent_execution_id": None if view.parent_id is None else show("exec", view.parent_id),
+            "root_execution_id": show("exec", view.root_id),
+            "source_execution_id": None if view.source_execution_id is None else show("exec", view.source_execution_id),
+            "target": view.target,
+            "node_id": parse(view.target).node_id,
+            "type": view.type,
+            "status": view.status.value,
+            "status_reason": view.status_reason,
+            "state": None if view.state is None else view.state.value,
+            "attempt": view.attempt,
+            "failures": view.failures,
+            "priority": view.priority,
+            "created_at": moment(view.created_at),
+            "available_at": None if view.available_at is None else moment(view.available_at),
+            "started_at": None if view.started_at is None else moment(view.started_at),
+            "completed_at": None if view.finished_at is None else moment(view.finished_at),
+            "duration_ms": None
+            if view.started_at is None
+            else milliseconds(view.started_at, view.finished_at or view.now),
+            "progress": raw(view.progress),
+            "error_class": view.error_class,
+            "webhook_registered": view.webhooks > 0,
+            "session_key": view.session_key,
+            "actor_key": view.actor_key,
+        }
+    )
+    if view.error is not None:
+        shape["error"] = raw(view.error)
+        shape["error_message"] = error_text(view.error)
+    if payloads:
+        if view.result is not None:
+            shape["result"] = raw(view.result)
+        if view.error_details is not None:
+            shape["error_details"] = raw(view.error_details)
+    return shape
+
+
+def lease(one: Lease) -> Shape:
+    shape: Shape = {
+        "execution_id": show_execution(one.execution_id),
+        "attempt": one.attempt,
+        "failures": one.failures,
+        "target": one.target,
+        "reasoner": parse(one.target).reasoner_id,
+        "type": one.type,
+        "run_id": one.run_id,
+        "root_execution_id": show("exec", one.root_id),
+        "parent_execution_id": None if one.parent_id is None else show("exec", one.parent_id),
+        "session_key": one.session_key,
+        "actor_key": one.actor_key,
+        "input": raw(one.input),
+        "timeout_seconds": one.timeout_seconds,
+        "created_at": moment(one.created_at),
+    }
+    if one.context is not None:
+        shape["context"] = raw(one.context)
+    return shape
+
+
+def memory(value: Value, *, data: bytes | None = None) -> Shape:
+    return {
+        "scope": value.scope.value,
+        "scope_id": value.scope_id,
+        "key": value.key,
+        "data": raw(value.value if data is None else data),
+        "version": value.version,
+        "created_at": moment(value.created_at),
+        "updated_at": moment(value.updated_at),
+    }
+
+
+def event(view: EventView) -> Shape:
+    return present(
+        {
+            "id": view.position.seq,
+            "type": view.type,
+            "attempt": view.attempt or None,
+            "at": moment(view.at),
+            "data": raw(view.data),
+        }
+    )
+
+
+def frame(view: EventView) -> Shape:
+    """An event as a frame of the live streams (AgentField's shape). `event` is our own name for it."""
+    target = parse(view.target)
+    status = STATUS_AFTER.get(view.type)
+    return present(
+        {
+            "type": FRAME_OF.get(view.type, view.type.replace(".", "_")),
+            "event": view.type,
+            "execution_id": show("exec", view.execution_id),
+            "workflow_id": view.run_id,
+            "run_id": view.run_id,
+            "agent_node_id": target.node_id,
+            "reasoner_id": target.reasoner_id,
+            "status": None if status is None else status.value,
+            "attempt": view.attempt or None,
+            "timestamp": moment(view.at),
+            "data": raw(view.data),
+        }
+    )
+
+
+def line(view: LineView) -> Shape:
+    return present(
+        {
+            "id": view.seq,
+            "attempt": view.attempt,
+            "at": moment(view.at),
+            "level": view.level,
+            "event_type": view.event_type,
+            "source": view.source,
+            "message": view.message,
+            "attributes": raw(view.attributes),
+        }
+    )
+
+
+def delivery(view: DeliveryView) -> Shape:
+    """A delivery. Of the URL only where it points: its query may hold a secret."""
+    url = urlsplit(view.url)
+    return present(
+        {
+            "delivery_id": show("dlv", view.id),
+            "webhook_id": show("dlv", view.id),
+            "event": view.event,
+            "url": f"{url.scheme}://{url.netloc}{url.path}",
+            "state": view.state,
+            "attempts_max": view.attempts_max,
+            "attempts_charged": view.charged,
+            "next_attempt_at": moment(view.next_at) if view.state == "pending" else None,
+            "created_at": moment(view.created_at),
+            "settled_at": None if view.settled_at is None else moment(view.settled_at),
+            "attempts": [attempt(one) for one in view.attempts],
+        }
+    )
+
+
+def attempt(view: AttemptView) -> Shape:
+    return present(
+        {
+            "attempt": view.attempt,
+            "at": moment(view.at),
+            "outcome": view.outcome,
+            "http_status": view.http_status,
+            "latency_ms": view.latency_ms,
+            "error": view.error,
+            "response_body": None if view.response_body is None else view.response_body.decode(errors="replace"),
+        }
+    )
+
+
+def node(view: NodeView) -> Shape:
+    return present(
+        {
+            "id": view.id,
+            "node_id": view.id,
+            "transport": view.transport,
+            "version": view.version,
+            "base_url": view.base_url,
+            "lifecycle_status": "ready" if view.sessions else "offline",
+            "health_status": "healthy" if view.sessions else "unknown",
+            "sessions": view.sessions,
+            "slots": view.slots,
+            "running": view.running,
+            "last_heartbeat": None if view.renewed_at is None else moment(view.renewed_at),
+            "registered_at": moment(view.registered_at),
+            "updated_at": moment(view.updated_at),
+            "metadata": raw(view.metadata),
+        }
+    )
+
+
+def reasoner(entry: Entry) -> Shape:
+    return present(
+        {
+            "target": entry.target,
+            "node_id": entry.node_id,
+            "id": entry.reasoner_id,
+            "type": entry.type,
+            "description": entry.description,
+            "tags": list(entry.tags),
+            "retries": entry.retry.retries_max,
+            "timeout_seconds": entry.timeout_seconds,
+            "up": entry.up,
+        }
+    )

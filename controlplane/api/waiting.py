@@ -1,0 +1,75 @@
+"""Waiting for an end without holding a connection: one look for everybody who waits in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import partial
+from uuid import UUID
+
+from controlplane.api.doors import ENDED_TOPIC
+from controlplane.postgres.listen import Hints
+from controlplane.postgres.pool import Pool, persist
+from controlplane.reads import executions
+
+LOOK_FIRST_SECONDS = 0.05
+LOOK_CAP_SECONDS = 0.5
+RETRY_SECONDS = 60.0
+
+
+class Waiting:
+    """An end in this process wakes its waiters at once; an end elsewhere is seen by the next look."""
+
+    def __init__(self, pool: Pool, hints: Hints) -> None:
+        self._pool = pool
+        self._hints = hints
+        self._waiters: dict[UUID, set[asyncio.Future[None]]] = {}
+        self._some = asyncio.Event()
+
+    def tell(self, ids: Iterable[UUID]) -> None:
+        """These executions have ended."""
+        for id_ in ids:
+            for future in self._waiters.pop(id_, ()):
+                if not future.done():
+                    future.set_result(None)
+
+    def release(self) -> None:
+        """Let everybody go: the server is shutting down."""
+        self.tell(list(self._waiters))
+
+    @contextlib.contextmanager
+    def watch(self, id_: UUID) -> Iterator[Callable[[float], Awaitable[None]]]:
+        """Listen before looking, so that no end falls between; the wait returns at an end or when time is over."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(id_, set()).add(future)
+        self._some.set()
+
+        async def wait(seconds: float) -> None:
+            await asyncio.wait({future}, timeout=seconds)
+
+        try:
+            yield wait
+        finally:
+            future.cancel()
+            left = self._waiters.get(id_)
+            if left is not None:
+                left.discard(future)
+                if not left:
+                    del self._waiters[id_]
+
+    async def run(self) -> None:
+        """Look for ends that other replicas wrote, for as long as somebody waits."""
+        pause = LOOK_FIRST_SECONDS
+        with self._hints.waiter(ENDED_TOPIC) as hint:
+            while True:
+                if not self._waiters:
+                    self._some.clear()
+                    await self._some.wait()
+                    pause = LOOK_FIRST_SECONDS
+                ids = list(self._waiters)
+                ended = await persist(self._pool, partial(executions.finished, ids=ids), seconds=RETRY_SECONDS)
+                self.tell(ended)
+                pause = LOOK_FIRST_SECONDS if ended else min(pause * 2, LOOK_CAP_SECONDS)
+                await asyncio.sleep(LOOK_FIRST_SECONDS)
+                await hint.wait(pause)

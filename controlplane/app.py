@@ -1,0 +1,219 @@
+"""The composition root: everything is built here, once, and passed in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+from collections.abc import AsyncIterator, Coroutine
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from controlplane import __version__
+from controlplane.api import deliveries, events, executions, health, leases, memory, nodes, openapi, problems
+from controlplane.api.auth import Gate
+from controlplane.api.catalogue import Catalogue
+from controlplane.api.doors import DELIVERIES_TOPIC, EVENTS_TOPIC, Doors, Lanes, Limits
+from controlplane.api.lookout import Lookout
+from controlplane.api.operation import install
+from controlplane.api.streams import Streams
+from controlplane.api.waiting import Waiting
+from controlplane.daemons import loop
+from controlplane.daemons.dispatcher import Dispatcher
+from controlplane.daemons.janitor import DatabaseClock, Janitor
+from controlplane.daemons.reaper import Reaper
+from controlplane.domain.ids import IdMaker
+from controlplane.domain.placement import Placement
+from controlplane.outbound.webhook import WebhookSender
+from controlplane.postgres.lane import Lane
+from controlplane.postgres.listen import Hints
+from controlplane.postgres.pool import Pool, open_pool
+from controlplane.security.egress import EgressPolicy
+from controlplane.security.secrets import KeyRing
+from controlplane.settings import Settings
+from controlplane.stages import checkpoint, complete, lease, log, renew, submit
+
+logger = logging.getLogger(__name__)
+
+OPERATIONS = [
+    *executions.OPERATIONS,
+    *nodes.OPERATIONS,
+    *leases.OPERATIONS,
+    *memory.OPERATIONS,
+    *events.OPERATIONS,
+    *deliveries.OPERATIONS,
+    *health.OPERATIONS,
+]
+
+REAPER_SECONDS = 0.5
+DISPATCHER_SECONDS = 1.0
+JANITOR_SECONDS = 60.0
+
+
+def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI:
+    """The application. Connections are opened when it starts and closed when it stops."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with _running(app, settings, database_url, keyring):
+            yield
+
+    app = FastAPI(
+        title="controlplane",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        middleware=[Middleware(Gate, api_key=settings.api_key.get_secret_value() if settings.api_key else None)],
+    )
+    install(app, OPERATIONS)
+    events.install_sockets(app)
+    problems.install(app)
+    document = openapi.document(OPERATIONS)
+    app.openapi = lambda: document  # type: ignore[method-assign]
+    app.state.sessions = leases.Sessions()
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing) -> AsyncIterator[None]:
+    pool = await open_pool(
+        dsn, size=settings.database_connections, name="controlplane", pooler=settings.database_pooler
+    )
+    placement = Placement(buckets=settings.buckets, hashed=settings.buckets_hashed)
+    clock = DatabaseClock()
+    ids = IdMaker(clock.milliseconds, secrets.randbits)
+    hints = Hints(pool, dsn, notify=settings.notify)
+    egress = EgressPolicy(allow=settings.egress_allow, allow_loopback=settings.egress_allow_loopback)
+    doors = Doors(
+        pool=pool,
+        lanes=_lanes(pool, placement, ids),
+        hints=hints,
+        placement=placement,
+        ids=ids,
+        limits=Limits(
+            body_bytes_max=settings.body_bytes_max,
+            payload_bytes_max=settings.payload_bytes_max,
+            sync_wait_seconds=settings.sync_wait_seconds,
+            lease_floor_seconds=settings.lease_seconds,
+            webhook_attempts_max=settings.webhook_attempts_max,
+        ),
+        keyring=keyring,
+        egress=egress,
+        catalogue=Catalogue(pool, placement),
+        waiting=Waiting(pool, hints),
+        lookout=Lookout(pool, hints, placement),
+        streams=Streams(pool, hints, placement),
+    )
+    app.state.doors = doors
+    janitor = Janitor(
+        pool, placement, clock, weeks_ahead=settings.partitions_weeks_ahead, secret_days=settings.webhook_secret_days
+    )
+    await janitor.tick()  # before the first id is made
+    reaper = Reaper(
+        pool,
+        placement,
+        make_id=ids.new,
+        cancel_grace_seconds=settings.cancel_grace_seconds,
+        ready=doors.ready,
+        ended=doors.ended,
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        sender = await stack.enter_async_context(WebhookSender(egress))
+        await stack.enter_async_context(hints.running())
+        dispatcher = Dispatcher(
+            pool,
+            placement,
+            sender,
+            keyring,
+            hints,
+            sealed_for=executions.sealed_for,
+            jitter=random.random,
+            attempt_seconds=settings.webhook_seconds,
+            in_flight_max=settings.webhooks_in_flight_max,
+            per_host_max=settings.webhooks_per_host_max,
+            topic=DELIVERIES_TOPIC,
+            told=partial(hints.tell, EVENTS_TOPIC),
+        )
+        due = stack.enter_context(hints.waiter(DELIVERIES_TOPIC))
+        every = partial(loop.run, jitter=random.random)
+        tasks = _start(
+            {
+                "reaper": every(reaper.tick, name="reaper", interval_seconds=REAPER_SECONDS),
+                "janitor": every(janitor.tick, name="janitor", interval_seconds=JANITOR_SECONDS),
+                "dispatcher": every(dispatcher.tick, name="dispatcher", interval_seconds=DISPATCHER_SECONDS, hint=due),
+                "waiting": doors.waiting.run(),
+                "lookout.work": doors.lookout.watch_work(),
+                "lookout.cancels": doors.lookout.watch_cancels(),
+                "streams": doors.streams.run(),
+            }
+        )
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await dispatcher.drain(settings.drain_seconds)
+            await doors.lanes.close()
+    await pool.close()
+
+
+def release_waiters(app: FastAPI) -> None:
+    """Let long polls, sync callers and streams go: the server is about to stop."""
+    doors: Doors | None = getattr(app.state, "doors", None)
+    if doors is not None and not doors.stopping:
+        doors.stopping.append(True)
+        doors.hints.wake_all()
+        doors.waiting.release()
+        doors.streams.release()
+
+
+def _lanes(pool: Pool, placement: Placement, ids: IdMaker) -> Lanes:
+    return Lanes(
+        submit=Lane(
+            pool,
+            submit.accept,
+            name="submit",
+            keys=lambda item: (
+                ()
+                if item.idempotency_key is None
+                else ((item.namespace, item.idempotency_scope, item.idempotency_key),)
+            ),
+            weigh=lambda item: len(item.input),
+        ),
+        claim=Lane(pool, lambda conn, batch: lease.claim(conn, batch, placement), name="claim", batch_max=32),
+        renew=Lane(pool, renew.extend, name="renew", keys=lambda beat: (beat.session_id,)),
+        complete=Lane(
+            pool,
+            lambda conn, batch: complete.report(conn, batch, make_id=ids.new, jitter=random.random),
+            name="complete",
+            keys=lambda item: (item.fence.execution_id,),
+            weigh=lambda item: len(item.result or b""),
+        ),
+        memory=Lane(
+            pool,
+            checkpoint.write,
+            name="memory",
+            keys=lambda item: {op.place for op in item.ops},
+            weigh=lambda item: sum(len(getattr(op, "value", b"")) for op in item.ops),
+        ),
+        log=Lane(pool, log.append, name="log", retry_seconds=2.0, waiting_max=20_000),
+    )
+
+
+def _start(daemons: dict[str, Coroutine[Any, Any, None]]) -> list[asyncio.Task[None]]:
+    return [asyncio.create_task(_guard(name, daemon), name=name) for name, daemon in daemons.items()]
+
+
+async def _guard(name: str, daemon: Coroutine[Any, Any, None]) -> None:
+    """A daemon that ends is a bug: say so loudly, once, instead of going quiet."""
+    try:
+        await daemon
+    except Exception:
+        logger.exception("daemon.died", extra={"daemon": name})

@@ -1,0 +1,185 @@
+"""Dispatcher: sends webhooks that are due. Claim, give the connection back, send, settle.
+
+A slow receiver occupies its own few places and nobody else's: what is claimed at once is limited per host and in all,
+and hosts that are full are left out of the next claim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import orjson
+
+from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState, backoff_seconds
+from controlplane.domain.ids import show, show_execution
+from controlplane.domain.placement import Placement
+from controlplane.errors import ControlPlaneError
+from controlplane.outbound.webhook import WebhookSender
+from controlplane.postgres.lane import Lane
+from controlplane.postgres.listen import Hints
+from controlplane.postgres.pool import Pool
+from controlplane.security.secrets import KeyRing, SealBroken
+from controlplane.security.signature import sign_agentfield, sign_standard
+from controlplane.stages import deliver
+from controlplane.stages.deliver import Due, Sent
+
+log = logging.getLogger(__name__)
+
+LEASE_MARGIN_SECONDS = 30.0
+PER_HOST_CLAIM = 4
+RETRY_AFTER_MAX_SECONDS = 3_600.0
+USER_AGENT = "controlplane-webhook/1"
+
+
+class Dispatcher:
+    """`jitter` in [0, 1) stretches waits; `told` is called after something was settled."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        placement: Placement,
+        sender: WebhookSender,
+        keyring: KeyRing,
+        hints: Hints,
+        *,
+        sealed_for: Callable[..., bytes],
+        jitter: Callable[[], float],
+        attempt_seconds: float,
+        in_flight_max: int,
+        per_host_max: int,
+        topic: str,
+        told: Callable[[], None],
+    ) -> None:
+        self._pool = pool
+        self._placement = placement
+        self._sender = sender
+        self._keyring = keyring
+        self._hints = hints
+        self._sealed_for = sealed_for
+        self._jitter = jitter
+        self._attempt_seconds = attempt_seconds
+        self._in_flight_max = in_flight_max
+        self._per_host_max = per_host_max
+        self._topic = topic
+        self._told = told
+        self._after_host: dict[int, str] = {}
+        self._busy: Counter[str] = Counter()
+        self._sending: set[asyncio.Task[None]] = set()
+        self._settle: Lane[Sent, None] = Lane(pool, deliver.settle, name="deliver", retry_seconds=attempt_seconds)
+
+    async def tick(self) -> int:
+        """Claim what is due as far as there is room, and begin to send it. Says how many."""
+        began = 0
+        for bucket in self._placement.all():
+            room = self._in_flight_max - len(self._sending)
+            if room <= 0:
+                break
+            full = [host for host, busy in self._busy.items() if busy + PER_HOST_CLAIM > self._per_host_max]
+            after = self._after_host.get(bucket, "")
+            async with self._pool.acquire() as conn:
+                claimed_at = time.monotonic()
+                due = await deliver.claim_due(
+                    conn,
+                    bucket,
+                    after_host=after,
+                    full_hosts=full,
+                    per_host=PER_HOST_CLAIM,
+                    limit=room,
+                    lease_seconds=self._attempt_seconds + LEASE_MARGIN_SECONDS,
+                )
+            # From the beginning again when the walk has come to the last host; else on from where it stopped.
+            self._after_host[bucket] = max((one.host for one in due), default="") if due else ""
+            began += len(due) or (1 if after else 0)
+            for one in due:
+                self._busy[one.host] += 1
+                task = asyncio.create_task(self._deliver(one, claimed_at), name="deliver")
+                self._sending.add(task)
+                task.add_done_callback(self._sending.discard)
+        return began
+
+    async def drain(self, seconds: float) -> None:
+        """Let what is under way finish; what does not is taken up by its lease."""
+        if self._sending:
+            _, late = await asyncio.wait(self._sending, timeout=seconds)
+            for task in late:
+                task.cancel()
+        await self._settle.close()
+
+    async def _deliver(self, due: Due, claimed_at: float) -> None:
+        try:
+            attempt = await self._send(due, claimed_at)
+            sent = Sent(due=due, attempt=attempt, state=_state(due, attempt), wait_seconds=self._wait(due, attempt))
+            await self._settle.put(sent)
+        except ControlPlaneError as error:  # settled by nobody: the lease runs out and it is sent again
+            log.warning("delivery.unsettled", extra={"delivery_id": show("dlv", due.id), "error": error.code})
+            return
+        finally:
+            self._busy[due.host] -= 1
+            if not self._busy[due.host]:
+                del self._busy[due.host]
+            self._hints.wake(self._topic)
+        log.info(
+            "delivery.attempted",
+            extra={
+                "delivery_id": show("dlv", due.id),
+                "execution_id": show_execution(due.execution_id),
+                "attempt": due.attempt,
+                "state": sent.state.value,
+                "http_status": attempt.http_status,
+                "latency_ms": attempt.latency_ms,
+                "error": attempt.error,
+            },
+        )
+        self._told()
+
+    async def _send(self, due: Due, claimed_at: float) -> Attempt:
+        try:
+            secret = self._open(due, "secret", due.secret_sealed)
+            extra = self._open(due, "headers", due.headers_sealed)
+        except SealBroken:
+            return Attempt(
+                outcome=AttemptOutcome.REFUSED,
+                http_status=None,
+                latency_ms=0,
+                error="seal: the webhook's secret cannot be opened with this server's key ring",
+                response_body=b"",
+                retry_after_seconds=None,
+                final=False,
+            )
+        webhook_id = show("dlv", due.id)
+        timestamp = int(due.now_seconds + time.monotonic() - claimed_at)
+        headers: dict[str, str] = orjson.loads(extra) if extra else {}
+        headers |= {
+            "Content-Type": "application/json",
+            "User-Agent": USER_AGENT,
+            "webhook-id": webhook_id,
+            "webhook-timestamp": str(timestamp),
+        }
+        if secret is not None:
+            key = secret.decode()
+            headers["X-AgentField-Signature"] = sign_agentfield(key, due.body)
+            headers["webhook-signature"] = sign_standard(key, webhook_id=webhook_id, timestamp=timestamp, body=due.body)
+        return await self._sender.send(url=due.url, body=due.body, headers=headers, total_seconds=self._attempt_seconds)
+
+    def _open(self, due: Due, what: str, sealed: bytes | None) -> bytes | None:
+        if sealed is None:
+            return None
+        return self._keyring.open(sealed, bound_to=self._sealed_for(due.execution_id, due.webhook_n, what))
+
+    def _wait(self, due: Due, attempt: Attempt) -> float:
+        wait = backoff_seconds(due.charged + 1, jitter=self._jitter())
+        if attempt.retry_after_seconds is not None:
+            wait = max(wait, min(attempt.retry_after_seconds, RETRY_AFTER_MAX_SECONDS))
+        return wait
+
+
+def _state(due: Due, attempt: Attempt) -> DeliveryState:
+    if attempt.outcome is AttemptOutcome.DELIVERED:
+        return DeliveryState.DELIVERED
+    if attempt.final or due.charged + 1 >= due.attempts_max:
+        return DeliveryState.DEAD
+    return DeliveryState.PENDING

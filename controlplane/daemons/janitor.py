@@ -1,0 +1,56 @@
+"""Janitor: makes partitions ahead, forgets what is over, and keeps the clock that ids are stamped with."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import asyncpg
+
+from controlplane.domain.placement import Placement
+from controlplane.postgres.pool import Pool
+from controlplane.stages import prune
+
+DAY_SECONDS = 86_400.0
+
+
+class DatabaseClock:
+    """The database's time without asking it: ids must fall into the partitions that its clock made."""
+
+    def __init__(self) -> None:
+        self._ahead_seconds = 0.0
+
+    def set(self, database_seconds: float) -> None:
+        self._ahead_seconds = database_seconds - time.time()
+
+    def milliseconds(self) -> int:
+        return int((time.time() + self._ahead_seconds) * 1000)
+
+
+class Janitor:
+    def __init__(
+        self,
+        pool: Pool,
+        placement: Placement,
+        clock: DatabaseClock,
+        *,
+        weeks_ahead: int,
+        secret_days: float,
+    ) -> None:
+        self._pool = pool
+        self._placement = placement
+        self._clock = clock
+        self._weeks_ahead = weeks_ahead
+        self._secret_seconds = secret_days * DAY_SECONDS
+
+    async def tick(self) -> int:
+        """One pass; the work of a busy moment is left for the next."""
+        async with self._pool.acquire() as conn:
+            self._clock.set(await prune.database_seconds(conn))
+            did = 0
+            with contextlib.suppress(asyncpg.LockNotAvailableError):  # a busy moment; there are weeks of time
+                await prune.ensure_partitions(conn, weeks_ahead=self._weeks_ahead)
+            for bucket in self._placement.all():
+                did += await prune.drop_keys(conn, bucket)
+                await prune.forget_secrets(conn, bucket, after_seconds=self._secret_seconds)
+        return did

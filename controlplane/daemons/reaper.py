@@ -1,0 +1,72 @@
+"""Reaper: frees what dead processes hold, ends what ran out of time, wakes what was delayed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+from controlplane.domain.placement import Placement
+from controlplane.postgres.pool import PASSING, STATEMENT_SECONDS, Pool
+from controlplane.stages import deliver, expire
+from controlplane.stages.expire import Swept
+from controlplane.stages.finish import MakeId
+
+FORGET_AFTER_SECONDS = STATEMENT_SECONDS + 60.0
+
+
+class Reaper:
+    """`ready` and `ended` are told what a pass made ready and what it ended."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        placement: Placement,
+        *,
+        make_id: MakeId,
+        cancel_grace_seconds: float,
+        ready: Callable[[int, str], None],
+        ended: Callable[[Sequence[UUID]], None],
+    ) -> None:
+        self._pool = pool
+        self._placement = placement
+        self._make_id = make_id
+        self._cancel_grace_seconds = cancel_grace_seconds
+        self._ready = ready
+        self._ended = ended
+        self._up_since: float | None = None
+
+    async def tick(self) -> int:
+        """One bounded pass over every bucket. Says how many rows moved."""
+        try:
+            return await self._pass()
+        except PASSING:
+            self._up_since = None  # nobody could renew while the database was away: begin to count again
+            raise
+
+    async def _pass(self) -> int:
+        moved = 0
+        for bucket in self._placement.all():
+            async with self._pool.acquire() as conn:
+                if self._up_since is None:
+                    self._up_since = time.monotonic()
+                up_seconds = time.monotonic() - self._up_since
+                moved += await expire.close_expired(conn, bucket, up_seconds=up_seconds)
+                passes = [
+                    await expire.sweep(conn, bucket, make_id=self._make_id),
+                    await expire.time_out(conn, bucket, make_id=self._make_id),
+                    await expire.force_cancel(
+                        conn, bucket, grace_seconds=self._cancel_grace_seconds, make_id=self._make_id
+                    ),
+                    await expire.promote(conn, bucket),
+                ]
+                await expire.forget_sessions(conn, bucket, after_seconds=FORGET_AFTER_SECONDS)
+                moved += await deliver.reclaim(conn, bucket)
+            moved += sum(self._tell(one) for one in passes)
+        return moved
+
+    def _tell(self, swept: Swept) -> int:
+        for namespace, target in swept.ready:
+            self._ready(namespace, target)
+        self._ended(swept.ended)
+        return swept.rows

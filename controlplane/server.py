@@ -1,0 +1,77 @@
+"""One process that serves: uvicorn, a socket of our own choosing, and a stop that lets everybody go first."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+
+import uvicorn
+from fastapi import FastAPI
+
+from controlplane.app import release_waiters
+from controlplane.settings import Settings
+
+PORTS_TRIED = 20
+BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """Long polls and streams never end by themselves: they are released before connections are waited for."""
+
+    def __init__(self, app: FastAPI, *, drain_seconds: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="on",
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=max(1, round(drain_seconds)),
+                server_header=False,
+                date_header=False,
+            )
+        )
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        release_waiters(self._app)
+        await super().shutdown(sockets)
+
+
+def bind(settings: Settings, *, next_free: bool = False) -> socket.socket:
+    """A listening socket. With `next_free` a taken port is passed over for the next one.
+
+    Raises OSError when the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    last: OSError | None = None
+    for port in range(settings.port, settings.port + (PORTS_TRIED if next_free and settings.port else 1)):
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, port))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            last = error
+            if error.errno != errno.EADDRINUSE:
+                break
+            continue
+        listener.set_inheritable(True)
+        return listener
+    assert last is not None
+    raise last
+
+
+def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT, then let go, finish what is under way, and return."""
+    server = Server(app, drain_seconds=settings.drain_seconds)
+    loop_factory = None
+    with contextlib.suppress(ImportError):
+        import uvloop  # noqa: PLC0415 - not there on Windows
+
+        loop_factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(server.serve(sockets=[listener]))

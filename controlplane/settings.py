@@ -1,0 +1,90 @@
+"""Every setting: read once from the environment, checked, frozen, handed on by constructors.
+
+Names are the fields in upper case with the prefix `CONTROLPLANE_`; `DATABASE_URL` is honoured as it is everywhere.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="CONTROLPLANE_", frozen=True, extra="ignore", populate_by_name=True)
+
+    database_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("DATABASE_URL", "CONTROLPLANE_DATABASE_URL"),
+        description="PostgreSQL to use, 15 or newer. Without it `dev` starts one of its own.",
+    )
+    database_pooler: bool = Field(
+        default=False,
+        description="Whether a transaction pooler (PgBouncer) stands in front: nothing is prepared or set per session.",
+    )
+    database_connections: int = Field(
+        default=10, ge=4, le=200, description="Connections to the database per replica, whatever the number of callers."
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on; another than loopback needs an API key.")
+    port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on.")
+    api_key: SecretStr | None = Field(
+        default=None, description="The key that callers and nodes send as X-API-Key or Authorization: Bearer."
+    )
+    secret_key: SecretStr | None = Field(
+        default=None,
+        description="Key ring that seals webhook secrets: kid:base64(32 bytes)[,older…]. `dev` makes its own.",
+    )
+    egress_allow: tuple[IPv4Network | IPv6Network, ...] = Field(
+        default=(), description="Private networks that webhooks may reach, as a JSON list of CIDR ranges."
+    )
+    egress_allow_loopback: bool = Field(
+        default=False, description="Whether webhooks may reach this machine; only for development."
+    )
+    lease_seconds: float = Field(
+        default=30.0,
+        ge=1,
+        le=3600,
+        description="The shortest lease: how long a silent process keeps its work (at least 3 heartbeats).",
+    )
+    cancel_grace_seconds: float = Field(
+        default=10.0, ge=0, le=3600, description="How long a node may take to stop a cancelled attempt."
+    )
+    body_bytes_max: int = Field(default=10_485_760, ge=1024, description="Largest request body, in bytes.")
+    payload_bytes_max: int = Field(
+        default=8_388_608, ge=1024, description="Largest input, result or memory value, in bytes."
+    )
+    sync_wait_seconds: float = Field(
+        default=90.0, gt=0, le=3600, description="How long a synchronous execute waits for its result."
+    )
+    webhook_attempts_max: int = Field(default=5, ge=1, le=50, description="Tries per webhook before it is dead.")
+    webhook_seconds: float = Field(
+        default=10.0, gt=0, le=60, description="Deadline of one webhook attempt, from the name lookup to the last byte."
+    )
+    webhooks_in_flight_max: int = Field(
+        default=256, ge=1, le=4096, description="Webhook attempts under way per replica."
+    )
+    webhooks_per_host_max: int = Field(
+        default=16, ge=1, le=1024, description="Webhook attempts under way per receiving host and replica."
+    )
+    webhook_secret_days: float = Field(
+        default=30.0, gt=0, description="How long a sealed webhook secret is kept for sending again by hand."
+    )
+    notify: bool = Field(default=True, description="Whether replicas hint at work by NOTIFY; polling finds it anyway.")
+    partitions_weeks_ahead: int = Field(default=4, ge=1, le=52, description="Weeks of partitions made in advance.")
+    buckets: int = Field(default=1, ge=1, le=4096, description="Buckets that new executions are spread over.")
+    buckets_hashed: int = Field(
+        default=1, ge=1, le=4096, description="Buckets of what is found by name; never change it."
+    )
+    drain_seconds: float = Field(
+        default=5.0, ge=0, le=600, description="How long requests under way may take after SIGTERM."
+    )
+    data_dir: Path = Field(default=Path(".controlplane"), description="Where `dev` keeps its database and keys.")
+    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
+
+    @property
+    def open_to_others(self) -> bool:
+        return self.host not in LOOPBACK
