@@ -1,0 +1,65 @@
+# Two commands for a newcomer: `make demo` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo dev test unit integration property e2e bench lint lock schema clean
+
+help: ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Set up .venv with both distributions
+
+$(INSTALLED): requirements.lock pyproject.toml sdk/python/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@echo "Setting up $(VENV) (once, about a minute) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e . -e sdk/python
+	@touch $@
+
+demo: $(INSTALLED) ## The whole story on real input: submit, kill the node, kill the server, finish, verify the webhook
+	@$(BIN)/python examples/batch/demo.py
+
+dev: $(INSTALLED) ## PostgreSQL and server on http://localhost:8080, data kept in .controlplane/ (ARGS="agent.py")
+	@$(BIN)/controlplane dev $(ARGS)
+
+test: $(INSTALLED) ## Lint, types and every test
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(PYTEST) -n 2 --dist loadfile
+
+unit: $(INSTALLED) ## Tests that need no database
+	@$(PYTEST) tests/unit sdk/python/tests -q
+
+integration: $(INSTALLED) ## Tests on a real PostgreSQL
+	@$(PYTEST) -n 2 --dist loadfile tests/integration tests/migrations
+
+property: $(INSTALLED) ## The stages beside a small model, long form
+	@HYPOTHESIS_PROFILE=long $(PYTEST) --timeout 7200 tests/property
+
+e2e: $(INSTALLED) ## Real processes, real signals
+	@$(PYTEST) tests/e2e
+
+bench: $(INSTALLED) ## Submits and lifecycles per second beside the machine's own limit
+	@$(BIN)/python bench/lifecycle.py
+
+lint: $(INSTALLED) ## Lint and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+lock: $(INSTALLED) ## Resolve the lock anew from the ranges in pyproject.toml
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header \
+	  pyproject.toml sdk/python/pyproject.toml --extra ai --group pyproject.toml:test --group pyproject.toml:lint \
+	  -o requirements.lock
+
+schema: $(INSTALLED) ## Write migrations/schema.sql anew
+	@$(BIN)/python -m tests.migrations.snapshot
+
+clean: ## Remove the environment and what dev and tests left
+	@rm -rf $(VENV) .controlplane .pytest_cache .mypy_cache .ruff_cache .hypothesis

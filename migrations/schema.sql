@@ -1,0 +1,631 @@
+-- The data model, dumped from the migrations by `make schema`; a test compares. Weekly partitions are left out.
+
+CREATE FUNCTION public.clock() RETURNS timestamp with time zone
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ select now() + coalesce(nullif(current_setting('controlplane.clock_offset', true), ''), '0')::interval $$;
+
+CREATE FUNCTION public.ensure_partitions(weeks_ahead integer) RETURNS integer
+    LANGUAGE plpgsql
+    SET lock_timeout TO '200ms'
+    AS $$
+declare
+  parent text;
+  week timestamptz;
+  name text;
+  made integer := 0;
+begin
+  perform pg_advisory_xact_lock(hashtext('controlplane.partitions'));
+  foreach parent in array array['executions', 'outcomes', 'events', 'logs', 'delivery_attempts'] loop
+    for week in
+      select generate_series(
+        date_trunc('week', clock() at time zone 'UTC') - interval '1 week',
+        date_trunc('week', clock() at time zone 'UTC') + make_interval(weeks => weeks_ahead),
+        interval '1 week'
+      ) at time zone 'UTC'
+    loop
+      name := parent || to_char(week at time zone 'UTC', '_YYYY_MM_DD');
+      if to_regclass(name) is null then
+        execute format(
+          'create table %I partition of %I for values from (%L) to (%L)',
+          name, parent, uuid_floor(week), uuid_floor(week + interval '1 week')
+        );
+        made := made + 1;
+      end if;
+    end loop;
+  end loop;
+  return made;
+end
+$$;
+
+CREATE FUNCTION public.uuid_floor(moment timestamp with time zone) RETURNS uuid
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ select (lpad(to_hex((extract(epoch from moment) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid $$;
+
+CREATE TABLE public.alembic_version (
+    version_num character varying(32) NOT NULL
+);
+
+CREATE TABLE public.api_keys (
+    bucket smallint NOT NULL,
+    id uuid NOT NULL,
+    namespace smallint NOT NULL,
+    name text NOT NULL,
+    prefix text NOT NULL,
+    hash bytea NOT NULL,
+    scopes text[] NOT NULL,
+    node_id text,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone,
+    last_used_at timestamp with time zone,
+    revoked_at timestamp with time zone
+);
+
+CREATE TABLE public.deliveries (
+    bucket smallint NOT NULL,
+    id uuid NOT NULL,
+    namespace smallint NOT NULL,
+    execution_id uuid NOT NULL,
+    webhook_n smallint NOT NULL,
+    event text NOT NULL,
+    host text NOT NULL,
+    url text NOT NULL,
+    body bytea NOT NULL,
+    state text NOT NULL,
+    attempt integer DEFAULT 0 NOT NULL,
+    charged smallint DEFAULT 0 NOT NULL,
+    attempts_max smallint NOT NULL,
+    next_at timestamp with time zone NOT NULL,
+    lease_until timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    settled_at timestamp with time zone,
+    CONSTRAINT deliveries_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'leased'::text, 'delivered'::text, 'dead'::text]))),
+    CONSTRAINT leased_has_lease CHECK (((state = 'leased'::text) = (lease_until IS NOT NULL))),
+    CONSTRAINT settled_has_moment CHECK (((state = ANY (ARRAY['delivered'::text, 'dead'::text])) = (settled_at IS NOT NULL)))
+)
+WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0');
+
+CREATE TABLE public.delivery_attempts (
+    bucket smallint NOT NULL,
+    delivery_id uuid NOT NULL,
+    attempt integer NOT NULL,
+    namespace smallint NOT NULL,
+    outcome text NOT NULL,
+    http_status smallint,
+    latency_ms integer,
+    error text,
+    response_body bytea,
+    at timestamp with time zone NOT NULL,
+    CONSTRAINT delivery_attempts_outcome_check CHECK ((outcome = ANY (ARRAY['delivered'::text, 'failed'::text, 'refused'::text, 'unknown'::text])))
+)
+PARTITION BY RANGE (delivery_id);
+
+CREATE TABLE public.delivery_attempts_default (
+    bucket smallint CONSTRAINT delivery_attempts_bucket_not_null NOT NULL,
+    delivery_id uuid CONSTRAINT delivery_attempts_delivery_id_not_null NOT NULL,
+    attempt integer CONSTRAINT delivery_attempts_attempt_not_null NOT NULL,
+    namespace smallint CONSTRAINT delivery_attempts_namespace_not_null NOT NULL,
+    outcome text CONSTRAINT delivery_attempts_outcome_not_null NOT NULL,
+    http_status smallint,
+    latency_ms integer,
+    error text,
+    response_body bytea,
+    at timestamp with time zone CONSTRAINT delivery_attempts_at_not_null NOT NULL,
+    CONSTRAINT delivery_attempts_outcome_check CHECK ((outcome = ANY (ARRAY['delivered'::text, 'failed'::text, 'refused'::text, 'unknown'::text])))
+);
+
+CREATE TABLE public.events (
+    bucket smallint NOT NULL,
+    execution_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    namespace smallint NOT NULL,
+    run_id text NOT NULL,
+    target text NOT NULL,
+    type text NOT NULL,
+    attempt integer NOT NULL,
+    at timestamp with time zone NOT NULL,
+    data bytea
+)
+PARTITION BY RANGE (execution_id);
+
+CREATE TABLE public.events_default (
+    bucket smallint CONSTRAINT events_bucket_not_null NOT NULL,
+    execution_id uuid CONSTRAINT events_execution_id_not_null NOT NULL,
+    seq bigint CONSTRAINT events_seq_not_null NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() CONSTRAINT events_xid_not_null NOT NULL,
+    namespace smallint CONSTRAINT events_namespace_not_null NOT NULL,
+    run_id text CONSTRAINT events_run_id_not_null NOT NULL,
+    target text CONSTRAINT events_target_not_null NOT NULL,
+    type text CONSTRAINT events_type_not_null NOT NULL,
+    attempt integer CONSTRAINT events_attempt_not_null NOT NULL,
+    at timestamp with time zone CONSTRAINT events_at_not_null NOT NULL,
+    data bytea
+);
+
+ALTER TABLE public.events ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.events_seq_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.executions (
+    bucket smallint NOT NULL,
+    id uuid NOT NULL,
+    namespace smallint NOT NULL,
+    run_id text NOT NULL,
+    root_id uuid NOT NULL,
+    parent_id uuid,
+    source_execution_id uuid,
+    target text NOT NULL,
+    type text NOT NULL,
+    input bytea NOT NULL,
+    context bytea,
+    session_key text,
+    actor_key text,
+    priority smallint NOT NULL,
+    retries_max smallint NOT NULL,
+    retry_delay_seconds double precision NOT NULL,
+    retry_factor double precision NOT NULL,
+    retry_cap_seconds double precision NOT NULL,
+    timeout_seconds double precision,
+    webhooks smallint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT executions_retries_max_check CHECK ((retries_max >= 0)),
+    CONSTRAINT executions_retry_cap_seconds_check CHECK ((retry_cap_seconds >= (0)::double precision)),
+    CONSTRAINT executions_retry_delay_seconds_check CHECK ((retry_delay_seconds >= (0)::double precision)),
+    CONSTRAINT executions_retry_factor_check CHECK ((retry_factor >= (1)::double precision)),
+    CONSTRAINT executions_timeout_seconds_check CHECK ((timeout_seconds > (0)::double precision)),
+    CONSTRAINT executions_type_check CHECK ((type = ANY (ARRAY['reasoner'::text, 'skill'::text])))
+)
+PARTITION BY RANGE (id);
+
+CREATE TABLE public.executions_default (
+    bucket smallint CONSTRAINT executions_bucket_not_null NOT NULL,
+    id uuid CONSTRAINT executions_id_not_null NOT NULL,
+    namespace smallint CONSTRAINT executions_namespace_not_null NOT NULL,
+    run_id text CONSTRAINT executions_run_id_not_null NOT NULL,
+    root_id uuid CONSTRAINT executions_root_id_not_null NOT NULL,
+    parent_id uuid,
+    source_execution_id uuid,
+    target text CONSTRAINT executions_target_not_null NOT NULL,
+    type text CONSTRAINT executions_type_not_null NOT NULL,
+    input bytea CONSTRAINT executions_input_not_null NOT NULL,
+    context bytea,
+    session_key text,
+    actor_key text,
+    priority smallint CONSTRAINT executions_priority_not_null NOT NULL,
+    retries_max smallint CONSTRAINT executions_retries_max_not_null NOT NULL,
+    retry_delay_seconds double precision CONSTRAINT executions_retry_delay_seconds_not_null NOT NULL,
+    retry_factor double precision CONSTRAINT executions_retry_factor_not_null NOT NULL,
+    retry_cap_seconds double precision CONSTRAINT executions_retry_cap_seconds_not_null NOT NULL,
+    timeout_seconds double precision,
+    webhooks smallint CONSTRAINT executions_webhooks_not_null NOT NULL,
+    created_at timestamp with time zone CONSTRAINT executions_created_at_not_null NOT NULL,
+    CONSTRAINT executions_retries_max_check CHECK ((retries_max >= 0)),
+    CONSTRAINT executions_retry_cap_seconds_check CHECK ((retry_cap_seconds >= (0)::double precision)),
+    CONSTRAINT executions_retry_delay_seconds_check CHECK ((retry_delay_seconds >= (0)::double precision)),
+    CONSTRAINT executions_retry_factor_check CHECK ((retry_factor >= (1)::double precision)),
+    CONSTRAINT executions_timeout_seconds_check CHECK ((timeout_seconds > (0)::double precision)),
+    CONSTRAINT executions_type_check CHECK ((type = ANY (ARRAY['reasoner'::text, 'skill'::text])))
+);
+
+CREATE TABLE public.idempotency_keys (
+    bucket smallint NOT NULL,
+    namespace smallint NOT NULL,
+    scope text NOT NULL,
+    key text NOT NULL,
+    execution_id uuid NOT NULL,
+    request_hash bytea NOT NULL,
+    expires_at timestamp with time zone NOT NULL
+);
+
+CREATE TABLE public.limits (
+    bucket smallint NOT NULL,
+    namespace smallint NOT NULL,
+    key text NOT NULL,
+    concurrency_max integer,
+    rate_max integer,
+    rate_seconds double precision,
+    held integer DEFAULT 0 NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT limits_concurrency_max_check CHECK ((concurrency_max >= 0)),
+    CONSTRAINT limits_held_check CHECK ((held >= 0)),
+    CONSTRAINT limits_rate_max_check CHECK ((rate_max >= 0)),
+    CONSTRAINT limits_rate_seconds_check CHECK ((rate_seconds > (0)::double precision))
+);
+
+CREATE TABLE public.local_calls (
+    bucket smallint NOT NULL,
+    execution_id uuid NOT NULL,
+    local_id text NOT NULL,
+    namespace smallint NOT NULL,
+    parent_local_id text,
+    reasoner_id text NOT NULL,
+    status text NOT NULL,
+    input bytea,
+    result bytea,
+    error bytea,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL
+);
+
+CREATE TABLE public.logs (
+    bucket smallint NOT NULL,
+    execution_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    namespace smallint NOT NULL,
+    attempt integer NOT NULL,
+    at timestamp with time zone NOT NULL,
+    level text NOT NULL,
+    event_type text,
+    source text,
+    message text NOT NULL,
+    attributes bytea
+)
+PARTITION BY RANGE (execution_id);
+
+CREATE TABLE public.logs_default (
+    bucket smallint CONSTRAINT logs_bucket_not_null NOT NULL,
+    execution_id uuid CONSTRAINT logs_execution_id_not_null NOT NULL,
+    seq bigint CONSTRAINT logs_seq_not_null NOT NULL,
+    namespace smallint CONSTRAINT logs_namespace_not_null NOT NULL,
+    attempt integer CONSTRAINT logs_attempt_not_null NOT NULL,
+    at timestamp with time zone CONSTRAINT logs_at_not_null NOT NULL,
+    level text CONSTRAINT logs_level_not_null NOT NULL,
+    event_type text,
+    source text,
+    message text CONSTRAINT logs_message_not_null NOT NULL,
+    attributes bytea
+);
+
+ALTER TABLE public.logs ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.logs_seq_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.memory (
+    bucket smallint NOT NULL,
+    namespace smallint NOT NULL,
+    scope text NOT NULL,
+    scope_id text NOT NULL,
+    key text NOT NULL,
+    value bytea NOT NULL,
+    length integer,
+    appended integer DEFAULT 0 NOT NULL,
+    version bigint DEFAULT 1 NOT NULL,
+    writer_execution_id uuid,
+    writer_attempt integer,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT memory_appended_check CHECK ((appended >= 0)),
+    CONSTRAINT memory_length_check CHECK ((length >= 0)),
+    CONSTRAINT memory_scope_check CHECK ((scope = ANY (ARRAY['run'::text, 'session'::text, 'actor'::text, 'global'::text])))
+)
+WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_cost_delay='0');
+
+CREATE TABLE public.memory_items (
+    bucket smallint NOT NULL,
+    namespace smallint NOT NULL,
+    scope text NOT NULL,
+    scope_id text NOT NULL,
+    key text NOT NULL,
+    "position" integer NOT NULL,
+    value bytea NOT NULL,
+    CONSTRAINT memory_items_position_check CHECK (("position" >= 0))
+);
+
+CREATE TABLE public.nodes (
+    bucket smallint NOT NULL,
+    namespace smallint NOT NULL,
+    id text NOT NULL,
+    transport text NOT NULL,
+    version text NOT NULL,
+    base_url text,
+    metadata bytea,
+    registered_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT nodes_transport_check CHECK ((transport = ANY (ARRAY['pull'::text, 'push'::text])))
+);
+
+CREATE TABLE public.outcomes (
+    bucket smallint NOT NULL,
+    id uuid NOT NULL,
+    namespace smallint NOT NULL,
+    status text NOT NULL,
+    status_reason text,
+    result bytea,
+    error bytea,
+    error_class text,
+    error_details bytea,
+    attempt integer NOT NULL,
+    failures smallint NOT NULL,
+    progress bytea,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone NOT NULL,
+    CONSTRAINT outcomes_attempt_check CHECK ((attempt >= 0)),
+    CONSTRAINT outcomes_status_check CHECK ((status = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text, 'timeout'::text]))),
+    CONSTRAINT succeeded_has_result CHECK (((status <> 'succeeded'::text) OR (result IS NOT NULL)))
+)
+PARTITION BY RANGE (id);
+
+CREATE TABLE public.outcomes_default (
+    bucket smallint CONSTRAINT outcomes_bucket_not_null NOT NULL,
+    id uuid CONSTRAINT outcomes_id_not_null NOT NULL,
+    namespace smallint CONSTRAINT outcomes_namespace_not_null NOT NULL,
+    status text CONSTRAINT outcomes_status_not_null NOT NULL,
+    status_reason text,
+    result bytea,
+    error bytea,
+    error_class text,
+    error_details bytea,
+    attempt integer CONSTRAINT outcomes_attempt_not_null NOT NULL,
+    failures smallint CONSTRAINT outcomes_failures_not_null NOT NULL,
+    progress bytea,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone CONSTRAINT outcomes_finished_at_not_null NOT NULL,
+    CONSTRAINT outcomes_attempt_check CHECK ((attempt >= 0)),
+    CONSTRAINT outcomes_status_check CHECK ((status = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text, 'timeout'::text]))),
+    CONSTRAINT succeeded_has_result CHECK (((status <> 'succeeded'::text) OR (result IS NOT NULL)))
+);
+
+CREATE TABLE public.queue (
+    bucket smallint NOT NULL,
+    id uuid NOT NULL,
+    namespace smallint NOT NULL,
+    target text NOT NULL,
+    run_id text NOT NULL,
+    state text NOT NULL,
+    priority smallint NOT NULL,
+    available_at timestamp with time zone NOT NULL,
+    attempt integer DEFAULT 0 NOT NULL,
+    failures smallint DEFAULT 0 NOT NULL,
+    crashes smallint DEFAULT 0 NOT NULL,
+    retries_max smallint NOT NULL,
+    webhooks smallint NOT NULL,
+    timeout_seconds double precision,
+    session_id uuid,
+    leased_at timestamp with time zone,
+    started_at timestamp with time zone,
+    deadline_at timestamp with time zone,
+    cancel_requested_at timestamp with time zone,
+    cancel_reason text,
+    pause_requested boolean DEFAULT false NOT NULL,
+    status_reason text,
+    progress bytea,
+    progress_at timestamp with time zone,
+    CONSTRAINT leased_has_session CHECK (((state <> 'leased'::text) OR ((session_id IS NOT NULL) AND (leased_at IS NOT NULL)))),
+    CONSTRAINT queue_attempt_check CHECK ((attempt >= 0)),
+    CONSTRAINT queue_crashes_check CHECK ((crashes >= 0)),
+    CONSTRAINT queue_failures_check CHECK ((failures >= 0)),
+    CONSTRAINT queue_state_check CHECK ((state = ANY (ARRAY['ready'::text, 'delayed'::text, 'leased'::text, 'waiting'::text, 'paused'::text, 'blocked'::text]))),
+    CONSTRAINT resting_has_no_session CHECK (((state = ANY (ARRAY['leased'::text, 'waiting'::text])) OR (session_id IS NULL))),
+    CONSTRAINT session_has_attempt CHECK (((session_id IS NULL) OR (attempt > 0)))
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0', autovacuum_analyze_scale_factor='0.05');
+
+CREATE TABLE public.reasoners (
+    bucket smallint NOT NULL,
+    namespace smallint NOT NULL,
+    target text NOT NULL,
+    node_id text NOT NULL,
+    reasoner_id text NOT NULL,
+    type text NOT NULL,
+    description text,
+    tags text[] DEFAULT '{}'::text[] NOT NULL,
+    input_schema bytea,
+    output_schema bytea,
+    retries_max smallint NOT NULL,
+    retry_delay_seconds double precision NOT NULL,
+    retry_factor double precision NOT NULL,
+    retry_cap_seconds double precision NOT NULL,
+    timeout_seconds double precision,
+    registered_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT reasoners_retries_max_check CHECK ((retries_max >= 0)),
+    CONSTRAINT reasoners_type_check CHECK ((type = ANY (ARRAY['reasoner'::text, 'skill'::text])))
+);
+
+CREATE TABLE public.schedules (
+    bucket smallint NOT NULL,
+    id uuid NOT NULL,
+    namespace smallint NOT NULL,
+    name text NOT NULL,
+    target text NOT NULL,
+    input bytea NOT NULL,
+    cron text,
+    interval_seconds double precision,
+    time_zone text DEFAULT 'UTC'::text NOT NULL,
+    paused boolean DEFAULT false NOT NULL,
+    next_at timestamp with time zone,
+    last_at timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT cron_or_interval CHECK (((cron IS NULL) <> (interval_seconds IS NULL))),
+    CONSTRAINT schedules_interval_seconds_check CHECK ((interval_seconds > (0)::double precision))
+);
+
+CREATE TABLE public.sessions (
+    bucket smallint NOT NULL,
+    id uuid NOT NULL,
+    namespace smallint NOT NULL,
+    node_id text NOT NULL,
+    instance_id text NOT NULL,
+    slots integer NOT NULL,
+    heartbeat_seconds double precision NOT NULL,
+    lease_seconds double precision NOT NULL,
+    running integer DEFAULT 0 NOT NULL,
+    draining boolean DEFAULT false NOT NULL,
+    opened_at timestamp with time zone NOT NULL,
+    renewed_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    closed_at timestamp with time zone,
+    closed_reason text,
+    CONSTRAINT sessions_heartbeat_seconds_check CHECK ((heartbeat_seconds > (0)::double precision)),
+    CONSTRAINT sessions_lease_seconds_check CHECK ((lease_seconds > (0)::double precision)),
+    CONSTRAINT sessions_slots_check CHECK ((slots > 0))
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_cost_delay='0');
+
+CREATE TABLE public.webhooks (
+    bucket smallint NOT NULL,
+    execution_id uuid NOT NULL,
+    n smallint NOT NULL,
+    namespace smallint NOT NULL,
+    url text NOT NULL,
+    host text NOT NULL,
+    secret_sealed bytea,
+    headers_sealed bytea,
+    attempts_max smallint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT webhooks_attempts_max_check CHECK ((attempts_max > 0))
+);
+
+ALTER TABLE ONLY public.delivery_attempts ATTACH PARTITION public.delivery_attempts_default DEFAULT;
+
+ALTER TABLE ONLY public.events ATTACH PARTITION public.events_default DEFAULT;
+
+ALTER TABLE ONLY public.executions ATTACH PARTITION public.executions_default DEFAULT;
+
+ALTER TABLE ONLY public.logs ATTACH PARTITION public.logs_default DEFAULT;
+
+ALTER TABLE ONLY public.outcomes ATTACH PARTITION public.outcomes_default DEFAULT;
+
+ALTER TABLE ONLY public.alembic_version
+    ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
+
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_bucket_prefix_key UNIQUE (bucket, prefix);
+
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_pkey PRIMARY KEY (bucket, id);
+
+ALTER TABLE ONLY public.deliveries
+    ADD CONSTRAINT deliveries_pkey PRIMARY KEY (bucket, id);
+
+ALTER TABLE ONLY public.delivery_attempts
+    ADD CONSTRAINT delivery_attempts_pkey PRIMARY KEY (bucket, delivery_id, attempt);
+
+ALTER TABLE ONLY public.delivery_attempts_default
+    ADD CONSTRAINT delivery_attempts_default_pkey PRIMARY KEY (bucket, delivery_id, attempt);
+
+ALTER TABLE ONLY public.events
+    ADD CONSTRAINT events_pkey PRIMARY KEY (bucket, execution_id, seq);
+
+ALTER TABLE ONLY public.events_default
+    ADD CONSTRAINT events_default_pkey PRIMARY KEY (bucket, execution_id, seq);
+
+ALTER TABLE ONLY public.executions
+    ADD CONSTRAINT executions_pkey PRIMARY KEY (bucket, id);
+
+ALTER TABLE ONLY public.executions_default
+    ADD CONSTRAINT executions_default_pkey PRIMARY KEY (bucket, id);
+
+ALTER TABLE ONLY public.idempotency_keys
+    ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (bucket, namespace, scope, key);
+
+ALTER TABLE ONLY public.limits
+    ADD CONSTRAINT limits_pkey PRIMARY KEY (bucket, namespace, key);
+
+ALTER TABLE ONLY public.local_calls
+    ADD CONSTRAINT local_calls_pkey PRIMARY KEY (bucket, execution_id, local_id);
+
+ALTER TABLE ONLY public.logs
+    ADD CONSTRAINT logs_pkey PRIMARY KEY (bucket, execution_id, seq);
+
+ALTER TABLE ONLY public.logs_default
+    ADD CONSTRAINT logs_default_pkey PRIMARY KEY (bucket, execution_id, seq);
+
+ALTER TABLE ONLY public.memory_items
+    ADD CONSTRAINT memory_items_pkey PRIMARY KEY (bucket, namespace, scope, scope_id, key, "position");
+
+ALTER TABLE ONLY public.memory
+    ADD CONSTRAINT memory_pkey PRIMARY KEY (bucket, namespace, scope, scope_id, key);
+
+ALTER TABLE ONLY public.nodes
+    ADD CONSTRAINT nodes_pkey PRIMARY KEY (bucket, namespace, id);
+
+ALTER TABLE ONLY public.deliveries
+    ADD CONSTRAINT one_delivery_per_webhook_and_event UNIQUE (bucket, execution_id, webhook_n, event);
+
+ALTER TABLE ONLY public.outcomes
+    ADD CONSTRAINT outcomes_pkey PRIMARY KEY (bucket, id);
+
+ALTER TABLE ONLY public.outcomes_default
+    ADD CONSTRAINT outcomes_default_pkey PRIMARY KEY (bucket, id);
+
+ALTER TABLE ONLY public.queue
+    ADD CONSTRAINT queue_pkey PRIMARY KEY (bucket, id);
+
+ALTER TABLE ONLY public.reasoners
+    ADD CONSTRAINT reasoners_pkey PRIMARY KEY (bucket, namespace, target);
+
+ALTER TABLE ONLY public.schedules
+    ADD CONSTRAINT schedules_bucket_namespace_name_key UNIQUE (bucket, namespace, name);
+
+ALTER TABLE ONLY public.schedules
+    ADD CONSTRAINT schedules_pkey PRIMARY KEY (bucket, id);
+
+ALTER TABLE ONLY public.sessions
+    ADD CONSTRAINT sessions_pkey PRIMARY KEY (bucket, id);
+
+ALTER TABLE ONLY public.webhooks
+    ADD CONSTRAINT webhooks_pkey PRIMARY KEY (bucket, execution_id, n);
+
+CREATE INDEX deliveries_due ON public.deliveries USING btree (bucket, host, next_at) WHERE (state = 'pending'::text);
+
+CREATE INDEX deliveries_leased ON public.deliveries USING btree (bucket, lease_until) WHERE (state = 'leased'::text);
+
+CREATE INDEX events_stream ON ONLY public.events USING btree (bucket, xid, seq);
+
+CREATE INDEX events_default_bucket_xid_seq_idx ON public.events_default USING btree (bucket, xid, seq);
+
+CREATE INDEX executions_parent ON ONLY public.executions USING btree (bucket, parent_id) WHERE (parent_id IS NOT NULL);
+
+CREATE INDEX executions_default_bucket_parent_id_idx ON public.executions_default USING btree (bucket, parent_id) WHERE (parent_id IS NOT NULL);
+
+CREATE INDEX executions_run ON ONLY public.executions USING btree (bucket, run_id);
+
+CREATE INDEX executions_default_bucket_run_id_idx ON public.executions_default USING btree (bucket, run_id);
+
+CREATE INDEX idempotency_keys_expiry ON public.idempotency_keys USING btree (bucket, expires_at);
+
+CREATE INDEX outcomes_status ON ONLY public.outcomes USING btree (bucket, namespace, status, id);
+
+CREATE INDEX outcomes_default_bucket_namespace_status_id_idx ON public.outcomes_default USING btree (bucket, namespace, status, id);
+
+CREATE INDEX queue_cancel ON public.queue USING btree (bucket, cancel_requested_at) WHERE (cancel_requested_at IS NOT NULL);
+
+CREATE INDEX queue_deadline ON public.queue USING btree (bucket, deadline_at) WHERE (deadline_at IS NOT NULL);
+
+CREATE INDEX queue_delayed ON public.queue USING btree (bucket, available_at) WHERE (state = 'delayed'::text);
+
+CREATE INDEX queue_ready ON public.queue USING btree (bucket, namespace, target, priority DESC, available_at, id) WHERE (state = 'ready'::text);
+
+CREATE INDEX queue_session ON public.queue USING btree (bucket, session_id) WHERE (state = ANY (ARRAY['leased'::text, 'waiting'::text]));
+
+CREATE INDEX sessions_node ON public.sessions USING btree (bucket, namespace, node_id) WHERE (closed_at IS NULL);
+
+ALTER INDEX public.delivery_attempts_pkey ATTACH PARTITION public.delivery_attempts_default_pkey;
+
+ALTER INDEX public.events_stream ATTACH PARTITION public.events_default_bucket_xid_seq_idx;
+
+ALTER INDEX public.events_pkey ATTACH PARTITION public.events_default_pkey;
+
+ALTER INDEX public.executions_parent ATTACH PARTITION public.executions_default_bucket_parent_id_idx;
+
+ALTER INDEX public.executions_run ATTACH PARTITION public.executions_default_bucket_run_id_idx;
+
+ALTER INDEX public.executions_pkey ATTACH PARTITION public.executions_default_pkey;
+
+ALTER INDEX public.logs_pkey ATTACH PARTITION public.logs_default_pkey;
+
+ALTER INDEX public.outcomes_status ATTACH PARTITION public.outcomes_default_bucket_namespace_status_id_idx;
+
+ALTER INDEX public.outcomes_pkey ATTACH PARTITION public.outcomes_default_pkey;

@@ -1,0 +1,69 @@
+"""The migrations, and the page that shows what they add up to."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from controlplane.postgres.schema import head, migrate
+from tests.migrations import snapshot
+
+OPERATIONAL = (
+    "executions queue outcomes events logs memory memory_items nodes sessions reasoners webhooks deliveries "
+    "delivery_attempts idempotency_keys limits schedules api_keys local_calls"
+).split()
+KEY = """
+select a.attname
+from pg_index i
+join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+where i.indrelid = $1::regclass and (i.indisprimary or i.indisunique)
+"""
+
+
+async def test_snapshot_shows_the_migrations(database: str, conn: asyncpg.Connection) -> None:
+    """migrations/schema.sql is what the migrations make."""
+    if conn.get_server_version().major != 18:
+        pytest.skip("the snapshot is pg_dump's text of PostgreSQL 18")
+
+    assert await asyncio.to_thread(snapshot.dump, database) == snapshot.FILE.read_text(), "run `make schema`"
+
+
+async def test_migrating_again_changes_nothing(database: str, conn: asyncpg.Connection) -> None:
+    """Two replicas that both migrate at their start leave one schema."""
+    await asyncio.gather(*[asyncio.to_thread(migrate, database) for _ in range(2)])
+
+    assert await conn.fetchval("select version_num from alembic_version") == head()
+
+
+@pytest.mark.parametrize("table", OPERATIONAL)
+async def test_every_key_starts_with_the_bucket(table: str, conn: asyncpg.Connection) -> None:
+    """No row is found, and no two are told apart, without naming the bucket first."""
+    first = [row["attname"] for row in await conn.fetch(KEY, table)]
+
+    assert first
+    assert set(first) == {"bucket"}
+
+
+@pytest.mark.parametrize("table", OPERATIONAL)
+async def test_every_row_carries_its_namespace(table: str, conn: asyncpg.Connection) -> None:
+    """There is no operational row that does not say whose it is."""
+    columns = "select column_name from information_schema.columns where table_name = $1 and is_nullable = 'NO'"
+    named = {row["column_name"] for row in await conn.fetch(columns, table)}
+
+    assert {"bucket", "namespace"} <= named
+
+
+async def test_partitions_are_made_ahead(conn: asyncpg.Connection) -> None:
+    """A row of next month finds its partition; the DEFAULT ones stay empty."""
+    last = await conn.fetchval("select max(relname) from pg_class where relname like 'executions\\_2%' and relkind = 'r'")
+    due = await conn.fetchval("select to_char(clock() + interval '27 days', '\"executions\"_YYYY_MM_DD')")
+
+    assert last >= due
+
+
+async def test_making_partitions_again_makes_none(conn: asyncpg.Connection) -> None:
+    """The janitor may come as often as it likes."""
+    assert await conn.fetchval("select ensure_partitions(4)") == 0
+    assert await conn.fetchval("select ensure_partitions(5)") == 5
