@@ -10,7 +10,7 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -37,6 +37,8 @@ INFORMATIONAL_MAX = 32
 HEAD_PIECE_BYTES = 4 * 1024
 _HEAD_END = b"\r\n\r\n"
 
+LookUp = Callable[[str, int, int, int], Sequence[tuple[int, int, int, str, tuple[Any, ...]]]]
+
 
 @dataclass(slots=True, kw_only=True)
 class Line:
@@ -50,12 +52,12 @@ class Line:
         """Whether the connection came from the pool."""
         return self.transport is not None and not self.dialled
 
-    def hang_up(self, *, complete: bool) -> None:
-        """Leave nothing behind unless the exchange is complete and its connection worth keeping.
+    def hang_up(self) -> None:
+        """Leave nothing of a closed connection; one that goes back to the pool stays.
 
-        Else a closed connection lives on, with what is still to be sent, until a receiver who never reads has read.
+        Else it would live on, with what is still to be sent, until a receiver who never reads has read.
         """
-        if self.transport is not None and (not complete or self.transport.is_closing()):
+        if self.transport is not None and self.transport.is_closing():
             self.transport.abort()
 
 
@@ -71,7 +73,7 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self, policy: EgressPolicy, *, tls: ssl.SSLContext) -> None:
         self._policy = policy
-        self._names = _CheckedResolver(policy)
+        self._names = CheckedResolver(policy)
         super().__init__(
             resolver=self._names,
             socket_factory=self._socket,
@@ -107,20 +109,21 @@ class Connector(aiohttp.TCPConnector):
         return socket.socket(family, kind, protocol)
 
 
-class _CheckedResolver(AbstractResolver):
+class CheckedResolver(AbstractResolver):
     """One forbidden address among the answers refuses them all, so nothing can be won by mixing or ordering them.
 
     It has threads of its own: names that hang must not hold up those who use the event loop's default threads.
     """
 
-    def __init__(self, policy: EgressPolicy) -> None:
+    def __init__(self, policy: EgressPolicy, *, look_up: LookUp = socket.getaddrinfo) -> None:
         self._policy = policy
+        self._look_up = look_up
         self._threads = ThreadPoolExecutor(DNS_THREADS, thread_name_prefix="dns")
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        look_up = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM)
+        look_up = partial(self._look_up, host, port, family, socket.SOCK_STREAM)
         answers = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
         results: list[ResolveResult] = []
         for found, _, protocol, _, address in answers:

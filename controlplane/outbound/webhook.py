@@ -113,7 +113,7 @@ class WebhookSender:
         except _FAULTS as fault:
             error = _describe(fault, exchange)
         finally:
-            exchange.line.hang_up(complete=exchange.complete)
+            exchange.line.hang_up()
             LINE.reset(line)
         return _attempt(exchange, error, latency_ms=round((time.monotonic() - started) * 1000))
 
@@ -126,7 +126,6 @@ class _Exchange:
     status: int | None = None
     retry_after: str | None = None
     body: bytearray = field(default_factory=bytearray)
-    complete: bool = False
 
     @property
     def awaited(self) -> str:
@@ -166,7 +165,6 @@ async def _post(
             if not chunk:
                 break
             exchange.body += chunk
-        exchange.complete = response.content.at_eof()
     finally:
         response.close()  # gives a connection back that has been read to its end, else closes it
 
