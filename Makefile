@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test unit integration property e2e bench lint lock schema clean
+.PHONY: help install demo dev test unit integration property e2e bench lint lock docs schema clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ lock: $(INSTALLED) ## Resolve the lock anew from the ranges in pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header \
 	  pyproject.toml sdk/python/pyproject.toml --extra ai --group pyproject.toml:test --group pyproject.toml:lint \
 	  -o requirements.lock
+
+docs: $(INSTALLED) ## Write the pages that are made from the code anew
+	@$(BIN)/python -m tests.docs.generated
 
 schema: $(INSTALLED) ## Write migrations/schema.sql anew
 	@$(BIN)/python -m tests.migrations.snapshot

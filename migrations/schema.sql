@@ -25,11 +25,16 @@ begin
     loop
       name := parent || to_char(week at time zone 'UTC', '_YYYY_MM_DD');
       if to_regclass(name) is null then
-        execute format(
-          'create table %I partition of %I for values from (%L) to (%L)',
-          name, parent, uuid_floor(week), uuid_floor(week + interval '1 week')
-        );
-        made := made + 1;
+        begin
+          execute format(
+            'create table %I partition of %I for values from (%L) to (%L)',
+            name, parent, uuid_floor(week), uuid_floor(week + interval '1 week')
+          );
+          made := made + 1;
+        exception when check_violation then
+          -- It came too late: rows of that week lie in the DEFAULT partition. The weeks after it are made all the same.
+          raise warning 'no partition %: rows of its week are in %_default', name, parent;
+        end;
       end if;
     end loop;
   end loop;
@@ -73,6 +78,7 @@ CREATE TABLE public.deliveries (
     state text NOT NULL,
     attempt integer DEFAULT 0 NOT NULL,
     charged smallint DEFAULT 0 NOT NULL,
+    unknown smallint DEFAULT 0 NOT NULL,
     attempts_max smallint NOT NULL,
     next_at timestamp with time zone NOT NULL,
     lease_until timestamp with time zone,
@@ -174,10 +180,10 @@ CREATE TABLE public.executions (
     webhooks smallint NOT NULL,
     created_at timestamp with time zone NOT NULL,
     CONSTRAINT executions_retries_max_check CHECK ((retries_max >= 0)),
-    CONSTRAINT executions_retry_cap_seconds_check CHECK ((retry_cap_seconds >= (0)::double precision)),
-    CONSTRAINT executions_retry_delay_seconds_check CHECK ((retry_delay_seconds >= (0)::double precision)),
-    CONSTRAINT executions_retry_factor_check CHECK ((retry_factor >= (1)::double precision)),
-    CONSTRAINT executions_timeout_seconds_check CHECK ((timeout_seconds > (0)::double precision)),
+    CONSTRAINT executions_retry_cap_seconds_check CHECK (((retry_cap_seconds >= (0)::double precision) AND (retry_cap_seconds <= ('1000000000'::numeric)::double precision))),
+    CONSTRAINT executions_retry_delay_seconds_check CHECK (((retry_delay_seconds >= (0)::double precision) AND (retry_delay_seconds <= ('1000000000'::numeric)::double precision))),
+    CONSTRAINT executions_retry_factor_check CHECK (((retry_factor >= (1)::double precision) AND (retry_factor <= ('1000000000'::numeric)::double precision))),
+    CONSTRAINT executions_timeout_seconds_check CHECK (((timeout_seconds > (0)::double precision) AND (timeout_seconds <= ('1000000000'::numeric)::double precision))),
     CONSTRAINT executions_type_check CHECK ((type = ANY (ARRAY['reasoner'::text, 'skill'::text])))
 )
 PARTITION BY RANGE (id);
@@ -205,10 +211,10 @@ CREATE TABLE public.executions_default (
     webhooks smallint CONSTRAINT executions_webhooks_not_null NOT NULL,
     created_at timestamp with time zone CONSTRAINT executions_created_at_not_null NOT NULL,
     CONSTRAINT executions_retries_max_check CHECK ((retries_max >= 0)),
-    CONSTRAINT executions_retry_cap_seconds_check CHECK ((retry_cap_seconds >= (0)::double precision)),
-    CONSTRAINT executions_retry_delay_seconds_check CHECK ((retry_delay_seconds >= (0)::double precision)),
-    CONSTRAINT executions_retry_factor_check CHECK ((retry_factor >= (1)::double precision)),
-    CONSTRAINT executions_timeout_seconds_check CHECK ((timeout_seconds > (0)::double precision)),
+    CONSTRAINT executions_retry_cap_seconds_check CHECK (((retry_cap_seconds >= (0)::double precision) AND (retry_cap_seconds <= ('1000000000'::numeric)::double precision))),
+    CONSTRAINT executions_retry_delay_seconds_check CHECK (((retry_delay_seconds >= (0)::double precision) AND (retry_delay_seconds <= ('1000000000'::numeric)::double precision))),
+    CONSTRAINT executions_retry_factor_check CHECK (((retry_factor >= (1)::double precision) AND (retry_factor <= ('1000000000'::numeric)::double precision))),
+    CONSTRAINT executions_timeout_seconds_check CHECK (((timeout_seconds > (0)::double precision) AND (timeout_seconds <= ('1000000000'::numeric)::double precision))),
     CONSTRAINT executions_type_check CHECK ((type = ANY (ARRAY['reasoner'::text, 'skill'::text])))
 );
 
@@ -611,6 +617,8 @@ CREATE INDEX queue_ready ON public.queue USING btree (bucket, namespace, target,
 CREATE INDEX queue_session ON public.queue USING btree (bucket, session_id) WHERE (state = ANY (ARRAY['leased'::text, 'waiting'::text]));
 
 CREATE INDEX sessions_node ON public.sessions USING btree (bucket, namespace, node_id) WHERE (closed_at IS NULL);
+
+CREATE INDEX webhooks_sealed ON public.webhooks USING btree (bucket, created_at) WHERE ((length(secret_sealed) > 0) OR (length(headers_sealed) > 0));
 
 ALTER INDEX public.delivery_attempts_pkey ATTACH PARTITION public.delivery_attempts_default_pkey;
 

@@ -25,6 +25,7 @@ NOT_A_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
 SQUARE = bytes.maketrans(b"{}", b"[]")
 PATH = re.compile(r" - at `(.*)`$", re.DOTALL)
 UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`", re.DOTALL)
+UNKNOWN_WORD = re.compile(r"Invalid enum value ")
 TEXT_MAX = 200
 
 
@@ -109,6 +110,8 @@ def _decoder(form: Any) -> msgspec.json.Decoder[Any]:
 def _invalid(message: str, form: Any) -> Invalid:
     path = PATH.search(message)
     where = "body" if path is None else "body" + path.group(1).removeprefix("$")
+    if UNKNOWN_WORD.match(message):  # it would say the word back
+        return Invalid("Not one of the words that may stand here.", where=where, fix="GET /openapi.json names them.")
     unknown = UNKNOWN_FIELD.search(message)
     if unknown is None:
         return Invalid(PATH.sub("", message) + ".", where=where)

@@ -34,7 +34,7 @@ from controlplane.domain.memory import (
     Write,
     Written,
 )
-from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid, MemoryNotFound
+from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid, LengthMismatch, MemoryNotFound, NotAList
 from controlplane.reads import executions, memory
 
 OPS_MAX = 1_000
@@ -190,8 +190,9 @@ async def write(request: Request) -> Response:
     form = await read_form(request, WriteForm, doors.limits.body_bytes_max)
     if not 1 <= sum(len(group.ops) for group in form.writes) <= OPS_MAX:
         raise Invalid(f"From 1 to {OPS_MAX} operations.", where="body.writes")
-    groups = [await _group(request, doors, group, f"body.writes[{n}]") for n, group in enumerate(form.writes)]
-    answers = await gather_answers(doors.lanes.memory.put(group) for group in groups)
+    places = [f"body.writes[{n}]" for n in range(len(form.writes))]
+    groups = [await _parsed(request, doors, group, where) for group, where in zip(form.writes, places, strict=True)]
+    answers = await gather_answers(_write_group(doors, *one) for one in zip(groups, places, strict=True))
     if len(answers) == 1 and isinstance(answers[0], ControlPlaneError):
         return problem(answers[0])
     return answer({"results": [_result(one) for one in answers]})
@@ -205,7 +206,29 @@ def _result(done: list[Written] | ControlPlaneError) -> shapes.Shape:
 
 
 async def _write(doors: Doors, around: Around, ops: tuple[Op, ...]) -> list[Written]:
-    return await doors.lanes.memory.put(Write(ops=ops, fence=around.fence, writer=around.writer))
+    try:
+        return await doors.lanes.memory.put(Write(ops=ops, fence=around.fence, writer=around.writer))
+    except (LengthMismatch, NotAList) as error:
+        error.where = "body.key"
+        raise
+
+
+async def _parsed(request: Request, doors: Doors, form: GroupForm, where: str) -> Write | ControlPlaneError:
+    """What cannot be in one group must not keep the others, of other executions, from being written."""
+    try:
+        return await _group(request, doors, form, where)
+    except ControlPlaneError as error:
+        return error
+
+
+async def _write_group(doors: Doors, group: Write | ControlPlaneError, where: str) -> list[Written]:
+    if isinstance(group, ControlPlaneError):
+        raise group
+    try:
+        return await doors.lanes.memory.put(group)
+    except (LengthMismatch, NotAList) as error:
+        error.where = f"{where}.{error.where}"
+        raise
 
 
 async def _group(request: Request, doors: Doors, form: GroupForm, where: str) -> Write:

@@ -89,7 +89,8 @@ def body_of(error: errors.ControlPlaneError) -> dict[str, object]:
         body["where"] = error.where
     if error.fix is not None:
         body["fix"] = error.fix
-    return body | dict(error.facts)
+    # RFC 9457 has a `status` of its own.
+    return body | {"execution_status" if name == "status" else name: fact for name, fact in error.facts.items()}
 
 
 def answer(error: errors.ControlPlaneError, headers: Mapping[str, str] | None = None) -> Response:

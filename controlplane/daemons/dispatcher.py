@@ -79,22 +79,20 @@ class Dispatcher:
             if room <= 0:
                 break
             full = [host for host, busy in self._busy.items() if busy + PER_HOST_CLAIM > self._per_host_max]
-            after = self._after_host.get(bucket, "")
             async with self._pool.acquire() as conn:
                 claimed_at = time.monotonic()
-                due = await deliver.claim_due(
+                claimed = await deliver.claim_due(
                     conn,
                     bucket,
-                    after_host=after,
+                    after_host=self._after_host.get(bucket, ""),
                     full_hosts=full,
                     per_host=PER_HOST_CLAIM,
                     limit=room,
                     lease_seconds=self._attempt_seconds + LEASE_MARGIN_SECONDS,
                 )
-            # From the beginning again when the walk has come to the last host; else on from where it stopped.
-            self._after_host[bucket] = max((one.host for one in due), default="") if due else ""
-            began += len(due) or (1 if after else 0)
-            for one in due:
+            self._after_host[bucket] = claimed.after_host
+            began += len(claimed.due) or (1 if claimed.after_host else 0)  # nothing yet, but there are more hosts
+            for one in claimed.due:
                 self._busy[one.host] += 1
                 task = asyncio.create_task(self._deliver(one, claimed_at), name="deliver")
                 self._sending.add(task)

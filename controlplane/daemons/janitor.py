@@ -52,5 +52,5 @@ class Janitor:
                 await prune.ensure_partitions(conn, weeks_ahead=self._weeks_ahead)
             for bucket in self._placement.all():
                 did += await prune.drop_keys(conn, bucket)
-                await prune.forget_secrets(conn, bucket, after_seconds=self._secret_seconds)
+                did += await prune.forget_secrets(conn, bucket, after_seconds=self._secret_seconds)
         return did

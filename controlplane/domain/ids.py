@@ -102,4 +102,5 @@ def run_bucket(run_id: str) -> int | None:
     head, _, tail = run_id.partition("_")
     if head != "run" or not TAIL.fullmatch(tail):
         return None
-    return bucket_of(read("run", run_id, where="run_id"))
+    id_ = read("run", run_id, where="run_id")
+    return bucket_of(id_) if id_.version == 7 else None

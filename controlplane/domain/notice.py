@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 
 from controlplane.domain.execution import Settlement, Status
 from controlplane.domain.ids import show_execution
-from controlplane.domain.target import parse
 
 # AgentField knows two ends; the exact one stands in `status`.
 TERMINAL_EVENT = {
@@ -39,15 +38,15 @@ class Notice:
 def notice_body(notice: Notice) -> bytes:
     """The JSON bytes to send."""
     end, held = notice.settlement, notice.settlement.held
-    target = parse(held.target)
+    node_id, _, reasoner_id = held.target.partition(".")
     started_at = held.started_at or notice.created_at
     fields: dict[str, bytes | None] = {
         "event": text(TERMINAL_EVENT[end.status]),
         "execution_id": text(show_execution(held.id)),
         "run_id": text(held.run_id),
         "workflow_id": text(held.run_id),
-        "agent_node_id": text(target.node_id),
-        "reasoner_id": text(target.reasoner_id),
+        "agent_node_id": text(node_id),
+        "reasoner_id": text(reasoner_id),
         "target": text(held.target),
         "type": text(notice.type),
         "status": text(end.status.value),
@@ -56,7 +55,7 @@ def notice_body(notice: Notice) -> bytes:
         "started_at": text(moment(started_at)),
         "completed_at": text(moment(notice.finished_at)),
         "duration_ms": str(milliseconds(started_at, notice.finished_at)).encode(),
-        "retry_count": str(end.failures if end.status is Status.SUCCEEDED else max(end.failures - 1, 0)).encode(),
+        "retry_count": str(held.failures).encode(),
         "session_id": None if notice.session_key is None else text(notice.session_key),
         "actor_id": None if notice.actor_key is None else text(notice.actor_key),
         "context": notice.context,
@@ -79,8 +78,12 @@ def error_text(error: bytes | None) -> str:
     """The words of an error that may be any JSON."""
     if error is None:
         return ""
-    value = json.loads(error)
-    return value if isinstance(value, str) else error.decode()
+    # Only a string is parsed: what is nested too deep or too long a number for Python must not keep an end from ending.
+    words = error.strip()
+    if not words.startswith(b'"'):
+        return words.decode()
+    said: str = json.loads(words)
+    return said
 
 
 def moment(at: datetime) -> str:

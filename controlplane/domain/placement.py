@@ -36,9 +36,12 @@ class Placement:
         return int.from_bytes(digest) % self.hashed
 
     def of_run(self, namespace: int, run_id: str) -> int:
-        """The bucket of a run: decoded from an id of ours, else hashed."""
+        """The bucket of a run: decoded from an id of ours, else hashed.
+
+        A text that only looks like an id of ours must not lead to a bucket where nobody looks for work.
+        """
         own = run_bucket(run_id)
-        return self.of_key(namespace, run_id) if own is None else own
+        return own if own is not None and own in self.all() else self.of_key(namespace, run_id)
 
     def next(self) -> int:
         """The bucket of a submit that belongs to nothing yet: all in turn."""

@@ -16,10 +16,10 @@ class RetryPolicy:
 
 
 def delay_seconds(policy: RetryPolicy, *, failures: int, jitter: float = 0.0) -> float:
-    """Seconds to wait after the `failures`-th failure (from 1). `jitter` in [0, 1) adds up to a fifth, never less.
-
-    The exponent is bounded before it is raised: `2.0 ** 5000` would overflow.
-    """
-    exponent = min(max(failures - 1, 0), 64)
-    base = min(policy.delay_seconds * policy.factor**exponent, policy.cap_seconds)
+    """Seconds to wait after the `failures`-th failure (from 1). `jitter` in [0, 1) adds up to a fifth, never less."""
+    base = min(policy.delay_seconds, policy.cap_seconds)
+    for _ in range(failures - 1):  # not `factor ** failures`, which overflows
+        if not 0 < base < policy.cap_seconds or policy.factor <= 1:
+            break
+        base = min(base * policy.factor, policy.cap_seconds)
     return base * (1 + 0.2 * jitter)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from typing import Generic, TypeVar
@@ -27,6 +28,8 @@ Flush = Callable[[Connection, list[Item]], Awaitable[Sequence[Result | ControlPl
 
 BATCH_MAX = 256
 FLUSHERS = 2
+LOOK_AHEAD = 4
+RACED_SECONDS = 1.0
 
 
 class Raced(Exception):
@@ -81,7 +84,6 @@ class Lane(Generic[Item, Result]):
         if len(self._running) < self._flushers:
             task = asyncio.create_task(self._run(), name=f"lane.{self.name}")
             self._running.add(task)
-            task.add_done_callback(self._running.discard)
         return await future
 
     async def close(self) -> None:
@@ -91,15 +93,28 @@ class Lane(Generic[Item, Result]):
             await asyncio.wait(self._running)
 
     async def _run(self) -> None:
-        while self._waiting:
-            await self._settle(self._take())
+        try:
+            while self._waiting:
+                await self._settle(self._take())
+        finally:
+            # Here and not in a callback: between the last look and the callback an answered caller may put again, see a
+            # flusher that is none any more, and wait for ever.
+            task = asyncio.current_task()
+            assert task is not None
+            self._running.discard(task)
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
         later: list[tuple[Item, asyncio.Future[Result]]] = []
         taken: set[Hashable] = set()
         weight = 0
-        while self._waiting and len(batch) < self._batch_max and weight < self._bytes_max:
+        # The look ahead is bounded: with thousands waiting for one key every flush would look at all of them.
+        while (
+            self._waiting
+            and len(batch) < self._batch_max
+            and len(later) < LOOK_AHEAD * self._batch_max
+            and weight < self._bytes_max
+        ):
             entry = self._waiting.popleft()
             if entry[1].done():  # the caller has left before its turn
                 continue
@@ -162,10 +177,13 @@ class Lane(Generic[Item, Result]):
 
     async def _persist(self, items: list[Item]) -> Sequence[Result | ControlPlaneError]:
         """Run the flush until it commits, for as long as the database may be on its way back."""
+        until = time.monotonic() + max(self._retry_seconds, RACED_SECONDS)
         while True:
             try:
                 return await persist(
                     self._pool, lambda conn: self._flush(conn, items), seconds=self._retry_seconds, name=self.name
                 )
-            except Raced:
-                continue
+            except Raced as error:
+                if time.monotonic() > until:
+                    log.warning("lane.raced", extra={"lane": self.name, "items": len(items)})
+                    raise DatabaseUnavailable from error

@@ -5,10 +5,15 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+from controlplane.postgres.pool import Connection
+
+# Alembic keeps its context in module globals; across processes the migrations themselves take a lock.
+ONE_AT_A_TIME = threading.Lock()
 VERSION = "select version_num from alembic_version"
 
 
@@ -23,7 +28,8 @@ def migrate(dsn: str) -> None:
 
     def run() -> None:
         try:
-            command.upgrade(config, "head")
+            with ONE_AT_A_TIME:
+                command.upgrade(config, "head")
         except BaseException as error:  # noqa: BLE001 - carried over to the calling thread
             failure.append(error)
 
@@ -39,6 +45,32 @@ def head() -> str:
     revision = ScriptDirectory.from_config(_config()).get_current_head()
     assert revision is not None
     return revision
+
+
+async def revision(conn: Connection) -> str | None:
+    """The revision that the database is at, None before the first."""
+    try:
+        found: str | None = await conn.fetchval(VERSION)
+    except asyncpg.UndefinedTableError:
+        return None
+    return found
+
+
+async def behind(conn: Connection) -> str | None:
+    """Where the database is if `migrate` has work there: a revision, or `empty`. None if it has not.
+
+    A revision that this code does not know was made by a newer one. The schema only ever grows within a release, so
+    that is not behind: old and new replicas run side by side.
+    """
+    at = await revision(conn)
+    if at is None:
+        return "empty"
+    return at if at in revisions() and at != head() else None
+
+
+def revisions() -> frozenset[str]:
+    """Every revision this code knows."""
+    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def _config() -> Config:

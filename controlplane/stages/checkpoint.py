@@ -28,7 +28,7 @@ CLEAR_CRASHES = """
 update queue
 set crashes = 0
 where bucket = $1
-  and id in (
+  and id = any(array(
     select id
     from queue
     where bucket = $1
@@ -36,7 +36,7 @@ where bucket = $1
       and crashes > 0
     order by id
     for update
-  )
+  ))
 """
 
 LOCK = """
@@ -176,8 +176,8 @@ async def write(conn: Connection, batch: Sequence[Write]) -> list[list[Written] 
                 continue
             before = {op.place: replace(slots[op.place]) for op in item.ops}
             try:
-                for op in item.ops:
-                    await _apply(conn, slots[op.place], op, item)
+                for n, op in enumerate(item.ops):
+                    await _apply(conn, slots[op.place], op, item, where=f"ops[{n}].key")
             except (LengthMismatch, NotAList) as error:
                 slots.update(before)
                 answers[index] = error
@@ -216,7 +216,7 @@ async def _lock(conn: Connection, writes: list[Write]) -> dict[Place, Slot]:
     return slots
 
 
-async def _apply(conn: Connection, slot: Slot, op: Op, item: Write) -> None:
+async def _apply(conn: Connection, slot: Slot, op: Op, item: Write, *, where: str) -> None:
     slot.writer = item.writer
     slot.writer_attempt = None if item.fence is None else item.fence.attempt
     match op:
@@ -227,20 +227,20 @@ async def _apply(conn: Connection, slot: Slot, op: Op, item: Write) -> None:
             slot.value, slot.length, slot.items, slot.appended = None, None, (), 0
             slot.gone, slot.touched = True, slot.existed
         case Append():
-            await _append(conn, slot, op)
+            await _append(conn, slot, op, where)
 
 
-async def _append(conn: Connection, slot: Slot, op: Append) -> None:
+async def _append(conn: Connection, slot: Slot, op: Append, where: str) -> None:
     absent = slot.gone or not (slot.existed or slot.touched)
     if absent:
         slot.value, slot.length = b"[]", 0
     if slot.length is None:
-        raise NotAList(where=op.place.key, fix="Set a list first, or append to another key.")
+        raise NotAList(where=where, fix="Set a list first, or append to another key.")
     if op.expected_length is not None and op.expected_length != slot.length:
         if await _is_repeat(conn, slot, op):
             return
         raise LengthMismatch(
-            f"The list has {slot.length} elements, not {op.expected_length}.", where=op.place.key, length=slot.length
+            f"The list has {slot.length} elements, not {op.expected_length}.", where=where, length=slot.length
         )
     slot.items += op.items
     slot.length += len(op.items)

@@ -25,6 +25,8 @@ from controlplane.stages import finish, hold, record
 
 CRASH_FREE = "released"
 
+RETURNED = {Verdict.FAILED: EventType.RETRYING, Verdict.RELEASED: EventType.RELEASED}
+
 READ_POLICIES = """
 select id, retry_delay_seconds, retry_factor, retry_cap_seconds
 from executions
@@ -57,7 +59,7 @@ where bucket = $1
 """
 
 READ_RETRIED = """
-select distinct execution_id, attempt
+select distinct execution_id, attempt, type
 from events
 where bucket = $1
   and execution_id = any($2::uuid[])
@@ -95,15 +97,15 @@ async def _report(
     returning = [(item, held) for item, held in live if not _ends(item, held)]
     settled = await finish.settle(conn, bucket, [_settlement(item, held) for item, held in ending], make_id=make_id)
     await _retry(conn, bucket, returning, jitter)
-    await record.append(conn, bucket, [_discarded(item, held) for item, held in ending if held.cancel_requested])
+    await record.append(conn, bucket, [_discarded(item, held) for item, held in ending if _comes_too_late(item, held)])
     answers = {
         item.fence: Recorded(
-            code=ReportCode.DISCARDED if held.cancel_requested else ReportCode.RECORDED, status=one.status
+            code=ReportCode.DISCARDED if _comes_too_late(item, held) else ReportCode.RECORDED, status=one.status
         )
         for (item, held), one in zip(ending, settled, strict=True)
     }
     answers |= {item.fence: Recorded(code=ReportCode.RECORDED, status=Status.QUEUED) for item, _ in returning}
-    stale = [item.fence for item in part if item.fence not in answers]
+    stale = [item for item in part if item.fence not in answers]
     return answers | await _recorded_before(conn, bucket, stale)
 
 
@@ -118,6 +120,11 @@ def _ends(item: Report, held: Held) -> bool:
     if item.verdict is Verdict.RELEASED:
         return False
     return not item.retryable or held.failures >= held.retries_max
+
+
+def _comes_too_late(item: Report, held: Held) -> bool:
+    """Whether there is something to throw away: a node that stopped when it was told has no result."""
+    return held.cancel_requested and item.verdict in (Verdict.SUCCEEDED, Verdict.FAILED)
 
 
 def _settlement(item: Report, held: Held) -> Settlement:
@@ -198,7 +205,7 @@ def _returned(item: Report, held: Held, delay: float) -> Event:
         namespace=held.namespace,
         run_id=held.run_id,
         target=held.target,
-        type=EventType.RETRYING if item.verdict is Verdict.FAILED else EventType.RELEASED,
+        type=RETURNED[item.verdict],
         attempt=held.attempt,
         data=b"{" + b",".join(facts) + b"}",
     )
@@ -217,14 +224,16 @@ def _discarded(item: Report, held: Held) -> Event:
     )
 
 
-async def _recorded_before(conn: Connection, bucket: int, stale: list[Fence]) -> dict[Fence, Recorded]:
+async def _recorded_before(conn: Connection, bucket: int, stale: list[Report]) -> dict[Fence, Recorded]:
     if not stale:
         return {}
-    ids: list[UUID] = [fence.execution_id for fence in stale]
-    answers = {fence: Recorded(code=ReportCode.LEASE_LOST, status=None) for fence in stale}
-    for row in await conn.fetch(READ_RETRIED, bucket, ids, [fence.attempt for fence in stale]):
+    ids: list[UUID] = [item.fence.execution_id for item in stale]
+    answers = {item.fence: Recorded(code=ReportCode.LEASE_LOST, status=None) for item in stale}
+    # The same verdict only: a success that comes after its work was handed back was recorded nowhere.
+    returned = {(item.fence, RETURNED[item.verdict].value) for item in stale if item.verdict in RETURNED}
+    for row in await conn.fetch(READ_RETRIED, bucket, ids, [item.fence.attempt for item in stale]):
         fence = Fence(ExecutionId(row["execution_id"]), row["attempt"])
-        if fence in answers:
+        if (fence, row["type"]) in returned:
             answers[fence] = Recorded(code=ReportCode.ALREADY_RECORDED, status=Status.QUEUED)
     for row in await conn.fetch(READ_OUTCOMES, bucket, ids):
         fence = Fence(ExecutionId(row["id"]), row["attempt"])

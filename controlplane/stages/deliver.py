@@ -24,8 +24,9 @@ UNKNOWN_MAX = 20
 EVENT_OF = {DeliveryState.DELIVERED: EventType.DELIVERED, DeliveryState.DEAD: EventType.DELIVERY_DEAD}
 
 # From host to host: one index probe finds the next host with something pending, a second takes what is due of it. A
-# receiver with 50,000 waiting deliveries costs as much as one with a single one and delays nobody else. The scan starts
-# after the last host that was visited and is cut after 200, so that 10,000 hosts cost no more than 200.
+# receiver with 50,000 waiting deliveries costs as much as one with a single one and delays nobody else. The walk starts
+# after the last host that was visited and is cut after 200, so that 10,000 hosts cost no more than 200. Where it was
+# cut is said even when nothing was due, or hosts that wait would hide those behind them.
 CLAIM_DUE = """
 with recursive hosts(host, n) as (
   (
@@ -52,7 +53,7 @@ with recursive hosts(host, n) as (
     and hosts.n < 200
 ),
 pick as materialized (
-  select d.id
+  select d.id, hosts.host
   from hosts
   cross join lateral (
     select id
@@ -68,15 +69,28 @@ pick as materialized (
   where hosts.host is not null
     and hosts.host <> all($3::text[])
   limit $5
+),
+walked as (
+  select case
+    when (select count(*) from pick) >= $5 then (select max(host) from pick)
+    when (select max(n) from hosts where host is not null) >= 200 then (select max(host) from hosts)
+    else ''
+  end as after_host
+),
+took as (
+  update deliveries
+  set state = 'leased',
+    attempt = attempt + 1,
+    lease_until = clock() + make_interval(secs => $6)
+  where bucket = $1
+    and id = any(array(select id from pick))
+  returning id, execution_id, webhook_n, event, host, url, body, attempt, charged, attempts_max,
+    extract(epoch from clock())::float8 as now_seconds
 )
-update deliveries
-set state = 'leased',
-  attempt = attempt + 1,
-  lease_until = clock() + make_interval(secs => $6)
-where bucket = $1
-  and id in (select id from pick)
-returning id, execution_id, webhook_n, event, host, url, body, attempt, charged, attempts_max,
-  extract(epoch from clock())::float8 as now_seconds
+select walked.after_host, took.id, took.execution_id, took.webhook_n, took.event, took.host, took.url, took.body,
+  took.attempt, took.charged, took.attempts_max, took.now_seconds
+from walked
+left join took on true
 """
 
 READ_SEALED = """
@@ -90,6 +104,7 @@ SETTLE = """
 update deliveries d
 set state = s.state,
   charged = d.charged + s.charge,
+  unknown = 0,
   next_at = clock() + make_interval(secs => s.wait_seconds),
   lease_until = null,
   settled_at = case when s.state in ('delivered', 'dead') then clock() end
@@ -99,7 +114,7 @@ where d.bucket = $1
   and d.id = s.id
   and d.attempt = s.attempt
   and d.state = 'leased'
-returning d.id, d.namespace, d.execution_id, d.webhook_n
+returning d.id, d.attempt, d.namespace
 """
 
 RECORD_ATTEMPTS = """
@@ -114,6 +129,15 @@ from unnest(
 on conflict (bucket, delivery_id, attempt) do nothing
 """
 
+READ_ATTEMPTS = """
+select delivery_id, attempt
+from delivery_attempts
+where bucket = $1
+  and delivery_id = any($2::uuid[])
+  and attempt = any($3::int[])
+  and outcome <> 'unknown'
+"""
+
 READ_RUNS = """
 select id, namespace, run_id, target
 from executions
@@ -123,12 +147,13 @@ where bucket = $1
 
 RECLAIM = """
 update deliveries
-set state = case when attempt - charged > $3 then 'dead' else 'pending' end,
+set state = case when unknown >= $3 then 'dead' else 'pending' end,
+  unknown = unknown + 1,
   next_at = clock(),
   lease_until = null,
-  settled_at = case when attempt - charged > $3 then clock() end
+  settled_at = case when unknown >= $3 then clock() end
 where bucket = $1
-  and id in (
+  and id = any(array(
     select id
     from deliveries
     where bucket = $1
@@ -137,15 +162,16 @@ where bucket = $1
     order by lease_until
     limit $2
     for update skip locked
-  )
-returning id, attempt, namespace
+  ))
+returning id, attempt, namespace, execution_id, state
 """
 
 RETRY = """
 update deliveries
 set state = 'pending',
   next_at = clock(),
-  attempts_max = charged + attempts_max,
+  charged = 0,
+  unknown = 0,
   settled_at = null
 where bucket = $1
   and id = $2
@@ -187,6 +213,14 @@ class Due:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """What was due, and the host that the next walk begins behind; empty when this one came to the last."""
+
+    due: tuple[Due, ...]
+    after_host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
     """What became of one attempt, and what follows from it."""
 
@@ -205,33 +239,35 @@ async def claim_due(
     per_host: int,
     limit: int,
     lease_seconds: float,
-) -> list[Due]:
+) -> Claimed:
     """Take due deliveries, a few of every host, none of the hosts that are full.
 
     Moves: pending → leased, attempt + 1. Guard: `for update skip locked`; the attempt fences what is written later.
     """
-    rows = await conn.fetch(CLAIM_DUE, bucket, after_host, full_hosts, per_host, limit, lease_seconds)
-    if not rows:
-        return []
-    sealed = await conn.fetch(READ_SEALED, bucket, list({row["execution_id"] for row in rows}))
+    found = await conn.fetch(CLAIM_DUE, bucket, after_host, full_hosts, per_host, limit, lease_seconds)
+    rows = [row for row in found if row["id"] is not None]
+    sealed = await conn.fetch(READ_SEALED, bucket, list({row["execution_id"] for row in rows})) if rows else []
     by_webhook = {(row["execution_id"], row["n"]): row for row in sealed}
-    return [_due(row, by_webhook.get((row["execution_id"], row["webhook_n"]))) for row in rows]
+    return Claimed(
+        due=tuple(_due(row, by_webhook.get((row["execution_id"], row["webhook_n"]))) for row in rows),
+        after_host=found[0]["after_host"],
+    )
 
 
 async def settle(conn: Connection, batch: Sequence[Sent]) -> list[ControlPlaneError | None]:
     """Write down what the receiver answered, and when to try again if it must be.
 
     Moves: leased → delivered, dead, or pending after a wait. Guard: the attempt number; an attempt that outlived its
-    lease changes nothing. Raises: per item LeaseLost.
+    lease changes nothing, one that was settled before is settled. Raises: per item LeaseLost.
     """
-    written: set[UUID] = set()
+    written: set[tuple[UUID, int]] = set()
     async with conn.transaction():
         for bucket, part in by_bucket(batch, lambda item: item.due.id):
             written |= await _settle(conn, bucket, sorted(part, key=lambda item: item.due.id))
-    return [None if item.due.id in written else LeaseLost() for item in batch]
+    return [None if _attempt(item) in written else LeaseLost() for item in batch]
 
 
-async def _settle(conn: Connection, bucket: int, part: list[Sent]) -> set[UUID]:
+async def _settle(conn: Connection, bucket: int, part: list[Sent]) -> set[tuple[UUID, int]]:
     rows = await conn.fetch(
         SETTLE,
         bucket,
@@ -241,14 +277,14 @@ async def _settle(conn: Connection, bucket: int, part: list[Sent]) -> set[UUID]:
         [1] * len(part),
         [item.wait_seconds for item in part],
     )
-    by_id = {row["id"]: row for row in rows}
-    mine = [item for item in part if item.due.id in by_id]
+    settled = {(row["id"], row["attempt"]): row for row in rows}
+    mine = [item for item in part if _attempt(item) in settled]
     await conn.execute(
         RECORD_ATTEMPTS,
         bucket,
         [item.due.id for item in mine],
         [item.due.attempt for item in mine],
-        [by_id[item.due.id]["namespace"] for item in mine],
+        [settled[_attempt(item)]["namespace"] for item in mine],
         [item.attempt.outcome.value for item in mine],
         [item.attempt.http_status for item in mine],
         [item.attempt.latency_ms for item in mine],
@@ -257,7 +293,20 @@ async def _settle(conn: Connection, bucket: int, part: list[Sent]) -> set[UUID]:
     )
     ended = [item for item in mine if item.state in (DeliveryState.DELIVERED, DeliveryState.DEAD)]
     await _tell(conn, bucket, [(item.due.execution_id, item.due.id, EVENT_OF[item.state]) for item in ended])
-    return set(by_id)
+    return set(settled) | await _settled_before(conn, bucket, [item for item in part if _attempt(item) not in settled])
+
+
+async def _settled_before(conn: Connection, bucket: int, stale: list[Sent]) -> set[tuple[UUID, int]]:
+    """Those that an earlier try wrote down whose answer was lost."""
+    if not stale:
+        return set()
+    ids, attempts = [item.due.id for item in stale], [item.due.attempt for item in stale]
+    rows = await conn.fetch(READ_ATTEMPTS, bucket, ids, attempts)
+    return {(row["delivery_id"], row["attempt"]) for row in rows}
+
+
+def _attempt(item: Sent) -> tuple[UUID, int]:
+    return item.due.id, item.due.attempt
 
 
 async def reclaim(conn: Connection, bucket: int, *, limit: int = 256) -> int:
@@ -268,6 +317,8 @@ async def reclaim(conn: Connection, bucket: int, *, limit: int = 256) -> int:
     """
     async with conn.transaction():
         rows = await conn.fetch(RECLAIM, bucket, limit, UNKNOWN_MAX)
+        if not rows:
+            return 0
         await conn.execute(
             RECORD_ATTEMPTS,
             bucket,
@@ -280,6 +331,8 @@ async def reclaim(conn: Connection, bucket: int, *, limit: int = 256) -> int:
             ["the dispatcher died before it knew the answer"] * len(rows),
             [None] * len(rows),
         )
+        dead = [row for row in rows if row["state"] == DeliveryState.DEAD]
+        await _tell(conn, bucket, [(row["execution_id"], row["id"], EventType.DELIVERY_DEAD) for row in dead])
     return len(rows)
 
 

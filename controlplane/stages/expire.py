@@ -15,6 +15,7 @@ from controlplane.domain.execution import Held, Settlement, Status
 from controlplane.domain.ids import bucket_of
 from controlplane.domain.lease import Fence, crash_loops
 from controlplane.domain.notice import text
+from controlplane.domain.placement import by_bucket
 from controlplane.postgres.pool import Connection
 from controlplane.stages import finish, hold, record
 
@@ -27,7 +28,7 @@ CLOSE_EXPIRED = """
 update sessions
 set closed_at = clock(), closed_reason = 'expired'
 where bucket = $1
-  and id in (
+  and id = any(array(
     select id
     from sessions
     where bucket = $1
@@ -37,7 +38,7 @@ where bucket = $1
     order by id
     limit $3
     for update skip locked
-  )
+  ))
 returning id, namespace, node_id
 """
 
@@ -49,13 +50,43 @@ where bucket = $1
   and closed_at is null
 """
 
-# A claim may commit after its session was closed, so a closed session is looked at again until no claim of its time can
-# still be running (statement timeout and a minute).
-CLOSED = """
-select id, closed_reason
+# Whose leases lie in this bucket, one index probe for each: asked from the side of the work, so that none is left lying
+# whatever became of its session. A claim may commit after its session was closed, and a session of another bucket may
+# hold work here.
+HOLDERS = """
+with recursive holders(session_id) as (
+  (
+    select session_id
+    from queue
+    where bucket = $1
+      and state in ('leased', 'waiting')
+      and session_id is not null
+    order by session_id
+    limit 1
+  )
+  union all
+  select (
+    select q.session_id
+    from queue q
+    where q.bucket = $1
+      and q.state in ('leased', 'waiting')
+      and q.session_id > holders.session_id
+    order by q.session_id
+    limit 1
+  )
+  from holders
+  where holders.session_id is not null
+)
+select session_id
+from holders
+where session_id is not null
+"""
+
+READ_SESSIONS = """
+select id, closed_at is null as open, closed_reason
 from sessions
 where bucket = $1
-  and closed_at is not null
+  and id = any($2::uuid[])
 """
 
 FORGET = """
@@ -64,27 +95,33 @@ where bucket = $1
   and closed_at < clock() - make_interval(secs => $2)
 """
 
+# Ordered by the session, which the index gives: ordered by id it was planned along the primary key and read all rows.
 ORPHANED = """
 select id
 from queue
 where bucket = $1
   and session_id = any($2::uuid[])
   and state in ('leased', 'waiting')
-order by id
+order by session_id
 limit $3
 for update skip locked
 """
 
 UNNAMED = """
-select id
-from queue
-where bucket = $1
-  and session_id = $2
-  and state in ('leased', 'waiting')
-  and leased_at < clock() - make_interval(secs => $3)
-  and id <> all($4::uuid[])
-order by id
-for update skip locked
+select q.id
+from queue q
+where q.bucket = $1
+  and q.session_id = $2
+  and q.state in ('leased', 'waiting')
+  and q.leased_at < clock() - make_interval(secs => $3)
+  and not exists (
+    select 1
+    from unnest($4::uuid[], $5::int[]) as n(id, attempt)
+    where n.id = q.id
+      and n.attempt = q.attempt
+  )
+order by q.id
+for update of q skip locked
 """
 
 OVERDUE = """
@@ -126,7 +163,7 @@ PROMOTE = """
 update queue
 set state = 'ready'
 where bucket = $1
-  and id in (
+  and id = any(array(
     select id
     from queue
     where bucket = $1
@@ -135,7 +172,7 @@ where bucket = $1
     order by available_at
     limit $2
     for update skip locked
-  )
+  ))
 returning namespace, target
 """
 
@@ -163,10 +200,10 @@ async def sweep(conn: Connection, bucket: int, *, make_id: finish.MakeId) -> Swe
     Moves: leased, waiting → ready, or → (outcome) when it was being cancelled or keeps crashing.
     Guard: rows are taken with `skip locked`; one that a report holds right now is seen again on the next pass.
     """
+    closed = await _closed_holders(conn, bucket)
+    if not closed:
+        return Swept(rows=0)
     async with conn.transaction():
-        closed = {row["id"]: row["closed_reason"] for row in await conn.fetch(CLOSED, bucket)}
-        if not closed:
-            return Swept(rows=0)
         rows = await _lock(conn, bucket, ORPHANED, list(closed), BATCH)
         crashed = [held for held in rows if closed.get(held.session_id) == "expired"]
         handed_back = [held for held in rows if closed.get(held.session_id) != "expired"]
@@ -205,8 +242,8 @@ async def release_unnamed(
     Moves: leased → ready. Guard: only rows leased longer ago than any answer may take.
     """
     async with conn.transaction():
-        ids = [fence.execution_id for fence in named]
-        rows = await _lock(conn, bucket, UNNAMED, session_id, older_than_seconds, ids)
+        ids, attempts = [fence.execution_id for fence in named], [fence.attempt for fence in named]
+        rows = await _lock(conn, bucket, UNNAMED, session_id, older_than_seconds, ids, attempts)
         return await _free(conn, bucket, rows, reason="claim_lost", crash=False, make_id=make_id)
 
 
@@ -234,6 +271,19 @@ async def promote(conn: Connection, bucket: int) -> Swept:
     """Make delayed work ready when its time has come. Moves: delayed → ready."""
     rows = await conn.fetch(PROMOTE, bucket, BATCH)
     return Swept(rows=len(rows), ready=tuple((row["namespace"], row["target"]) for row in rows))
+
+
+async def _closed_holders(conn: Connection, bucket: int) -> dict[UUID, str]:
+    """The sessions with work in this bucket that are closed, and why; a session that is forgotten was closed."""
+    holders: list[UUID] = [row["session_id"] for row in await conn.fetch(HOLDERS, bucket)]
+    closed = dict.fromkeys(holders, "forgotten")
+    for place, ids in by_bucket(holders, lambda id_: id_):
+        for row in await conn.fetch(READ_SESSIONS, place, ids):
+            if row["open"]:
+                del closed[row["id"]]
+            else:
+                closed[row["id"]] = row["closed_reason"]
+    return closed
 
 
 async def _lock(conn: Connection, bucket: int, pick: str, *arguments: object) -> list[Held]:

@@ -22,22 +22,35 @@ where bucket = $1
 """
 
 # A secret is worth stealing for as long as it is kept: after this long nobody sends that webhook again.
+# What is erased is left empty, not null: sent again by hand the webhook must not go out as if it had never been signed.
 FORGET_SECRETS = """
-update webhooks w
-set secret_sealed = null, headers_sealed = null
-where w.bucket = $1
-  and (w.secret_sealed is not null or w.headers_sealed is not null)
-  and w.created_at < clock() - make_interval(secs => $2)
-  and not exists (
-    select 1 from queue q where q.bucket = $1 and q.id = w.execution_id
-  )
-  and not exists (
-    select 1
-    from deliveries d
-    where d.bucket = $1
-      and d.execution_id = w.execution_id
-      and d.webhook_n = w.n
-      and (d.state in ('pending', 'leased') or d.settled_at > clock() - make_interval(secs => $2))
+update webhooks
+set secret_sealed = case when secret_sealed is not null then ''::bytea end,
+  headers_sealed = case when headers_sealed is not null then ''::bytea end
+where bucket = $1
+  and (execution_id, n) in (
+    select w.execution_id, w.n
+    from webhooks w
+    where w.bucket = $1
+      and (length(w.secret_sealed) > 0 or length(w.headers_sealed) > 0)
+      and w.created_at < clock() - make_interval(secs => $2)
+      and not exists (
+        select 1
+        from queue q
+        where q.bucket = $1
+          and q.id = w.execution_id
+      )
+      and not exists (
+        select 1
+        from deliveries d
+        where d.bucket = $1
+          and d.execution_id = w.execution_id
+          and d.webhook_n = w.n
+          and (d.state in ('pending', 'leased') or d.settled_at > clock() - make_interval(secs => $2))
+      )
+    order by w.created_at
+    limit $3
+    for update of w skip locked
   )
 """
 
@@ -55,9 +68,9 @@ async def drop_keys(conn: Connection, bucket: int, *, limit: int = 1_000) -> int
     return _count(await conn.execute(DROP_KEYS, bucket, limit))
 
 
-async def forget_secrets(conn: Connection, bucket: int, *, after_seconds: float) -> int:
+async def forget_secrets(conn: Connection, bucket: int, *, after_seconds: float, limit: int = 1_000) -> int:
     """Erase webhook secrets of deliveries that were settled long ago."""
-    return _count(await conn.execute(FORGET_SECRETS, bucket, after_seconds))
+    return _count(await conn.execute(FORGET_SECRETS, bucket, after_seconds, limit))
 
 
 async def database_seconds(conn: Connection) -> float:

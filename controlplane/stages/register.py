@@ -104,9 +104,10 @@ TAG_SEPARATOR = "\x1f"
 async def register(conn: Connection, node: Node, *, bucket: int) -> None:
     """From here on this node's targets are known, and work for them is accepted even while the node is away.
 
-    Guard: one row per node and target; registering again replaces what was said before.
+    Guard: one row per node and target; registering again replaces what was said before, the last of two with one name
+    the first.
     """
-    reasoners = node.reasoners
+    reasoners = list({one.target: one for one in node.reasoners}.values())
     async with conn.transaction():
         await conn.execute(
             REGISTER_NODE, bucket, node.namespace, node.id, node.transport, node.version, node.base_url, node.metadata

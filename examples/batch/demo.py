@@ -188,9 +188,14 @@ def play(processes: Any, url: str, folder: Path) -> int:
     ended = wait_for("the end", lambda: (shown := look())["status"] in ("succeeded", "failed", "cancelled") and shown)
     say(f"polled: {json.dumps({k: ended[k] for k in ('status', 'attempt', 'duration_ms')})}")
     messages = wait_for("the webhook", lambda: told.exists() and [json.loads(line) for line in told.open()])
-    deliveries = api.get(f"/executions/{id_}/deliveries").json()["items"]
     message = messages[0]["body"]
     say(f"the receiver was told {message['event']!r} and verified the signature over the raw body")
+
+    def settled() -> list[dict[str, Any]] | None:
+        shown: list[dict[str, Any]] = api.get(f"/executions/{id_}/deliveries").json()["items"]
+        return shown if shown and all(one["state"] != "leased" for one in shown) else None
+
+    deliveries = wait_for("the delivery to be written down", settled)
 
     counted = Counter(calls.read_text().split())
     repeated = sum(counted.values()) - len(counted)
@@ -205,7 +210,8 @@ def play(processes: Any, url: str, folder: Path) -> int:
         ("seconds", f"{time.monotonic() - began:.1f}"),
     ):
         print(f"  {name:<18} {value}")
-    print(f"\n  the first summary: {processed[0]['summary'][:100]}…\n" if processed else "")
+    sample = next((n for n, item in enumerate(items) if item.startswith("asyncio.queues\n") or n == 40), 0)
+    print(f"\n  one summary: {processed[sample]['summary'][:110]}…\n" if processed else "")
     promises = {
         "the execution succeeded": ended["status"] == "succeeded",
         "every document was done, in order": [one["item"] for one in processed] == list(range(len(items))),

@@ -24,6 +24,8 @@ language sql immutable parallel safe
 as $$ select (lpad(to_hex((extract(epoch from moment) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid $$
 """
 
+# The upper bounds keep out what no deadline can be computed from (infinity, NaN): one such row in the queue would fail
+# every claim beside it.
 EXECUTIONS = """
 create table executions (
   bucket smallint not null,
@@ -41,10 +43,10 @@ create table executions (
   actor_key text,
   priority smallint not null,
   retries_max smallint not null check (retries_max >= 0),
-  retry_delay_seconds double precision not null check (retry_delay_seconds >= 0),
-  retry_factor double precision not null check (retry_factor >= 1),
-  retry_cap_seconds double precision not null check (retry_cap_seconds >= 0),
-  timeout_seconds double precision check (timeout_seconds > 0),
+  retry_delay_seconds double precision not null check (retry_delay_seconds between 0 and 1e9),
+  retry_factor double precision not null check (retry_factor between 1 and 1e9),
+  retry_cap_seconds double precision not null check (retry_cap_seconds between 0 and 1e9),
+  timeout_seconds double precision check (timeout_seconds > 0 and timeout_seconds <= 1e9),
   webhooks smallint not null,
   created_at timestamptz not null,
   primary key (bucket, id)
@@ -275,7 +277,14 @@ create table webhooks (
 )
 """
 
+# An erased secret is an empty value, not a null: what was signed once is never sent unsigned.
+WEBHOOKS_SEALED = """
+create index webhooks_sealed on webhooks (bucket, created_at)
+where length(secret_sealed) > 0 or length(headers_sealed) > 0
+"""
+
 # The claimed attempt number is the fence of every later write, as it is for the queue.
+# `charged` counts the attempts whose end is known, `unknown` those in a row whose dispatcher died.
 DELIVERIES = """
 create table deliveries (
   bucket smallint not null,
@@ -290,6 +299,7 @@ create table deliveries (
   state text not null check (state in ('pending', 'leased', 'delivered', 'dead')),
   attempt integer not null default 0,
   charged smallint not null default 0,
+  unknown smallint not null default 0,
   attempts_max smallint not null,
   next_at timestamptz not null,
   lease_until timestamptz,
@@ -440,11 +450,16 @@ begin
     loop
       name := parent || to_char(week at time zone 'UTC', '_YYYY_MM_DD');
       if to_regclass(name) is null then
-        execute format(
-          'create table %I partition of %I for values from (%L) to (%L)',
-          name, parent, uuid_floor(week), uuid_floor(week + interval '1 week')
-        );
-        made := made + 1;
+        begin
+          execute format(
+            'create table %I partition of %I for values from (%L) to (%L)',
+            name, parent, uuid_floor(week), uuid_floor(week + interval '1 week')
+          );
+          made := made + 1;
+        exception when check_violation then
+          -- It came too late: rows of that week lie in the DEFAULT partition. The weeks after it are made all the same.
+          raise warning 'no partition %: rows of its week are in %_default', name, parent;
+        end;
       end if;
     end loop;
   end loop;
@@ -477,6 +492,7 @@ STATEMENTS = (
     SESSIONS_NODE,
     REASONERS,
     WEBHOOKS,
+    WEBHOOKS_SEALED,
     DELIVERIES,
     DELIVERIES_DUE,
     DELIVERIES_LEASED,

@@ -1,0 +1,55 @@
+"""`controlplane call`: submit, and wait for the result."""
+
+from __future__ import annotations
+
+import uuid
+
+import msgspec
+
+from controlplane.cli import output
+from controlplane.cli.client import Client, members, text_of
+from controlplane.cli.failure import ExitCode, Failure
+from controlplane.cli.follow import follow, report
+from controlplane.cli.payload import read_input, submit_body
+
+
+def call(
+    client: Client,
+    target: str,
+    *,
+    input_given: str | None,
+    pairs: list[str],
+    wait: bool,
+    timeout_seconds: float | None,
+    run_id: str | None,
+    webhook_url: str | None,
+    webhook_secret: str | None,
+    idempotency_key: str | None,
+    again: str,
+    as_json: bool,
+) -> None:
+    """Submit once and print the result; with `wait` off print the id. `again` + id is the command that waits anew."""
+    headers = {}
+    if run_id is not None:
+        if not (run_id.isascii() and run_id.isprintable()):
+            raise Failure("--run-id travels in a header: printable ASCII only.", code=ExitCode.USAGE)
+        headers["X-Run-ID"] = run_id
+    body = submit_body(
+        read_input(input_given, pairs),
+        # One of our own where none is given: a submit whose answer was lost is said again, and accepted once.
+        idempotency_key=idempotency_key or f"cli-{uuid.uuid4().hex}",
+        webhook_url=webhook_url,
+        webhook_secret=webhook_secret,
+    )
+    accepted = client.submit(target, body, headers=headers)
+    found = members(accepted)
+    execution_id = text_of(found, "execution_id") or ""
+    for warning in msgspec.json.decode(found.get("warnings", msgspec.Raw(b"[]")), type=list[dict[str, str]]):
+        output.say(f"Mind: {warning.get('message', '')}")
+    if not wait:
+        output.data(accepted if as_json else execution_id)
+        output.say(f"Wait for it: {again} {execution_id}")
+        return
+    output.say(f"{execution_id} is accepted; waiting for its end (Ctrl-C leaves it running).")
+    seen = follow(client, execution_id, timeout_seconds=timeout_seconds, again=f"{again} {execution_id}")
+    report(seen, execution_id, as_json=as_json)

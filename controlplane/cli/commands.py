@@ -1,0 +1,286 @@
+"""Every command with its options, and nothing else: this page is the reference that `--help` prints.
+
+What does the work is imported by the command that needs it: the server takes a second to import, and help must not.
+"""
+
+# ruff: noqa: PLC0415 - see above
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from controlplane import __version__
+from controlplane.cli.failure import MEANING
+
+if TYPE_CHECKING:
+    from controlplane.cli.client import Client
+
+DEFAULT_SERVER = "http://localhost:8080"
+
+Server = Annotated[
+    str,
+    typer.Option(
+        "--server",
+        envvar=["CONTROLPLANE_SERVER", "AGENTFIELD_SERVER"],
+        metavar="URL",
+        help="The control plane to ask.",
+        rich_help_panel="Server",
+    ),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar=["CONTROLPLANE_API_KEY", "AGENTFIELD_API_KEY"],
+        metavar="KEY",
+        help="The key that the server was started with.",
+        rich_help_panel="Server",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Host = Annotated[str | None, typer.Option("--host", help="Address to listen on (CONTROLPLANE_HOST, else 127.0.0.1).")]
+Port = Annotated[
+    int | None,
+    typer.Option("--port", min=0, max=65535, help="Port to listen on (CONTROLPLANE_PORT, else 8080); 0: any free one."),
+]
+DatabaseUrl = Annotated[
+    str | None, typer.Option("--database-url", metavar="DSN", help="PostgreSQL to use (else DATABASE_URL).")
+]
+ExecutionId = Annotated[str, typer.Argument(metavar="EXECUTION", help="Its id, exec_….")]
+Timeout = Annotated[
+    float | None,
+    typer.Option("--timeout", min=0, metavar="SECONDS", help="Stop waiting after so long; the execution goes on."),
+]
+
+EPILOG = "\n\n".join(["Exit codes:", *(f"{code.value} {meaning}" for code, meaning in MEANING.items())])
+
+app = typer.Typer(
+    name="controlplane",
+    help="A durable execution control plane for AI agents, on PostgreSQL.",
+    epilog=EPILOG,
+    pretty_exceptions_enable=False,
+)
+executions_app = typer.Typer(help="List, show, cancel and wait for executions.")
+app.add_typer(executions_app, name="executions")
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"controlplane {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def dev(
+    agent_file: Annotated[
+        Path | None, typer.Argument(metavar="AGENT.PY", help="An agent to run beside it.", show_default=False)
+    ] = None,
+    host: Host = None,
+    port: Port = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Folder for database and keys (else .controlplane).")
+    ] = None,
+) -> None:
+    """Run everything on this machine: a PostgreSQL of its own (or DATABASE_URL), the server, and perhaps an agent."""
+    from controlplane.cli.dev import dev as run
+
+    run(host=host, port=port, data_dir=data_dir, agent_file=agent_file)
+
+
+@app.command()
+def serve(host: Host = None, port: Port = None, database_url: DatabaseUrl = None) -> None:
+    """Run the server in production: needs DATABASE_URL, CONTROLPLANE_SECRET_KEY and a migrated database."""
+    from controlplane.cli.serve import serve as run
+
+    run(host=host, port=port, database_url=database_url)
+
+
+@app.command()
+def migrate(database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+    """Bring the database to the newest schema; safe to run again and by several at once."""
+    from controlplane.cli.serve import migrate as run
+
+    run(database_url=database_url, as_json=as_json)
+
+
+@app.command("generate-secret-key")
+def generate_secret_key(as_json: AsJson = False) -> None:
+    """Print a new CONTROLPLANE_SECRET_KEY, which seals the webhook secrets in the database."""
+    from controlplane.cli.serve import generate_secret_key as run
+
+    run(as_json=as_json)
+
+
+@app.command()
+def call(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="node_id.reasoner_name")],
+    pairs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Arguments; a value that is JSON is sent as it is, else as text."),
+    ] = None,
+    input_given: Annotated[
+        str | None,
+        typer.Option("--input", metavar="JSON|@FILE|-", help="The arguments as a JSON object, from a file or stdin."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result, or print the id.")] = True,
+    timeout: Timeout = None,
+    run_id: Annotated[str | None, typer.Option("--run-id", metavar="RUN", help="Join this run.")] = None,
+    webhook: Annotated[
+        str | None, typer.Option("--webhook", metavar="URL", help="Where the result is POSTed when it has ended.")
+    ] = None,
+    webhook_secret: Annotated[
+        str | None, typer.Option("--webhook-secret", metavar="SECRET", help="What signs that POST.")
+    ] = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option("--idempotency-key", metavar="KEY", help="Submitted twice with one key, it is accepted once."),
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit an execution and print its result."""
+    from controlplane.cli.call import call as run
+
+    with _client(server, api_key) as client:
+        run(
+            client,
+            target,
+            input_given=input_given,
+            pairs=pairs or [],
+            wait=wait,
+            timeout_seconds=timeout,
+            run_id=run_id,
+            webhook_url=webhook,
+            webhook_secret=webhook_secret,
+            idempotency_key=idempotency_key,
+            again=_again(server),
+            as_json=as_json,
+        )
+
+
+@executions_app.command("list")
+def executions_list(
+    status: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--status", help="queued, running, waiting, succeeded, failed, cancelled or timeout; may be repeated."
+        ),
+    ] = None,
+    target: Annotated[str | None, typer.Option("--target", help="node_id.reasoner_name")] = None,
+    run_id: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Those of one run.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")] = 50,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Where the page before ended.")] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List executions, newest first."""
+    from controlplane.cli.executions import listing
+
+    with _client(server, api_key) as client:
+        listing(
+            client, statuses=status or [], target=target, run_id=run_id, limit=limit, cursor=cursor, as_json=as_json
+        )
+
+
+@executions_app.command("show")
+def executions_show(
+    execution_id: ExecutionId,
+    events: Annotated[bool, typer.Option("--events", help="With everything that happened to it.")] = False,
+    logs: Annotated[bool, typer.Option("--logs", help="With what it logged.")] = False,
+    deliveries: Annotated[bool, typer.Option("--deliveries", help="With its webhook deliveries.")] = False,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one execution."""
+    from controlplane.cli.executions import show
+
+    with _client(server, api_key) as client:
+        show(client, execution_id, events=events, logs=logs, deliveries=deliveries, as_json=as_json)
+
+
+@executions_app.command("cancel")
+def executions_cancel(
+    execution_id: ExecutionId,
+    reason: Annotated[str | None, typer.Option("--reason", help="Why, for those who look at it later.")] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel an execution."""
+    from controlplane.cli.executions import cancel
+
+    with _client(server, api_key) as client:
+        cancel(client, execution_id, reason=reason, as_json=as_json)
+
+
+@executions_app.command("wait")
+def executions_wait(
+    execution_id: ExecutionId,
+    timeout: Timeout = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Wait for the end of an execution and print its result, as `call` does."""
+    from controlplane.cli.executions import wait
+
+    with _client(server, api_key) as client:
+        wait(client, execution_id, timeout_seconds=timeout, again=_again(server), as_json=as_json)
+
+
+@app.command()
+def nodes(
+    show_all: Annotated[bool, typer.Option("--all", help="Also those that are not connected now.")] = False,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the nodes that are connected."""
+    from controlplane.cli.nodes import listing
+
+    with _client(server, api_key) as client:
+        listing(client, show_all=show_all, as_json=as_json)
+
+
+@app.command()
+def doctor(
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check what dev, serve and call need, and name the next step. Exit 1 when something is wrong."""
+    from controlplane.cli.doctor import doctor as run
+
+    run(
+        server=server,
+        server_given=server != DEFAULT_SERVER,
+        api_key=api_key,
+        database_url=database_url,
+        as_json=as_json,
+    )
+
+
+def _client(server: str, api_key: str | None) -> Client:
+    from controlplane.cli.client import Client
+
+    return Client(server, api_key)
+
+
+def _again(server: str) -> str:
+    """The command that waits for an execution on this server."""
+    there = "" if server == DEFAULT_SERVER else f" --server {shlex.quote(server)}"
+    return f"controlplane executions wait{there}"

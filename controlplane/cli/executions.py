@@ -1,0 +1,193 @@
+"""`controlplane executions …`: list, show, cancel, wait."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+import msgspec
+import orjson
+
+from controlplane.cli import output
+from controlplane.cli.client import PREFIX, Client, members, text_of
+from controlplane.cli.follow import Seen, follow, progress_line, report
+
+
+class Row(msgspec.Struct):
+    """An execution as one line of a list."""
+
+    execution_id: str
+    status: str
+    target: str
+    run_id: str
+    attempt: int
+    created_at: str
+    duration_ms: int | None = None
+    status_reason: str | None = None
+
+
+class Listing(msgspec.Struct):
+    items: list[Row]
+    next_cursor: str | None = None
+
+
+class Event(msgspec.Struct):
+    type: str
+    at: str
+    attempt: int | None = None
+    data: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+
+
+class Line(msgspec.Struct):
+    at: str
+    level: str
+    message: str
+    attempt: int | None = None
+
+
+class Try(msgspec.Struct):
+    attempt: int
+    outcome: str
+    http_status: int | None = None
+    error: str | None = None
+
+
+class Delivery(msgspec.Struct):
+    delivery_id: str
+    event: str
+    url: str
+    state: str
+    attempts: list[Try]
+    next_attempt_at: str | None = None
+
+
+class Deliveries(msgspec.Struct):
+    items: list[msgspec.Raw]
+
+
+def listing(
+    client: Client,
+    *,
+    statuses: Sequence[str],
+    target: str | None,
+    run_id: str | None,
+    limit: int,
+    cursor: str | None,
+    as_json: bool,
+) -> None:
+    """Print one page, newest first."""
+    query = {"status": list(statuses), "target": target, "run_id": run_id, "limit": limit, "cursor": cursor}
+    body = client.get(f"{PREFIX}/executions", query)
+    if as_json:
+        output.data(body)
+        return
+    page = msgspec.json.decode(body, type=Listing)
+    if not page.items:
+        output.say("No executions.")
+        return
+    output.table(
+        ("EXECUTION", "STATUS", "TARGET", "ATTEMPT", "CREATED", "TOOK", "RUN"),
+        (
+            (row.execution_id, row.status, row.target, row.attempt, row.created_at, _took(row.duration_ms), row.run_id)
+            for row in page.items
+        ),
+    )
+    if page.next_cursor is not None:
+        output.say(f"More: --cursor {page.next_cursor}")
+
+
+def show(client: Client, execution_id: str, *, events: bool, logs: bool, deliveries: bool, as_json: bool) -> None:
+    """Print one execution, and what is asked for with it."""
+    path = f"{PREFIX}/executions/{quote(execution_id, safe='')}"
+    body = client.get(path, about=execution_id)
+    more: dict[str, list[msgspec.Raw]] = {}
+    if events:
+        more["events"] = list(client.pages(f"{path}/events", "cursor", about=execution_id))
+    if logs:
+        more["logs"] = list(client.pages(f"{path}/logs", "after", about=execution_id))
+    if deliveries:
+        sent = client.get(f"{path}/deliveries", about=execution_id)
+        more["deliveries"] = msgspec.json.decode(sent, type=Deliveries).items
+    if as_json:
+        output.data(body if not more else msgspec.json.encode(members(body) | more))
+        return
+    _summary(Seen.of(body))
+    _sections(more)
+
+
+def cancel(client: Client, execution_id: str, *, reason: str | None, as_json: bool) -> None:
+    """Cancel it: from now on it can only end as cancelled."""
+    body = client.post(
+        f"{PREFIX}/executions/{quote(execution_id, safe='')}/cancel",
+        orjson.dumps({"reason": reason}),
+        about=execution_id,
+    )
+    if as_json:
+        output.data(body)
+        return
+    settled = msgspec.json.decode(members(body)["settled"], type=bool)
+    output.data(f"{execution_id} cancelled")
+    if not settled:
+        output.say("The node that runs it has been told to stop.")
+
+
+def wait(client: Client, execution_id: str, *, timeout_seconds: float | None, again: str, as_json: bool) -> None:
+    """Wait for its end and print the result."""
+    shown = quote(execution_id, safe="~")
+    seen = follow(client, shown, timeout_seconds=timeout_seconds, again=f"{again} {execution_id}")
+    report(seen, execution_id, as_json=as_json)
+
+
+def _summary(seen: Seen) -> None:
+    names = ("execution_id", "target", "status", "status_reason", "run_id", "parent_execution_id")
+    times = ("created_at", "available_at", "started_at", "completed_at")
+    found = seen.members
+    pairs: list[tuple[str, object]] = [(name, text_of(found, name)) for name in names]
+    pairs += [(name, bytes(found[name]).decode()) for name in ("attempt", "failures") if name in found]
+    pairs += [(name, text_of(found, name)) for name in times]
+    if "duration_ms" in found:
+        pairs.append(("took", _took(msgspec.json.decode(found["duration_ms"], type=int))))
+    pairs.append(("progress", progress_line(found)))
+    pairs.append(("error", text_of(found, "error_message")))
+    pairs += [(name, bytes(found[name]).decode()) for name in ("error_details", "result") if name in found]
+    output.facts(pairs)
+
+
+def _sections(more: dict[str, list[msgspec.Raw]]) -> None:
+    if "events" in more:
+        output.data("\nevents")
+        found = [msgspec.json.decode(raw, type=Event) for raw in more["events"]]
+        rows = [(event.at, event.type, event.attempt, bytes(event.data).decode()) for event in found]
+        output.table(("AT", "EVENT", "ATTEMPT", "DATA"), rows)
+    if "logs" in more:
+        output.data("\nlogs")
+        for raw in more["logs"]:
+            line = msgspec.json.decode(raw, type=Line)
+            output.data(output.plain(f"{line.at} {line.level:<7} [{line.attempt or '-'}] {line.message}"))
+    if "deliveries" in more:
+        output.data("\ndeliveries")
+        sent = [msgspec.json.decode(raw, type=Delivery) for raw in more["deliveries"]]
+        output.table(
+            ("DELIVERY", "EVENT", "STATE", "TRIES", "LAST", "NEXT", "URL"),
+            [
+                (one.delivery_id, one.event, one.state, len(one.attempts), _last(one), one.next_attempt_at, one.url)
+                for one in sent
+            ],
+        )
+
+
+def _last(delivery: Delivery) -> str | None:
+    if not delivery.attempts:
+        return None
+    last = delivery.attempts[-1]
+    return " ".join(str(part) for part in (last.outcome, last.http_status, last.error) if part is not None)
+
+
+def _took(milliseconds: int | None) -> str | None:
+    if milliseconds is None:
+        return None
+    seconds = milliseconds / 1000
+    if seconds < 120:
+        return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, left = divmod(round(seconds), 60)
+    return f"{minutes} min {left} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

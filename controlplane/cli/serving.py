@@ -1,0 +1,141 @@
+"""What `serve` and `dev` share: settings, a socket, and a server that says when it is ready and ends in order."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from controlplane.cli.failure import ExitCode, Failure
+from controlplane.observe import log
+from controlplane.server import Server, bind
+from controlplane.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104
+
+
+class Running(Server):
+    """Calls `ready` once it serves. The first signal calls `leave` while it still serves, and then it stops;
+    the second calls `hurry`; the third lets go of everything. run() returns instead of dying of the signal.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        *,
+        drain_seconds: float,
+        ready: Callable[[], None],
+        leave: Callable[[], None] | None = None,
+        hurry: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(app, drain_seconds=drain_seconds)
+        self._ready, self._leave, self._hurry = ready, leave, hurry
+        self._signals = 0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's
+        logger.info("server.stopping", extra={"signal": signal.Signals(sig).name})
+        if not self.started:  # nothing is under way, and the database may never come
+            raise KeyboardInterrupt
+        self._signals += 1
+        if self._signals == 1 and self._leave is not None:
+            threading.Thread(target=self._wind_down, args=(self._leave,), name="wind-down", daemon=True).start()
+        elif self._signals <= 2:
+            if self._hurry is not None:
+                self._hurry()
+            self.force_exit = self.should_exit
+            self.should_exit = True
+        else:
+            self.should_exit = self.force_exit = True
+
+    def _wind_down(self, leave: Callable[[], None]) -> None:
+        try:
+            leave()
+        finally:
+            self.should_exit = True
+
+
+def settings_with(**given: Any) -> Settings:
+    """The settings of the environment, with what the command line says before it."""
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"][:1])
+        variable = name if name == "DATABASE_URL" else f"CONTROLPLANE_{name.upper()}"
+        raise Failure(f"{variable}: {first['msg']}.", fix="Correct or unset it.", code=ExitCode.USAGE) from None
+    except SettingsError as error:
+        raise Failure(f"A setting cannot be read: {error}.", fix="It must be JSON.", code=ExitCode.USAGE) from None
+    if settings.log_level.upper() not in LEVELS:
+        raise Failure(
+            f"CONTROLPLANE_LOG_LEVEL: {settings.log_level!r} is not one of {', '.join(LEVELS)}.", code=ExitCode.USAGE
+        )
+    return settings
+
+
+def configure_log(settings: Settings, *, pretty: bool) -> None:
+    """Our own lines, and of others what we do not say ourselves."""
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.getLogger("asyncpg").setLevel(logging.ERROR)  # its pool tells every lost connection with a traceback
+    log.configure(settings.log_level.upper(), pretty=pretty)
+
+
+def require_key_if_open(settings: Settings) -> None:
+    """Refuse to let the whole network in."""
+    if settings.open_to_others and settings.api_key is None:
+        raise Failure(
+            f"{settings.host} is reachable by other machines, and there is no API key.",
+            fix="Set CONTROLPLANE_API_KEY to a long random text, or listen on 127.0.0.1.",
+            code=ExitCode.USAGE,
+        )
+
+
+def listen(settings: Settings, *, next_free: bool = False) -> socket.socket:
+    """A listening socket. Raises Failure where the address cannot be had."""
+    try:
+        return bind(settings, next_free=next_free)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        if error.errno == errno.EADDRINUSE:
+            raise Failure(
+                f"The address {where} is taken.", fix="Choose another with --port.", code=ExitCode.CONFLICT
+            ) from None
+        raise Failure(
+            f"Nobody may listen on {where}: {error.strerror or error}.",
+            fix="Choose another with --host and --port.",
+            code=ExitCode.USAGE,
+        ) from None
+
+
+def url_of(listener: socket.socket, settings: Settings) -> str:
+    """The address under which this machine surely reaches the socket."""
+    port = listener.getsockname()[1]
+    host = EVERYWHERE.get(settings.host, settings.host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run(server: Running, listener: socket.socket) -> None:
+    """Serve until told to stop. Raises Failure when it could not start."""
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:
+        raise Failure(
+            "The server did not start; the log above says why.",
+            fix="See `controlplane doctor`.",
+            code=ExitCode.INTERNAL,
+        ) from None
