@@ -1,0 +1,66 @@
+"""Write reasoners for a controlplane, and call them."""
+
+from controlplane_sdk import webhook
+from controlplane_sdk.agent import Agent
+from controlplane_sdk.client import Client, Event, Handle, Page
+from controlplane_sdk.context import Context
+from controlplane_sdk.errors import (
+    AIUnavailable,
+    AlreadyFinished,
+    ControlPlaneError,
+    ExecutionCancelled,
+    ExecutionError,
+    ExecutionFailed,
+    ExecutionTimeout,
+    Fatal,
+    InvalidInput,
+    LeaseLost,
+    MemoryConflict,
+    NotFound,
+    NotJson,
+    RequestRefused,
+    ResultInvalid,
+    Retryable,
+    ScopeMissing,
+    ServerError,
+    ServerUnavailable,
+    ServerUnreachable,
+    Unauthorized,
+)
+from controlplane_sdk.executions import Execution
+from controlplane_sdk.version import VERSION
+
+__version__ = VERSION
+
+__all__ = [
+    "AIUnavailable",
+    "Agent",
+    "AlreadyFinished",
+    "Client",
+    "Context",
+    "ControlPlaneError",
+    "Event",
+    "Execution",
+    "ExecutionCancelled",
+    "ExecutionError",
+    "ExecutionFailed",
+    "ExecutionTimeout",
+    "Fatal",
+    "Handle",
+    "InvalidInput",
+    "LeaseLost",
+    "MemoryConflict",
+    "NotFound",
+    "NotJson",
+    "Page",
+    "RequestRefused",
+    "ResultInvalid",
+    "Retryable",
+    "ScopeMissing",
+    "ServerError",
+    "ServerUnavailable",
+    "ServerUnreachable",
+    "Unauthorized",
+    "__version__",
+    "webhook",
+]

@@ -1,0 +1,277 @@
+"""A node in a few lines: decorate functions, then `app.run()`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, Literal, TypeVar, overload
+
+from controlplane_sdk import executions
+from controlplane_sdk.ai import AI, Backend
+from controlplane_sdk.checkpoints import PATIENCE_SECONDS
+from controlplane_sdk.connection import Connection
+from controlplane_sdk.context import SENT, Context, Sent, current
+from controlplane_sdk.errors import LeaseLost
+from controlplane_sdk.function import Function
+from controlplane_sdk.logger import set_up
+from controlplane_sdk.memory import Memory
+from controlplane_sdk.node import Node
+from controlplane_sdk.process import leave, signals
+from controlplane_sdk.session import Session
+from controlplane_sdk.transport import server_url, standard_headers
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+
+class Agent:
+    """A process that serves reasoners. It dials the control plane, so it needs no address of its own."""
+
+    def __init__(
+        self,
+        node_id: str,
+        server: str | None = None,
+        *,
+        agentfield_server: str | None = None,
+        api_key: str | None = None,
+        version: str = "1.0.0",
+        slots: int = 100,
+        heartbeat_seconds: float = 10.0,
+        drain_seconds: float = 30.0,
+        ai: Backend | None = None,
+    ) -> None:
+        """`server` (also `agentfield_server`) comes from CONTROLPLANE_SERVER or AGENTFIELD_SERVER when it is not given.
+
+        `slots` executions run at once; CONTROLPLANE_NODE_SLOTS in the environment overrules it.
+        `ai` replaces the model behind `app.ai`: an async callable (system=, user=, model=, **kw) -> str.
+        """
+        self.node_id = node_id
+        self.version = version
+        self.slots = int(os.environ.get("CONTROLPLANE_NODE_SLOTS") or slots)
+        if self.slots < 1:
+            raise ValueError("a node needs at least one slot")
+        self.server = server_url(server or agentfield_server)
+        self.heartbeat_seconds = heartbeat_seconds
+        self.drain_seconds = drain_seconds
+        self.memory = Memory(self._reach)
+        self._ai = AI(ai)
+        self._headers = standard_headers(api_key)
+        self._functions: dict[str, Function] = {}
+        self._connection: Connection | None = None
+        self._session: Session | None = None
+        self._stop: Callable[[], None] | None = None
+
+    @overload
+    def reasoner(self, name: F, /) -> F: ...
+    @overload
+    def reasoner(
+        self,
+        name: str | None = ...,
+        *,
+        tags: Sequence[str] = ...,
+        description: str | None = ...,
+        retries: int = ...,
+        retry_delay: float = ...,
+        retry_factor: float = ...,
+        retry_cap: float = ...,
+        timeout: float | None = ...,
+    ) -> Callable[[F], F]: ...
+
+    def reasoner(self, name: Any = None, **options: Any) -> Any:
+        """Serve the function as `node.name`; it can still be called directly.
+
+        Its input schema comes from its signature. `retries` counts the new tries after a failure of its own: the
+        first comes `retry_delay` seconds later, the next `retry_factor` times as late, none later than `retry_cap`.
+        A crash of the process costs no retry. `timeout` bounds one attempt, in seconds.
+        """
+        return self._serve("reasoner", name, options)
+
+    @overload
+    def skill(self, name: F, /) -> F: ...
+    @overload
+    def skill(
+        self,
+        name: str | None = ...,
+        *,
+        tags: Sequence[str] = ...,
+        description: str | None = ...,
+        retries: int = ...,
+        retry_delay: float = ...,
+        retry_factor: float = ...,
+        retry_cap: float = ...,
+        timeout: float | None = ...,
+    ) -> Callable[[F], F]: ...
+
+    def skill(self, name: Any = None, **options: Any) -> Any:
+        """The same as `reasoner`, for functions that do not think."""
+        return self._serve("skill", name, options)
+
+    async def call(self, target: str, /, **arguments: Any) -> Any:
+        """Run `node.reasoner` as a child of this execution and wait for its result; meanwhile our own slot is free.
+
+        Raises: ExecutionFailed, ExecutionCancelled, ExecutionTimeout, NotFound, LeaseLost.
+        """
+        context = current.get()
+        reach = self._reach()
+        try:
+            return await reach.here(self._call(reach, target, arguments, context))
+        except LeaseLost:
+            if context is not None:
+                context.lost()
+            raise
+
+    @property
+    def ai(self) -> AI:
+        """Ask a language model: `await app.ai(system=…, user=…, model=None, schema=None)`."""
+        return self._ai
+
+    def note(self, message: str, tags: list[str] | None = None) -> Sent:
+        """Leave a note on the running execution for people to read. May be awaited, need not be."""
+        context = current.get()
+        return context.note(message, tags) if context else SENT
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> Sent:
+        """Tell how far the running execution is. May be awaited, need not be."""
+        context = current.get()
+        return context.progress(done, total, message) if context else SENT
+
+    def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """For synchronous reasoners: `app.wait(app.memory.get("done"))` blocks this thread until it is done."""
+        connection = self._connection
+        if connection is None or self._session is None:
+            work.close()
+            raise RuntimeError("app.wait works inside a synchronous reasoner; elsewhere use asyncio.run")
+        if threading.get_ident() == connection.thread_id:
+            work.close()
+            raise RuntimeError("app.wait would block the event loop; use await")
+        return asyncio.run_coroutine_threadsafe(work, connection.loop).result()
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain and return."""
+        loop = asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(self.serve())
+        finally:
+            leave(loop)
+
+    async def serve(self) -> None:
+        """Serve on this event loop until a signal comes.
+
+        The first one drains: running executions may finish within `drain_seconds`, the rest is handed back. The second
+        closes at once. Raises: RequestRefused when the very first registration is refused.
+        """
+        if self._session is not None:
+            raise RuntimeError("this agent is serving already")
+        set_up()  # also a node that writes no line of its own says that it serves
+        await self._drop_connection()
+        node = Node(
+            node_id=self.node_id,
+            version=self.version,
+            functions=self._functions,
+            slots=self.slots,
+            heartbeat_seconds=self.heartbeat_seconds,
+            drain_seconds=self.drain_seconds,
+        )
+        self._connection = Connection(self.server, self._headers)
+        stop, hurry = asyncio.Event(), asyncio.Event()
+
+        def heard() -> None:
+            (hurry if stop.is_set() else stop).set()
+
+        try:
+            self._session = Session(node, self._connection.transport, self._headers)
+            self._stop = heard
+            with signals(heard):
+                await self._session.serve(stop, hurry)
+        finally:
+            self._session = self._stop = None
+            await self.aclose()
+
+    def stop(self) -> None:
+        """Begin to drain, as the first signal does; called again, close at once. From any thread."""
+        stop, connection = self._stop, self._connection
+        if stop is not None and connection is not None:
+            connection.loop.call_soon_threadsafe(stop)
+
+    async def aclose(self) -> None:
+        """Close what was opened for use outside `serve`."""
+        await self._drop_connection()
+        await self._ai.aclose()
+
+    def _serve(self, kind: Literal["reasoner", "skill"], name: Any, options: dict[str, Any]) -> Any:
+        if callable(name):
+            return self._add(kind, name, None, **options)
+        return lambda function: self._add(kind, function, name, **options)
+
+    def _add(
+        self,
+        kind: Literal["reasoner", "skill"],
+        call: F,
+        name: str | None,
+        *,
+        tags: Sequence[str] = (),
+        description: str | None = None,
+        retries: int = 0,
+        retry_delay: float = 5.0,
+        retry_factor: float = 2.0,
+        retry_cap: float = 300.0,
+        timeout: float | None = None,
+    ) -> F:
+        known = name or call.__name__
+        if known in self._functions:
+            raise ValueError(f"{self.node_id} has two functions called {known}")
+        self._functions[known] = Function(
+            name=known,
+            kind=kind,
+            call=call,
+            description=description,
+            tags=tuple(tags),
+            retries=retries,
+            retry_delay=retry_delay,
+            retry_factor=retry_factor,
+            retry_cap=retry_cap,
+            timeout=timeout,
+        )
+        return call
+
+    async def _call(self, reach: Connection, target: str, arguments: dict[str, Any], context: Context | None) -> Any:
+        headers = {
+            "X-Run-ID": context.run_id if context else None,
+            "X-Parent-Execution-ID": str(context.fence) if context else None,
+            "X-Session-ID": context.session_key if context else None,
+            "X-Actor-ID": context.actor_key if context else None,
+        }
+        started = await executions.submit(
+            reach.transport, target, {"input": arguments}, headers=headers, patience_seconds=PATIENCE_SECONDS
+        )
+        with self._slot_given_away(context):
+            return (await executions.wait(reach.transport, started["execution_id"])).outcome()
+
+    @contextlib.contextmanager
+    def _slot_given_away(self, context: Context | None) -> Iterator[None]:
+        session = self._session
+        if context is None or session is None:
+            yield
+            return
+        session.waiting_for_child(context.fence, 1)
+        try:
+            yield
+        finally:
+            session.waiting_for_child(context.fence, -1)
+
+    def _reach(self) -> Connection:
+        """The connection of the serving loop; outside `serve`, one that belongs to the running loop."""
+        known = self._connection
+        if self._session is None and (known is None or known.loop is not asyncio.get_running_loop()):
+            self._connection = Connection(self.server, self._headers)
+        if self._connection is None:
+            raise RuntimeError("the agent is closing")
+        return self._connection
+
+    async def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None and connection.loop is asyncio.get_running_loop():
+            await connection.aclose()

@@ -1,0 +1,241 @@
+"""For programs that start executions and wait for them, without being a node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from controlplane_sdk import executions, strict_json
+from controlplane_sdk.connection import Connection
+from controlplane_sdk.errors import AlreadyFinished, ServerUnavailable, ServerUnreachable
+from controlplane_sdk.executions import Execution
+from controlplane_sdk.memory import Memory
+from controlplane_sdk.sse import frames
+from controlplane_sdk.transport import Backoff, Transport, read, server_url, standard_headers, unreachable
+
+SILENCE_SECONDS = 75.0
+LAST_WORD_SECONDS = 2.0
+_LAST = {"succeeded": "execution_completed", "cancelled": "execution_cancelled"}
+_LAST_TYPES = frozenset({"execution_completed", "execution_failed", "execution_cancelled", "execution_timeout"})
+_QUIET = frozenset({"connected", "heartbeat"})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened to an execution."""
+
+    type: str
+    data: dict[str, Any]
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some executions, newest first, and the cursor to the next ones."""
+
+    items: Sequence[Execution]
+    next_cursor: str | None
+
+
+class Handle:
+    """An execution that was started."""
+
+    def __init__(
+        self, transport: Transport, execution_id: str, run_id: str = "", patience_seconds: float = 60.0
+    ) -> None:
+        self.execution_id = execution_id
+        self.run_id = run_id
+        self._transport = transport
+        self._patience_seconds = patience_seconds
+
+    def __repr__(self) -> str:
+        return f"Handle({self.execution_id!r})"
+
+    async def status(self) -> Execution:
+        """The execution as it is now."""
+        return await executions.look(self._transport, self.execution_id, patience_seconds=self._patience_seconds)
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """Wait for the result, through restarts of the control plane too.
+
+        Raises: ExecutionFailed, ExecutionCancelled, ExecutionTimeout; TimeoutError after `timeout` seconds, and the
+        execution goes on.
+        """
+        async with asyncio.timeout(timeout):
+            return (await executions.wait(self._transport, self.execution_id)).outcome()
+
+    async def cancel(self, reason: str | None = None) -> bool:
+        """Ask it to stop. False when it had finished already."""
+        body = strict_json.encode({"reason": reason} if reason else {})
+        path = f"/executions/{quote(self.execution_id, safe='')}/cancel"
+        reply = await self._transport.send_until_answered("POST", path, body, patience_seconds=self._patience_seconds)
+        try:
+            reply.expect()
+        except AlreadyFinished:
+            return False
+        return True
+
+    async def events(self) -> AsyncIterator[Event]:
+        """What happens to the execution from now on, until it has ended. Resumes where a lost connection left off."""
+        cursor: str | None = None
+        last: Event | None = None
+        backoff = Backoff()
+        while True:
+            try:
+                async with aclosing(self._stream(cursor)) as stream:
+                    while event := await _next(stream, LAST_WORD_SECONDS if last else None):
+                        backoff.reset()
+                        cursor = event.id or cursor
+                        if event.type in _QUIET:
+                            # It may have ended before the stream began: then what is still to come, comes at once.
+                            last = last or await self._last_word()
+                            continue
+                        yield event
+                        if event.type in _LAST_TYPES:
+                            return
+            except (ServerUnreachable, ServerUnavailable):
+                pass
+            if last is not None:
+                yield last
+                return
+            await asyncio.sleep(backoff.next_seconds())
+
+    async def _last_word(self) -> Event | None:
+        execution = await self.status()
+        if not execution.finished:
+            return None
+        return Event(_LAST.get(execution.status, "execution_failed"), execution.model_dump(exclude_none=True))
+
+    async def _stream(self, cursor: str | None) -> AsyncGenerator[Event, None]:
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": cursor} if cursor else {})
+        path = f"/executions/{quote(self.execution_id, safe='')}/events"
+        try:
+            async with self._transport.stream(path, headers=headers, silence_seconds=SILENCE_SECONDS) as response:
+                if response.status_code != 200:
+                    read(response, await response.aread()).expect()
+                async for frame in frames(response.aiter_bytes()):
+                    data = strict_json.decode(frame.data.encode())
+                    if isinstance(data, dict):
+                        yield Event(str(data.get("type") or ""), data, frame.id)
+        except httpx.TransportError as error:
+            raise unreachable(self._transport.server, error) from None
+
+
+class Client:
+    """A caller's connection: `async with Client() as client: handle = await client.start("node.fn", items=[…])`."""
+
+    def __init__(
+        self, server: str | None = None, api_key: str | None = None, *, patience_seconds: float = 60.0
+    ) -> None:
+        """`patience_seconds`: how long a control plane that does not answer is tried before the call fails."""
+        self.server = server_url(server)
+        self._headers = standard_headers(api_key)
+        self._patience_seconds = patience_seconds
+        self._connection: Connection | None = None
+        self.memory = Memory(self._reach)
+
+    async def __aenter__(self) -> Self:
+        self._reach()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.aclose()
+
+    async def start(
+        self,
+        target: str,
+        input: Mapping[str, Any] | None = None,  # noqa: A002 - the wire's word
+        *,
+        webhook: str | Mapping[str, Any] | None = None,
+        run_id: str | None = None,
+        idempotency_key: str | None = None,
+        session_id: str | None = None,
+        actor_id: str | None = None,
+        context: Any = None,
+        priority: int | None = None,
+        retries: int | None = None,
+        timeout_seconds: float | None = None,
+        **arguments: Any,
+    ) -> Handle:
+        """Start an execution of `node.reasoner` and return at once. Arguments by name, or as `input`.
+
+        `webhook` is a URL or {"url", "secret", "headers"}. Sent again after a lost answer, it still starts once.
+        """
+        body = {
+            "input": {**(input or {}), **arguments},
+            "webhook": {"url": webhook} if isinstance(webhook, str) else webhook,
+            "context": context,
+            "priority": priority,
+            "retries": retries,
+            "timeout_seconds": timeout_seconds,
+        }
+        names = {"X-Run-ID": run_id, "X-Session-ID": session_id, "X-Actor-ID": actor_id}
+        names |= {"Idempotency-Key": idempotency_key}
+        started = await executions.submit(
+            self._transport, target, body, headers=names, patience_seconds=self._patience_seconds
+        )
+        return Handle(self._transport, started["execution_id"], started.get("run_id", ""), self._patience_seconds)
+
+    async def call(self, target: str, input: Mapping[str, Any] | None = None, **arguments: Any) -> Any:  # noqa: A002
+        """Start an execution and wait for its result."""
+        return await (await self.start(target, input, **arguments)).result()
+
+    def execution(self, execution_id: str) -> Handle:
+        """A handle on an execution that was started elsewhere."""
+        return Handle(self._transport, execution_id, patience_seconds=self._patience_seconds)
+
+    async def get(self, execution_id: str) -> Execution:
+        """The execution as it is now. Raises: NotFound."""
+        return await self.execution(execution_id).status()
+
+    async def list(
+        self,
+        *,
+        status: str | None = None,
+        target: str | None = None,
+        run_id: str | None = None,
+        node_id: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """Executions that match, newest first."""
+        wanted = {"status": status, "target": target, "run_id": run_id, "node_id": node_id, "cursor": cursor}
+        reply = await self._transport.send_until_answered(
+            "GET",
+            "/executions",
+            params={"limit": str(limit)} | {name: value for name, value in wanted.items() if value is not None},
+            patience_seconds=self._patience_seconds,
+        )
+        body = reply.expect()
+        return Page([Execution.model_validate(item) for item in body["items"]], body.get("next_cursor"))
+
+    def _reach(self) -> Connection:
+        if self._connection is None:
+            self._connection = Connection(self.server, self._headers)
+        return self._connection
+
+    @property
+    def _transport(self) -> Transport:
+        return self._reach().transport
+
+
+async def _next(stream: AsyncIterator[Event], within_seconds: float | None) -> Event | None:
+    try:
+        async with asyncio.timeout(within_seconds):
+            return await anext(stream)
+    except (StopAsyncIteration, TimeoutError):
+        return None

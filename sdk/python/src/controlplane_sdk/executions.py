@@ -1,0 +1,119 @@
+"""Executions as a caller sees them: submit one, look at it, wait for its end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict
+
+from controlplane_sdk import strict_json
+from controlplane_sdk.errors import ExecutionCancelled, ExecutionError, ExecutionFailed, ExecutionTimeout
+from controlplane_sdk.transport import Transport
+
+WAIT_SECONDS = 30.0
+ANSWER_MARGIN_SECONDS = 15.0
+PACE_SECONDS = 0.25
+FINISHED = frozenset({"succeeded", "failed", "cancelled", "timeout"})
+
+_ENDINGS: dict[str, type[ExecutionError]] = {
+    "failed": ExecutionFailed,
+    "cancelled": ExecutionCancelled,
+    "timeout": ExecutionTimeout,
+}
+
+
+class Execution(BaseModel):
+    """An execution at one moment. Fields that a newer control plane adds are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    execution_id: str
+    run_id: str = ""
+    target: str = ""
+    status: str
+    status_reason: str | None = None
+    attempt: int = 0
+    created_at: str | None = None
+    started_at: str | None = None
+    completed_at: str | None = None
+    duration_ms: int | None = None
+    progress: dict[str, Any] | None = None
+    result: Any = None
+    error: Any = None
+    error_class: str | None = None
+    error_details: Any = None
+    node_id: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self.status in FINISHED
+
+    def outcome(self) -> Any:
+        """The result. Raises: ExecutionFailed, ExecutionCancelled, ExecutionTimeout."""
+        if self.status == "succeeded":
+            return self.result
+        kind = _ENDINGS.get(self.status, ExecutionError)
+        why = self.error or self.status_reason or self.status
+        raise kind(
+            f"{self.target} [{self.execution_id}] {self.status}: {why}",
+            execution_id=self.execution_id,
+            status=self.status,
+            error_class=self.error_class,
+            attempts=self.attempt,
+            details=self.error_details,
+        )
+
+
+async def submit(
+    transport: Transport,
+    target: str,
+    body: Mapping[str, Any],
+    *,
+    headers: Mapping[str, str | None],
+    patience_seconds: float | None,
+) -> dict[str, Any]:
+    """Start an execution, once however often it has to be sent: the idempotency key sees to it.
+
+    Raises: NotJson, NotFound, RequestRefused, LeaseLost, ServerUnreachable.
+    """
+    said = {name: value for name, value in headers.items() if value is not None}
+    said.setdefault("Idempotency-Key", uuid.uuid4().hex)
+    reply = await transport.send_until_answered(
+        "POST",
+        f"/execute/async/{quote(target, safe='')}",
+        strict_json.encode({name: value for name, value in body.items() if value is not None}),
+        headers=said,
+        patience_seconds=patience_seconds,
+    )
+    return dict(reply.expect())
+
+
+async def look(
+    transport: Transport, execution_id: str, *, wait_seconds: float = 0.0, patience_seconds: float | None = None
+) -> Execution:
+    """The execution now, or as soon as it has ended within `wait_seconds`."""
+    reply = await transport.send_until_answered(
+        "GET",
+        f"/executions/{quote(execution_id, safe='')}",
+        params={"wait_seconds": f"{wait_seconds:g}"} if wait_seconds else None,
+        answer_seconds=wait_seconds + ANSWER_MARGIN_SECONDS,
+        patience_seconds=patience_seconds,
+    )
+    return Execution.model_validate(reply.expect())
+
+
+async def wait(transport: Transport, execution_id: str) -> Execution:
+    """The execution when it has ended, however long that takes and however often the control plane is away."""
+    while True:
+        began = time.monotonic()
+        execution = await look(transport, execution_id, wait_seconds=WAIT_SECONDS)
+        if execution.finished:
+            return execution
+        if time.monotonic() - began < PACE_SECONDS:
+            await asyncio.sleep(PACE_SECONDS)

@@ -1,0 +1,176 @@
+"""Keeps the lease alive from a thread of its own: a blocked event loop must not cost the work.
+
+A second small thread asks the loop for a sign of life and says where it hangs when none comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import httpx
+
+from controlplane_sdk import strict_json
+from controlplane_sdk.contact import Contact
+from controlplane_sdk.context import Fence
+from controlplane_sdk.errors import ServerError
+from controlplane_sdk.transport import CONNECT_SECONDS, PREFIX, Backoff, Reply, read, unreachable
+
+FULL_EVERY = 6
+BLOCKED_SECONDS = 5.0
+WAIT_MAX_SECONDS = 30.0
+# Cancels are repeated until the attempt has reported, and a beat with something to say is answered at once.
+PACE_SECONDS = 1.0
+ANSWER_MARGIN_SECONDS = 5.0
+SESSION_GONE = frozenset({"session_closed", "session_not_found"})
+
+
+class Heartbeat:
+    """Renews one session's lease until it is stopped or the control plane says that the session is closed.
+
+    `on_answer` and `on_gone` are called on the event loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        server: str,
+        headers: Mapping[str, str],
+        session_id: str,
+        seconds: float,
+        held: Callable[[], list[Fence]],
+        contact: Contact,
+        on_answer: Callable[[dict[str, Any]], None],
+        on_gone: Callable[[str], None],
+    ) -> None:
+        self._server = server
+        self._headers = dict(headers)
+        self._session_id = session_id
+        self._seconds = min(seconds, WAIT_MAX_SECONDS)
+        self._held = held
+        self._contact = contact
+        self._on_answer = on_answer
+        self._on_gone = on_gone
+        self._loop = asyncio.get_running_loop()
+        self._stopping = threading.Event()
+        self._tell_all = threading.Event()
+        self._thread = threading.Thread(target=self._beat_on, name="controlplane-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def tell_all(self) -> None:
+        """The next beat names every attempt: after a claim, and after one whose answer was lost."""
+        self._tell_all.set()
+
+    def stop(self) -> None:
+        """Ask the thread to end; it does when its request returns."""
+        self._stopping.set()
+
+    def join(self, seconds: float) -> None:
+        self._thread.join(seconds)
+
+    def _beat_on(self) -> None:
+        backoff = Backoff(cap_seconds=min(5.0, self._seconds / 2))
+        beats = 0
+        with httpx.Client(base_url=self._server + PREFIX, headers=self._headers) as client:
+            while not self._stopping.is_set():
+                began = time.monotonic()
+                all_ = self._tell_all.is_set() or beats % FULL_EVERY == 0
+                self._tell_all.clear()
+                try:
+                    reply = self._beat(client, all_)
+                except (httpx.TransportError, ServerError) as error:
+                    why = unreachable(self._server, error) if isinstance(error, httpx.TransportError) else error
+                    self._failed(why, all_, backoff)
+                    continue
+                if reply.code in SESSION_GONE:
+                    self._call(self._on_gone, self._session_id)
+                    return
+                if not reply.ok:
+                    self._failed(f"heartbeat refused: {reply.status} {reply.code}", all_, backoff)
+                    continue
+                beats += 1
+                backoff.reset()
+                self._contact.made("heartbeat")
+                self._call(self._on_answer, reply.body)
+                if time.monotonic() - began < PACE_SECONDS:
+                    self._stopping.wait(min(PACE_SECONDS, self._seconds))
+
+    def _beat(self, client: httpx.Client, all_: bool) -> Reply:
+        held = self._held()
+        body = {
+            "executions": [{"execution_id": id_, "attempt": attempt} for id_, attempt in held] if all_ else None,
+            "count": len(held),
+            "wait_seconds": self._seconds,
+        }
+        response = client.post(
+            f"/sessions/{self._session_id}/heartbeat",
+            content=strict_json.encode(body),
+            timeout=httpx.Timeout(self._seconds + ANSWER_MARGIN_SECONDS, connect=CONNECT_SECONDS),
+        )
+        return read(response, response.content)
+
+    def _failed(self, why: object, all_: bool, backoff: Backoff) -> None:
+        if all_:
+            self._tell_all.set()
+        if not self._stopping.is_set():
+            self._contact.lost("heartbeat", why)
+        self._stopping.wait(backoff.next_seconds())
+
+    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
+        if not self._stopping.is_set():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+                self._loop.call_soon_threadsafe(function, *arguments)
+
+
+class Watchdog:
+    """Says when the event loop has been blocked, for how long, and by which line."""
+
+    def __init__(self, log: logging.Logger, *, blocked_seconds: float = BLOCKED_SECONDS) -> None:
+        self._log = log
+        self._blocked_seconds = blocked_seconds
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="controlplane-watchdog", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def join(self, seconds: float) -> None:
+        self._thread.join(seconds)
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(min(1.0, self._blocked_seconds / 2)):
+            alive = threading.Event()
+            asked = time.monotonic()
+            try:
+                self._loop.call_soon_threadsafe(alive.set)
+            except RuntimeError:
+                return  # the loop is closed
+            if alive.wait(self._blocked_seconds):
+                continue
+            self._log.warning(
+                "the event loop has been blocked for %.0f s: the lease is safe, but all else waits. It is here:\n%s",
+                self._blocked_seconds,
+                self._where(),
+            )
+            while not alive.wait(0.5) and not self._stopping.is_set():
+                pass
+            if alive.is_set():
+                self._log.warning("the event loop was blocked for %.1f s", time.monotonic() - asked)
+
+    def _where(self) -> str:
+        frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - documented; the only way to see another thread
+        return "".join(traceback.format_stack(frame)[-5:]).rstrip() if frame else "(unknown)"

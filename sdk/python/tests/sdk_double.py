@@ -1,0 +1,340 @@
+"""A stand-in for the control plane: speaks its wire protocol over real HTTP, remembers what it heard, can misbehave.
+
+It runs on an event loop in a thread of its own, so that a blocked loop of the node under test does not block it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+Fence = tuple[str, int]
+
+
+class Double:
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, str, dict[str, str], Any]] = []
+        self.registrations: list[dict[str, Any]] = []
+        self.sessions: dict[str, str] = {}
+        self.closed: set[str] = set()
+        self.queue: deque[dict[str, Any]] = deque()
+        self.beats: list[tuple[float, dict[str, Any]]] = []
+        self.cancels: dict[Fence, str | None] = {}
+        self.lost: set[Fence] = set()
+        self.reports: dict[Fence, dict[str, Any]] = {}
+        self.lines: list[dict[str, Any]] = []
+        self.progress: list[dict[str, Any]] = []
+        self.notes: list[tuple[str, dict[str, Any]]] = []
+        self.memory: dict[tuple[str, str, str], Any] = {}
+        self.versions: Counter[tuple[str, str, str]] = Counter()
+        self.runs: dict[str, str] = {}
+        self.executions: dict[str, dict[str, Any]] = {}
+        self.started_keys: dict[str, str] = {}
+        self.frames: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+        self.refuse: dict[str, Callable[[Any], Response | None]] = {}
+        self.says = ""
+        self.misbehave: deque[tuple[str, str]] = deque()
+        self._changed = threading.Condition()
+        self._wake = asyncio.Event()
+        routes = [
+            ("POST", "/nodes/register", self.register),
+            ("POST", "/nodes/{id}/sessions", self.open),
+            ("POST", "/sessions/{id}/lease", self.lease),
+            ("POST", "/sessions/{id}/heartbeat", self.heartbeat),
+            ("POST", "/sessions/{id}/results", self.results),
+            ("POST", "/sessions/{id}/logs", self.logs),
+            ("POST", "/sessions/{id}/close", self.close),
+            ("POST", "/memory/get", self.memory_get),
+            ("POST", "/memory/write", self.memory_write),
+            ("GET", "/memory/list", self.memory_list),
+            ("POST", "/executions/note", self.note),
+            ("POST", "/execute/async/{target}", self.execute),
+            ("GET", "/executions/{id}", self.execution),
+            ("GET", "/executions", self.list_executions),
+            ("POST", "/executions/{id}/cancel", self.cancel),
+            ("GET", "/executions/{id}/events", self.events),
+        ]
+        doors = [Route("/api/v1" + path, self._hear(call), methods=[method]) for method, path, call in routes]
+        app = Starlette(routes=[*doors, Route("/v1/chat/completions", self._hear(self.model), methods=["POST"])])
+        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=1)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+
+    # What a test does with it.
+
+    def __enter__(self) -> Double:
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.005)
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+
+    async def until(self, fact: Callable[[], Any], seconds: float = 10) -> Any:
+        """Return the fact as soon as it is true; fail after `seconds`."""
+        return await asyncio.to_thread(self.wait_until, fact, seconds)
+
+    def wait_until(self, fact: Callable[[], Any], seconds: float = 10) -> Any:
+        with self._changed:
+            assert self._changed.wait_for(fact, seconds), "it did not happen"
+            return fact()
+
+    def offer(self, target: str, arguments: Any = None, *, run: str = "run_1", attempt: int = 1, **more: Any) -> Fence:
+        """Put an attempt into the queue."""
+        execution_id = more.pop("execution_id", f"exec_{len(self.runs) + 1}")
+        self.runs[execution_id] = run
+        lease = {"execution_id": execution_id, "attempt": attempt, "target": target, "reasoner": target.split(".")[1]}
+        lease |= {"type": "reasoner", "run_id": run, "root_execution_id": execution_id, "parent_execution_id": None}
+        lease |= {
+            "session_key": None,
+            "actor_key": None,
+            "input": {} if arguments is None else arguments,
+            "failures": 0,
+        }
+        self.queue.append(lease | {"created_at": "2030-01-01T00:00:00Z", "timeout_seconds": None} | more)
+        self._notify()
+        return execution_id, attempt
+
+    async def report(self, fence: Fence, seconds: float = 10) -> dict[str, Any]:
+        return await self.until(lambda: self.reports.get(fence), seconds)
+
+    def said(self, path: str) -> list[Any]:
+        """The bodies of all requests to paths that end so."""
+        return [body for _, where, _, body in list(self.heard) if where.endswith(path)]
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+        if self._server.started:
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return self._server.servers[0].get_loop()
+
+    # What a node or a caller says to it.
+
+    def _hear(self, call: Callable[[Request, Any], Any]) -> Callable[[Request], Any]:
+        async def endpoint(request: Request) -> Response:
+            raw = await request.body()
+            body = json.loads(raw) if raw else None
+            path = request.url.path.removeprefix("/api/v1")
+            self.heard.append((request.method, path, dict(request.headers), body))
+            self._notify()
+            how = None
+            if self.misbehave and path.endswith(self.misbehave[0][0]):
+                how = self.misbehave.popleft()[1]
+            if how == "503":
+                return Response(status_code=503)
+            refusal = self.refuse.get(path.rsplit("/", 1)[-1])
+            if refusal and (response := refusal(body)) is not None:
+                return response
+            response = await call(request, body)
+            self._notify()
+            return Response(status_code=502) if how == "lose the answer" else response
+
+        return endpoint
+
+    async def register(self, request: Request, body: Any) -> Response:
+        self.registrations.append(body)
+        return JSONResponse({"id": body["id"], "status": "registered", "reasoners": len(body["reasoners"])}, 201)
+
+    async def open(self, request: Request, body: Any) -> Response:
+        if not self.registrations:
+            return problem(404, "node_not_found")
+        session_id = f"ses_{len(self.sessions) + 1}"
+        self.sessions[session_id] = request.path_params["id"]
+        said = {"session_id": session_id, "lease_seconds": 30, "heartbeat_seconds": body["heartbeat_seconds"]}
+        return JSONResponse(said | {"node_id": request.path_params["id"], "expires_in_seconds": 30}, 201)
+
+    async def lease(self, request: Request, body: Any) -> Response:
+        session_id = request.path_params["id"]
+        deadline = time.monotonic() + body["wait_seconds"]
+        while session_id not in self.closed:
+            leases = [self.queue.popleft() for _ in range(min(body["max"], len(self.queue)))]
+            left = deadline - time.monotonic()
+            if leases or left <= 0 or await request.is_disconnected():
+                return JSONResponse({"leases": leases})
+            await self._wait(min(left, 0.2))
+        return problem(409, "session_closed")
+
+    async def heartbeat(self, request: Request, body: Any) -> Response:
+        session_id = request.path_params["id"]
+        if session_id in self.closed:
+            return problem(409, "session_closed")
+        self.beats.append((time.monotonic(), body))
+        self._notify()
+        deadline = time.monotonic() + body["wait_seconds"]
+        while not (self._to_cancel() or self.lost) and (left := deadline - time.monotonic()) > 0:
+            if session_id in self.closed:
+                return problem(409, "session_closed")
+            await self._wait(min(left, 0.2))
+        lost, self.lost = self.lost, set()
+        said = {"expires_in_seconds": 30, "draining": False, "lost": [named(fence) for fence in lost]}
+        return JSONResponse(said | {"cancel": [named(fence) | {"reason": None} for fence in self._to_cancel()]})
+
+    def _to_cancel(self) -> list[Fence]:
+        return [fence for fence in self.cancels if fence not in self.reports]
+
+    async def results(self, request: Request, body: Any) -> Response:
+        answers = []
+        for item in body["results"]:
+            fence = (item["execution_id"], item["attempt"])
+            code = "already_recorded" if fence in self.reports else "recorded"
+            self.reports.setdefault(fence, item)
+            answers.append(named(fence) | {"http_status": 200, "code": code, "status": item["status"]})
+        return JSONResponse({"results": answers})
+
+    async def logs(self, request: Request, body: Any) -> Response:
+        self.lines += body["entries"]
+        self.progress += body["progress"]
+        return JSONResponse({"accepted": len(body["entries"]), "dropped": 0, "lost": []}, 202)
+
+    async def close(self, request: Request, body: Any) -> Response:
+        self.closed.add(request.path_params["id"])
+        return JSONResponse({"released": 0})
+
+    async def note(self, request: Request, body: Any) -> Response:
+        self.notes.append((request.headers["x-execution-id"], body))
+        return JSONResponse({"success": True})
+
+    async def memory_get(self, request: Request, body: Any) -> Response:
+        place = self._place(body, None)
+        if place not in self.memory:
+            return problem(404, "memory_not_found")
+        return JSONResponse({"key": body["key"], "data": self.memory[place], "version": self.versions[place]})
+
+    async def memory_list(self, request: Request, body: Any) -> Response:
+        asked = request.query_params
+        rows = [
+            {"key": key, "data": value, "version": self.versions[scope, owner, key], "updated_at": ""}
+            for (scope, owner, key), value in sorted(self.memory.items())
+            if (scope, owner) == (asked["scope"], asked.get("scope_id", ""))
+            and key.startswith(asked["prefix"])
+            and key > asked.get("after", "")
+        ]
+        return JSONResponse(rows[: int(asked["limit"])])
+
+    async def memory_write(self, request: Request, body: Any) -> Response:
+        results = [self._write(group) for group in body["writes"]]
+        if len(results) == 1 and results[0]["http_status"] != 200:
+            return problem(results[0]["http_status"], results[0]["code"], length=results[0].get("length"))
+        return JSONResponse({"results": results})
+
+    def _write(self, group: dict[str, Any]) -> dict[str, Any]:
+        fence = (group.get("execution_id"), group.get("attempt"))
+        if fence[0] and (fence in self.lost or fence in self.reports):
+            return {"http_status": 409, "code": "lease_lost"}
+        kept, changed, versions = dict(self.memory), Counter(self.versions), []
+        for op in group["ops"]:
+            place = self._place(op, fence[0])
+            if op["op"] == "append":
+                found = kept.get(place, [])
+                expected = op.get("expected_length")
+                if expected == len(found):
+                    kept[place] = found + op["items"]
+                elif found[expected:] == op["items"]:
+                    changed[place] -= 1  # the repeat of an append whose answer was lost
+                else:
+                    return {"http_status": 409, "code": "length_mismatch", "length": len(found)}
+            elif op["op"] == "set":
+                kept[place] = op["value"]
+            else:
+                kept.pop(place, None)
+            changed[place] += 1
+            length = len(kept[place]) if isinstance(kept.get(place), list) else None
+            versions.append({"key": op["key"], "version": changed[place], "length": length})
+        self.memory, self.versions = kept, changed
+        return {"http_status": 200, "code": "committed", "versions": versions}
+
+    def _place(self, said: dict[str, Any], execution_id: str | None) -> tuple[str, str, str]:
+        own = "" if said["scope"] == "global" else self.runs.get(execution_id or "", "")
+        return said["scope"], said.get("scope_id") or own, said["key"]
+
+    async def execute(self, request: Request, body: Any) -> Response:
+        key = request.headers["idempotency-key"]
+        execution_id = self.started_keys.setdefault(key, f"exec_child_{len(self.started_keys) + 1}")
+        shape = {"execution_id": execution_id, "run_id": request.headers.get("x-run-id", "run_new"), "status": "queued"}
+        self.executions.setdefault(execution_id, shape | {"target": request.path_params["target"]})
+        return JSONResponse(shape | {"webhook_registered": bool(body.get("webhook"))}, 202)
+
+    async def execution(self, request: Request, body: Any) -> Response:
+        execution_id = request.path_params["id"]
+        deadline = time.monotonic() + float(request.query_params.get("wait_seconds", 0))
+        while execution_id in self.executions:
+            shape = self.executions[execution_id]
+            left = deadline - time.monotonic()
+            if shape["status"] not in {"queued", "running"} or left <= 0 or await request.is_disconnected():
+                return JSONResponse(shape)
+            await self._wait(min(left, 0.2))
+        return problem(404, "execution_not_found")
+
+    def finish(self, execution_id: str, **outcome: Any) -> None:
+        self.executions[execution_id] |= outcome
+        self._notify()
+
+    async def list_executions(self, request: Request, body: Any) -> Response:
+        wanted = request.query_params.get("status")
+        items = [shape for shape in self.executions.values() if wanted in {None, shape["status"]}]
+        return JSONResponse({"items": items, "next_cursor": None})
+
+    async def cancel(self, request: Request, body: Any) -> Response:
+        shape = self.executions[request.path_params["id"]]
+        if shape["status"] in {"succeeded", "failed", "cancelled"}:
+            return problem(409, "already_finished")
+        self.finish(request.path_params["id"], status="cancelled")
+        return JSONResponse({"status": "cancelled", "settled": True})
+
+    async def events(self, request: Request, body: Any) -> Response:
+        after = int(request.headers.get("last-event-id", 0))
+
+        async def stream() -> Any:
+            yield b'data: {"type":"connected"}\n\n'
+            for name, (cut, frame) in enumerate(self.frames.get(request.path_params["id"], []), 1):
+                if name > after:
+                    yield f"id: {name}\r\ndata: {json.dumps(frame, ensure_ascii=False)}\r\n\r\n".encode()
+                    if cut:
+                        return
+            await self._wait(5)
+
+        return StreamingResponse(stream(), media_type="text/event-stream")
+
+    async def model(self, request: Request, body: Any) -> Response:
+        """An OpenAI-compatible model: it repeats the user's words, or gives the JSON that `self.says` holds."""
+        said = self.says or f"summary of {body['messages'][-1]['content']}"
+        message = {"role": "assistant", "content": said, "refusal": None}
+        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+        return JSONResponse(
+            {"id": "c", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
+        )
+
+    async def _wait(self, seconds: float) -> None:
+        self._wake.clear()
+        try:
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        except TimeoutError:
+            return
+
+
+def problem(status: int, code: str, **facts: Any) -> Response:
+    said = {"status": status, "code": code, "error": code, "message": f"refused: {code}", "detail": code}
+    return JSONResponse(said | facts, status, media_type="application/problem+json")
+
+
+def named(fence: Fence) -> dict[str, Any]:
+    return {"execution_id": fence[0], "attempt": fence[1]}

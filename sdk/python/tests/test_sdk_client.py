@@ -1,0 +1,124 @@
+"""A caller's side: start once, wait through outages, follow events, cancel."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from controlplane_sdk import Client, ExecutionCancelled, ExecutionFailed, ExecutionTimeout, NotFound, ServerUnreachable
+from controlplane_sdk.sse import frames
+
+
+async def test_a_start_whose_answer_is_lost_still_starts_once(double):
+    """The idempotency key is made once per call, so that it may be sent again."""
+    double.misbehave.extend([("n.f", "503"), ("n.f", "lose the answer")])
+    async with Client(double.url, api_key="k") as client:
+        handle = await client.start("n.f", items=["a"], webhook="http://hook", run_id="run_9")
+    sent = [(headers, body) for _, path, headers, body in double.heard if path == "/execute/async/n.f"]
+
+    assert len(sent) == 3
+    assert len({headers["idempotency-key"] for headers, _ in sent}) == 1
+    assert (sent[0][0]["x-api-key"], sent[0][0]["x-run-id"]) == ("k", "run_9")
+    assert sent[0][1] == {"input": {"items": ["a"]}, "webhook": {"url": "http://hook"}}
+    assert list(double.executions) == [handle.execution_id]
+
+
+async def test_result_waits_for_the_end(double):
+    """A long poll, repeated through an outage, gives the result."""
+    async with Client(double.url) as client:
+        handle = await client.start("n.f")
+        waiting = asyncio.create_task(handle.result(timeout=10))
+        double.misbehave.append((handle.execution_id, "503"))
+        await double.until(lambda: not double.misbehave)
+        double.finish(handle.execution_id, status="succeeded", result=[1])
+
+        assert await waiting == [1]
+        assert (await handle.status()).finished
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [("failed", ExecutionFailed), ("cancelled", ExecutionCancelled), ("timeout", ExecutionTimeout)],
+)
+async def test_other_endings_raise(double, status, error):
+    """Each ending has an error of its own, with what is known of it."""
+    async with Client(double.url) as client:
+        handle = await client.start("n.f")
+        double.finish(handle.execution_id, status=status, error="boom", error_class="ValueError", attempt=3)
+        with pytest.raises(error, match="boom") as caught:
+            await handle.result()
+
+    assert (caught.value.error_class, caught.value.attempts) == ("ValueError", 3)
+
+
+async def test_a_result_that_takes_too_long_is_a_timeout_error(double):
+    """The caller stops waiting; the execution goes on."""
+    async with Client(double.url) as client:
+        handle = await client.start("n.f")
+        with pytest.raises(TimeoutError):
+            await handle.result(timeout=0.1)
+
+
+async def test_events_resume_where_a_lost_connection_left_off(double):
+    """The cursor is sent back, nothing is missed, nothing comes twice, and the end ends the stream."""
+    async with Client(double.url) as client:
+        handle = await client.start("n.f")
+        types = ["execution_started", "execution_updated", "execution_retried", "execution_completed"]
+        double.frames[handle.execution_id] = [
+            (n == 1, {"type": name, "text": "a\u2028b"}) for n, name in enumerate(types)
+        ]
+        seen = [event async for event in handle.events()]
+
+    assert [event.type for event in seen] == types
+    assert seen[0].data["text"] == "a\u2028b"
+
+
+async def test_events_of_a_finished_execution_end_at_once(double):
+    """Whoever comes late still gets the last event."""
+    async with Client(double.url) as client:
+        handle = await client.start("n.f")
+        double.finish(handle.execution_id, status="failed", error="boom")
+        seen = [event async for event in client.execution(handle.execution_id).events()]
+
+    assert [event.type for event in seen] == ["execution_failed"]
+    assert seen[0].data["error"] == "boom"
+
+
+async def test_cancel_says_whether_it_came_in_time(double):
+    """True when the execution is being stopped, False when it had ended already."""
+    async with Client(double.url) as client:
+        handle = await client.start("n.f")
+
+        assert await handle.cancel("enough") is True
+        assert await handle.cancel() is False
+
+
+async def test_get_and_list_read_executions(double):
+    """An unknown id is NotFound; a list is a page."""
+    async with Client(double.url) as client:
+        handle = await client.start("n.f")
+        with pytest.raises(NotFound):
+            await client.get("exec_unknown")
+        page = await client.list(status="queued")
+
+    assert [execution.execution_id for execution in page.items] == [handle.execution_id]
+
+
+async def test_a_control_plane_that_is_not_there_is_unreachable():
+    """The error names the address, after the patience is over."""
+    async with Client("127.0.0.1:9", patience_seconds=0.1) as client:
+        with pytest.raises(ServerUnreachable, match=r"127\.0\.0\.1:9"):
+            await client.get("exec_1")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+async def test_event_streams_are_read_whatever_their_chunks(size):
+    """CR, LF and CRLF end a line, however the bytes are cut."""
+    raw = "id: 1\r\ndata: a\r\n\r\n: comment\n\ndata:b\ndata: c\n\nid: é\rdata: d\u2028e\r\rdata: cut".encode()
+
+    async def chunks():
+        for at in range(0, len(raw), size):
+            yield raw[at : at + size]
+
+    assert [tuple(frame) async for frame in frames(chunks())] == [("a", "1"), ("b\nc", "1"), ("d\u2028e", "é")]
