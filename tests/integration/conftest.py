@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
+from controlplane.postgres.pool import Connection
+
 
 @pytest.fixture
-async def other(database: str) -> AsyncIterator[asyncpg.Connection]:
+async def other(database: str) -> AsyncIterator[Connection]:
     """A second connection to this test's database."""
     connection = await asyncpg.connect(database)
     yield connection
@@ -17,7 +19,7 @@ async def other(database: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture
-async def observer(database: str) -> AsyncIterator[asyncpg.Connection]:
+async def observer(database: str) -> AsyncIterator[Connection]:
     """A third connection, which holds no locks."""
     connection = await asyncpg.connect(database)
     yield connection

@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-import asyncpg
 import pytest
-from make import (
+
+from controlplane.domain.lease import Fence, Verdict
+from controlplane.domain.memory import Append, Place, Put, Remove, Scope, Write, Written, assemble
+from controlplane.errors import LeaseLost, LengthMismatch, NotAList
+from controlplane.postgres.lane import Raced
+from controlplane.postgres.pool import Connection, Pool
+from controlplane.stages import checkpoint
+from tests.make import (
     NAMESPACE,
     Made,
+    all_rows,
     append,
     counts,
     lease,
     make_execution,
     must,
+    only_row,
     put,
     queue_row,
     race,
@@ -24,22 +32,16 @@ from make import (
     until_blocked,
 )
 
-from controlplane.domain.lease import Fence, Verdict
-from controlplane.domain.memory import Append, Place, Put, Remove, Scope, Write, Written, assemble
-from controlplane.errors import LeaseLost, LengthMismatch, NotAList
-from controlplane.postgres.lane import Raced
-from controlplane.stages import checkpoint
-
 READ = "select value, length, version from memory where scope_id = $1 and key = $2"
 READ_ITEMS = "select value from memory_items where scope_id = $1 and key = $2 order by position"
 
 
-async def write(conn: asyncpg.Connection, item: Write) -> list[Written]:
+async def write(conn: Connection, item: Write) -> list[Written]:
     [answer] = await checkpoint.write(conn, [item])
     return must(answer)
 
 
-async def stored(conn: asyncpg.Connection, made: Made, key: str = "k") -> bytes | None:
+async def stored(conn: Connection, made: Made, key: str = "k") -> bytes | None:
     """The value as a reader sees it."""
     row = await conn.fetchrow(READ, made.run_id, key)
     items = [row["value"] for row in await conn.fetch(READ_ITEMS, made.run_id, key)]
@@ -52,12 +54,12 @@ def group(made: Made, *ops: Put | Append | Remove) -> Write:
 
 
 @pytest.fixture
-async def made(conn: asyncpg.Connection) -> Made:
+async def made(conn: Connection) -> Made:
     """A running execution."""
     return await make_execution(conn, "running")
 
 
-async def test_puts_bytes_as_they_came(conn: asyncpg.Connection, made: Made) -> None:
+async def test_puts_bytes_as_they_came(conn: Connection, made: Made) -> None:
     """A value comes back byte for byte, its first version is 1."""
     raw = b'{ "b": 1.0,\n"a": "\\u0000\\ud83d" , "a": 1e999}'
 
@@ -68,7 +70,7 @@ async def test_puts_bytes_as_they_came(conn: asyncpg.Connection, made: Made) -> 
     assert await stored(conn, made) == raw
 
 
-async def test_a_put_again_is_the_next_version(conn: asyncpg.Connection, made: Made) -> None:
+async def test_a_put_again_is_the_next_version(conn: Connection, made: Made) -> None:
     """Versions count the writes; the moment of creation stays."""
     [first] = await write(conn, put(made, b"1"))
 
@@ -78,17 +80,17 @@ async def test_a_put_again_is_the_next_version(conn: asyncpg.Connection, made: M
     assert await stored(conn, made) == b"2"
 
 
-async def test_names_the_writer(conn: asyncpg.Connection) -> None:
+async def test_names_the_writer(conn: Connection) -> None:
     """The row tells which attempt wrote it."""
     made = await make_execution(conn, "running", attempt=4)
 
     await write(conn, put(made, b"1"))
-    row = await conn.fetchrow("select writer_execution_id, writer_attempt from memory")
+    row = await only_row(conn, "select writer_execution_id, writer_attempt from memory")
 
     assert tuple(row) == (made.id, 4)
 
 
-async def test_the_next_attempt_reads_what_the_last_wrote(conn: asyncpg.Connection, made: Made) -> None:
+async def test_the_next_attempt_reads_what_the_last_wrote(conn: Connection, made: Made) -> None:
     """Memory outlives the attempt that wrote it."""
     await write(conn, put(made, b'"step 1"'))
     await report(conn, made.fence, Verdict.RELEASED)
@@ -98,7 +100,7 @@ async def test_the_next_attempt_reads_what_the_last_wrote(conn: asyncpg.Connecti
 
 
 @pytest.mark.parametrize("status", ["queued", "succeeded", "cancelled"])
-async def test_without_the_lease_nothing_is_written(conn: asyncpg.Connection, status: str) -> None:
+async def test_without_the_lease_nothing_is_written(conn: Connection, status: str) -> None:
     """An attempt that does not hold the lease is refused."""
     made = await make_execution(conn, status, attempt=1)
 
@@ -108,7 +110,7 @@ async def test_without_the_lease_nothing_is_written(conn: asyncpg.Connection, st
     assert await stored(conn, made) is None
 
 
-async def test_a_stale_attempt_does_not_fail_its_neighbours(conn: asyncpg.Connection, made: Made) -> None:
+async def test_a_stale_attempt_does_not_fail_its_neighbours(conn: Connection, made: Made) -> None:
     """In one batch the stale write is refused and the live one stands."""
     stale, live = await checkpoint.write(conn, [put(made, b"1", fence=Fence(made.id, 9)), put(made, b"2")])
 
@@ -117,7 +119,7 @@ async def test_a_stale_attempt_does_not_fail_its_neighbours(conn: asyncpg.Connec
     assert await stored(conn, made) == b"2"
 
 
-async def test_without_a_fence_anybody_writes(conn: asyncpg.Connection) -> None:
+async def test_without_a_fence_anybody_writes(conn: Connection) -> None:
     """Callers write session, actor and global memory without holding a lease."""
     place = Place(0, NAMESPACE, Scope.GLOBAL, "global", "k")
 
@@ -127,11 +129,11 @@ async def test_without_a_fence_anybody_writes(conn: asyncpg.Connection) -> None:
 
 
 async def test_a_write_that_waits_for_a_take_over_changes_nothing(
-    conn: asyncpg.Connection, other: asyncpg.Connection, observer: asyncpg.Connection, made: Made
+    conn: Connection, other: Connection, observer: Connection, made: Made
 ) -> None:
     """The stale write waited for the row; when the take-over commits it finds its lease gone."""
 
-    async def take_over(own: asyncpg.Connection) -> None:
+    async def take_over(own: Connection) -> None:
         await report(own, made.fence, Verdict.RELEASED)
         await lease(own, made.session)
 
@@ -144,7 +146,7 @@ async def test_a_write_that_waits_for_a_take_over_changes_nothing(
 
 
 async def test_a_completion_waits_for_a_write_of_its_attempt(
-    conn: asyncpg.Connection, other: asyncpg.Connection, observer: asyncpg.Connection, made: Made
+    conn: Connection, other: Connection, observer: Connection, made: Made
 ) -> None:
     """While a checkpoint is being committed its attempt cannot end."""
     _, recorded = await race(
@@ -155,7 +157,7 @@ async def test_a_completion_waits_for_a_write_of_its_attempt(
     assert await stored(conn, made) == b"1"
 
 
-async def test_appends_create_a_list(conn: asyncpg.Connection, made: Made) -> None:
+async def test_appends_create_a_list(conn: Connection, made: Made) -> None:
     """The key need not exist; the elements come back in order."""
     [first] = await write(conn, append(made, b"1", b" 2 "))
     [second] = await write(conn, append(made, b"[3]"))
@@ -164,7 +166,7 @@ async def test_appends_create_a_list(conn: asyncpg.Connection, made: Made) -> No
     assert await stored(conn, made) == b"[1, 2 ,[3]]"
 
 
-async def test_an_empty_append_makes_an_empty_list(conn: asyncpg.Connection, made: Made) -> None:
+async def test_an_empty_append_makes_an_empty_list(conn: Connection, made: Made) -> None:
     """Nothing appended to nothing is []."""
     [written] = await write(conn, append(made))
 
@@ -172,7 +174,7 @@ async def test_an_empty_append_makes_an_empty_list(conn: asyncpg.Connection, mad
     assert await stored(conn, made) == b"[]"
 
 
-async def test_appends_to_a_list_that_was_set(conn: asyncpg.Connection, made: Made) -> None:
+async def test_appends_to_a_list_that_was_set(conn: Connection, made: Made) -> None:
     """What is appended follows what was put."""
     await write(conn, put(made, b"[ 1, 2 ]", length=2))
 
@@ -182,17 +184,17 @@ async def test_appends_to_a_list_that_was_set(conn: asyncpg.Connection, made: Ma
     assert await stored(conn, made) == b"[ 1, 2,3]"
 
 
-async def test_an_append_costs_what_it_adds(conn: asyncpg.Connection, made: Made) -> None:
+async def test_an_append_costs_what_it_adds(conn: Connection, made: Made) -> None:
     """The stored value is not rewritten; elements are rows of their own."""
     await write(conn, put(made, b"[1]", length=1))
 
     await write(conn, append(made, b"2"))
 
     assert await conn.fetchval(READ, made.run_id, "k") == b"[1]"
-    assert await conn.fetch(READ_ITEMS, made.run_id, "k") == [(b"2",)]
+    assert await all_rows(conn, READ_ITEMS, made.run_id, "k") == [(b"2",)]
 
 
-async def test_a_wrong_expected_length_is_refused(conn: asyncpg.Connection, made: Made) -> None:
+async def test_a_wrong_expected_length_is_refused(conn: Connection, made: Made) -> None:
     """The refusal carries the length; nothing is added."""
     await write(conn, append(made, b"1", b"2"))
 
@@ -204,7 +206,7 @@ async def test_a_wrong_expected_length_is_refused(conn: asyncpg.Connection, made
 
 
 @pytest.mark.parametrize("before", [[], [b"0"], [b"0", b"1"]])
-async def test_a_repeated_append_adds_nothing(conn: asyncpg.Connection, made: Made, before: list[bytes]) -> None:
+async def test_a_repeated_append_adds_nothing(conn: Connection, made: Made, before: list[bytes]) -> None:
     """With an expected length the repeat after a lost answer is answered as the first was."""
     if before:
         await write(conn, append(made, *before))
@@ -217,7 +219,7 @@ async def test_a_repeated_append_adds_nothing(conn: asyncpg.Connection, made: Ma
     assert await stored(conn, made) == b"[" + b",".join([*before, b"8", b"9"]) + b"]"
 
 
-async def test_a_repeated_append_to_a_list_that_was_set(conn: asyncpg.Connection, made: Made) -> None:
+async def test_a_repeated_append_to_a_list_that_was_set(conn: Connection, made: Made) -> None:
     """The repeat is recognised behind the elements that were put, too."""
     await write(conn, put(made, b"[1]", length=1))
     item = append(made, b"2", expected_length=1)
@@ -228,7 +230,7 @@ async def test_a_repeated_append_to_a_list_that_was_set(conn: asyncpg.Connection
     assert again.length == 2
 
 
-async def test_a_repeat_that_was_overtaken_adds_nothing(conn: asyncpg.Connection, made: Made) -> None:
+async def test_a_repeat_that_was_overtaken_adds_nothing(conn: Connection, made: Made) -> None:
     """A repeat that comes after the next append still finds its own elements in their place."""
     item = append(made, b"1", expected_length=0)
     await write(conn, item)
@@ -240,7 +242,7 @@ async def test_a_repeat_that_was_overtaken_adds_nothing(conn: asyncpg.Connection
     assert await stored(conn, made) == b"[1,2]"
 
 
-async def test_other_elements_are_not_a_repeat(conn: asyncpg.Connection, made: Made) -> None:
+async def test_other_elements_are_not_a_repeat(conn: Connection, made: Made) -> None:
     """The same length with other elements is a mismatch."""
     await write(conn, append(made, b"1", expected_length=0))
 
@@ -249,7 +251,7 @@ async def test_other_elements_are_not_a_repeat(conn: asyncpg.Connection, made: M
     assert isinstance(answer, LengthMismatch)
 
 
-async def test_an_empty_append_with_another_length_is_a_mismatch(conn: asyncpg.Connection, made: Made) -> None:
+async def test_an_empty_append_with_another_length_is_a_mismatch(conn: Connection, made: Made) -> None:
     """Nothing to add is no reason to overlook that the list has changed."""
     await write(conn, append(made, b"1", b"2"))
 
@@ -258,7 +260,7 @@ async def test_an_empty_append_with_another_length_is_a_mismatch(conn: asyncpg.C
     assert isinstance(answer, LengthMismatch)
 
 
-async def test_a_repeated_group_of_appends_adds_nothing(conn: asyncpg.Connection, made: Made) -> None:
+async def test_a_repeated_group_of_appends_adds_nothing(conn: Connection, made: Made) -> None:
     """A group that appends twice to one key is recognised when it is sent again."""
     place = run_place(made.run_id)
     item = group(
@@ -275,7 +277,7 @@ async def test_a_repeated_group_of_appends_adds_nothing(conn: asyncpg.Connection
     assert await stored(conn, made) == b"[1,2,3]"
 
 
-async def test_appending_to_no_list_is_refused(conn: asyncpg.Connection, made: Made) -> None:
+async def test_appending_to_no_list_is_refused(conn: Connection, made: Made) -> None:
     """A value that is not a list stays as it is."""
     await write(conn, put(made, b'{"a":1}'))
 
@@ -285,7 +287,7 @@ async def test_appending_to_no_list_is_refused(conn: asyncpg.Connection, made: M
     assert await stored(conn, made) == b'{"a":1}'
 
 
-async def test_a_put_over_a_grown_list_drops_its_elements(conn: asyncpg.Connection, made: Made) -> None:
+async def test_a_put_over_a_grown_list_drops_its_elements(conn: Connection, made: Made) -> None:
     """After a put only the new value is there."""
     await write(conn, append(made, b"1", b"2"))
 
@@ -295,7 +297,7 @@ async def test_a_put_over_a_grown_list_drops_its_elements(conn: asyncpg.Connecti
     assert await stored(conn, made) == b"[9,10]"
 
 
-async def test_removes(conn: asyncpg.Connection, made: Made) -> None:
+async def test_removes(conn: Connection, made: Made) -> None:
     """The key and its elements are gone; version 0 says so."""
     await write(conn, append(made, b"1"))
 
@@ -305,7 +307,7 @@ async def test_removes(conn: asyncpg.Connection, made: Made) -> None:
     assert await counts(conn, "memory", "memory_items") == {"memory": 0, "memory_items": 0}
 
 
-async def test_removing_twice_says_that_it_was_not_there(conn: asyncpg.Connection, made: Made) -> None:
+async def test_removing_twice_says_that_it_was_not_there(conn: Connection, made: Made) -> None:
     """A missing key is no error."""
     await write(conn, put(made, b"1"))
     await write(conn, remove(made))
@@ -315,7 +317,7 @@ async def test_removing_twice_says_that_it_was_not_there(conn: asyncpg.Connectio
     assert (again.version, again.existed) == (0, False)
 
 
-async def test_a_group_works_top_down(conn: asyncpg.Connection, made: Made) -> None:
+async def test_a_group_works_top_down(conn: Connection, made: Made) -> None:
     """Each operation of a group sees what the ones before it did."""
     place = run_place(made.run_id)
     await write(conn, append(made, b"old"))
@@ -335,7 +337,7 @@ async def test_a_group_works_top_down(conn: asyncpg.Connection, made: Made) -> N
     assert await conn.fetchval("select length from memory") == 2
 
 
-async def test_a_group_that_ends_with_a_removal_leaves_nothing(conn: asyncpg.Connection, made: Made) -> None:
+async def test_a_group_that_ends_with_a_removal_leaves_nothing(conn: Connection, made: Made) -> None:
     """Put and removed in one breath is not there."""
     place = run_place(made.run_id)
 
@@ -344,7 +346,7 @@ async def test_a_group_that_ends_with_a_removal_leaves_nothing(conn: asyncpg.Con
     assert await stored(conn, made) is None
 
 
-async def test_a_refused_group_leaves_nothing_behind(conn: asyncpg.Connection, made: Made) -> None:
+async def test_a_refused_group_leaves_nothing_behind(conn: Connection, made: Made) -> None:
     """When one operation is refused the others of its group are not done either."""
     await write(conn, put(made, b"1", key="plain"))
     bad = group(
@@ -361,7 +363,7 @@ async def test_a_refused_group_leaves_nothing_behind(conn: asyncpg.Connection, m
     assert await counts(conn, "memory", "memory_items") == {"memory": 1, "memory_items": 0}
 
 
-async def test_a_refused_group_leaves_its_neighbours_alone(conn: asyncpg.Connection, made: Made) -> None:
+async def test_a_refused_group_leaves_its_neighbours_alone(conn: Connection, made: Made) -> None:
     """What a refused group had begun on a key does not reach another group of the same batch."""
     good = put(made, b'"good"')
     bad = group(
@@ -377,14 +379,14 @@ async def test_a_refused_group_leaves_its_neighbours_alone(conn: asyncpg.Connect
     assert await stored(conn, made) == b'"good"'
 
 
-async def test_one_key_twice_in_a_batch(conn: asyncpg.Connection, made: Made) -> None:
+async def test_one_key_twice_in_a_batch(conn: Connection, made: Made) -> None:
     """Two groups on one key are done one after the other."""
     await checkpoint.write(conn, [append(made, b"1"), append(made, b"2", expected_length=1)])
 
     assert await stored(conn, made) == b"[1,2]"
 
 
-async def test_scopes_and_keys_are_apart(conn: asyncpg.Connection, made: Made) -> None:
+async def test_scopes_and_keys_are_apart(conn: Connection, made: Made) -> None:
     """The same key in another scope, scope id or namespace is another value."""
     place = run_place(made.run_id)
     places = [place, place._replace(scope=Scope.SESSION), place._replace(scope_id="x"), place._replace(namespace=2)]
@@ -394,22 +396,20 @@ async def test_scopes_and_keys_are_apart(conn: asyncpg.Connection, made: Made) -
     assert await counts(conn, "memory") == {"memory": 4}
 
 
-async def test_several_buckets_in_one_write(conn: asyncpg.Connection, made: Made) -> None:
+async def test_several_buckets_in_one_write(conn: Connection, made: Made) -> None:
     """Run memory and global memory may live in two buckets; the group is still one."""
     places = [run_place(made.run_id, bucket=bucket) for bucket in (3, 1, 2)]
 
     await write(conn, group(made, *(Append(place=one, items=(b"1",), expected_length=0) for one in places)))
 
-    assert await conn.fetch("select bucket from memory order by bucket") == [(1,), (2,), (3,)]
+    assert await all_rows(conn, "select bucket from memory order by bucket") == [(1,), (2,), (3,)]
 
 
-async def test_a_key_created_by_two_at_once(
-    conn: asyncpg.Connection, other: asyncpg.Connection, observer: asyncpg.Connection
-) -> None:
+async def test_a_key_created_by_two_at_once(conn: Connection, other: Connection, observer: Connection) -> None:
     """Whoever comes second to a new key is told to run its flush again, and then finds the first."""
     first, second = await make_execution(conn, "running", run_id="r"), await make_execution(conn, "running", run_id="r")
 
-    async def late(own: asyncpg.Connection) -> None:
+    async def late(own: Connection) -> None:
         with pytest.raises(Raced):
             await checkpoint.write(own, [append(second, b"2")])
 
@@ -421,7 +421,7 @@ async def test_a_key_created_by_two_at_once(
 
 
 async def test_a_key_removed_and_written_at_once(
-    conn: asyncpg.Connection, other: asyncpg.Connection, observer: asyncpg.Connection, made: Made
+    conn: Connection, other: Connection, observer: Connection, made: Made
 ) -> None:
     """An append that waited for a removal starts a new list."""
     await write(conn, append(made, b"1", b"2"))
@@ -437,7 +437,7 @@ async def test_a_key_removed_and_written_at_once(
     assert await stored(conn, made) == b"[3]"
 
 
-async def test_concurrent_appends_lose_nothing(conn: asyncpg.Connection, pool: asyncpg.Pool) -> None:
+async def test_concurrent_appends_lose_nothing(conn: Connection, pool: Pool) -> None:
     """Forty appends from several connections make a list of forty."""
     made = await make_execution(conn, "running")
 
@@ -456,7 +456,7 @@ async def test_concurrent_appends_lose_nothing(conn: asyncpg.Connection, pool: a
     assert await conn.fetchval("select count(distinct value) from memory_items") == 40
 
 
-async def test_progress_clears_the_crash_count(conn: asyncpg.Connection, made: Made) -> None:
+async def test_progress_clears_the_crash_count(conn: Connection, made: Made) -> None:
     """An execution that writes a checkpoint is not in a crash loop."""
     await conn.execute("update queue set crashes = 9")
 
@@ -465,7 +465,7 @@ async def test_progress_clears_the_crash_count(conn: asyncpg.Connection, made: M
     assert (await queue_row(conn, made.id))["crashes"] == 0
 
 
-async def test_a_stale_write_does_not_clear_the_crash_count(conn: asyncpg.Connection, made: Made) -> None:
+async def test_a_stale_write_does_not_clear_the_crash_count(conn: Connection, made: Made) -> None:
     """Only a checkpoint that stands counts as progress."""
     await conn.execute("update queue set crashes = 9")
 
@@ -475,7 +475,7 @@ async def test_a_stale_write_does_not_clear_the_crash_count(conn: asyncpg.Connec
 
 
 async def test_the_crash_count_is_cleared_after_the_commit(
-    conn: asyncpg.Connection, other: asyncpg.Connection, observer: asyncpg.Connection, made: Made
+    conn: Connection, other: Connection, observer: Connection, made: Made
 ) -> None:
     """Clearing waits for other checkpoints of the execution while it holds no lock that they could wait for."""
     await conn.execute("update queue set crashes = 9")
@@ -490,7 +490,7 @@ async def test_the_crash_count_is_cleared_after_the_commit(
     assert (await queue_row(conn, made.id))["crashes"] == 0
 
 
-async def test_an_empty_group_is_nothing(conn: asyncpg.Connection, made: Made) -> None:
+async def test_an_empty_group_is_nothing(conn: Connection, made: Made) -> None:
     """A group without operations only says whether the lease holds."""
     live, stale = await checkpoint.write(conn, [group(made), replace(group(made), fence=Fence(made.id, 9))])
 

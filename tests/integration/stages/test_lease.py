@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
-import asyncpg
 import pytest
-from make import (
+
+from controlplane.domain.ids import ExecutionId
+from controlplane.domain.lease import Beat, Claim, Fence, Session, Verdict
+from controlplane.domain.placement import Placement
+from controlplane.errors import LeaseLost, SessionClosed
+from controlplane.postgres.pool import Connection, Pool
+from controlplane.stages import checkpoint, expire, renew
+from controlplane.stages import lease as lease_stage
+from tests.make import (
     STOCK,
     TARGET,
     accept,
@@ -23,14 +30,8 @@ from make import (
     submission,
 )
 
-from controlplane.domain.lease import Claim, Fence, Verdict
-from controlplane.domain.placement import Placement
-from controlplane.errors import LeaseLost, SessionClosed
-from controlplane.stages import checkpoint, expire
-from controlplane.stages import lease as lease_stage
 
-
-async def test_leasing_takes_the_next_attempt(conn: asyncpg.Connection) -> None:
+async def test_leasing_takes_the_next_attempt(conn: Connection) -> None:
     """The row is the session's, at attempt + 1, and the start is an event."""
     made = await make_execution(conn, attempt=2)
     session = await make_session(conn)
@@ -43,7 +44,7 @@ async def test_leasing_takes_the_next_attempt(conn: asyncpg.Connection) -> None:
     assert (await event_types(conn, made.id))[-1] == "execution.started"
 
 
-async def test_nothing_is_leased_twice(conn: asyncpg.Connection) -> None:
+async def test_nothing_is_leased_twice(conn: Connection) -> None:
     """A second claim finds nothing of what the first took."""
     await make_execution(conn)
     session = await make_session(conn)
@@ -52,7 +53,7 @@ async def test_nothing_is_leased_twice(conn: asyncpg.Connection) -> None:
     assert await lease(conn, session) == []
 
 
-async def test_the_urgent_first_then_the_oldest(conn: asyncpg.Connection) -> None:
+async def test_the_urgent_first_then_the_oldest(conn: Connection) -> None:
     """Higher priority goes first; within one priority the longer waiting."""
     low, old, new = submission(), submission(priority=5), submission(priority=5)
     for wish in (low, old, new):
@@ -64,7 +65,7 @@ async def test_the_urgent_first_then_the_oldest(conn: asyncpg.Connection) -> Non
     assert taken == [old.id, new.id, low.id]
 
 
-async def test_a_batch_is_handed_out_in_order(conn: asyncpg.Connection) -> None:
+async def test_a_batch_is_handed_out_in_order(conn: Connection) -> None:
     """Within one answer, too, the urgent and the old stand in front."""
     wishes = [submission(priority=n % 4) for n in range(40)]
     for wish in wishes:
@@ -75,14 +76,14 @@ async def test_a_batch_is_handed_out_in_order(conn: asyncpg.Connection) -> None:
     assert [one.execution_id for one in got] == [w.id for w in sorted(wishes, key=lambda wish: -wish.priority)]
 
 
-async def test_only_the_asked_targets(conn: asyncpg.Connection) -> None:
+async def test_only_the_asked_targets(conn: Connection) -> None:
     """Work for other targets stays where it is."""
     await make_execution(conn, target="n.other")
 
     assert await lease(conn, await make_session(conn), ["n.echo", "n.third"]) == []
 
 
-async def test_not_of_another_namespace(conn: asyncpg.Connection) -> None:
+async def test_not_of_another_namespace(conn: Connection) -> None:
     """A session never sees the work of another namespace."""
     await make_execution(conn, namespace=2)
 
@@ -90,14 +91,14 @@ async def test_not_of_another_namespace(conn: asyncpg.Connection) -> None:
 
 
 @pytest.mark.parametrize("state", ["delayed", "blocked", "paused", "waiting"])
-async def test_what_is_not_ready_is_not_leased(conn: asyncpg.Connection, state: str) -> None:
+async def test_what_is_not_ready_is_not_leased(conn: Connection, state: str) -> None:
     """Only ready rows move."""
     await make_execution(conn, state)
 
     assert await lease(conn, await make_session(conn)) == []
 
 
-async def test_no_more_than_asked(conn: asyncpg.Connection) -> None:
+async def test_no_more_than_asked(conn: Connection) -> None:
     """The limit holds over all targets together."""
     for target in ("n.a", "n.b", "n.a", "n.b"):
         await make_execution(conn, target=target)
@@ -105,7 +106,7 @@ async def test_no_more_than_asked(conn: asyncpg.Connection) -> None:
     assert len(await lease(conn, await make_session(conn), ["n.a", "n.b"], limit=3)) == 3
 
 
-async def test_sets_the_deadline_of_the_attempt(conn: asyncpg.Connection) -> None:
+async def test_sets_the_deadline_of_the_attempt(conn: Connection) -> None:
     """A timeout counts from the moment of the lease."""
     made = await make_execution(conn, timeout_seconds=90.0)
 
@@ -115,7 +116,7 @@ async def test_sets_the_deadline_of_the_attempt(conn: asyncpg.Connection) -> Non
     assert (row["deadline_at"] - row["leased_at"]).total_seconds() == 90
 
 
-async def test_the_first_start_is_kept(conn: asyncpg.Connection) -> None:
+async def test_the_first_start_is_kept(conn: Connection) -> None:
     """started_at tells when the first attempt began, leased_at when this one did."""
     made = await make_execution(conn)
     session = await make_session(conn)
@@ -131,7 +132,7 @@ async def test_the_first_start_is_kept(conn: asyncpg.Connection) -> None:
     assert after["leased_at"] > after["started_at"]
 
 
-async def test_a_closed_session_gets_nothing(conn: asyncpg.Connection) -> None:
+async def test_a_closed_session_gets_nothing(conn: Connection) -> None:
     """A session that said goodbye is told to open a new one."""
     await make_execution(conn)
     session = await make_session(conn)
@@ -141,17 +142,18 @@ async def test_a_closed_session_gets_nothing(conn: asyncpg.Connection) -> None:
         await lease(conn, session)
 
 
-async def test_an_expired_session_gets_nothing(conn: asyncpg.Connection) -> None:
-    """A session that ran out is refused even before somebody closed it."""
+async def test_an_expired_session_gets_nothing(conn: Connection) -> None:
+    """A session that ran out gets no work, but while nobody closed it, it may still renew."""
     await make_execution(conn)
     session = await make_session(conn)
     await move_clock(conn, "31 seconds")
 
-    with pytest.raises(SessionClosed):
-        await lease(conn, session)
+    assert await lease(conn, session) == []
+    await renew.extend(conn, [Beat(session_id=session.id, held=None, count=0)])
+    assert len(await lease(conn, session)) == 1
 
 
-async def test_two_sessions_of_one_batch(conn: asyncpg.Connection) -> None:
+async def test_two_sessions_of_one_batch(conn: Connection) -> None:
     """Each gets its own, and a closed one among them spoils nothing."""
     for _ in range(4):
         await make_execution(conn)
@@ -165,14 +167,14 @@ async def test_two_sessions_of_one_batch(conn: asyncpg.Connection) -> None:
     assert len({one.execution_id for one in must(first) + must(third)}) == 4
 
 
-async def test_concurrent_claims_share_nothing(conn: asyncpg.Connection, pool: asyncpg.Pool) -> None:
+async def test_concurrent_claims_share_nothing(conn: Connection, pool: Pool) -> None:
     """Four sessions that claim at once hand out every row exactly once."""
     wishes = [submission() for _ in range(100)]
     await accept(conn, *wishes)
     sessions = [await make_session(conn) for _ in range(4)]
 
-    async def drain(session: lease_stage.Claim) -> list[object]:
-        taken: list[object] = []
+    async def drain(session: Session) -> list[ExecutionId]:
+        taken: list[ExecutionId] = []
         async with pool.acquire() as own:
             while got := await lease(own, session, limit=7):
                 taken += [one.execution_id for one in got]
@@ -183,7 +185,7 @@ async def test_concurrent_claims_share_nothing(conn: asyncpg.Connection, pool: a
     assert sorted(taken) == sorted(wish.id for wish in wishes)
 
 
-async def test_a_claim_steps_over_locked_rows(conn: asyncpg.Connection, other: asyncpg.Connection) -> None:
+async def test_a_claim_steps_over_locked_rows(conn: Connection, other: Connection) -> None:
     """A row that another transaction is taking is left out, without waiting."""
     first, second = await make_execution(conn), await make_execution(conn)
     session = await make_session(conn)
@@ -195,7 +197,7 @@ async def test_a_claim_steps_over_locked_rows(conn: asyncpg.Connection, other: a
     assert [theirs.execution_id, ours.execution_id] == [first.id, second.id]
 
 
-async def test_a_stale_attempt_writes_nothing_after_a_take_over(conn: asyncpg.Connection) -> None:
+async def test_a_stale_attempt_writes_nothing_after_a_take_over(conn: Connection) -> None:
     """Once attempt 2 is leased, attempt 1 can no longer write."""
     made = await make_execution(conn, "running")
     await report(conn, made.fence, Verdict.RELEASED)
@@ -206,7 +208,7 @@ async def test_a_stale_attempt_writes_nothing_after_a_take_over(conn: asyncpg.Co
     assert isinstance(answer, LeaseLost)
 
 
-async def test_work_of_every_bucket_is_found(conn: asyncpg.Connection) -> None:
+async def test_work_of_every_bucket_is_found(conn: Connection) -> None:
     """A claim looks into all buckets until it has enough."""
     for bucket in range(4):
         await accept(conn, submission(bucket=bucket))

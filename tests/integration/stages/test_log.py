@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-import asyncpg
 import pytest
-from make import counts, make_execution, outcome_row, queue_row, race, report
 
 from controlplane.domain.lease import Fence
 from controlplane.errors import LeaseLost
+from controlplane.postgres.pool import Connection
 from controlplane.stages import log
 from controlplane.stages.log import Line, Note, Progress
+from tests.make import all_rows, counts, make_execution, only_row, outcome_row, queue_row, race, report
 
 
-async def test_keeps_lines_in_order(conn: asyncpg.Connection) -> None:
+async def test_keeps_lines_in_order(conn: Connection) -> None:
     """Lines stand in the order in which they were said."""
     made = await make_execution(conn, "running")
     said = [Line(fence=made.fence, level="info", message=f"line {n}") for n in range(20)]
@@ -27,7 +27,7 @@ async def test_keeps_lines_in_order(conn: asyncpg.Connection) -> None:
     assert {row["attempt"] for row in rows} == {1}
 
 
-async def test_keeps_what_a_line_carries(conn: asyncpg.Connection) -> None:
+async def test_keeps_what_a_line_carries(conn: Connection) -> None:
     """The node's time, its attributes byte for byte, type and source."""
     made = await make_execution(conn, "running")
     at = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -36,12 +36,12 @@ async def test_keeps_what_a_line_carries(conn: asyncpg.Connection) -> None:
     )
 
     await log.append(conn, [line])
-    row = await conn.fetchrow("select at, level, event_type, source, attributes from logs")
+    row = await only_row(conn, "select at, level, event_type, source, attributes from logs")
 
     assert tuple(row) == (at, "error", "t", "s", b'{ "a":1 }')
 
 
-async def test_the_newest_progress_stands(conn: asyncpg.Connection) -> None:
+async def test_the_newest_progress_stands(conn: Connection) -> None:
     """Of several in one batch the last is the state, and one event tells of it."""
     made = await make_execution(conn, "running")
 
@@ -52,7 +52,7 @@ async def test_the_newest_progress_stands(conn: asyncpg.Connection) -> None:
     assert [row["data"] for row in events] == [b'{"done":2}']
 
 
-async def test_progress_outlives_the_end(conn: asyncpg.Connection) -> None:
+async def test_progress_outlives_the_end(conn: Connection) -> None:
     """The last progress is kept with the outcome."""
     made = await make_execution(conn, "running")
     await log.append(conn, [Progress(fence=made.fence, progress=b'{"done":9}')])
@@ -62,7 +62,7 @@ async def test_progress_outlives_the_end(conn: asyncpg.Connection) -> None:
     assert (await outcome_row(conn, made.id))["progress"] == b'{"done":9}'
 
 
-async def test_notes_are_events(conn: asyncpg.Connection) -> None:
+async def test_notes_are_events(conn: Connection) -> None:
     """A note stands among the events of its execution."""
     made = await make_execution(conn, "running")
 
@@ -71,24 +71,27 @@ async def test_notes_are_events(conn: asyncpg.Connection) -> None:
     assert await conn.fetchval("select data from events where type = 'note.added'") == b'{"message":"hi"}'
 
 
-@pytest.mark.parametrize("entry", [Line, Progress, Note])
-async def test_a_stale_attempt_says_nothing(conn: asyncpg.Connection, entry: type) -> None:
+@pytest.mark.parametrize("kind", ["line", "progress", "note"])
+async def test_a_stale_attempt_says_nothing(conn: Connection, kind: str) -> None:
     """A stale entry is refused and changes nothing; its live neighbours are kept."""
     made = await make_execution(conn, "running", attempt=2)
     before = await counts(conn, "events")
-    words = {Line: {"level": "info", "message": "m"}, Progress: {"progress": b"{}"}, Note: {"data": b"{}"}}[entry]
+    fence = Fence(made.id, 1)
+    said: dict[str, log.Entry] = {
+        "line": Line(fence=fence, level="info", message="m"),
+        "progress": Progress(fence=fence, progress=b"{}"),
+        "note": Note(fence=fence, data=b"{}"),
+    }
 
-    stale, live = await log.append(
-        conn, [entry(fence=Fence(made.id, 1), **words), Line(fence=made.fence, level="info", message="live")]
-    )
+    stale, live = await log.append(conn, [said[kind], Line(fence=made.fence, level="info", message="live")])
 
     assert (type(stale), live) == (LeaseLost, None)
-    assert await conn.fetch("select message from logs") == [("live",)]
+    assert await all_rows(conn, "select message from logs") == [("live",)]
     assert (await queue_row(conn, made.id))["progress"] is None
     assert await counts(conn, "events") == before
 
 
-async def test_a_finished_execution_says_nothing_more(conn: asyncpg.Connection) -> None:
+async def test_a_finished_execution_says_nothing_more(conn: Connection) -> None:
     """After the end there is no lease to speak under."""
     made = await make_execution(conn, "succeeded")
 
@@ -98,11 +101,12 @@ async def test_a_finished_execution_says_nothing_more(conn: asyncpg.Connection) 
 
 
 async def test_a_line_that_waits_for_the_end_is_refused(
-    conn: asyncpg.Connection, other: asyncpg.Connection, observer: asyncpg.Connection
+    conn: Connection, other: Connection, observer: Connection
 ) -> None:
     """A line or progress that met the end of its attempt is not written after it."""
     made = await make_execution(conn, "running")
-    entries = [Progress(fence=made.fence, progress=b"{}"), Line(fence=made.fence, level="info", message="m")]
+    line = Line(fence=made.fence, level="info", message="m")
+    entries: list[log.Entry] = [Progress(fence=made.fence, progress=b"{}"), line]
 
     _, answers = await race(
         conn, other, observer, first=lambda c: report(c, made.fence), second=lambda c: log.append(c, entries)
@@ -112,6 +116,6 @@ async def test_a_line_that_waits_for_the_end_is_refused(
     assert await counts(conn, "logs") == {"logs": 0}
 
 
-async def test_an_empty_batch_is_nothing(conn: asyncpg.Connection) -> None:
+async def test_an_empty_batch_is_nothing(conn: Connection) -> None:
     """Nothing said, nothing done."""
     assert await log.append(conn, []) == []

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import asyncpg
 import pytest
-from make import (
+
+from controlplane.domain.ids import SessionId
+from controlplane.domain.lease import Beat, Extended, Fence, Session, Verdict
+from controlplane.errors import SessionClosed
+from controlplane.postgres.pool import Connection
+from controlplane.stages import expire, renew
+from tests.make import (
     lease,
     make_execution,
     make_id,
@@ -15,19 +20,13 @@ from make import (
     report,
 )
 
-from controlplane.domain.lease import Beat, Extended, Fence, Session, Verdict
-from controlplane.errors import SessionClosed
-from controlplane.stages import expire, renew
 
-
-async def beat(
-    conn: asyncpg.Connection, session: Session, held: tuple[Fence, ...] | None = None, count: int = 0
-) -> Extended:
+async def beat(conn: Connection, session: Session, held: tuple[Fence, ...] | None = None, count: int = 0) -> Extended:
     [answer] = await renew.extend(conn, [Beat(session_id=session.id, held=held, count=count)])
     return must(answer)
 
 
-async def test_a_beat_is_another_lease(conn: asyncpg.Connection) -> None:
+async def test_a_beat_is_another_lease(conn: Connection) -> None:
     """After a beat the session lives for a whole lease again."""
     session = await make_session(conn)
     await move_clock(conn, "29 seconds")
@@ -40,7 +39,7 @@ async def test_a_beat_is_another_lease(conn: asyncpg.Connection) -> None:
     assert await conn.fetchval("select running from sessions") == 3
 
 
-async def test_a_beat_twice_says_the_same(conn: asyncpg.Connection) -> None:
+async def test_a_beat_twice_says_the_same(conn: Connection) -> None:
     """A beat repeated after a lost answer is answered alike."""
     made = await make_execution(conn, "running")
     held = (made.fence, Fence(made.id, 7))
@@ -48,7 +47,7 @@ async def test_a_beat_twice_says_the_same(conn: asyncpg.Connection) -> None:
     assert await beat(conn, made.session, held) == await beat(conn, made.session, held)
 
 
-async def test_names_what_is_lost(conn: asyncpg.Connection) -> None:
+async def test_names_what_is_lost(conn: Connection) -> None:
     """What the full list names and the session no longer holds is lost: finished, taken over, of another attempt."""
     kept = await make_execution(conn, "running")
     done = await make_execution(conn, "succeeded", session=kept.session)
@@ -60,14 +59,14 @@ async def test_names_what_is_lost(conn: asyncpg.Connection) -> None:
     assert answer.lost == (done.fence, taken.fence, stale)
 
 
-async def test_a_beat_without_a_list_loses_nothing(conn: asyncpg.Connection) -> None:
+async def test_a_beat_without_a_list_loses_nothing(conn: Connection) -> None:
     """The beats between carry a count, and nothing is inferred from it."""
     made = await make_execution(conn, "running")
 
     assert (await beat(conn, made.session, None, count=0)).lost == ()
 
 
-async def test_a_late_beat_saves_a_session_that_nobody_closed(conn: asyncpg.Connection) -> None:
+async def test_a_late_beat_saves_a_session_that_nobody_closed(conn: Connection) -> None:
     """A session past its time that still holds its leases may go on."""
     made = await make_execution(conn, "running")
     await move_clock(conn, "1 hour")
@@ -78,7 +77,7 @@ async def test_a_late_beat_saves_a_session_that_nobody_closed(conn: asyncpg.Conn
     assert await expire.close_expired(conn, 0, up_seconds=1e6) == 0
 
 
-async def test_a_closed_session_stays_closed(conn: asyncpg.Connection) -> None:
+async def test_a_closed_session_stays_closed(conn: Connection) -> None:
     """The beat that comes after the expiry is refused."""
     session = await make_session(conn)
     await move_clock(conn, "31 seconds")
@@ -88,10 +87,10 @@ async def test_a_closed_session_stays_closed(conn: asyncpg.Connection) -> None:
         await beat(conn, session)
 
 
-async def test_an_unknown_session_is_closed(conn: asyncpg.Connection) -> None:
+async def test_an_unknown_session_is_closed(conn: Connection) -> None:
     """One bad beat does not fail its neighbours."""
     session = await make_session(conn)
-    batch = [Beat(session_id=make_id(0), held=None, count=0), Beat(session_id=session.id, held=None, count=0)]
+    batch = [Beat(session_id=id_, held=None, count=0) for id_ in (SessionId(make_id(0)), session.id)]
 
     unknown, known = await renew.extend(conn, batch)
 
@@ -99,7 +98,7 @@ async def test_an_unknown_session_is_closed(conn: asyncpg.Connection) -> None:
     assert must(known).session == session
 
 
-async def test_the_expiry_waits_for_a_beat_and_spares_it(conn: asyncpg.Connection, other: asyncpg.Connection) -> None:
+async def test_the_expiry_waits_for_a_beat_and_spares_it(conn: Connection, other: Connection) -> None:
     """A beat that is being committed keeps the session, whatever the reaper sees."""
     session = await make_session(conn)
     await move_clock(conn, "31 seconds")
@@ -114,7 +113,7 @@ async def test_the_expiry_waits_for_a_beat_and_spares_it(conn: asyncpg.Connectio
 
 
 async def test_a_beat_waits_for_the_expiry_and_is_refused(
-    conn: asyncpg.Connection, other: asyncpg.Connection, observer: asyncpg.Connection
+    conn: Connection, other: Connection, observer: Connection
 ) -> None:
     """A session that is being closed at this moment cannot be renewed."""
     session = await make_session(conn)
@@ -132,7 +131,7 @@ async def test_a_beat_waits_for_the_expiry_and_is_refused(
     assert isinstance(answer, SessionClosed)
 
 
-async def test_released_work_is_lost_to_the_old_attempt_only(conn: asyncpg.Connection) -> None:
+async def test_released_work_is_lost_to_the_old_attempt_only(conn: Connection) -> None:
     """A session that got the same execution again holds the new attempt and not the old."""
     made = await make_execution(conn, "running")
     await report(conn, made.fence, Verdict.RELEASED)

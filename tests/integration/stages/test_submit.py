@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import asyncpg
 import pytest
-from make import (
+
+from controlplane.domain.execution import Submission
+from controlplane.domain.retry import RetryPolicy
+from controlplane.errors import IdempotencyConflict, LeaseLost
+from controlplane.postgres.pool import Connection
+from controlplane.stages import submit
+from tests.make import (
     accept,
     counts,
     event_types,
@@ -15,24 +22,23 @@ from make import (
     make_session,
     move_clock,
     must,
+    only_row,
     queue_row,
+    queued,
     race,
     report,
     submission,
     webhook,
 )
 
-from controlplane.domain.execution import Submission
-from controlplane.domain.retry import RetryPolicy
-from controlplane.errors import IdempotencyConflict, LeaseLost
-from controlplane.stages import submit
+INF = float("inf")
 
 
-def keyed(**over: object) -> Submission:
+def keyed(**over: Any) -> Submission:
     return submission(**({"idempotency_key": "k", "request_hash": b"hash"} | over))
 
 
-async def test_accepts_into_the_queue(conn: asyncpg.Connection) -> None:
+async def test_accepts_into_the_queue(conn: Connection) -> None:
     """An accepted execution is ready, at attempt 0, and its creation is an event."""
     wish = submission(priority=3, timeout_seconds=5.0, retry=RetryPolicy(retries_max=2))
 
@@ -44,17 +50,17 @@ async def test_accepts_into_the_queue(conn: asyncpg.Connection) -> None:
     assert await event_types(conn, wish.id) == ["execution.queued"]
 
 
-async def test_keeps_payloads_byte_for_byte(conn: asyncpg.Connection) -> None:
+async def test_keeps_payloads_byte_for_byte(conn: Connection) -> None:
     """Input and context come back as the bytes they were sent as."""
     raw = b'{ "a":1.0e5,"b":"\\u0000\\ud800", "b":2 }'
     await accept(conn, submission(input=raw, context=b" [1, 2] "))
 
-    row = await conn.fetchrow("select input, context from executions")
+    row = await only_row(conn, "select input, context from executions")
 
     assert (row["input"], row["context"]) == (raw, b" [1, 2] ")
 
 
-async def test_answers_in_the_order_of_the_batch(conn: asyncpg.Connection) -> None:
+async def test_answers_in_the_order_of_the_batch(conn: Connection) -> None:
     """Items of several buckets are answered in the order they came in."""
     wishes = [submission(bucket=n % 3) for n in range(9)]
 
@@ -63,7 +69,7 @@ async def test_answers_in_the_order_of_the_batch(conn: asyncpg.Connection) -> No
     assert [answer.id for answer in answers] == [wish.id for wish in wishes]
 
 
-async def test_the_same_submission_twice_is_one_execution(conn: asyncpg.Connection) -> None:
+async def test_the_same_submission_twice_is_one_execution(conn: Connection) -> None:
     """A flush repeated after a lost answer says the same and inserts nothing."""
     wish = submission(webhooks=(webhook(),))
     first = await accept(conn, wish)
@@ -76,16 +82,16 @@ async def test_the_same_submission_twice_is_one_execution(conn: asyncpg.Connecti
     }  # fmt: skip
 
 
-async def test_a_repeat_does_not_queue_what_has_finished(conn: asyncpg.Connection) -> None:
+async def test_a_repeat_does_not_queue_what_has_finished(conn: Connection) -> None:
     """An execution that ended between the try and its repeat stays ended."""
     made = await make_execution(conn, "succeeded")
 
     await accept(conn, made.submission)
 
-    assert await queue_row(conn, made.id) is None
+    assert not await queued(conn, made.id)
 
 
-async def test_a_repeat_beside_new_ones(conn: asyncpg.Connection) -> None:
+async def test_a_repeat_beside_new_ones(conn: Connection) -> None:
     """In one batch a repeated submission and new ones get each their own answer."""
     old, new = submission(), submission(webhooks=(webhook(),))
     [first] = await accept(conn, old)
@@ -96,7 +102,7 @@ async def test_a_repeat_beside_new_ones(conn: asyncpg.Connection) -> None:
     assert answers[1] == first
 
 
-async def test_keeps_webhooks_in_order(conn: asyncpg.Connection) -> None:
+async def test_keeps_webhooks_in_order(conn: Connection) -> None:
     """Each webhook is a row numbered from 1, and the queue row knows how many there are."""
     wish = submission(webhooks=(webhook("https://a.example/"), webhook("https://b.example/")))
 
@@ -107,7 +113,7 @@ async def test_keeps_webhooks_in_order(conn: asyncpg.Connection) -> None:
     assert (await queue_row(conn, wish.id))["webhooks"] == 2
 
 
-async def test_a_used_key_replays(conn: asyncpg.Connection) -> None:
+async def test_a_used_key_replays(conn: Connection) -> None:
     """A second request with the key gets the first execution and makes none."""
     first, second = keyed(), keyed()
     [accepted] = await accept(conn, first)
@@ -118,7 +124,7 @@ async def test_a_used_key_replays(conn: asyncpg.Connection) -> None:
     assert await counts(conn, "executions", "queue") == {"executions": 1, "queue": 1}
 
 
-async def test_a_used_key_with_another_request_is_refused(conn: asyncpg.Connection) -> None:
+async def test_a_used_key_with_another_request_is_refused(conn: Connection) -> None:
     """The same key with another body is a conflict and changes nothing."""
     await accept(conn, keyed())
 
@@ -127,7 +133,7 @@ async def test_a_used_key_with_another_request_is_refused(conn: asyncpg.Connecti
     assert await counts(conn, "executions") == {"executions": 1}
 
 
-async def test_repeat_of_the_first_use_of_a_key(conn: asyncpg.Connection) -> None:
+async def test_repeat_of_the_first_use_of_a_key(conn: Connection) -> None:
     """The flush that took the key is not a replay of itself when it is run again."""
     wish = keyed()
     first = await accept(conn, wish)
@@ -136,7 +142,7 @@ async def test_repeat_of_the_first_use_of_a_key(conn: asyncpg.Connection) -> Non
     assert first[0].replayed is False
 
 
-async def test_a_key_is_free_again_after_its_time(conn: asyncpg.Connection) -> None:
+async def test_a_key_is_free_again_after_its_time(conn: Connection) -> None:
     """After 24 hours the key makes a new execution."""
     await accept(conn, keyed())
     await move_clock(conn, "24 hours 1 second")
@@ -147,7 +153,7 @@ async def test_a_key_is_free_again_after_its_time(conn: asyncpg.Connection) -> N
     assert await counts(conn, "executions", "idempotency_keys") == {"executions": 2, "idempotency_keys": 1}
 
 
-async def test_a_key_given_with_a_run_is_unique_within_the_run(conn: asyncpg.Connection) -> None:
+async def test_a_key_given_with_a_run_is_unique_within_the_run(conn: Connection) -> None:
     """The same key in two runs makes two executions."""
     await accept(conn, keyed(idempotency_scope="run-a"))
 
@@ -157,7 +163,7 @@ async def test_a_key_given_with_a_run_is_unique_within_the_run(conn: asyncpg.Con
 
 
 async def test_racing_uses_of_one_key_make_one_execution(
-    conn: asyncpg.Connection, other: asyncpg.Connection, observer: asyncpg.Connection
+    conn: Connection, other: Connection, observer: Connection
 ) -> None:
     """The second of two concurrent requests waits for the first and replays it."""
     first, second = keyed(), keyed()
@@ -171,7 +177,7 @@ async def test_racing_uses_of_one_key_make_one_execution(
 
 
 async def test_racing_submissions_of_one_id_are_one_execution(
-    conn: asyncpg.Connection, other: asyncpg.Connection, observer: asyncpg.Connection
+    conn: Connection, other: Connection, observer: Connection
 ) -> None:
     """A repeat that overtakes its first try, still uncommitted, waits and says the same."""
     wish = submission(webhooks=(webhook(),))
@@ -182,7 +188,7 @@ async def test_racing_submissions_of_one_id_are_one_execution(
     assert await counts(conn, "executions", "webhooks", "events") == {"executions": 1, "webhooks": 1, "events": 1}
 
 
-async def test_a_child_of_a_live_attempt_is_accepted(conn: asyncpg.Connection) -> None:
+async def test_a_child_of_a_live_attempt_is_accepted(conn: Connection) -> None:
     """The parent's fence holds, so its child is queued in the same run."""
     parent = await make_execution(conn, "running")
 
@@ -192,7 +198,7 @@ async def test_a_child_of_a_live_attempt_is_accepted(conn: asyncpg.Connection) -
 
 
 @pytest.mark.parametrize("status", ["queued", "succeeded"])
-async def test_a_child_of_a_stale_attempt_is_refused(conn: asyncpg.Connection, status: str) -> None:
+async def test_a_child_of_a_stale_attempt_is_refused(conn: Connection, status: str) -> None:
     """A parent that no longer holds its lease gets no children; its neighbours in the batch are accepted."""
     parent = await make_execution(conn, status)
     child, neighbour = submission(parent_id=parent.id, parent_attempt=1), submission()
@@ -201,10 +207,10 @@ async def test_a_child_of_a_stale_attempt_is_refused(conn: asyncpg.Connection, s
 
     assert isinstance(answers[0], LeaseLost)
     assert must(answers[1]).id == neighbour.id
-    assert await queue_row(conn, child.id) is None
+    assert not await queued(conn, child.id)
 
 
-async def test_a_refused_child_does_not_take_its_key(conn: asyncpg.Connection) -> None:
+async def test_a_refused_child_does_not_take_its_key(conn: Connection) -> None:
     """The key of a refused child is free for the attempt that has taken over."""
     parent = await make_execution(conn, "running", attempt=2)
     with pytest.raises(LeaseLost):
@@ -215,7 +221,7 @@ async def test_a_refused_child_does_not_take_its_key(conn: asyncpg.Connection) -
     assert accepted.replayed is False
 
 
-async def test_repeat_of_an_accepted_child_whose_parent_has_ended(conn: asyncpg.Connection) -> None:
+async def test_repeat_of_an_accepted_child_whose_parent_has_ended(conn: Connection) -> None:
     """A child that was accepted is answered so again, even if the parent lost its lease in between."""
     parent = await make_execution(conn, "running")
     child = submission(parent_id=parent.id, parent_attempt=1)
@@ -226,7 +232,7 @@ async def test_repeat_of_an_accepted_child_whose_parent_has_ended(conn: asyncpg.
 
 
 async def test_a_child_waits_for_a_take_over_and_is_refused(
-    conn: asyncpg.Connection, other: asyncpg.Connection, observer: asyncpg.Connection
+    conn: Connection, other: Connection, observer: Connection
 ) -> None:
     """A child whose parent is being completed at this very moment is refused when that commits."""
     parent = await make_execution(conn, "running")
@@ -243,7 +249,7 @@ async def test_a_child_waits_for_a_take_over_and_is_refused(
     assert isinstance(answer, LeaseLost)
 
 
-async def test_what_is_accepted_can_be_leased(conn: asyncpg.Connection) -> None:
+async def test_what_is_accepted_can_be_leased(conn: Connection) -> None:
     """The node gets what was asked, byte for byte."""
     wish = submission(context=b"[]", session_key="s", actor_key="a", timeout_seconds=7.5, parent_id=None, type="skill")
     await accept(conn, wish)
@@ -256,14 +262,16 @@ async def test_what_is_accepted_can_be_leased(conn: asyncpg.Connection) -> None:
 
 
 @pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 1e300, 0.0, -1.0])
-async def test_a_timeout_that_could_never_be_leased_is_not_stored(conn: asyncpg.Connection, seconds: float) -> None:
+async def test_a_timeout_that_could_never_be_leased_is_not_stored(conn: Connection, seconds: float) -> None:
     """A deadline that cannot be computed is refused here: in the queue it would fail every claim beside it."""
     with pytest.raises(asyncpg.IntegrityConstraintViolationError):
         await accept(conn, submission(timeout_seconds=seconds))
 
 
-@pytest.mark.parametrize("field", ["delay_seconds", "factor", "cap_seconds"])
-async def test_a_retry_rule_that_could_never_be_followed_is_not_stored(conn: asyncpg.Connection, field: str) -> None:
+@pytest.mark.parametrize(
+    "rule", [RetryPolicy(delay_seconds=INF), RetryPolicy(factor=INF), RetryPolicy(cap_seconds=INF)]
+)
+async def test_a_retry_rule_that_could_never_be_followed_is_not_stored(conn: Connection, rule: RetryPolicy) -> None:
     """A wait that cannot be computed is refused here: later it would fail the report of the attempt."""
     with pytest.raises(asyncpg.IntegrityConstraintViolationError):
-        await accept(conn, submission(retry=replace(RetryPolicy(), **{field: float("inf")})))
+        await accept(conn, submission(retry=rule))

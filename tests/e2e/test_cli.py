@@ -1,0 +1,435 @@
+"""The command line against a real server: `controlplane dev` is started once, the node is played over plain HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import httpx
+import msgspec
+import pytest
+
+from controlplane.security.secrets import KeyRing
+
+pytestmark = pytest.mark.e2e
+
+DEADLINE_SECONDS = 30.0
+COMMAND = [sys.executable, "-m", "controlplane"]
+INPUT = '{"rate": 1.10, "big": 123456789012345678901234567890}'
+RESULT = '{"sum": 1.50, "items": [ ]}'
+SETTINGS = ("CONTROLPLANE_", "AGENTFIELD_", "DATABASE_URL", "FORCE_COLOR")
+
+AGENT = """
+import os, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("drained")))
+print("serving for", os.environ["CONTROLPLANE_SERVER"], os.environ["AGENTFIELD_SERVER"])
+signal.pause()
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: bytes
+    err: str
+
+
+@dataclass(frozen=True)
+class Dev:
+    url: str
+    folder: Path
+    process: subprocess.Popen[str]
+
+
+def environment(**given: str) -> dict[str, str]:
+    """Ours without what steers the command line, and with what is given."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)} | given
+
+
+def cli(*arguments: str, stdin: str = "", **given: str) -> Ended:
+    """Run one command to its end. Nothing that is piped has colours or a traceback."""
+    ended = subprocess.run(
+        [*COMMAND, *arguments],
+        input=stdin.encode(),
+        env=environment(**given),
+        capture_output=True,
+        timeout=DEADLINE_SECONDS,
+        check=False,
+    )
+    err = ended.stderr.decode()
+    assert b"\x1b" not in ended.stdout + ended.stderr
+    assert "Traceback" not in err
+    return Ended(ended.returncode, ended.stdout, err)
+
+
+@contextmanager
+def started(*arguments: str, **given: str) -> Iterator[subprocess.Popen[str]]:
+    """A command that goes on, ended by SIGTERM unless the test has ended it, and killed when it takes too long."""
+    with subprocess.Popen(
+        [*COMMAND, *arguments],
+        env=environment(**given),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        watchdog = threading.Timer(DEADLINE_SECONDS, process.kill)
+        watchdog.start()
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.communicate()
+            watchdog.cancel()
+
+
+def line_of(process: subprocess.Popen[str], stream: str, containing: str) -> str:
+    """The next line with this in it."""
+    seen = []
+    for line in getattr(process, stream):
+        if containing in line:
+            return str(line).strip()
+        seen.append(line)
+    raise AssertionError(f"no {containing!r} on {stream}: {''.join(seen)}")
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    """A control plane of this module's own, on a database of its own."""
+    folder = tmp_path_factory.mktemp("dev") / "data"
+    said = folder.with_name("err.txt")
+    with (
+        said.open("w") as err,
+        subprocess.Popen(
+            [*COMMAND, "dev", "--port", "0", "--data-dir", str(folder)],
+            env=environment(CONTROLPLANE_LEASE_SECONDS="5"),
+            stdout=subprocess.PIPE,
+            stderr=err,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert url, said.read_text()
+        yield Dev(url, folder, process)
+        process.send_signal(signal.SIGINT)
+        process.wait(DEADLINE_SECONDS)
+
+
+class Node:
+    """A node that does what a test says, over plain HTTP."""
+
+    def __init__(self, url: str, node_id: str) -> None:
+        self.target = f"{node_id}.work"
+        self._http = httpx.Client(base_url=f"{url}/api/v1", timeout=DEADLINE_SECONDS)
+        node = {"id": node_id, "version": "1", "transport": "pull", "reasoners": [{"id": "work"}]}
+        self._post("/nodes/register", node)
+        session = self._post(f"/nodes/{node_id}/sessions", {"instance_id": "test", "slots": 4})
+        self._session = msgspec.json.decode(session)["session_id"]
+
+    def close(self) -> None:
+        self._post(f"/sessions/{self._session}/close", {})
+        self._http.close()
+
+    def lease(self) -> dict[str, msgspec.Raw]:
+        """The next execution, each member as the bytes it came in."""
+        body = self._post(f"/sessions/{self._session}/lease", {"max": 1, "wait_seconds": 20})
+        [lease] = msgspec.json.decode(body, type=dict[str, list[dict[str, msgspec.Raw]]])["leases"]
+        return lease
+
+    def report(self, lease: dict[str, msgspec.Raw], status: str, **more: object) -> None:
+        one = {name: lease[name] for name in ("execution_id", "attempt")} | {"status": status} | more
+        self._post(f"/sessions/{self._session}/results", {"results": [one]})
+
+    def log(self, lease: dict[str, msgspec.Raw], message: str) -> None:
+        entry = {name: lease[name] for name in ("execution_id", "attempt")} | {"level": "info", "message": message}
+        self._post(f"/sessions/{self._session}/logs", {"entries": [entry], "progress": []})
+
+    def _post(self, path: str, body: object) -> bytes:
+        answer = self._http.post(path, content=msgspec.json.encode(body))
+        answer.raise_for_status()
+        return answer.content
+
+
+@pytest.fixture
+def node(dev: Dev, request: pytest.FixtureRequest) -> Iterator[Node]:
+    made = Node(dev.url, request.node.name[:60])
+    yield made
+    made.close()
+
+
+def submitted(dev: Dev, node: Node, *more: str) -> str:
+    """The id of an execution that nobody waits for."""
+    ended = cli("call", node.target, "--no-wait", "--server", dev.url, *more)
+    assert ended.code == 0, ended.err
+    return ended.out.decode().strip()
+
+
+def test_call_prints_the_result(dev: Dev, node: Node) -> None:
+    """Input and result pass byte for byte, and only the result is on stdout."""
+    with started("call", node.target, "--input", INPUT, "--server", dev.url) as process:
+        lease = node.lease()
+        node.report(lease, "succeeded", result=msgspec.Raw(RESULT.encode()))
+        out, err = process.communicate(timeout=DEADLINE_SECONDS)
+
+    assert bytes(lease["input"]) == INPUT.encode()
+    assert (process.returncode, out) == (0, RESULT + "\n")
+    assert "exec_" in err
+
+
+def test_call_reads_stdin_and_prints_json(dev: Dev, node: Node) -> None:
+    """--json prints the execution as the server shows it."""
+    execution_id = json.loads(
+        cli("call", node.target, "--input", "-", "--no-wait", "--json", "--server", dev.url, stdin='{"a": 1}').out
+    )["execution_id"]
+    node.report(node.lease(), "succeeded", result=3)
+    ended = cli("executions", "wait", execution_id, "--json", "--server", dev.url)
+
+    assert ended.code == 0
+    assert json.loads(ended.out)["result"] == 3
+
+
+def test_a_failed_execution_is_exit_code_6(dev: Dev, node: Node) -> None:
+    """The reason stands on stderr, nothing on stdout."""
+    execution_id = submitted(dev, node)
+    node.report(node.lease(), "failed", error="boom", retryable=False)
+    ended = cli("executions", "wait", execution_id, "--server", dev.url)
+
+    assert (ended.code, ended.out) == (6, b"")
+    assert "boom" in ended.err
+
+
+def test_too_short_a_wait_is_exit_code_7(dev: Dev, node: Node) -> None:
+    """The execution goes on, and the line says how to wait again."""
+    ended = cli("call", node.target, "--timeout", "0.2", "--server", dev.url)
+
+    assert ended.code == 7
+    assert f"controlplane executions wait --server {dev.url} exec_" in ended.err
+
+
+def test_a_cancelled_execution_is_exit_code_8(dev: Dev, node: Node) -> None:
+    """Who waits for it hears of the cancel; a second cancel is a conflict."""
+    execution_id = submitted(dev, node)
+    cancelled = cli("executions", "cancel", execution_id, "--reason", "enough", "--server", dev.url)
+    waited = cli("executions", "wait", execution_id, "--server", dev.url)
+    again = cli("executions", "cancel", execution_id, "--server", dev.url)
+
+    assert (cancelled.code, waited.code, again.code) == (0, 8, 5)
+    assert "enough" in waited.err
+
+
+def test_ctrl_c_leaves_the_execution_running(dev: Dev, node: Node) -> None:
+    """Exit 130, and the line that waits again."""
+    with started("call", node.target, "--server", dev.url) as process:
+        line_of(process, "stderr", "is accepted")
+        node.lease()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=DEADLINE_SECONDS)
+
+    assert process.returncode == 130
+    assert f"controlplane executions wait --server {dev.url} exec_" in err
+
+
+def test_one_idempotency_key_is_one_execution(dev: Dev, node: Node) -> None:
+    """The second call gets the first one's id; another input with that key is a conflict."""
+    first = submitted(dev, node, "--idempotency-key", "k", "a=1")
+    second = submitted(dev, node, "--idempotency-key", "k", "a=1")
+    third = cli("call", node.target, "--no-wait", "--idempotency-key", "k", "a=2", "--server", dev.url)
+
+    assert first == second
+    assert third.code == 5
+
+
+def test_an_unknown_target_names_the_nearest(dev: Dev, node: Node) -> None:
+    """A slip of the fingers is answered with what was meant."""
+    ended = cli("call", node.target + "s", "--server", dev.url)
+
+    assert ended.code == 3
+    assert node.target in ended.err.replace(node.target + "s", "")
+
+
+def test_list_shows_what_is_asked_for(dev: Dev, node: Node) -> None:
+    """Filters and pages; ids are whole in a pipe."""
+    ids = [submitted(dev, node, "--run-id", node.target) for _ in range(2)]
+    page = cli("executions", "list", "--run", node.target, "--limit", "1", "--server", dev.url)
+    rest = cli("executions", "list", "--run", node.target, "--cursor", ids[1], "--json", "--server", dev.url)
+    none = cli("executions", "list", "--run", node.target, "--status", "failed", "--server", dev.url)
+
+    assert ids[1] in page.out.decode()
+    assert f"--cursor {ids[1]}" in page.err
+    assert [one["execution_id"] for one in json.loads(rest.out)["items"]] == ids[:1]
+    assert (none.code, none.out) == (0, b"")
+
+
+def test_show_has_events_logs_and_deliveries(dev: Dev, node: Node) -> None:
+    """Everything that is known about one execution, for people and for programs."""
+    hook = ("--webhook", f"{dev.url}/nobody", "--webhook-secret", "s")
+    execution_id = submitted(dev, node, *hook)
+    lease = node.lease()
+    node.log(lease, "reading \x1b[31mred")
+    node.report(lease, "succeeded", result=msgspec.Raw(RESULT.encode()))
+    parts = ("executions", "show", execution_id, "--events", "--logs", "--deliveries", "--server", dev.url)
+    shown = cli(*parts)
+    found: dict[str, Any] = json.loads(cli(*parts, "--json").out)
+
+    assert all(word in shown.out.decode() for word in (RESULT, "execution.completed", r"\x1b[31mred", "dlv_"))
+    assert [one["message"] for one in found["logs"]] == ["reading \x1b[31mred"]
+    assert (found["status"], len(found["deliveries"])) == ("succeeded", 1)
+
+
+def test_an_unknown_execution_is_exit_code_3(dev: Dev) -> None:
+    """Well-formed but unknown, and not an id at all, are different mistakes."""
+    unknown = cli("executions", "show", "exec_00000000000000000000000000", "--server", dev.url)
+    malformed = cli("executions", "show", "exec_1", "--server", dev.url)
+
+    assert (unknown.code, malformed.code) == (3, 2)
+
+
+def test_nodes_are_listed(dev: Dev, node: Node) -> None:
+    """A connected node, by name."""
+    name = node.target.partition(".")[0]
+
+    assert name in cli("nodes", "--server", dev.url).out.decode()
+    assert name in {one["id"] for one in json.loads(cli("nodes", "--json", "--server", dev.url).out)["nodes"]}
+
+
+def test_nobody_there_is_exit_code_9(dev: Dev) -> None:
+    """Where no server is, the line says how to start one; where something else is, it says so."""
+    nobody = cli("nodes", CONTROLPLANE_SERVER="http://127.0.0.1:1")
+    prefix = cli("nodes", "--server", f"{dev.url}/elsewhere")
+
+    assert (nobody.code, prefix.code) == (9, 3)
+    assert "controlplane dev" in nobody.err
+
+
+def test_doctor_finds_everything_in_order(dev: Dev, database: str) -> None:
+    """Exit 0 beside a running server and a migrated database."""
+    ended = cli(
+        "doctor",
+        *("--json", "--server", dev.url, "--database-url", database),
+        CONTROLPLANE_PORT="0",
+        CONTROLPLANE_DATA_DIR=str(dev.folder),
+    )
+    checks = {check["name"]: check["state"] for check in json.loads(ended.out)["checks"]}
+
+    assert ended.code == 0, ended.out
+    assert set(checks.values()) == {"ok"}
+    assert {"database", "schema", "clock", "secret key", "server"} <= set(checks)
+
+
+def test_doctor_names_the_next_step() -> None:
+    """Exit 1 where something that was asked for is missing."""
+    ended = cli("doctor", "--server", "http://127.0.0.1:1", "--database-url", "postgresql://127.0.0.1:1/x")
+
+    assert ended.code == 1
+    assert "✗ database" in ended.out.decode()
+    assert "→" in ended.out.decode()
+
+
+def test_dev_survives_the_death_of_its_database(dev: Dev, node: Node) -> None:
+    """The postmaster is killed; it comes back, with everything in it."""
+    execution_id = submitted(dev, node)
+    pid = int((dev.folder / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+    os.kill(pid, signal.SIGKILL)
+    ended = cli("executions", "wait", execution_id, "--timeout", "0.5", "--server", dev.url)
+    node.report(node.lease(), "succeeded", result=1)
+    back = cli("executions", "wait", execution_id, "--server", dev.url)
+
+    assert ended.code == 7
+    assert (back.code, back.out) == (0, b"1\n")
+
+
+def test_dev_leaves_nothing_running(tmp_path: Path) -> None:
+    """Ctrl-C ends server and database, exit 0; what was noted for programs is withdrawn."""
+    folder = tmp_path / "data"
+    with started("dev", "--port", "0", "--data-dir", str(folder)) as process:
+        url = line_of(process, "stdout", "http")
+        noted = json.loads((folder / "dev.json").read_text())
+        pasted = line_of(process, "stderr", "curl")
+        postmaster = int((folder / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=DEADLINE_SECONDS)
+
+    assert process.returncode == 0
+    assert noted == {"url": url, "pid": process.pid}
+    assert url.rpartition(":")[2] in pasted
+    assert not (folder / "dev.json").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(postmaster, 0)
+
+
+def test_dev_runs_an_agent(dev: Dev, database: str, tmp_path: Path) -> None:
+    """The agent is told the real address, its output is shown, and it may drain before the server stops."""
+    agent = tmp_path / "agent.py"
+    agent.write_text(AGENT)
+    port = dev.url.rpartition(":")[2]
+    with started("dev", "--port", port, "--data-dir", str(tmp_path), str(agent), DATABASE_URL=database) as process:
+        url = line_of(process, "stdout", "http")
+        passed_over = line_of(process, "stderr", "is taken")
+        serving = line_of(process, "stderr", "agent | serving")
+        process.terminate()
+        _, err = process.communicate(timeout=DEADLINE_SECONDS)
+
+    assert port in passed_over
+    assert url != dev.url
+    assert serving == f"agent | serving for {url} {url}"
+    assert "agent | drained" in err
+    assert process.returncode == 0
+
+
+def test_dev_tells_of_its_agents_death(database: str, tmp_path: Path) -> None:
+    """The server goes on, and the line says how to run the agent again."""
+    agent = tmp_path / "agent.py"
+    agent.write_text("raise SystemExit(7)")
+    with started("dev", "--port", "0", "--data-dir", str(tmp_path), str(agent), DATABASE_URL=database) as process:
+        url = line_of(process, "stdout", "http")
+        told = line_of(process, "stderr", "exit code 7")
+
+        assert "agent.py" in told
+        assert httpx.get(f"{url}/livez").status_code == 200
+
+
+def serve_settings(database: str) -> dict[str, str]:
+    return {"DATABASE_URL": database, "CONTROLPLANE_SECRET_KEY": KeyRing.generate(), "CONTROLPLANE_API_KEY": "right"}
+
+
+def test_serve_lets_in_who_has_the_key(database: str) -> None:
+    """JSON lines, exit 4 for a wrong key or none, exit 0 after SIGTERM."""
+    with started("serve", "--port", "0", **serve_settings(database)) as process:
+        url = json.loads(line_of(process, "stderr", "server.ready"))["url"]
+        codes = [cli("nodes", "--server", url, *key).code for key in ([], ["--api-key", "wrong"])]
+        right = cli("nodes", CONTROLPLANE_SERVER=url, CONTROLPLANE_API_KEY="right")
+        process.terminate()
+        process.communicate(timeout=DEADLINE_SECONDS)
+
+    assert codes == [4, 4]
+    assert right.code == 0
+    assert process.returncode == 0
+
+
+async def test_serve_wants_a_migrated_database(database: str) -> None:
+    """An empty database is refused with the next step, which is safe to repeat."""
+    name = f"cli_{os.getpid()}"
+    dsn = urlsplit(database)._replace(path=f"/{name}").geturl()
+    admin = await asyncpg.connect(database)
+    try:
+        await admin.execute(f"create database {name}")
+        refused = cli("serve", "--port", "0", **serve_settings(dsn))
+        migrated = [json.loads(cli("migrate", "--json", DATABASE_URL=dsn).out) for _ in range(2)]
+    finally:
+        await admin.execute(f"drop database if exists {name} with (force)")
+        await admin.close()
+
+    assert refused.code == 5
+    assert "controlplane migrate" in refused.err
+    assert (migrated[0]["before"], migrated[1]["before"]) == (None, migrated[0]["revision"])

@@ -1,0 +1,133 @@
+"""A backlog of 50,000: what the tables look like when plans matter."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import asyncpg
+
+ROWS = 50_000
+SMALL = 200
+
+# Ids as `domain/ids.py` makes them, in bucket 0, over the last week; the n-th is always the same but for its time.
+MAKE_ID = """
+create function made_id(kind text, n integer) returns uuid language sql immutable as $$
+  select (
+    lpad(to_hex(1000 * floor(extract(epoch from current_date))::bigint - n * 10000), 12, '0')
+    || '7' || substr(md5(kind || n), 1, 3) || '8' || substr(md5(kind || n), 4, 12) || '000'
+  )::uuid
+$$
+"""
+
+# 2 % ready for the target that is asked for, 60 % for a hundred others, 20 % leased by 200 sessions (some overdue, some
+# cancelled), 10 % delayed, 8 % waiting.
+QUEUE = """
+insert into queue (
+  bucket, id, namespace, target, run_id, state, priority, available_at, attempt, retries_max, webhooks, session_id,
+  leased_at, started_at, deadline_at, cancel_requested_at
+)
+select 0, made_id('e', n), 1,
+  case when n % 50 = 0 then 'n.echo' else 'n.other' || n % 100 end,
+  'run-' || n,
+  case when n % 50 < 31 then 'ready' when n % 50 < 41 then 'leased' when n % 50 < 46 then 'delayed' else 'waiting' end,
+  n % 3,
+  clock() + interval '1 second' * (case when n % 50 between 41 and 45 and n % 1000 <> 41 then n else -n end),
+  case when n % 50 between 31 and 40 then 1 else 0 end,
+  0, 1,
+  case when n % 50 between 31 and 40 then made_id('s', n % 200) end,
+  case when n % 50 between 31 and 40 then clock() - interval '1 hour' end,
+  case when n % 50 between 31 and 40 then clock() - interval '1 hour' end,
+  case when n % 50 between 31 and 40 then clock() + interval '1 second' * (case when n % 1000 = 31 then -n else n end) end,
+  case when n % 50 = 32 then clock() - interval '1 second' * (case when n % 1000 = 32 then 60 else 0 end) end
+from generate_series($1::int, $2::int) as n
+"""
+
+EXECUTIONS = """
+insert into executions (
+  bucket, id, namespace, run_id, root_id, target, type, input, priority, retries_max, retry_delay_seconds, retry_factor,
+  retry_cap_seconds, webhooks, created_at
+)
+select 0, made_id(k, n), 1, 'run-' || n, made_id(k, n), 'n.echo', 'reasoner', '{}', 0, 0, 5, 2, 300, 1, clock()
+from generate_series($1::int, $2::int) as n, unnest(array['e', 'o']) as k
+"""
+
+OUTCOMES = """
+insert into outcomes (bucket, id, namespace, status, result, attempt, failures, finished_at)
+select 0, made_id('o', n), 1, 'succeeded', '1', 1, 0, clock()
+from generate_series($1::int, $2::int) as n
+"""
+
+EVENTS = """
+insert into events (bucket, execution_id, namespace, run_id, target, type, attempt, at)
+select 0, made_id('o', n), 1, 'run-' || n, 'n.echo', 'execution.completed', 1, clock()
+from generate_series($1::int, $2::int) as n
+"""
+
+WEBHOOKS = """
+insert into webhooks (bucket, execution_id, n, namespace, url, host, secret_sealed, attempts_max, created_at)
+select 0, made_id(k, n), 1, 1, 'https://h', 'h', case when n % 10 = 0 then 's'::bytea else '' end, 5, clock() - interval '1 day'
+from generate_series($1::int, $2::int) as n, unnest(array['e', 'o']) as k
+"""
+
+# Most are delivered; 20 % wait at one dead host, 10 % are due at 300 others, 2 % are being sent.
+DELIVERIES = """
+insert into deliveries (
+  bucket, id, namespace, execution_id, webhook_n, event, host, url, body, state, attempts_max, next_at, lease_until,
+  created_at, settled_at
+)
+select 0, made_id('d', n), 1, made_id('o', n), 1, 'execution.completed',
+  case when n % 50 < 10 then 'h0000.dead' else 'h' || lpad((n % 301)::text, 4, '0') end,
+  'https://h', '{}',
+  case when n % 50 < 15 then 'pending' when n % 50 = 15 then 'leased' else 'delivered' end,
+  5,
+  clock() + interval '1 second' * (case when n % 50 < 10 then n else -n end),
+  case when n % 50 = 15 then clock() + interval '1 second' * (case when n % 500 = 15 then -n else n end) end,
+  clock(),
+  case when n % 50 > 15 then clock() end
+from generate_series($1::int, $2::int) as n
+"""
+
+MEMORY = """
+insert into memory (bucket, namespace, scope, scope_id, key, value, length, appended, created_at, updated_at)
+select 0, 1, 'run', 'run-' || n % 1000, 'k' || n, '[]', 1, 1, clock(), clock()
+from generate_series($1::int, $2::int) as n
+"""
+
+MEMORY_ITEMS = """
+insert into memory_items (bucket, namespace, scope, scope_id, key, position, value)
+select 0, 1, 'run', 'run-' || n % 1000, 'k' || n, 0, '1'
+from generate_series($1::int, $2::int) as n
+"""
+
+KEYS = """
+insert into idempotency_keys (bucket, namespace, scope, key, execution_id, request_hash, expires_at)
+select 0, 1, '', 'k' || n, made_id('e', n), 'h', clock() + interval '1 second' * (case when n % 100 = 0 then -n else n end)
+from generate_series($1::int, $2::int) as n
+"""
+
+SESSIONS = """
+insert into sessions (
+  bucket, id, namespace, node_id, instance_id, slots, heartbeat_seconds, lease_seconds, opened_at, renewed_at, expires_at
+)
+select 0, made_id('s', n), 1, 'n', 'i', 8, 10, 30, clock(), clock(), clock() + interval '1 hour'
+from generate_series(0, 199) as n
+"""
+
+TABLES = (QUEUE, EXECUTIONS, OUTCOMES, EVENTS, WEBHOOKS, DELIVERIES, MEMORY, MEMORY_ITEMS, KEYS)
+
+
+async def prepare(conn: asyncpg.Connection) -> None:
+    """Sixty weeks of partitions, and the sessions."""
+    await conn.execute("select ensure_partitions(58)")
+    await conn.execute(MAKE_ID)
+    await conn.execute(SESSIONS)
+
+
+async def load(conn: asyncpg.Connection, first: int, last: int) -> None:
+    for statement in TABLES:
+        await conn.execute(statement, first, last)
+
+
+async def ids(conn: asyncpg.Connection, kind: str, *numbers: int) -> list[UUID]:
+    rows = await conn.fetch("select made_id($1, n) as id from unnest($2::int[]) as n", kind, list(numbers))
+    return [row["id"] for row in rows]

@@ -1,0 +1,305 @@
+"""Complete: how an attempt went is recorded once, by the attempt that holds the lease, however often it is said."""
+
+from __future__ import annotations
+
+import pytest
+
+from controlplane.domain.execution import Status
+from controlplane.domain.lease import Fence, Recorded, Report, ReportCode, Verdict
+from controlplane.domain.retry import RetryPolicy
+from controlplane.postgres.pool import Connection
+from controlplane.stages import cancel, complete, expire
+from tests.make import (
+    LEASE_LOST,
+    Made,
+    a_report,
+    counts,
+    ended,
+    event_types,
+    lease,
+    make_execution,
+    make_id,
+    make_session,
+    move_clock,
+    must,
+    no_jitter,
+    outcome_row,
+    queue_row,
+    queued,
+    race,
+    report,
+    submission,
+    webhook,
+)
+
+RETRY_ONCE = RetryPolicy(retries_max=1, delay_seconds=5.0)
+
+
+def recorded(status: Status, code: ReportCode = ReportCode.RECORDED) -> Recorded:
+    return Recorded(code=code, status=status)
+
+
+async def reports(conn: Connection, *batch: Report) -> list[Recorded]:
+    return [must(one) for one in await complete.report(conn, batch, make_id=make_id, jitter=no_jitter)]
+
+
+@pytest.fixture
+async def made(conn: Connection) -> Made:
+    """A running execution with one retry."""
+    return await make_execution(conn, "running", retry=RETRY_ONCE)
+
+
+async def test_a_success_ends_the_execution(conn: Connection, made: Made) -> None:
+    """The row has left the queue, the result stands byte for byte."""
+    raw = b'{ "z": 1e999 , "a": "\\ud800"}'
+
+    answer = await report(conn, made.fence, result=raw)
+    outcome = await outcome_row(conn, made.id)
+
+    assert answer == recorded(Status.SUCCEEDED)
+    assert (outcome["status"], outcome["result"], outcome["attempt"], outcome["failures"]) == ("succeeded", raw, 1, 0)
+    assert not await queued(conn, made.id)
+    assert await event_types(conn, made.id) == ["execution.queued", "execution.completed"]
+
+
+async def test_a_success_without_a_result_is_null(conn: Connection, made: Made) -> None:
+    """No result is the JSON null."""
+    await report(conn, made.fence, result=None)
+
+    assert (await outcome_row(conn, made.id))["result"] == b"null"
+
+
+async def test_a_failure_with_a_retry_left_waits(conn: Connection, made: Made) -> None:
+    """The execution is delayed by its policy, holds no lease, and counts a failure."""
+    answer = await report(conn, made.fence, Verdict.FAILED)
+    row = await queue_row(conn, made.id)
+
+    assert answer == recorded(Status.QUEUED)
+    assert (row["state"], row["failures"], row["attempt"], row["session_id"]) == ("delayed", 1, 1, None)
+    assert (row["status_reason"], row["deadline_at"], row["leased_at"]) == ("retrying", None, None)
+    assert await conn.fetchval("select extract(epoch from available_at - clock())::float8 from queue") > 4.0
+
+
+async def test_a_failure_without_a_retry_ends(conn: Connection) -> None:
+    """The last failure is the outcome, with everything that was said of it."""
+    made = await make_execution(conn, "running")
+
+    answer = await report(conn, made.fence, Verdict.FAILED, error_details=b'{"a":1}')
+    outcome = await outcome_row(conn, made.id)
+
+    assert answer == recorded(Status.FAILED)
+    assert (outcome["status"], outcome["status_reason"], outcome["failures"]) == ("failed", "user_error", 1)
+    assert (outcome["error"], outcome["error_class"], outcome["error_details"]) == (b'"boom"', "Boom", b'{"a":1}')
+
+
+async def test_retries_are_spent_one_by_one(conn: Connection, made: Made) -> None:
+    """One retry means two attempts."""
+    await report(conn, made.fence, Verdict.FAILED, retry_after_seconds=0)
+    [again] = await lease(conn, made.session)
+
+    answer = await report(conn, Fence(made.id, again.attempt), Verdict.FAILED)
+
+    assert (again.attempt, again.failures) == (2, 1)
+    assert answer == recorded(Status.FAILED)
+    assert (await outcome_row(conn, made.id))["failures"] == 2
+
+
+async def test_a_failure_that_is_not_worth_repeating_ends(conn: Connection, made: Made) -> None:
+    """`retryable=False` leaves the retries unspent."""
+    assert await report(conn, made.fence, Verdict.FAILED, retryable=False) == recorded(Status.FAILED)
+
+
+@pytest.mark.parametrize(("seconds", "state"), [(0.0, "ready"), (-3.0, "ready"), (60.0, "delayed")])
+async def test_the_node_may_say_when_to_retry(conn: Connection, made: Made, seconds: float, state: str) -> None:
+    """retry_after_seconds stands in for the policy's wait."""
+    await report(conn, made.fence, Verdict.FAILED, retry_after_seconds=seconds)
+
+    assert (await queue_row(conn, made.id))["state"] == state
+
+
+async def test_a_retry_tells_why(conn: Connection, made: Made) -> None:
+    """The event of a retry carries the error of the attempt."""
+    await report(conn, made.fence, Verdict.FAILED, error=b'{"a":1}', error_class='q"', traceback="T\n")
+
+    assert await conn.fetchval("select data from events where type = 'execution.retrying'") == (
+        b'{"retry_in_seconds":5.000,"error":{"a":1},"error_class":"q\\"","traceback":"T\\n"}'
+    )
+
+
+async def test_the_wait_of_many_failures_can_be_computed(conn: Connection) -> None:
+    """However steep the policy, the wait is its cap."""
+    policy = RetryPolicy(retries_max=1000, delay_seconds=1.0, factor=1e6, cap_seconds=60.0)
+    made = await make_execution(conn, "running", retry=policy)
+    await conn.execute("update queue set failures = 900")
+
+    assert await report(conn, made.fence, Verdict.FAILED) == recorded(Status.QUEUED)
+    assert await conn.fetchval("select available_at < clock() + interval '61 seconds' from queue")
+
+
+async def test_work_handed_back_is_ready_at_once(conn: Connection, made: Made) -> None:
+    """`released` spends no retry."""
+    answer = await report(conn, made.fence, Verdict.RELEASED)
+    row = await queue_row(conn, made.id)
+
+    assert answer == recorded(Status.QUEUED)
+    assert (row["state"], row["failures"], row["session_id"]) == ("ready", 0, None)
+    assert (await event_types(conn, made.id))[-1] == "lease.released"
+
+
+async def test_a_node_may_cancel(conn: Connection, made: Made) -> None:
+    """`cancelled` by the node itself is an end."""
+    assert await report(conn, made.fence, Verdict.CANCELLED) == recorded(Status.CANCELLED)
+    assert (await outcome_row(conn, made.id))["status_reason"] == "cancelled_by_node"
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+async def test_saying_it_twice_is_saying_it_once(conn: Connection, made: Made, verdict: Verdict) -> None:
+    """The repeat after a lost answer is told what was recorded, and changes nothing."""
+    first = await report(conn, made.fence, verdict)
+    before = await counts(conn, "queue", "outcomes", "events", "deliveries")
+
+    again = await report(conn, made.fence, verdict)
+
+    assert again == Recorded(code=ReportCode.ALREADY_RECORDED, status=first.status)
+    assert await counts(conn, "queue", "outcomes", "events", "deliveries") == before
+
+
+@pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.RELEASED])
+async def test_a_repeat_after_the_next_lease(conn: Connection, made: Made, verdict: Verdict) -> None:
+    """The repeat is known as one even when the next attempt is already running."""
+    await report(conn, made.fence, verdict, retry_after_seconds=0)
+    await lease(conn, made.session)
+
+    answer = await report(conn, made.fence, verdict)
+
+    assert answer == recorded(Status.QUEUED, ReportCode.ALREADY_RECORDED)
+    assert (await queue_row(conn, made.id))["attempt"] == 2
+
+
+@pytest.mark.parametrize("verdict", [Verdict.SUCCEEDED, Verdict.CANCELLED, Verdict.FAILED])
+async def test_what_was_never_recorded_is_not_said_to_be(conn: Connection, made: Made, verdict: Verdict) -> None:
+    """A result of an attempt whose work was handed back is lost, and its node is told so."""
+    await report(conn, made.fence, Verdict.RELEASED)
+
+    assert await report(conn, made.fence, verdict) == LEASE_LOST
+
+
+async def test_a_result_after_its_session_left_is_lost(conn: Connection, made: Made) -> None:
+    """Closing a session hands its work back; a success that comes after it was recorded nowhere."""
+    await expire.leave(conn, made.session.id, 0, reason="bye", make_id=make_id)
+
+    assert await report(conn, made.fence) == LEASE_LOST
+    assert (await queue_row(conn, made.id))["state"] == "ready"
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+async def test_a_stale_attempt_changes_nothing(conn: Connection, verdict: Verdict) -> None:
+    """An attempt that was taken over is told that its lease is lost."""
+    made = await make_execution(conn, "running", attempt=3, retry=RETRY_ONCE)
+    before = dict(await queue_row(conn, made.id))
+
+    answer = await report(conn, Fence(made.id, 2), verdict)
+
+    assert answer == LEASE_LOST
+    assert dict(await queue_row(conn, made.id)) == before
+
+
+async def test_an_unknown_execution_is_lost(conn: Connection) -> None:
+    """A report on nothing we know is no error of ours."""
+    assert await report(conn, Fence(submission().id, 1)) == LEASE_LOST
+
+
+async def test_a_stale_report_that_waits_for_a_take_over(
+    conn: Connection, other: Connection, observer: Connection, made: Made
+) -> None:
+    """A success that waited while its lease was taken over changes nothing."""
+
+    async def take_over(own: Connection) -> None:
+        await report(own, made.fence, Verdict.RELEASED)
+        await lease(own, made.session)
+
+    _, answer = await race(conn, other, observer, first=take_over, second=lambda c: report(c, made.fence))
+
+    assert answer == LEASE_LOST
+    assert (await queue_row(conn, made.id))["attempt"] == 2
+    assert not await ended(conn, made.id)
+
+
+async def test_the_same_report_twice_at_once(conn: Connection, other: Connection, observer: Connection) -> None:
+    """A repeat that overtakes its first try waits for it and is told what was recorded; one delivery is planned."""
+    made = await make_execution(conn, "running", webhooks=(webhook(),))
+
+    first, second = await race(
+        conn, other, observer, first=lambda c: report(c, made.fence), second=lambda c: report(c, made.fence)
+    )
+
+    assert (first.code, second.code) == (ReportCode.RECORDED, ReportCode.ALREADY_RECORDED)
+    assert await counts(conn, "outcomes", "deliveries") == {"outcomes": 1, "deliveries": 1}
+
+
+async def test_a_batch_of_everything(conn: Connection) -> None:
+    """Ends, retries, releases, repeats and stale reports in one batch are answered each in its place."""
+    live = [await make_execution(conn, "running", retry=RETRY_ONCE, bucket=n % 2) for n in range(5)]
+    done = await make_execution(conn, "succeeded")
+    verdicts = [Verdict.SUCCEEDED, Verdict.FAILED, Verdict.RELEASED, Verdict.CANCELLED, Verdict.FAILED]
+    batch = [a_report(one.fence, verdict) for one, verdict in zip(live, verdicts, strict=True)]
+
+    answers = await reports(conn, *batch, a_report(done.fence), a_report(Fence(live[0].id, 9)))
+
+    assert [one.status for one in answers] == [
+        Status.SUCCEEDED, Status.QUEUED, Status.QUEUED, Status.CANCELLED, Status.QUEUED, Status.SUCCEEDED, None,
+    ]  # fmt: skip
+    assert [one.code.value for one in answers[5:]] == ["already_recorded", "lease_lost"]
+
+
+@pytest.mark.parametrize("verdict", [Verdict.SUCCEEDED, Verdict.FAILED])
+async def test_a_result_after_a_cancel_is_discarded(conn: Connection, made: Made, verdict: Verdict) -> None:
+    """The flag decides: the end is `cancelled`, and the result is kept where a person can see it."""
+    await cancel.request(conn, [made.id], reason="no more", make_id=make_id)
+
+    answer = await report(conn, made.fence, verdict, result=b'{"late":1}')
+    outcome = await outcome_row(conn, made.id)
+
+    assert answer == recorded(Status.CANCELLED, ReportCode.DISCARDED)
+    assert (outcome["status"], outcome["error"], outcome["result"]) == ("cancelled", b'"no more"', None)
+    assert await conn.fetchval("select data from events where type = 'result.discarded'") == (
+        b'{"status":"%b","result":{"late":1}}' % verdict.value.encode()
+    )
+
+
+@pytest.mark.parametrize("verdict", [Verdict.CANCELLED, Verdict.RELEASED])
+async def test_a_node_that_obeys_a_cancel_discards_nothing(conn: Connection, made: Made, verdict: Verdict) -> None:
+    """A node that stopped has no result that could be thrown away."""
+    await cancel.request(conn, [made.id], reason=None, make_id=make_id)
+
+    assert await report(conn, made.fence, verdict) == recorded(Status.CANCELLED)
+    assert "result.discarded" not in await event_types(conn, made.id)
+
+
+async def test_a_report_saves_an_expired_session_that_nobody_swept(conn: Connection, made: Made) -> None:
+    """The lease is held until it is taken away: a result that comes before the sweep counts."""
+    await move_clock(conn, "1 hour")
+    await expire.close_expired(conn, 0, up_seconds=1e6)
+
+    assert await report(conn, made.fence) == recorded(Status.SUCCEEDED)
+
+
+async def test_a_failure_forgets_the_crashes(conn: Connection, made: Made) -> None:
+    """An attempt that ended by itself breaks the row of crashes."""
+    await conn.execute("update queue set crashes = 5")
+
+    await report(conn, made.fence, Verdict.FAILED)
+
+    assert (await queue_row(conn, made.id))["crashes"] == 0
+
+
+async def test_the_waiting_time_passes(conn: Connection, made: Made) -> None:
+    """A delayed execution is promoted when its time has come, and not before."""
+    await report(conn, made.fence, Verdict.FAILED)
+    too_early = await expire.promote(conn, 0)
+    await move_clock(conn, "6 seconds")
+
+    promoted = await expire.promote(conn, 0)
+
+    assert (too_early.rows, promoted.rows, promoted.ready) == (0, 1, ((1, "n.echo"),))
+    assert [one.attempt for one in await lease(conn, await make_session(conn))] == [2]

@@ -1,0 +1,198 @@
+"""Lock order: whatever is done at once to the same executions, in whatever order, nobody waits in a circle."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import asyncpg
+import pytest
+
+from controlplane.domain.lease import Verdict
+from controlplane.domain.memory import Op, Place, Put, Scope, Write
+from controlplane.postgres.lane import Raced
+from controlplane.postgres.pool import Connection
+from controlplane.stages import cancel, checkpoint, complete, expire, log, submit
+from controlplane.stages.log import Line, Progress
+from tests.make import (
+    NAMESPACE,
+    Made,
+    a_report,
+    all_rows,
+    append,
+    counts,
+    make_execution,
+    make_id,
+    make_session,
+    move_clock,
+    must,
+    no_jitter,
+    put,
+    submission,
+    until_blocked,
+    webhook,
+)
+
+EXECUTIONS = 8
+ROUNDS = 6
+# A circle is found after this long; by default it takes a second.
+NOTICE_FAST = "set deadlock_timeout = '10ms'"
+
+Step = Callable[[Connection, Sequence[Made]], Awaitable[object]]
+
+
+@pytest.fixture
+async def connections(database: str) -> AsyncIterator[list[Connection]]:
+    """One for each of those that work at once."""
+    opened: list[Connection] = [await asyncpg.connect(database) for _ in range(8)]
+    for own in opened:
+        await own.execute(NOTICE_FAST)
+    yield opened
+    for own in opened:
+        await own.close()
+
+
+async def report_all(conn: Connection, some: Sequence[Made]) -> object:
+    verdicts = (Verdict.SUCCEEDED, Verdict.FAILED, Verdict.RELEASED)
+    batch = [a_report(one.fence, verdicts[n % 3], retryable=False) for n, one in enumerate(some)]
+    return await complete.report(conn, batch, make_id=make_id, jitter=no_jitter)
+
+
+async def cancel_all(conn: Connection, some: Sequence[Made]) -> object:
+    return await cancel.request(conn, [one.id for one in some], reason=None, make_id=make_id)
+
+
+async def reap(conn: Connection, some: Sequence[Made]) -> object:
+    await move_clock(conn, "1 hour")
+    for bucket in (0, 1):
+        await expire.close_expired(conn, bucket, up_seconds=1e6)
+        await expire.sweep(conn, bucket, make_id=make_id)
+        await expire.time_out(conn, bucket, make_id=make_id)
+        await expire.force_cancel(conn, bucket, grace_seconds=0, make_id=make_id)
+    return None
+
+
+async def say_something(conn: Connection, some: Sequence[Made]) -> object:
+    entries: list[log.Entry] = [Line(fence=one.fence, level="info", message="m") for one in some]
+    entries += [Progress(fence=one.fence, progress=b"{}") for one in some[: len(some) // 2]]
+    return await log.append(conn, entries)
+
+
+async def write_own(conn: Connection, some: Sequence[Made]) -> object:
+    return await checkpoint.write(
+        conn, [put(one, b"1", key="a") for one in some] + [append(one, b"1", key="b") for one in some]
+    )
+
+
+async def write_shared(conn: Connection, some: Sequence[Made]) -> object:
+    """New and old keys that everybody writes, a group for each execution."""
+    places = [Place(n % 2, NAMESPACE, Scope.GLOBAL, "global", f"k{n}") for n in range(6)]
+    order = random.Random(some[0].attempt + len(str(some[0].id))).sample(places, len(places))
+    ops: tuple[Op, ...] = tuple(Put(place=place, value=b"[]", length=0) for place in order)
+    while True:
+        try:
+            return await checkpoint.write(conn, [Write(ops=ops, fence=one.fence) for one in some])
+        except Raced:
+            continue
+
+
+async def submit_children(conn: Connection, some: Sequence[Made]) -> object:
+    return await submit.accept(
+        conn,
+        [
+            submission(
+                bucket=one.id.int & 1,
+                parent_id=one.id,
+                parent_attempt=1,
+                idempotency_key="k",
+                idempotency_scope=one.run_id,
+            )
+            for one in some
+        ],
+    )
+
+
+STEPS: tuple[Step, ...] = (
+    report_all, cancel_all, reap, say_something, say_something, write_own, write_shared, submit_children,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(ROUNDS))
+async def test_everything_at_once(conn: Connection, connections: list[Connection], seed: int) -> None:
+    """Report, cancel, expire, log, checkpoint and submit meet on the same executions: no deadlock, nothing lost."""
+    order = random.Random(seed)
+    session = await make_session(conn)
+    made = [
+        await make_execution(
+            conn, "running", session=session, webhooks=(webhook(),), timeout_seconds=60.0, bucket=n % 2
+        )
+        for n in range(EXECUTIONS)
+    ]
+    await conn.execute("update queue set crashes = 3")
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(
+            *(step(own, order.sample(made, EXECUTIONS)) for own, step in zip(connections, STEPS, strict=True))
+        )
+    parents = [one.id for one in made]
+    twice = "select count(*) from queue join outcomes using (bucket, id)"
+    somewhere = "select count(*) from (select id from queue union all select id from outcomes) as a where id = any($1)"
+    odd = (
+        "select count(*) from deliveries d full join outcomes o on o.id = execution_id where num_nulls(d.id, o.id) > 0"
+    )
+
+    assert await conn.fetchval(twice) == 0
+    assert await conn.fetchval(somewhere, parents) == EXECUTIONS
+    assert await conn.fetchval(odd) == 0
+
+
+async def test_progress_and_lines_in_opposite_order(conn: Connection, connections: list[Connection]) -> None:
+    """Two flushes, each with progress of one execution and lines of both, wait for each other in one direction only."""
+    made = [await make_execution(conn, "running") for _ in range(2)]
+
+    async def flush(own: Connection, moving: Made) -> None:
+        for _ in range(30):
+            entries: list[log.Entry] = [Progress(fence=moving.fence, progress=b"{}")]
+            entries += [Line(fence=one.fence, level="info", message="m") for one in made]
+            assert await log.append(own, entries) == [None] * 3
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(flush(own, made[n % 2]) for n, own in enumerate(connections)))
+
+    assert await counts(conn, "logs") == {"logs": 8 * 30 * 2}
+
+
+async def test_checkpoints_of_a_crashed_execution(conn: Connection, connections: list[Connection]) -> None:
+    """Many that write for one execution and clear its crash count do not wait for each other in a circle."""
+    made = await make_execution(conn, "running")
+
+    async def write(own: Connection, n: int) -> None:
+        for _ in range(20):
+            await own.execute("update queue set crashes = 1")
+            [answer] = await checkpoint.write(own, [put(made, b"1", key=f"k{n}")])
+            must(answer)
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(write(own, n) for n, own in enumerate(connections)))
+
+    assert await all_rows(conn, "select count(*), min(version), max(version) from memory") == [(8, 20, 20)]
+
+
+async def test_new_keys_in_opposite_order(conn: Connection, connections: list[Connection]) -> None:
+    """Two checkpoints that create the same keys, named in opposite order, are done one after the other."""
+    made = await make_execution(conn, "running")
+    places = [Place(0, NAMESPACE, Scope.GLOBAL, "global", f"k{n}") for n in range(20)]
+    forward: tuple[Op, ...] = tuple(Put(place=place, value=b"1", length=None) for place in places)
+    first, second, *_ = connections
+
+    transaction = first.transaction()
+    await transaction.start()
+    await checkpoint.write(first, [Write(ops=forward, fence=made.fence)])
+    waiting = asyncio.ensure_future(checkpoint.write(second, [Write(ops=forward[::-1], fence=made.fence)]))
+    await until_blocked(conn, second.get_server_pid())
+    await transaction.commit()
+
+    with pytest.raises(Raced):
+        await waiting
+    assert await counts(conn, "memory") == {"memory": 20}
