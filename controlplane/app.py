@@ -19,6 +19,7 @@ from controlplane.api import deliveries, events, executions, health, leases, mem
 from controlplane.api.auth import Gate
 from controlplane.api.catalogue import Catalogue
 from controlplane.api.doors import DELIVERIES_TOPIC, EVENTS_TOPIC, Doors, Lanes, Limits
+from controlplane.api.front import Front
 from controlplane.api.lookout import Lookout
 from controlplane.api.operation import install
 from controlplane.api.streams import Streams
@@ -69,7 +70,10 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        middleware=[Middleware(Gate, api_key=settings.api_key.get_secret_value() if settings.api_key else None)],
+        middleware=[
+            Middleware(Gate, api_key=settings.api_key.get_secret_value() if settings.api_key else None),
+            Middleware(Front, operations=OPERATIONS),
+        ],
     )
     install(app, OPERATIONS)
     events.install_sockets(app)

@@ -18,8 +18,8 @@ LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 class Gate:
     """`X-API-Key`, `Authorization: Bearer`, or `?api_key=` for browsers' streams.
 
-    Without a key the `Host` header must name this machine: a web page that points its own name at 127.0.0.1 must not
-    be able to reach the API through a developer's browser.
+    Without a key the `Host` header must name this machine, and so must the `Origin` of a page that asks: neither a name
+    that somebody points at 127.0.0.1 nor a form on a foreign page may reach the API through a developer's browser.
     """
 
     def __init__(self, app: ASGIApp, *, api_key: str | None) -> None:
@@ -44,11 +44,17 @@ class Gate:
     def _may(self, scope: Scope) -> bool:
         headers = Headers(scope=scope)
         if self._key is None:
-            host = headers.get("host", "localhost")
-            name = host if host.endswith("]") else host.rpartition(":")[0] or host
-            return name.lower() in LOOPBACK_HOSTS
+            origin = headers.get("origin")
+            return _is_loopback(headers.get("host", "localhost")) and (
+                origin is None or _is_loopback(origin.partition("://")[2])
+            )
         offered = headers.get("x-api-key") or _bearer(headers.get("authorization", "")) or _query_key(scope)
         return hmac.compare_digest(str(offered).encode(), self._key)
+
+
+def _is_loopback(authority: str) -> bool:
+    name = authority if authority.endswith("]") else authority.rpartition(":")[0] or authority
+    return name.lower() in LOOPBACK_HOSTS
 
 
 def _bearer(header: str) -> str:

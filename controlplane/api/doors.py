@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from controlplane.api.waiting import Waiting
 
 P = ParamSpec("P")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 READ_RETRY_SECONDS = 5.0
@@ -130,3 +131,16 @@ async def gather_answers(calls: Iterable[Awaitable[Result]]) -> list[Result | Co
             raise one
         found.append(one)
     return found
+
+
+async def put_each(
+    lane: Lane[Item, Result], items: Sequence[Item | ControlPlaneError]
+) -> list[Result | ControlPlaneError]:
+    """The lane's answer to each item, in order; what was refused before it came to the lane stays refused."""
+
+    async def put(item: Item | ControlPlaneError) -> Result:
+        if isinstance(item, ControlPlaneError):
+            raise item
+        return await lane.put(item)
+
+    return await gather_answers(put(item) for item in items)

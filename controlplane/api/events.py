@@ -24,7 +24,7 @@ from controlplane.api.operation import Operation
 from controlplane.api.paging import integer, limit_of, words
 from controlplane.api.shapes import answer
 from controlplane.api.streams import Cursor
-from controlplane.domain.ids import bucket_of, read_fenced, show_execution
+from controlplane.domain.ids import ExecutionId, bucket_of, read_fenced, show_execution
 from controlplane.domain.lease import Fence
 from controlplane.domain.notice import moment
 from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid
@@ -36,6 +36,7 @@ HEARTBEAT_SECONDS = 30.0
 NOTES_MAX = 1_000
 TAGS_MAX = 50
 RETRY_MS = 2_000
+ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 ENDED = frozenset({"execution.completed", "execution.failed", "execution.cancelled", "execution.timeout"})
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -119,7 +120,10 @@ async def stream_one(request: Request) -> Response:
     """One execution's life from its beginning until its end (SSE)."""
     doors, namespace = doors_of(request), namespace_of(request)
     id_ = await _known(request)
-    frames = _frames(doors, namespace, id_, _after(request) or Cursor())
+    after = _after(request)
+    if after is not None and await _is_over(doors, namespace, id_, after):
+        return Response(status_code=204)  # what ends an EventSource: it would come back for ever
+    frames = _frames(doors, namespace, id_, after or Cursor())
     return StreamingResponse(_sse(frames), media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
@@ -133,14 +137,16 @@ async def socket(websocket: WebSocket) -> None:
             id_, _ = read_fenced(websocket.path_params["execution_id"], where="path/execution_id")
             if not await doors.run(executions.read, [id_], namespace=namespace):
                 raise ExecutionNotFound
-            after = after or Cursor()
     except ControlPlaneError as error:
         await websocket.close(1008, error.code)
         return
     await websocket.accept()
+    if id_ is not None and after is not None and await _is_over(doors, namespace, id_, after):
+        await websocket.close(1000)
+        return
     leaving = asyncio.ensure_future(_hear(websocket))
     try:
-        frames = _frames(doors, namespace, id_, after)
+        frames = _frames(doors, namespace, id_, after if id_ is None else after or Cursor())
         async with contextlib.aclosing(frames):
             async for cursor, shape in frames:
                 if leaving.done():
@@ -174,12 +180,24 @@ def _after(request: Request) -> Cursor | None:
     return Cursor.parse(text) if text else None
 
 
+async def _is_over(doors: Doors, namespace: int, execution_id: UUID, after: Cursor) -> bool:
+    """Whether who has read as far as this has read the end. Asked in this order, so that no end falls between."""
+    views = await doors.run(executions.read, [execution_id], namespace=namespace)
+    if not views[ExecutionId(execution_id)].status.final:
+        return False
+    left = doors.streams.between(after, Cursor.far(execution_id), execution_id=execution_id, namespace=namespace)
+    async with contextlib.aclosing(left):
+        return not any([event.type in ENDED async for event, _ in left])
+
+
 async def _frames(
     doors: Doors, namespace: int, execution_id: UUID | None, after: Cursor | None
 ) -> AsyncGenerator[tuple[str | None, shapes.Shape]]:
     """Frames, each with the cursor that stands after it. What was missed comes first, then what happens."""
-    yield None, {"type": "connected", "message": "Execution events stream connected", "timestamp": _now()}
     async with doors.streams.listen(execution_id, namespace) as (listener, start):
+        # Said once nothing can be missed any more, and with a cursor: who is cut off now misses nothing either.
+        hello = {"type": "connected", "message": "Execution events stream connected", "timestamp": _now()}
+        yield str(start if after is None else after) or None, hello
         if after is not None:
             missed = doors.streams.between(after, start, execution_id=execution_id, namespace=namespace)
             async with contextlib.aclosing(missed):
@@ -219,7 +237,8 @@ async def _sse(frames: AsyncGenerator[tuple[str | None, shapes.Shape]]) -> Async
     yield b"retry: %d\n" % RETRY_MS
     async for cursor, shape in frames:
         mark = b"" if cursor is None else b"id: %b\n" % cursor.encode()
-        yield mark + b"data: " + orjson.dumps(shape) + b"\n\n"
+        # A payload is spliced in as it came; its lines would end ours. In JSON they can only stand between tokens.
+        yield mark + b"data: " + orjson.dumps(shape).translate(ONE_LINE) + b"\n\n"
 
 
 def _now() -> str:
@@ -254,7 +273,7 @@ OPERATIONS = [
         tag="events",
         query=STREAM_QUERY,
         headers={"Last-Event-ID": "Resume after this event"},
-        answers={200: "text/event-stream.", 404: "Unknown.", 422: "Not valid."},
+        answers={200: "text/event-stream.", 204: "The end has been read.", 404: "Unknown.", 422: "Not valid."},
     ),
     Operation(
         method="GET",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Literal
+from functools import partial
+from typing import Literal, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -20,8 +22,8 @@ from controlplane.api.doors import (
     EVENTS_TOPIC,
     Doors,
     doors_of,
-    gather_answers,
     namespace_of,
+    put_each,
     queue_topic,
     session_topic,
 )
@@ -40,6 +42,9 @@ from controlplane.stages import expire, register
 from controlplane.stages.expire import Swept
 from controlplane.stages.lease import LEASES_MAX
 from controlplane.stages.log import Entry, Line, Progress
+
+Said = TypeVar("Said")
+Item = TypeVar("Item")
 
 WAIT_MAX_SECONDS = 30.0
 SLOTS_MAX = 10_000
@@ -210,6 +215,7 @@ async def _claim(request: Request, doors: Doors, session: Session, limit: int, u
     targets = await doors.catalogue.targets_of(session.namespace, session.node_id)
     topics = [queue_topic(session.namespace, target) for target in targets]
     turn = 0
+    gone = False
     with doors.hints.waiter(*topics) as hint:  # before the first look, so that no submit falls between
         while True:
             turned = targets[turn % len(targets) :] + targets[: turn % len(targets)] if targets else ()
@@ -219,9 +225,10 @@ async def _claim(request: Request, doors: Doors, session: Session, limit: int, u
                 break
             await hint.wait(left)
             turn += 1
-            if await request.is_disconnected():
-                return ()
-    if len(leases) == limit:  # there may be more: pass the hint on
+            gone = await request.is_disconnected()
+            if gone:
+                break
+    if gone or len(leases) == limit:  # one hint wakes one process: what this one does not take is the next one's
         for topic in topics:
             doors.hints.wake(topic, most=1)
     if leases:
@@ -278,13 +285,13 @@ async def results(request: Request) -> Response:
     await request.app.state.sessions.find(request)
     form = await read_form(request, ResultsForm, doors.limits.body_bytes_max)
     _bounded(len(form.results), "body.results", 1, RESULTS_MAX)
-    reports = [_report(one, f"body.results[{n}]", doors.limits.payload_bytes_max) for n, one in enumerate(form.results)]
-    answers = await gather_answers(doors.lanes.complete.put(report) for report in reports)
+    reports = _each(partial(_report, bytes_max=doors.limits.payload_bytes_max), form.results, "body.results")
+    answers = await put_each(doors.lanes.complete, reports)
     shown: list[shapes.Shape] = []
     ended: list[UUID] = []
     refused: ControlPlaneError | None = None
-    for report, recorded in zip(reports, answers, strict=True):
-        shape: shapes.Shape = _shown(report.fence)
+    for one, report, recorded in zip(form.results, reports, answers, strict=True):
+        shape: shapes.Shape = {"execution_id": one.execution_id[:WORD_MAX], "attempt": one.attempt}
         if not isinstance(recorded, ControlPlaneError) and recorded.code is ReportCode.LEASE_LOST:
             recorded = LeaseLost()  # noqa: PLW2901
         if isinstance(recorded, ControlPlaneError):
@@ -294,6 +301,7 @@ async def results(request: Request) -> Response:
             status = recorded.status
             shape |= {"http_status": 200, "code": recorded.code.value, "status": status and status.value}
             if status is not None and status.final and recorded.code is not ReportCode.ALREADY_RECORDED:
+                assert isinstance(report, Report)
                 ended.append(report.fence.execution_id)
         shown.append(shape)
     doors.ended(ended)
@@ -310,7 +318,8 @@ async def close(request: Request) -> Response:
     id_ = SessionId(read("ses", request.path_params["session_id"], where="path/session_id"))
     form = await read_form(request, CloseForm, doors.limits.body_bytes_max)
     reason = clean(form.reason, where="body.reason", chars_max=WORD_MAX) if form.reason else "closed"
-    await request.app.state.sessions.find(request)
+    with contextlib.suppress(SessionClosed):  # said again, here or to another replica
+        await request.app.state.sessions.find(request)
     released = 0
     for bucket in doors.placement.all():
         swept = await doors.run(expire.leave, id_, bucket, reason=reason, make_id=doors.ids.new)
@@ -326,15 +335,22 @@ async def logs(request: Request) -> Response:
     form = await read_form(request, LogsForm, doors.limits.body_bytes_max)
     if len(form.entries) + len(form.progress) > ENTRIES_MAX:
         raise Invalid(f"More than {ENTRIES_MAX} entries.", where="body.entries")
-    entries: list[Entry] = [_line(one, f"body.entries[{n}]") for n, one in enumerate(form.entries)]
-    entries += [_progress(one, f"body.progress[{n}]") for n, one in enumerate(form.progress)]
-    answers = await gather_answers(doors.lanes.log.put(entry) for entry in entries)
-    lost = {entry.fence for entry, done in zip(entries, answers, strict=True) if isinstance(done, LeaseLost)}
-    dropped = sum(isinstance(done, ControlPlaneError) for done in answers)
+    entries: list[Entry | ControlPlaneError] = [
+        *_each(_line, form.entries, "body.entries"),
+        *_each(_progress, form.progress, "body.progress"),
+    ]
+    answers = await put_each(doors.lanes.log, entries)
+    lost = {
+        entry.fence
+        for entry, done in zip(entries, answers, strict=True)
+        if isinstance(done, LeaseLost) and not isinstance(entry, ControlPlaneError)
+    }
+    refused = [done for done in answers if done is not None]
+    dropped = len(refused)
     if dropped < len(entries):
         doors.hints.tell(EVENTS_TOPIC)
-    if lost and dropped == len(entries) == 1:
-        return problem(LeaseLost())
+    if dropped == len(entries) == 1:
+        return problem(refused[0])
     shape = {"accepted": len(entries) - dropped, "dropped": dropped, "lost": [_shown(fence) for fence in sorted(lost)]}
     return answer(shape, 202)
 
@@ -343,6 +359,17 @@ def _tell(doors: Doors, swept: Swept) -> None:
     for namespace, target in swept.ready:
         doors.ready(namespace, target)
     doors.ended(swept.ended)
+
+
+def _each(read_one: Callable[[Said, str], Item], said: Sequence[Said], where: str) -> list[Item | ControlPlaneError]:
+    """They speak for different executions: what is wrong with one must not keep the others from being heard."""
+    found: list[Item | ControlPlaneError] = []
+    for n, one in enumerate(said):
+        try:
+            found.append(read_one(one, f"{where}[{n}]"))
+        except ControlPlaneError as error:
+            found.append(error)
+    return found
 
 
 def _fence(form: FenceForm | ResultForm | LineForm | ProgressForm, where: str) -> Fence:

@@ -82,6 +82,7 @@ def execution(view: ExecutionView, *, payloads: bool = True) -> Shape:
             "status_reason": view.status_reason,
             "state": None if view.state is None else view.state.value,
             "attempt": view.attempt,
+            "attempts": view.attempt,
             "failures": view.failures,
             "priority": view.priority,
             "created_at": moment(view.created_at),
@@ -91,7 +92,7 @@ def execution(view: ExecutionView, *, payloads: bool = True) -> Shape:
             "duration_ms": None
             if view.started_at is None
             else milliseconds(view.started_at, view.finished_at or view.now),
-            "progress": raw(view.progress),
+            "progress": _progress(view),
             "error_class": view.error_class,
             "webhook_registered": view.webhooks > 0,
             "session_key": view.session_key,
@@ -107,6 +108,13 @@ def execution(view: ExecutionView, *, payloads: bool = True) -> Shape:
         if view.error_details is not None:
             shape["error_details"] = raw(view.error_details)
     return shape
+
+
+def _progress(view: ExecutionView) -> Shape | None:
+    if view.progress is None:
+        return None
+    said: Shape = orjson.loads(view.progress)
+    return said if view.progress_at is None else said | {"updated_at": moment(view.progress_at)}
 
 
 def lease(one: Lease) -> Shape:

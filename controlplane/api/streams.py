@@ -34,6 +34,11 @@ class Cursor(dict[int, Position]):
         return "_".join(f"{bucket}.{place.xid}.{place.seq}" for bucket, place in sorted(self.items()))
 
     @classmethod
+    def far(cls, execution_id: UUID) -> Cursor:
+        """Behind everything that can ever happen to this execution."""
+        return cls({bucket_of(execution_id): Position(2**63 - 1, 2**63 - 1)})
+
+    @classmethod
     def parse(cls, text: str) -> Cursor:
         """Raises Invalid for anything we did not make."""
         cursor = cls()

@@ -27,6 +27,7 @@ class Agent:
         self._process: subprocess.Popen[bytes] | None = None
         self._ending = False
         self._threads: list[threading.Thread] = []
+        self.told = threading.Event()  # its end has been seen, and told unless we have asked for it
 
     def start(self, url: str, *, api_key: str | None) -> None:
         """Start it; to be called from the main thread, whose end would end it."""
@@ -76,12 +77,14 @@ class Agent:
 
     def _pass_on(self, lines: IO[bytes]) -> None:
         prefix = f"{self.file.stem} | "
-        for line in lines:
-            sys.stderr.write(prefix + line.decode(errors="replace").rstrip("\r\n") + "\n")
-            sys.stderr.flush()
+        with lines:
+            for line in lines:
+                sys.stderr.write(prefix + line.decode(errors="replace").rstrip("\r\n") + "\n")
+                sys.stderr.flush()
 
     def _tell_end(self, process: subprocess.Popen[bytes]) -> None:
         code = process.wait()
         if not self._ending:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             output.say(f"{self.file.name} has ended ({how}). The server goes on; run it again: python {self.file}")
+        self.told.set()

@@ -11,6 +11,8 @@ from controlplane.cli.client import Client, members, text_of
 from controlplane.cli.failure import ExitCode, Failure
 from controlplane.cli.follow import follow, report
 from controlplane.cli.payload import read_input, submit_body
+from controlplane.domain.target import parse
+from controlplane.errors import TargetMalformed
 
 
 def call(
@@ -29,6 +31,12 @@ def call(
     as_json: bool,
 ) -> None:
     """Submit once and print the result; with `wait` off print the id. `again` + id is the command that waits anew."""
+    if not _is_target(target):
+        raise Failure(
+            f"{target!r} is not of the form node_id.reasoner_name.",
+            fix="`controlplane nodes` shows who is there.",
+            code=ExitCode.USAGE,
+        )
     headers = {}
     if run_id is not None:
         if not (run_id.isascii() and run_id.isprintable()):
@@ -45,7 +53,7 @@ def call(
     found = members(accepted)
     execution_id = text_of(found, "execution_id") or ""
     for warning in msgspec.json.decode(found.get("warnings", msgspec.Raw(b"[]")), type=list[dict[str, str]]):
-        output.say(f"Mind: {warning.get('message', '')}")
+        output.say(f"Note: {warning.get('message', '')}")
     if not wait:
         output.data(accepted if as_json else execution_id)
         output.say(f"Wait for it: {again} {execution_id}")
@@ -53,3 +61,11 @@ def call(
     output.say(f"{execution_id} is accepted; waiting for its end (Ctrl-C leaves it running).")
     seen = follow(client, execution_id, timeout_seconds=timeout_seconds, again=f"{again} {execution_id}")
     report(seen, execution_id, as_json=as_json)
+
+
+def _is_target(text: str) -> bool:
+    try:
+        parse(text)
+    except TargetMalformed:
+        return False
+    return True

@@ -108,7 +108,7 @@ def serve(host: Host = None, port: Port = None, database_url: DatabaseUrl = None
 @app.command()
 def migrate(database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
     """Bring the database to the newest schema; safe to run again and by several at once."""
-    from controlplane.cli.serve import migrate as run
+    from controlplane.cli.migrate import migrate as run
 
     run(database_url=database_url, as_json=as_json)
 
@@ -116,7 +116,7 @@ def migrate(database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
 @app.command("generate-secret-key")
 def generate_secret_key(as_json: AsJson = False) -> None:
     """Print a new CONTROLPLANE_SECRET_KEY, which seals the webhook secrets in the database."""
-    from controlplane.cli.serve import generate_secret_key as run
+    from controlplane.cli.secret_key import generate as run
 
     run(as_json=as_json)
 

@@ -17,6 +17,7 @@ from controlplane.cli.failure import ExitCode, Failure
 from controlplane.postgres.footing import OLDEST_MAJOR
 from controlplane.postgres.pool import Connection
 from controlplane.postgres.schema import behind, head, migrate, revision, revisions
+from controlplane.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,15 @@ Answer = TypeVar("Answer")
 
 CONNECT_SECONDS = 5.0
 REPEAT_SECONDS = 0.5
+SET_IT = "Set DATABASE_URL=postgresql://…; without a database of your own, `controlplane dev` brings one."
 WRONG_DSN = "Like this: postgresql://user:password@host:5432/database, special characters percent-encoded."
+
+
+def dsn_of(settings: Settings) -> str:
+    """The database that was named. Raises Failure where none was."""
+    if not settings.database_url:
+        raise Failure("There is no database.", fix=SET_IT, code=ExitCode.USAGE)
+    return settings.database_url
 
 
 def ask(dsn: str, question: Callable[[Connection], Awaitable[Answer]], *, patience_seconds: float = 0.0) -> Answer:

@@ -20,6 +20,7 @@ from controlplane.app import build
 from controlplane.cli import output, serving
 from controlplane.cli.agent import Agent
 from controlplane.cli.database import bring_up
+from controlplane.cli.environment import settings_with
 from controlplane.cli.failure import ExitCode, Failure
 from controlplane.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from controlplane.security.secrets import KeyRing
@@ -46,7 +47,7 @@ KEY = ' -H "X-API-Key: $CONTROLPLANE_API_KEY"'
 
 def dev(*, host: str | None, port: int | None, data_dir: Path | None, agent_file: Path | None) -> None:
     """Serve until Ctrl-C or SIGTERM, then end the agent, the server and the database, in that order."""
-    settings = serving.settings_with(host=host, port=port, data_dir=data_dir, egress_allow_loopback=True)
+    settings = settings_with(host=host, port=port, data_dir=data_dir, egress_allow_loopback=True)
     serving.configure_log(settings, pretty=True)
     serving.require_key_if_open(settings)
     agent = None if agent_file is None else Agent(agent_file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -16,14 +17,13 @@ import typer
 from controlplane.cli import output
 from controlplane.cli.client import PREFIX, Client, Unreachable
 from controlplane.cli.database import ask, place
+from controlplane.cli.environment import settings_with
 from controlplane.cli.failure import ExitCode, Failure
-from controlplane.cli.serving import settings_with
 from controlplane.postgres.embedded import EmbeddedPostgresError
 from controlplane.postgres.footing import find_binaries
 from controlplane.postgres.pool import Connection
 from controlplane.postgres.schema import behind, head
 from controlplane.security.secrets import KeyRing
-from controlplane.server import bind
 from controlplane.settings import Settings
 
 OLDEST_PYTHON = (3, 11)
@@ -178,7 +178,8 @@ def _port(settings: Settings, server: str, *, served: bool) -> Check:
     name = "port"
     where = f"{settings.host}:{settings.port}"
     try:
-        bind(settings).close()
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        socket.create_server((settings.host, settings.port), family=family).close()
     except OSError as error:
         ours = served and urlsplit(server).port == settings.port
         if ours:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import quote
 
 import msgspec
 import orjson
 
 from controlplane.cli import output
 from controlplane.cli.client import PREFIX, Client, members, text_of
+from controlplane.cli.failure import ExitCode, Failure
 from controlplane.cli.follow import Seen, follow, progress_line, report
+from controlplane.domain.ids import read_fenced
+from controlplane.errors import Invalid
 
 
 class Row(msgspec.Struct):
@@ -88,7 +90,15 @@ def listing(
     output.table(
         ("EXECUTION", "STATUS", "TARGET", "ATTEMPT", "CREATED", "TOOK", "RUN"),
         (
-            (row.execution_id, row.status, row.target, row.attempt, row.created_at, _took(row.duration_ms), row.run_id)
+            (
+                row.execution_id,
+                row.status,
+                row.target,
+                row.attempt,
+                output.moment(row.created_at),
+                _took(row.duration_ms),
+                row.run_id,
+            )
             for row in page.items
         ),
     )
@@ -98,7 +108,7 @@ def listing(
 
 def show(client: Client, execution_id: str, *, events: bool, logs: bool, deliveries: bool, as_json: bool) -> None:
     """Print one execution, and what is asked for with it."""
-    path = f"{PREFIX}/executions/{quote(execution_id, safe='')}"
+    path = f"{PREFIX}/executions/{_id(execution_id)}"
     body = client.get(path, about=execution_id)
     more: dict[str, list[msgspec.Raw]] = {}
     if events:
@@ -118,7 +128,7 @@ def show(client: Client, execution_id: str, *, events: bool, logs: bool, deliver
 def cancel(client: Client, execution_id: str, *, reason: str | None, as_json: bool) -> None:
     """Cancel it: from now on it can only end as cancelled."""
     body = client.post(
-        f"{PREFIX}/executions/{quote(execution_id, safe='')}/cancel",
+        f"{PREFIX}/executions/{_id(execution_id)}/cancel",
         orjson.dumps({"reason": reason}),
         about=execution_id,
     )
@@ -133,9 +143,17 @@ def cancel(client: Client, execution_id: str, *, reason: str | None, as_json: bo
 
 def wait(client: Client, execution_id: str, *, timeout_seconds: float | None, again: str, as_json: bool) -> None:
     """Wait for its end and print the result."""
-    shown = quote(execution_id, safe="~")
-    seen = follow(client, shown, timeout_seconds=timeout_seconds, again=f"{again} {execution_id}")
+    seen = follow(client, _id(execution_id), timeout_seconds=timeout_seconds, again=f"{again} {execution_id}")
     report(seen, execution_id, as_json=as_json)
+
+
+def _id(text: str) -> str:
+    """The id, which has nothing in it that a path could be led astray by. Raises Failure."""
+    try:
+        read_fenced(text, where="EXECUTION")
+    except Invalid as error:
+        raise Failure(f"{text!r}: {error.detail}", code=ExitCode.USAGE) from None
+    return text
 
 
 def _summary(seen: Seen) -> None:

@@ -35,7 +35,15 @@ def listing(client: Client, *, show_all: bool, as_json: bool) -> None:
     output.table(
         ("NODE", "STATUS", "PROCESSES", "RUNNING", "SLOTS", "VERSION", "LAST HEARTBEAT"),
         (
-            (one.id, one.lifecycle_status, one.sessions, one.running, one.slots, one.version, one.last_heartbeat)
+            (
+                one.id,
+                one.lifecycle_status,
+                one.sessions,
+                one.running,
+                one.slots,
+                one.version,
+                output.moment(one.last_heartbeat),
+            )
             for one in found
         ),
     )

@@ -1,4 +1,4 @@
-"""What `serve` and `dev` share: settings, a socket, and a server that says when it is ready and ends in order."""
+"""What `serve` and `dev` share: a socket, and a server that says when it is ready and ends in order."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ import socket
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 from fastapi import FastAPI
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
 
 from controlplane.cli.failure import ExitCode, Failure
 from controlplane.observe import log
@@ -22,7 +19,6 @@ from controlplane.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104
 
 
@@ -68,24 +64,6 @@ class Running(Server):
             leave()
         finally:
             self.should_exit = True
-
-
-def settings_with(**given: Any) -> Settings:
-    """The settings of the environment, with what the command line says before it."""
-    try:
-        settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"][:1])
-        variable = name if name == "DATABASE_URL" else f"CONTROLPLANE_{name.upper()}"
-        raise Failure(f"{variable}: {first['msg']}.", fix="Correct or unset it.", code=ExitCode.USAGE) from None
-    except SettingsError as error:
-        raise Failure(f"A setting cannot be read: {error}.", fix="It must be JSON.", code=ExitCode.USAGE) from None
-    if settings.log_level.upper() not in LEVELS:
-        raise Failure(
-            f"CONTROLPLANE_LOG_LEVEL: {settings.log_level!r} is not one of {', '.join(LEVELS)}.", code=ExitCode.USAGE
-        )
-    return settings
 
 
 def configure_log(settings: Settings, *, pretty: bool) -> None:

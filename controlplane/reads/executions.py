@@ -226,7 +226,7 @@ async def _ids(conn: Connection, bucket: int, wanted: Filter, namespace: int, li
         ids += [row["id"] for row in await conn.fetch(LIST_QUEUED, *arguments, states)]
     if finals:
         ids += [row["id"] for row in await conn.fetch(LIST_FINISHED, *arguments, finals)]
-    return sorted(ids, reverse=True)
+    return sorted(set(ids), reverse=True)  # one that ends between the two looks is found by both
 
 
 def _view(row: asyncpg.Record) -> ExecutionView:

@@ -40,7 +40,8 @@ where bucket = $1
 """
 
 LOCK = """
-select m.namespace, m.scope, m.scope_id, m.key, m.length, m.appended, m.version, m.created_at
+select m.namespace, m.scope, m.scope_id, m.key, m.length, m.appended, m.version, m.writer_execution_id, m.writer_attempt,
+  m.created_at
 from unnest($2::smallint[], $3::text[], $4::text[], $5::text[]) as w(namespace, scope, scope_id, key)
 join memory m
   on m.bucket = $1 and m.namespace = w.namespace and m.scope = w.scope and m.scope_id = w.scope_id and m.key = w.key
@@ -156,6 +157,7 @@ class Slot:
     touched: bool = False
     writer: UUID | None = None
     writer_attempt: int | None = None
+    last_writer: tuple[UUID | None, int | None] = (None, None)
     created_at: datetime | None = None
     updated_at: datetime | None = None
 
@@ -212,6 +214,7 @@ async def _lock(conn: Connection, writes: list[Write]) -> dict[Place, Slot]:
             slot.length = row["length"]
             slot.appended = row["appended"]
             slot.had_items = row["appended"] > 0
+            slot.last_writer = (row["writer_execution_id"], row["writer_attempt"])
             slot.created_at = row["created_at"]
     return slots
 
@@ -248,10 +251,12 @@ async def _append(conn: Connection, slot: Slot, op: Append, where: str) -> None:
 
 
 async def _is_repeat(conn: Connection, slot: Slot, op: Append) -> bool:
-    """Whether these very elements were appended by an earlier try whose answer was lost."""
+    """Whether these very elements were appended by an earlier try, of the same writer, whose answer was lost."""
     assert slot.length is not None
     assert op.expected_length is not None
-    if slot.touched or not appended_before(length=slot.length, expected_length=op.expected_length, items=len(op.items)):
+    own = (slot.writer, slot.writer_attempt) == slot.last_writer
+    before = appended_before(length=slot.length, expected_length=op.expected_length, items=len(op.items))
+    if slot.touched or not own or not before:
         return False
     place = slot.place
     rows = await conn.fetch(

@@ -95,7 +95,7 @@ where bucket = $1
   and closed_at < clock() - make_interval(secs => $2)
 """
 
-# Ordered by the session, which the index gives: ordered by id it was planned along the primary key and read all rows.
+# Ordered by the session, as the index is: ordered by id it was planned along the primary key and read the whole queue.
 ORPHANED = """
 select id
 from queue
@@ -107,21 +107,25 @@ limit $3
 for update skip locked
 """
 
+LEASED_LONG = """
+select id, attempt
+from queue
+where bucket = $1
+  and session_id = any($2::uuid[])
+  and state in ('leased', 'waiting')
+  and leased_at < clock() - make_interval(secs => $3)
+order by session_id
+"""
+
 UNNAMED = """
-select q.id
-from queue q
-where q.bucket = $1
-  and q.session_id = $2
-  and q.state in ('leased', 'waiting')
-  and q.leased_at < clock() - make_interval(secs => $3)
-  and not exists (
-    select 1
-    from unnest($4::uuid[], $5::int[]) as n(id, attempt)
-    where n.id = q.id
-      and n.attempt = q.attempt
-  )
-order by q.id
-for update of q skip locked
+select id
+from queue
+where bucket = $1
+  and id = any($2::uuid[])
+  and session_id = $3
+  and leased_at < clock() - make_interval(secs => $4)
+order by id
+for update skip locked
 """
 
 OVERDUE = """
@@ -241,9 +245,13 @@ async def release_unnamed(
 
     Moves: leased → ready. Guard: only rows leased longer ago than any answer may take.
     """
+    held = await conn.fetch(LEASED_LONG, bucket, [session_id], older_than_seconds)
+    known = set(named)
+    unknown = [row["id"] for row in held if Fence(row["id"], row["attempt"]) not in known]
+    if not unknown:
+        return Swept(rows=0)
     async with conn.transaction():
-        ids, attempts = [fence.execution_id for fence in named], [fence.attempt for fence in named]
-        rows = await _lock(conn, bucket, UNNAMED, session_id, older_than_seconds, ids, attempts)
+        rows = await _lock(conn, bucket, UNNAMED, unknown, session_id, older_than_seconds)
         return await _free(conn, bucket, rows, reason="claim_lost", crash=False, make_id=make_id)
 
 
@@ -273,10 +281,10 @@ async def promote(conn: Connection, bucket: int) -> Swept:
     return Swept(rows=len(rows), ready=tuple((row["namespace"], row["target"]) for row in rows))
 
 
-async def _closed_holders(conn: Connection, bucket: int) -> dict[UUID, str]:
+async def _closed_holders(conn: Connection, bucket: int) -> dict[UUID | None, str]:
     """The sessions with work in this bucket that are closed, and why; a session that is forgotten was closed."""
     holders: list[UUID] = [row["session_id"] for row in await conn.fetch(HOLDERS, bucket)]
-    closed = dict.fromkeys(holders, "forgotten")
+    closed: dict[UUID | None, str] = dict.fromkeys(holders, "forgotten")
     for place, ids in by_bucket(holders, lambda id_: id_):
         for row in await conn.fetch(READ_SESSIONS, place, ids):
             if row["open"]:

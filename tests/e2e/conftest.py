@@ -42,9 +42,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """A durable server that may be killed. Its folder has room for the socket, so its address survives that."""
-    with tempfile.TemporaryDirectory(prefix="e2e-", dir="/tmp") as folder:
-        with EmbeddedPostgres(Path(folder) / "postgres") as server:
-            yield server
+    with (
+        tempfile.TemporaryDirectory(prefix="e2e-", dir="/tmp") as folder,
+        EmbeddedPostgres(Path(folder) / "postgres") as server,
+    ):
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -100,6 +102,17 @@ def model() -> Iterator[Model]:
     """A language model."""
     with Model() as model:
         yield model
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[[str, float], None]:
+    """Says how long something took."""
+
+    def say(what: str, seconds: float) -> None:
+        request.node.user_properties.append((what, round(seconds, 2)))
+        print(f"measured: {what}: {seconds:.2f} s")
+
+    return say
 
 
 def named(dsn: str, database: str) -> str:

@@ -11,19 +11,15 @@ from controlplane_sdk import Agent, Context, Fatal, Retryable
 
 app = Agent("sdk", slots=64, heartbeat_seconds=0.5)
 together = asyncio.Barrier(50)
-running = 0
+at_work: set[int] = set()
 
 
 @app.reasoner
 async def number(n: int) -> int:
-    """Gives its number back, and leaves in a file how many ran at once at most."""
-    global running
-    running += 1
+    at_work.add(n)
     await asyncio.sleep(0.01)
-    most = Path("most")
-    if not most.exists() or int(most.read_text()) < running:
-        most.write_text(str(running))
-    running -= 1
+    leave("most", max(int(left("most") or 0), len(at_work)))
+    at_work.remove(n)
     return n
 
 
@@ -109,18 +105,18 @@ async def long(context: Context) -> None:
 
 @app.reasoner
 def long_thread(context: Context) -> None:
-    Path(f"{context.execution_id}.begun").touch()
+    leave(f"{context.execution_id}.begun")
     while not context.cancelled:
         time.sleep(0.02)
-    Path(f"{context.execution_id}.told").touch()
+    leave(f"{context.execution_id}.told")
 
 
 async def sleep_until_told(context: Context) -> None:
-    Path(f"{context.execution_id}.begun").touch()
+    leave(f"{context.execution_id}.begun")
     try:
         await asyncio.sleep(60)
     except asyncio.CancelledError:
-        Path(f"{context.execution_id}.told").touch()
+        leave(f"{context.execution_id}.told")
         raise
 
 
@@ -146,6 +142,14 @@ async def both_or_none(key: str) -> None:
 @app.reasoner
 async def add(n: int) -> int:
     return await app.memory.session("a list").append("numbers", n)
+
+
+def leave(name: str, number: int = 1) -> None:
+    Path(name).write_text(str(number))
+
+
+def left(name: str) -> str:
+    return Path(name).read_text() if Path(name).exists() else ""
 
 
 if __name__ == "__main__":

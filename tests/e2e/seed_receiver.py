@@ -1,3 +1,4 @@
+# ruff: noqa: F841
 import hashlib
 import hmac
 

@@ -88,7 +88,7 @@ async def test_a_child_belongs_to_the_run_of_its_parent(client: Client, plane: P
 
 async def test_a_failed_child_fails_its_parent_with_the_reason(client: Client) -> None:
     """What `app.call` raises says which execution failed and why."""
-    with pytest.raises(ExecutionFailed, match="sdk.hopeless.*no use") as caught:
+    with pytest.raises(ExecutionFailed, match=r"sdk\.hopeless.*no use") as caught:
         await (await client.start("sdk.ask_in_vain")).result(timeout=SOON_SECONDS)
 
     assert caught.value.error_class == "ExecutionFailed"
@@ -221,9 +221,10 @@ async def test_memory_without_its_scope_says_so(client: Client) -> None:
 
 async def test_many_values_are_stored_together_or_not_at_all(client: Client) -> None:
     """`set_many` with one key that is refused stores none."""
-    good, bad = await client.start("sdk.both_or_none", key="second"), await client.start("sdk.both_or_none", key="x" * 600)
+    good = await client.start("sdk.both_or_none", key="second")
+    bad = await client.start("sdk.both_or_none", key="x" * 600)
     await good.result(timeout=SOON_SECONDS)
-    with pytest.raises(ExecutionFailed, match="RequestRefused|512"):
+    with pytest.raises(ExecutionFailed, match="512"):
         await bad.result(timeout=SOON_SECONDS)
 
     assert [entry.key for entry in await client.memory.run(good.run_id).list()] == ["first", "second"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-import asyncpg
+from controlplane.postgres.pool import Connection
 
 ROWS = 50_000
 SMALL = 200
@@ -37,7 +37,8 @@ select 0, made_id('e', n), 1,
   case when n % 50 between 31 and 40 then made_id('s', n % 200) end,
   case when n % 50 between 31 and 40 then clock() - interval '1 hour' end,
   case when n % 50 between 31 and 40 then clock() - interval '1 hour' end,
-  case when n % 50 between 31 and 40 then clock() + interval '1 second' * (case when n % 1000 = 31 then -n else n end) end,
+  case when n % 1000 = 31 then clock() - make_interval(secs => n)
+    when n % 50 between 31 and 40 then clock() + make_interval(secs => n) end,
   case when n % 50 = 32 then clock() - interval '1 second' * (case when n % 1000 = 32 then 60 else 0 end) end
 from generate_series($1::int, $2::int) as n
 """
@@ -65,7 +66,8 @@ from generate_series($1::int, $2::int) as n
 
 WEBHOOKS = """
 insert into webhooks (bucket, execution_id, n, namespace, url, host, secret_sealed, attempts_max, created_at)
-select 0, made_id(k, n), 1, 1, 'https://h', 'h', case when n % 10 = 0 then 's'::bytea else '' end, 5, clock() - interval '1 day'
+select 0, made_id(k, n), 1, 1, 'https://h', 'h', case when n % 10 = 0 then 's'::bytea else '' end, 5,
+  clock() - interval '1 day'
 from generate_series($1::int, $2::int) as n, unnest(array['e', 'o']) as k
 """
 
@@ -83,7 +85,7 @@ select 0, made_id('d', n), 1, made_id('o', n), 1, 'execution.completed',
   clock() + interval '1 second' * (case when n % 50 < 10 then n else -n end),
   case when n % 50 = 15 then clock() + interval '1 second' * (case when n % 500 = 15 then -n else n end) end,
   clock(),
-  case when n % 50 > 15 then clock() end
+  case when n % 50 > 15 then clock() - interval '1 day' end
 from generate_series($1::int, $2::int) as n
 """
 
@@ -101,13 +103,15 @@ from generate_series($1::int, $2::int) as n
 
 KEYS = """
 insert into idempotency_keys (bucket, namespace, scope, key, execution_id, request_hash, expires_at)
-select 0, 1, '', 'k' || n, made_id('e', n), 'h', clock() + interval '1 second' * (case when n % 100 = 0 then -n else n end)
+select 0, 1, '', 'k' || n, made_id('e', n), 'h',
+  clock() + make_interval(secs => case when n % 100 = 0 then -n else n end)
 from generate_series($1::int, $2::int) as n
 """
 
 SESSIONS = """
 insert into sessions (
-  bucket, id, namespace, node_id, instance_id, slots, heartbeat_seconds, lease_seconds, opened_at, renewed_at, expires_at
+  bucket, id, namespace, node_id, instance_id, slots, heartbeat_seconds, lease_seconds, opened_at, renewed_at,
+  expires_at
 )
 select 0, made_id('s', n), 1, 'n', 'i', 8, 10, 30, clock(), clock(), clock() + interval '1 hour'
 from generate_series(0, 199) as n
@@ -116,18 +120,18 @@ from generate_series(0, 199) as n
 TABLES = (QUEUE, EXECUTIONS, OUTCOMES, EVENTS, WEBHOOKS, DELIVERIES, MEMORY, MEMORY_ITEMS, KEYS)
 
 
-async def prepare(conn: asyncpg.Connection) -> None:
+async def prepare(conn: Connection) -> None:
     """Sixty weeks of partitions, and the sessions."""
     await conn.execute("select ensure_partitions(58)")
     await conn.execute(MAKE_ID)
     await conn.execute(SESSIONS)
 
 
-async def load(conn: asyncpg.Connection, first: int, last: int) -> None:
+async def load(conn: Connection, first: int, last: int) -> None:
     for statement in TABLES:
         await conn.execute(statement, first, last)
 
 
-async def ids(conn: asyncpg.Connection, kind: str, *numbers: int) -> list[UUID]:
+async def ids(conn: Connection, kind: str, *numbers: int) -> list[UUID]:
     rows = await conn.fetch("select made_id($1, n) as id from unnest($2::int[]) as n", kind, list(numbers))
     return [row["id"] for row in rows]

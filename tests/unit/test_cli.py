@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +16,10 @@ import msgspec
 import pytest
 
 from controlplane.cli import dev, main, output, serving
+from controlplane.cli.agent import Agent
 from controlplane.cli.client import Problem, Unreachable, refusal, server_url
 from controlplane.cli.database import place
+from controlplane.cli.environment import settings_with
 from controlplane.cli.executions import _took
 from controlplane.cli.failure import MEANING, ExitCode, Failure
 from controlplane.cli.follow import Seen, progress_line, report
@@ -232,14 +236,14 @@ def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONTROLPLANE_LEASE_SECONDS", "soon")
 
     with pytest.raises(Failure, match="CONTROLPLANE_LEASE_SECONDS"):
-        serving.settings_with()
+        settings_with()
 
 
 def test_options_stand_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not given on the command line comes from the environment."""
     monkeypatch.setenv("CONTROLPLANE_PORT", "1234")
     monkeypatch.setenv("DATABASE_URL", "postgresql://environment")
-    settings = serving.settings_with(database_url="postgresql://given", port=None)
+    settings = settings_with(database_url="postgresql://given", port=None)
 
     assert (settings.database_url, settings.port) == ("postgresql://given", 1234)
 
@@ -266,6 +270,45 @@ def test_a_note_is_withdrawn_by_its_writer_only(tmp_path: Path) -> None:
     dev._withdraw(note)
 
     assert note.exists()
+
+
+def test_the_death_of_an_agent_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The server goes on, so the line says how to run the agent again."""
+    file = tmp_path / "agent.py"
+    file.write_text("print('grün'); raise SystemExit(7)")
+    agent = Agent(file)
+    agent.start("http://127.0.0.1:1", api_key=None)
+    agent.told.wait(10)
+    agent.end()
+    said = capfd.readouterr().err
+
+    assert "agent | grün" in said
+    assert f"exit code 7). The server goes on; run it again: python {file}" in said
+
+
+def test_an_agent_that_does_not_drain_is_killed(tmp_path: Path) -> None:
+    """A second Ctrl-C does not wait."""
+    file = tmp_path / "agent.py"
+    file.write_text("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); signal.pause()")
+    agent = Agent(file)
+    agent.start("http://127.0.0.1:1", api_key=None)
+    ending = threading.Thread(target=agent.end)
+    ending.start()
+    agent.kill()
+    ending.join(10)
+
+    assert not ending.is_alive()
+
+
+def test_a_reader_that_left_ends_the_command() -> None:
+    """`controlplane … | head` ends without a word, as other programs do."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "controlplane", "generate-secret-key"]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+
+    assert (ended.returncode, ended.stderr) == (output.READER_LEFT, b"")
 
 
 def test_help_imports_neither_server_nor_client() -> None:
@@ -307,6 +350,8 @@ def test_wrong_use_is_one_line(arguments: list[str], capsys: pytest.CaptureFixtu
         (["migrate"], {}, "DATABASE_URL"),
         (["migrate"], {"DATABASE_URL": "mysql://x/y"}, "scheme"),
         (["migrate"], {"DATABASE_URL": "postgresql://u:pa/ss@x/y"}, "cannot be parsed"),
+        (["call", "batch"], {}, "node_id.reasoner_name"),
+        (["executions", "show", "../nodes"], {}, "exec_"),
         (["dev", "nowhere.py"], {}, "nowhere.py"),
         (["dev", "--host", "0.0.0.0"], {}, "CONTROLPLANE_API_KEY"),
     ],

@@ -487,11 +487,11 @@ Known = Mapping[str, object]
 
 
 def spots(form: type, known: Known) -> Iterator[Spot]:
-    """Every field of a form, those of the forms inside it too, each in a body that is otherwise in order.
+    """Every field of a form, once those of each form inside it too, each in a body that is otherwise in order.
 
     `known`: values by the name of the field, for those that must say something in particular.
     """
-    for path, kind in _paths(form):
+    for path, kind in _paths(form, set()):
         body = _example(form, known, path)
         before, after = msgspec.json.encode(body).split(b'"' + MARK.encode() + b'"')
         yield Spot(".".join(path), before, after, payload=kind is msgspec.Raw)
@@ -502,22 +502,24 @@ def example(form: type, known: Known) -> bytes:
     return msgspec.json.encode(_example(form, known, ()))
 
 
-def _paths(form: type) -> Iterator[tuple[tuple[str, ...], object]]:
+def _paths(form: type, seen: set[object]) -> Iterator[tuple[tuple[str, ...], object]]:
     for field in msgspec.structs.fields(form):
         kind = _core(field.type)
         yield (field.encode_name,), kind
-        for path, inner in _paths_in(kind):
+        for path, inner in _paths_in(kind, seen):
             yield (field.encode_name, *path), inner
 
 
-def _paths_in(kind: object) -> Iterator[tuple[tuple[str, ...], object]]:
+def _paths_in(kind: object, seen: set[object]) -> Iterator[tuple[tuple[str, ...], object]]:
     if _is_form(kind):
-        yield from _paths(typing.cast("type", kind))
+        if kind not in seen:
+            yield from _paths(typing.cast("type", kind), seen | {kind})
+            seen.add(kind)
     elif typing.get_origin(kind) in (list, dict):
         inner = _core(typing.get_args(kind)[-1])
         if not _is_form(inner):
             yield (ITEM,), inner
-        for path, deeper in _paths_in(inner):
+        for path, deeper in _paths_in(inner, seen):
             yield (ITEM, *path), deeper
 
 

@@ -101,8 +101,9 @@ class Heartbeat:
                 backoff.reset()
                 self._contact.made("heartbeat")
                 self._call(self._on_answer, reply.body)
-                if time.monotonic() - began < PACE_SECONDS:
-                    self._stopping.wait(min(PACE_SECONDS, self._seconds))
+                rest = min(PACE_SECONDS, self._seconds) - (time.monotonic() - began)
+                if rest > 0:
+                    self._stopping.wait(rest)
 
     def _beat(self, client: httpx.Client, all_: bool) -> Reply:
         held = self._held()

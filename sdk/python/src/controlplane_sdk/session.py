@@ -27,6 +27,7 @@ from controlplane_sdk.transport import Backoff, Reply, Transport
 LEASE_WAIT_SECONDS = 25.0
 LEASE_MAX = 256
 LEASE_PACE_SECONDS = 0.5
+TIMEOUT_MARGIN_SECONDS = 1.0
 UNREPORTED_MAX = 1000
 TRACE_GRACE_SECONDS = 1.0
 FLUSH_SECONDS = 10.0
@@ -192,6 +193,10 @@ class Session:
         attempt.task = self._loop.create_task(self._carry(attempt), name=f"{context.target} {context.fence}")
         # A task that is cancelled before its first step never runs: only the callback is sure to come.
         attempt.task.add_done_callback(lambda _: self._ended(attempt))
+        if context.timeout_seconds is not None:
+            # By then the control plane has ended it, and says so to a heartbeat that names it.
+            overdue = self._loop.call_later(context.timeout_seconds + TIMEOUT_MARGIN_SECONDS, self._membership.tell_all)
+            attempt.task.add_done_callback(lambda _: overdue.cancel())
 
     async def _carry(self, attempt: Attempt) -> None:
         await attempt.run()

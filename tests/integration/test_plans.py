@@ -1,0 +1,225 @@
+"""Plans: with a backlog of 50,000 every hot statement finds its rows by its index, whatever the statistics say.
+
+Generic plans, as the server runs them: with fresh statistics, with those of a table that was small when they were made,
+and planned while everything was empty (the plan that a server keeps which was started before the first submit).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import pytest
+
+from controlplane.postgres.pool import SESSION_SETTINGS, Connection
+from controlplane.stages import (
+    cancel,
+    checkpoint,
+    complete,
+    deliver,
+    expire,
+    finish,
+    hold,
+    lease,
+    log,
+    prune,
+    renew,
+    submit,
+)
+from tests.integration import plan_rows
+
+# Rows that a statement may look at, for the at most 256 it moves (a janitor's: 1,000) and the 200 hosts or sessions it
+# walks; the backlog is 50,000.
+ROWS_MAX = 2_500
+PARTITION = re.compile(r"_\d{4}_\d{2}_\d{2}|_default")
+
+Node = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A statement with arguments that find something, and the indexes it must be planned through.
+
+    `indexes` None: a table of which only the partitions that hold rows matter.
+    """
+
+    statement: str
+    arguments: Sequence[object]
+    indexes: frozenset[str] | None
+
+
+def case(statement: str, *arguments: object, by: str | None = None) -> Case:
+    return Case(statement=statement, arguments=arguments, indexes=None if by is None else frozenset(by.split()))
+
+
+async def cases(conn: Connection) -> dict[str, Case]:
+    """Every statement that is run for each execution, delivery or checkpoint, or again and again by a daemon."""
+    leased = await plan_rows.ids(conn, "e", 31, 33, 34, 35, 36, 37, 38, 39, 40, 81)
+    ended = await plan_rows.ids(conn, "o", *range(1, 11))
+    sessions = await plan_rows.ids(conn, "s", 31, 33, 5)
+    deliveries = await plan_rows.ids(conn, "d", 15, 65, 115)
+
+    def all_(value: object) -> list[object]:
+        return [value] * len(leased)
+
+    keys = (all_(1), all_("run"), [f"run-{n}" for n in range(1, 11)], [f"k{n}" for n in range(1, 11)])
+    target = ["n.echo", "n.nothing"]
+    return {
+        "submit.READ_KEYS": case(submit.READ_KEYS, 0, all_(1), all_(""), keys[3], by="idempotency_keys_pkey"),
+        "submit.READ_ACCEPTED": case(submit.READ_ACCEPTED, 0, leased),
+        "lease.CLAIM": case(lease.CLAIM, 0, 1, target, 16, sessions[0], by="queue_ready queue_pkey"),
+        "lease.READ_ASKED": case(lease.READ_ASKED, 0, leased),
+        "renew.STILL_HELD": case(renew.STILL_HELD, 0, leased, sessions[0], by="queue_pkey"),
+        "hold.SHARE": case(hold.SHARE, 0, leased, by="queue_pkey"),
+        "hold.TAKE": case(hold.TAKE, 0, leased, by="queue_pkey"),
+        "hold.LOCK": case(hold.LOCK, 0, leased, by="queue_pkey"),
+        "log.ADVANCE": case(log.ADVANCE, 0, leased, all_(1), all_(b"{}"), by="queue_pkey"),
+        "checkpoint.LOCK": case(checkpoint.LOCK, 0, *keys, by="memory_pkey"),
+        "checkpoint.STORE": case(
+            checkpoint.STORE, 0, *keys, all_(b"1"), all_(None), all_(0), all_(2), leased, all_(1), by=""
+        ),
+        "checkpoint.GROW": case(
+            checkpoint.GROW, 0, *keys, all_(2), all_(2), all_(2), leased, all_(1), by="memory_pkey"
+        ),
+        "checkpoint.REMOVE": case(checkpoint.REMOVE, 0, *keys, by="memory_pkey"),
+        "checkpoint.READ_ITEMS": case(checkpoint.READ_ITEMS, 0, 1, "run", "run-1", "k1", 0, 1, by="memory_items_pkey"),
+        "checkpoint.DROP_ITEMS": case(checkpoint.DROP_ITEMS, 0, *keys, by="memory_items_pkey"),
+        "checkpoint.CLEAR_CRASHES": case(checkpoint.CLEAR_CRASHES, 0, leased, by="queue_pkey"),
+        "complete.RETRY": case(
+            complete.RETRY, 0, leased, all_(1), all_(5.0), all_(1), all_("retrying"), by="queue_pkey"
+        ),
+        "complete.READ_POLICIES": case(complete.READ_POLICIES, 0, leased),
+        "complete.READ_OUTCOMES": case(complete.READ_OUTCOMES, 0, ended),
+        "complete.READ_RETRIED": case(complete.READ_RETRIED, 0, ended, all_(1)),
+        "cancel.FLAG": case(cancel.FLAG, 0, leased, "enough", by="queue_pkey"),
+        "cancel.READ_FINISHED": case(cancel.READ_FINISHED, 0, ended),
+        "finish.LEAVE": case(finish.LEAVE, 0, leased, all_(1), by="queue_pkey"),
+        "finish.READ_ANNOUNCED": case(finish.READ_ANNOUNCED, 0, leased),
+        "expire.HOLDERS": case(expire.HOLDERS, 0, by="queue_session"),
+        "expire.ORPHANED": case(expire.ORPHANED, 0, sessions, 256, by="queue_session"),
+        "expire.LEASED_LONG": case(expire.LEASED_LONG, 0, sessions[:1], 20.0, by="queue_session"),
+        "expire.UNNAMED": case(expire.UNNAMED, 0, leased, sessions[0], 20.0, by="queue_pkey"),
+        "expire.RELEASE": case(expire.RELEASE, 0, leased, all_(1), all_(1), "lease_expired", by="queue_pkey"),
+        "expire.OVERDUE": case(expire.OVERDUE, 0, 256, by="queue_deadline"),
+        "expire.UNHEEDED": case(expire.UNHEEDED, 0, 10.0, 256, by="queue_cancel"),
+        "expire.PROMOTE": case(expire.PROMOTE, 0, 256, by="queue_delayed queue_pkey"),
+        "deliver.CLAIM_DUE": case(
+            deliver.CLAIM_DUE, 0, "", ["h0003"], 4, 64, 60.0, by="deliveries_due deliveries_pkey"
+        ),
+        "deliver.READ_SEALED": case(deliver.READ_SEALED, 0, ended, by="webhooks_pkey"),
+        "deliver.SETTLE": case(
+            deliver.SETTLE, 0, deliveries, [0] * 3, ["delivered"] * 3, [1] * 3, [0.0] * 3, by="deliveries_pkey"
+        ),
+        "deliver.RECLAIM": case(deliver.RECLAIM, 0, 256, 20, by="deliveries_leased deliveries_pkey"),
+        "deliver.READ_ATTEMPTS": case(deliver.READ_ATTEMPTS, 0, deliveries, [1] * 3),
+        "deliver.READ_RUNS": case(deliver.READ_RUNS, 0, ended),
+        "prune.DROP_KEYS": case(prune.DROP_KEYS, 0, 1_000, by="idempotency_keys_expiry idempotency_keys_pkey"),
+    }
+
+
+async def test_fresh_statistics(conn: Connection) -> None:
+    """Analysed with the whole backlog in it."""
+    await plan_rows.prepare(conn)
+    await plan_rows.load(conn, 1, plan_rows.ROWS)
+    await conn.execute("vacuum analyze")
+
+    assert await faults(conn, run=True) == []
+
+
+async def test_stale_statistics(conn: Connection) -> None:
+    """Analysed when there were 200 rows, all alike; then the backlog came."""
+    await plan_rows.prepare(conn)
+    await plan_rows.load(conn, 1, plan_rows.SMALL)
+    await conn.execute("analyze")
+    await plan_rows.load(conn, plan_rows.SMALL + 1, plan_rows.ROWS)
+
+    assert await faults(conn, run=True) == []
+
+
+async def test_planned_while_empty(conn: Connection) -> None:
+    """Planned when the tables had just been vacuumed empty: the plan must do for what comes after."""
+    await plan_rows.prepare(conn)
+    await conn.execute("vacuum analyze")
+
+    assert await faults(conn, run=False) == []
+
+
+async def faults(conn: Connection, *, run: bool) -> list[str]:
+    """What is wrong with the plans of all cases; with `run`, they are carried out and taken back."""
+    for name, value in SESSION_SETTINGS.items():
+        await conn.execute(f"set {name} = '{value}'")
+    await conn.execute("set plan_cache_mode = force_generic_plan")
+    found: list[str] = []
+    for name, one in (await cases(conn)).items():
+        nodes = list(walk(await plan(conn, one, run=run)))
+        found += [f"{name}: {fault}" for fault in judge(one, nodes, run=run)]
+    return found
+
+
+def judge(one: Case, nodes: list[Node], *, run: bool) -> Iterator[str]:
+    for node in nodes:
+        if node["Node Type"] == "Seq Scan" and (one.indexes is not None or looked_at(node)):
+            yield f"reads the whole of {node['Relation Name']}"
+    used = {PARTITION.sub("", node["Index Name"]) for node in nodes if "Index Name" in node}
+    if one.indexes is not None and used != one.indexes:
+        yield f"goes through {sorted(used)}, not {sorted(one.indexes)}"
+    if run and (rows := max(looked_at(node) for node in nodes)) > ROWS_MAX:
+        yield f"looks at {rows} rows"
+
+
+def looked_at(node: Node) -> int:
+    """How many rows this node took into its hands."""
+    thrown_away = sum(node.get(f"Rows Removed by {why}", 0) for why in ("Filter", "Join Filter", "Index Recheck"))
+    return int((node.get("Actual Rows", 0) + thrown_away) * node.get("Actual Loops", 0))
+
+
+async def plan(conn: Connection, one: Case, *, run: bool) -> Node:
+    transaction = conn.transaction()
+    await transaction.start()
+    await conn.execute("prepare planned as " + one.statement)
+    arguments = ", ".join(map(literal, one.arguments))
+    explain = "explain (analyze, format json)" if run else "explain (format json)"
+    text: str = await conn.fetchval(f"{explain} execute planned({arguments})")
+    await conn.execute("deallocate planned")
+    await transaction.rollback()
+    node: Node = json.loads(text)[0]["Plan"]
+    return node
+
+
+def walk(node: Node) -> Iterator[Node]:
+    yield node
+    for child in node.get("Plans", ()):
+        yield from walk(child)
+
+
+def literal(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, list):
+        return "'{" + ",".join(map(element, value)) + "}'"
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def element(value: object) -> str:
+    if value is None:
+        return "null"
+    return f'"\\\\x{value.hex()}"' if isinstance(value, bytes) else f'"{value}"'
+
+
+@pytest.mark.parametrize("settings", [{}, SESSION_SETTINGS])
+async def test_the_server_plans_so(database: str, settings: Mapping[str, str]) -> None:
+    """What the tests above set is what the pool sets; without it an empty table is planned to be read whole."""
+    conn: Connection = await asyncpg.connect(database, server_settings=dict(settings))
+    await conn.execute("vacuum analyze queue")
+    await conn.execute("set plan_cache_mode = force_generic_plan")
+
+    nodes = list(walk(await plan(conn, case(hold.LOCK, 0, []), run=False)))
+    await conn.close()
+
+    assert any(node["Node Type"] == "Seq Scan" for node in nodes) == (not settings)

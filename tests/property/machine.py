@@ -1,0 +1,478 @@
+"""The stages beside the model: every answer must be the model's, and after every step the database looks like it."""
+
+from __future__ import annotations
+
+import itertools
+from asyncio import AbstractEventLoop
+from collections.abc import Coroutine
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState
+from controlplane.domain.execution import CRASHES_MAX, Accepted
+from controlplane.domain.ids import BUCKETS_MAX, ExecutionId, SessionId, bucket_of
+from controlplane.domain.lease import Beat, Claim, Fence, Verdict
+from controlplane.domain.lease import Session as SessionOf
+from controlplane.domain.memory import Append, Place, Put, Scope, Write, assemble
+from controlplane.domain.placement import Placement
+from controlplane.domain.retry import RetryPolicy
+from controlplane.errors import (
+    AlreadyFinished,
+    ControlPlaneError,
+    IdempotencyConflict,
+    LeaseLost,
+    LengthMismatch,
+    NotAList,
+    SessionClosed,
+)
+from controlplane.postgres.pool import Connection
+from controlplane.stages import cancel, checkpoint, deliver, expire, lease, register, renew, submit
+from controlplane.stages.deliver import Due, Sent
+from tests.make import NAMESPACE, TARGET, make_id, move_clock, must, report, submission, webhook
+from tests.property import model as tiny
+from tests.property.model import Model, Value
+
+Answer = TypeVar("Answer")
+
+QUEUE = """
+select id, state, attempt, failures, crashes, session_id, cancel_requested_at is not null as cancelling
+from queue
+where bucket = $1
+"""
+OUTCOMES = "select id, status, attempt, failures from outcomes where bucket = $1"
+DELIVERIES = "select execution_id, state, attempt, charged from deliveries where bucket = $1"
+MEMORY = """
+select m.scope_id, m.key, m.version, m.value, m.length,
+  array(
+    select i.value
+    from memory_items i
+    where (i.bucket, i.namespace, i.scope, i.scope_id, i.key) = (m.bucket, m.namespace, m.scope, m.scope_id, m.key)
+    order by i.position
+  ) as items
+from memory m
+where m.bucket = $1
+"""
+FINAL = "select id, xmin::text, status, finished_at from outcomes where bucket = $1"
+# A bucket that an earlier example used is emptied; there are more examples than buckets only in long runs.
+TABLES = "queue executions outcomes events logs memory memory_items nodes sessions webhooks deliveries idempotency_keys"
+
+SENT = Attempt(
+    outcome=AttemptOutcome.DELIVERED,
+    http_status=200,
+    latency_ms=1,
+    error=None,
+    response_body=b"",
+    retry_after_seconds=None,
+    final=False,
+)
+pick = st.integers(0, 7)
+keys = st.sampled_from(["a", "b"])
+verdicts = st.sampled_from(list(Verdict))
+
+
+@dataclass(frozen=True)
+class OneBucket(Placement):
+    """Each example has a bucket of its own, so that none sees what another left."""
+
+    bucket: int = 0
+
+    def all(self) -> range:
+        return range(self.bucket, self.bucket + 1)
+
+
+class Machine(RuleBasedStateMachine):
+    """`loop` and `conn` belong to the test; the machine runs one step after the other on them."""
+
+    examples: ClassVar[itertools.count[int]] = itertools.count()
+
+    def __init__(self, loop: AbstractEventLoop, conn: Connection) -> None:
+        super().__init__()
+        self.loop = loop
+        self.conn = conn
+        self.model = Model()
+        self.sessions: list[SessionOf] = []
+        self.submissions: list[ExecutionId] = []
+        self.fences: list[Fence] = []
+        self.sent: list[Sent] = []
+        self.due: list[Due] = []
+        self.attempts: dict[ExecutionId, int] = {}
+        self.finals: dict[ExecutionId, tuple[Any, ...]] = {}
+        number = next(self.examples)
+        self.bucket = number % BUCKETS_MAX
+        self.placement = OneBucket(bucket=self.bucket)
+        self.do(self.begin(empty=number >= BUCKETS_MAX))
+
+    def do(self, step: Coroutine[Any, Any, Answer]) -> Answer:
+        return self.loop.run_until_complete(step)
+
+    async def begin(self, *, empty: bool) -> None:
+        await move_clock(self.conn, "0")
+        if empty:
+            for table in TABLES.split():
+                await self.conn.execute(f"delete from {table} where bucket = $1", self.bucket)
+        node = register.Node(namespace=NAMESPACE, id="n", transport="pull", version="1")
+        await register.register(self.conn, node, bucket=self.bucket)
+
+    # submit
+
+    @rule(
+        webhooks=st.booleans(),
+        retries=st.integers(0, 2),
+        priority=st.integers(0, 1),
+        key=st.one_of(st.none(), keys),
+        request=st.sampled_from([b"x", b"y"]),
+    )
+    def submit(self, webhooks: bool, retries: int, priority: int, key: str | None, request: bytes) -> None:
+        asked = submission(
+            bucket=self.bucket,
+            webhooks=(webhook(attempts_max=tiny.DELIVERY_ATTEMPTS_MAX),) if webhooks else (),
+            retry=RetryPolicy(retries_max=retries, delay_seconds=tiny.RETRY_SECONDS, factor=1.0, cap_seconds=1e6),
+            priority=priority,
+            idempotency_key=key,
+            request_hash=request,
+        )
+        expected, id_ = self.model.accept(asked)
+        [answer] = self.do(submit.accept(self.conn, [asked]))
+        if expected == "conflict":
+            assert isinstance(answer, IdempotencyConflict)
+            return
+        assert isinstance(answer, Accepted)
+        assert (answer.id, answer.replayed) == (id_, expected == "replayed")
+        if not answer.replayed:
+            self.submissions.append(id_)
+
+    @precondition(lambda self: self.submissions)
+    @rule(n=pick)
+    def submit_again(self, n: int) -> None:
+        """The repeat of a flush whose answer was lost."""
+        asked = self.execution(n).asked
+        # After its time the key is nobody's; then it may have been used for another execution.
+        key = self.model.keys.get(asked.idempotency_key or "")
+        if key is not None and (key.id != asked.id or key.expires <= self.model.now):
+            return
+        [answer] = self.do(submit.accept(self.conn, [asked]))
+        assert isinstance(answer, Accepted)
+        assert (answer.id, answer.replayed) == (asked.id, False)
+
+    # lease and renew
+
+    @initialize()
+    def a_first_session(self) -> None:
+        self.open_session()
+
+    @rule()
+    def open_session(self) -> None:
+        session = self.do(
+            register.open_session(
+                self.conn,
+                SessionId(make_id(self.bucket)),
+                namespace=NAMESPACE,
+                node_id="n",
+                node_bucket=self.bucket,
+                instance_id="i",
+                slots=8,
+                heartbeat_seconds=100.0,
+                lease_floor_seconds=tiny.LEASE_SECONDS,
+            )
+        )
+        self.sessions.append(session)
+        self.model.sessions[session.id] = tiny.Session(session.id, self.model.now)
+
+    @rule(n=pick, limit=st.integers(1, 3))
+    def claim(self, n: int, limit: int) -> None:
+        session = self.session(n)
+        expected = self.model.claim(self.model.sessions[session.id], limit)
+        wish = Claim(session=session, targets=(TARGET,), limit=limit)
+        [answer] = self.do(lease.claim(self.conn, [wish], self.placement))
+        if expected is None:
+            assert isinstance(answer, SessionClosed)
+            return
+        leases = must(answer)
+        assert [one.execution_id for one in leases] == expected
+        for one in leases:
+            assert one.attempt == self.model.executions[one.execution_id].attempt
+            self.fences.append(Fence(one.execution_id, one.attempt))
+
+    @rule(n=pick, names=st.lists(pick, max_size=4))
+    def heartbeat(self, n: int, names: list[int]) -> None:
+        """With a list that may be incomplete, stale or of another session."""
+        session = self.session(n)
+        held = [self.fence(name) for name in names] if self.fences else []
+        expected = self.model.renew(self.model.sessions[session.id], held)
+        [answer] = self.do(renew.extend(self.conn, [Beat(session_id=session.id, held=tuple(held), count=len(held))]))
+        if expected is None:
+            assert isinstance(answer, SessionClosed)
+            return
+        assert list(must(answer).lost) == expected
+        self.model.take_back(self.model.sessions[session.id], held)
+        self.do(
+            expire.release_unnamed(self.conn, self.bucket, session.id, held, older_than_seconds=200.0, make_id=make_id)
+        )
+
+    # complete
+
+    @precondition(lambda self: self.fences)
+    @rule(n=pick, verdict=verdicts, retryable=st.booleans())
+    def report(self, n: int, verdict: Verdict, retryable: bool) -> None:
+        """By whoever ever held a lease: live, stale, or saying it again."""
+        fence = self.fence(n)
+        expected = self.model.report(fence, verdict, retryable=retryable)
+        answer = self.do(report(self.conn, fence, verdict, retryable=retryable))
+        assert (answer.code.value, answer.status and answer.status.value) == expected
+
+    @precondition(lambda self: self.fences)
+    @rule(n=pick, verdict=verdicts)
+    def report_twice(self, n: int, verdict: Verdict) -> None:
+        """The second says what the first has said, or that it was recorded before."""
+        fence = self.fence(n)
+        self.model.report(fence, verdict, retryable=True)
+        first = self.do(report(self.conn, fence, verdict))
+        second = self.do(report(self.conn, fence, verdict))
+        assert second == first or (second.code.value, second.status) == ("already_recorded", first.status)
+
+    # checkpoint
+
+    @precondition(lambda self: self.fences)
+    @rule(n=pick, key=keys, size=st.one_of(st.none(), st.integers(0, 2)), number=pick)
+    def put(self, n: int, key: str, size: int | None, number: int) -> None:
+        fence = self.fence(n)
+        items = [b'"%d"' % number] if size is None else [b"%d" % number] * size
+        raw = items[0] if size is None else b"[" + b",".join(items) + b"]"
+        place = self.place(fence, key)
+        stands = self.model.put(
+            fence, (place.scope_id, key), Value(items, is_list=size is not None, version=0, writer=fence)
+        )
+        answer = self.write(fence, Put(place=place, value=raw, length=size))
+        assert isinstance(answer, LeaseLost) != stands
+
+    @precondition(lambda self: self.fences)
+    @rule(n=pick, key=keys, size=st.integers(1, 2), number=pick, off=st.sampled_from([0, 0, 0, -1, 1]))
+    def append(self, n: int, key: str, size: int, number: int, off: int) -> None:
+        fence = self.fence(n)
+        place = self.place(fence, key)
+        value = self.model.memory.get((place.scope_id, key))
+        length = len(value.items) + off if value and value.is_list else abs(off)
+        self.append_at(fence, key, (b"%d" % number,) * size, max(length, 0))
+
+    @precondition(lambda self: any(value.appended for value in self.model.memory.values()))
+    @rule(n=pick)
+    def append_again(self, n: int) -> None:
+        """The repeat of an append whose answer was lost."""
+        grown = [(key, value) for key, value in self.model.memory.items() if value.appended]
+        (_, key), value = grown[n % len(grown)]
+        assert value.appended is not None
+        expected, items = value.appended
+        self.append_at(value.writer, key, items, expected)
+
+    def append_at(self, fence: Fence, key: str, items: tuple[bytes, ...], expected_length: int) -> None:
+        place = self.place(fence, key)
+        expected = self.model.append(fence, (place.scope_id, key), items, expected_length)
+        answer = self.write(fence, Append(place=place, items=items, expected_length=expected_length))
+        refusals = {"lease_lost": LeaseLost, "not_a_list": NotAList, "length_mismatch": LengthMismatch}
+        if expected in refusals:
+            assert isinstance(answer, refusals[expected])
+        else:
+            assert not isinstance(answer, ControlPlaneError)
+            value = self.model.memory[place.scope_id, key]
+            assert (answer[0].length, answer[0].version) == (len(value.items), value.version)
+
+    def write(self, fence: Fence, op: Put | Append) -> Any:
+        [answer] = self.do(checkpoint.write(self.conn, [Write(ops=(op,), fence=fence, writer=fence.execution_id)]))
+        return answer
+
+    # cancel
+
+    @precondition(lambda self: self.submissions)
+    @rule(n=pick)
+    def cancel(self, n: int) -> None:
+        one = self.execution(n)
+        expected = self.model.cancel(one)
+        [answer] = self.do(cancel.request(self.conn, [one.id], reason=None, make_id=make_id))
+        if expected == "already_finished":
+            assert isinstance(answer, AlreadyFinished)
+            assert one.outcome is not None
+            assert answer.facts == {"status": one.outcome.status}
+        else:
+            assert must(answer).settled == (expected == "settled")
+
+    # the clock and its daemons
+
+    @rule(seconds=st.sampled_from(tiny.MOVES))
+    def time_passes(self, seconds: int) -> None:
+        self.model.now += seconds
+        self.do(move_clock(self.conn, f"{self.model.now} seconds"))
+
+    @rule()
+    def close_expired(self) -> None:
+        self.model.close_expired()
+        self.do(expire.close_expired(self.conn, self.bucket, up_seconds=1e9))
+
+    @rule()
+    def sweep(self) -> None:
+        self.model.sweep()
+        self.do(expire.sweep(self.conn, self.bucket, make_id=make_id))
+
+    @rule()
+    def a_process_dies(self) -> None:
+        """Time passes without a beat, and the reaper comes by."""
+        self.time_passes(11_000)
+        self.close_expired()
+        self.sweep()
+
+    @rule()
+    def promote(self) -> None:
+        self.model.promote()
+        self.do(expire.promote(self.conn, self.bucket))
+
+    @rule()
+    def force_cancel(self) -> None:
+        self.model.force_cancel()
+        self.do(expire.force_cancel(self.conn, self.bucket, grace_seconds=tiny.GRACE_SECONDS, make_id=make_id))
+
+    @rule(n=pick)
+    def leave(self, n: int) -> None:
+        session = self.session(n)
+        self.model.leave(self.model.sessions[session.id])
+        self.do(expire.leave(self.conn, session.id, self.bucket, reason="left", make_id=make_id))
+
+    @precondition(lambda self: any(one.outcome is None for one in self.model.executions.values()))
+    @rule(n=pick)
+    def has_crashed_often(self, n: int) -> None:
+        """As if it had lost lease after lease before."""
+        open_ = [one for one in self.model.executions.values() if one.outcome is None]
+        one = open_[n % len(open_)]
+        one.crashes = CRASHES_MAX - 1
+        self.do(
+            self.conn.execute(
+                "update queue set crashes = $3 where bucket = $1 and id = $2", self.bucket, one.id, one.crashes
+            )
+        )
+
+    # deliver
+
+    @precondition(lambda self: self.model.due())
+    @rule(end=st.sampled_from(["delivered", "pending", "dead", "crash"]))
+    def deliver(self, end: str) -> None:
+        """Claim what is due and send it: well, badly, or dying in the middle."""
+        expected = self.model.claim_due()
+        claimed = self.do(
+            deliver.claim_due(
+                self.conn,
+                self.bucket,
+                after_host="",
+                full_hosts=(),
+                per_host=100,
+                limit=100,
+                lease_seconds=tiny.DELIVERY_LEASE_SECONDS,
+            )
+        )
+        assert {one.execution_id for one in claimed.due} == expected
+        for one in claimed.due:
+            sent = Sent(
+                due=one,
+                attempt=SENT if end == "delivered" else replace(SENT, outcome=AttemptOutcome.FAILED, http_status=500),
+                state=DeliveryState.DELIVERED if end == "crash" else DeliveryState(end),
+                wait_seconds=tiny.DELIVERY_WAIT_SECONDS,
+            )
+            if end == "crash":
+                self.sent.append(sent)
+            else:
+                self.settle(sent)
+
+    @precondition(lambda self: self.sent)
+    @rule(n=pick)
+    def settle_late(self, n: int) -> None:
+        """A dispatcher that was believed dead comes back."""
+        self.settle(self.sent.pop(n % len(self.sent)))
+
+    def settle(self, sent: Sent) -> None:
+        counts = self.model.settle(ExecutionId(sent.due.execution_id), sent.due.attempt, sent.state.value)
+        first = self.do(deliver.settle(self.conn, [sent]))
+        again = self.do(deliver.settle(self.conn, [sent]))
+        assert isinstance(first[0], LeaseLost) != counts
+        assert type(again[0]) is type(first[0])
+
+    @rule()
+    def reclaim(self) -> None:
+        self.model.reclaim()
+        self.do(deliver.reclaim(self.conn, self.bucket))
+
+    @precondition(lambda self: self.model.deliveries)
+    @rule(n=pick)
+    def retry_delivery(self, n: int) -> None:
+        ids = list(self.model.deliveries)
+        id_ = ids[n % len(ids)]
+        self.model.retry_delivery(id_)
+        found = "select id from deliveries where bucket = $1 and execution_id = $2"
+        delivery = self.do(self.conn.fetchval(found, self.bucket, id_))
+        self.do(deliver.retry(self.conn, delivery, namespace=NAMESPACE))
+
+    # what must always be true
+
+    @invariant()
+    def every_execution_is_in_one_place(self) -> None:
+        """Nothing submitted is missing, nothing is in two places, and it stands as the model has it."""
+        waiting = {row["id"]: row for row in self.do(self.conn.fetch(QUEUE, self.bucket))}
+        ended = {row["id"]: row for row in self.do(self.conn.fetch(OUTCOMES, self.bucket))}
+        assert not waiting.keys() & ended.keys()
+        assert waiting.keys() | ended.keys() == self.model.executions.keys()
+        for id_, one in self.model.executions.items():
+            if one.outcome is not None:
+                assert tuple(ended[id_])[1:] == (one.outcome.status, one.outcome.attempt, one.outcome.failures)
+            else:
+                assert tuple(waiting[id_])[1:] == (
+                    one.state, one.attempt, one.failures, one.crashes, one.session, one.cancelling is not None,
+                )  # fmt: skip
+            attempt = (waiting.get(id_) or ended[id_])["attempt"]
+            assert attempt >= self.attempts.get(id_, 0), "an attempt number went back"
+            self.attempts[id_] = attempt
+
+    @invariant()
+    def what_has_ended_stays(self) -> None:
+        """A final state never moves: not even the row is touched."""
+        now = {row["id"]: tuple(row) for row in self.do(self.conn.fetch(FINAL, self.bucket))}
+        assert {id_: now.get(id_) for id_ in self.finals} == self.finals
+        self.finals = now
+
+    @invariant()
+    def whoever_asked_is_told_once(self) -> None:
+        """A finished execution with a webhook has exactly one delivery, the others have none."""
+        rows = [tuple(row) for row in self.do(self.conn.fetch(DELIVERIES, self.bucket))]
+        expected = [(id_, one.state, one.attempt, one.charged) for id_, one in self.model.deliveries.items()]
+        assert sorted(rows) == sorted(expected)
+        told = {one.id for one in self.model.executions.values() if one.outcome is not None and one.asked.webhooks}
+        assert {row[0] for row in rows} == told
+
+    @invariant()
+    def memory_is_kept(self) -> None:
+        """What any attempt wrote is there for the next one, with its version and its length."""
+        found = {}
+        for row in self.do(self.conn.fetch(MEMORY, self.bucket)):
+            raw = assemble(row["value"], row["items"])
+            found[row["scope_id"], row["key"]] = (row["version"], row["length"], raw)
+        assert found == {
+            key: (
+                value.version,
+                len(value.items) if value.is_list else None,
+                b"[" + b",".join(value.items) + b"]" if value.is_list else value.items[0],
+            )
+            for key, value in self.model.memory.items()
+        }
+
+    # who is meant
+
+    def session(self, n: int) -> SessionOf:
+        return self.sessions[-1 - n % len(self.sessions)]
+
+    def execution(self, n: int) -> tiny.Execution:
+        return self.model.executions[self.submissions[-1 - n % len(self.submissions)]]
+
+    def fence(self, n: int) -> Fence:
+        return self.fences[-1 - n % len(self.fences)]
+
+    def place(self, fence: Fence, key: str) -> Place:
+        run_id = self.model.executions[fence.execution_id].asked.run_id
+        return Place(bucket_of(fence.execution_id), NAMESPACE, Scope.RUN, run_id, key)

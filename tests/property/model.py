@@ -1,0 +1,303 @@
+"""A tiny control plane of dictionaries: what the stages promise, without a database, a race or a clock of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from controlplane.domain.execution import CRASHES_MAX, Submission
+from controlplane.domain.ids import ExecutionId, SessionId
+from controlplane.domain.lease import Fence, Verdict
+
+LEASE_SECONDS = 10_000
+RETRY_SECONDS = 5_000
+GRACE_SECONDS = 3_000
+DELIVERY_LEASE_SECONDS = 3_000
+DELIVERY_WAIT_SECONDS = 5_000
+DELIVERY_ATTEMPTS_MAX = 2
+KEY_SECONDS = 24 * 3600
+# Moves of the clock: no sum of them is one of the spans above, so the seconds that a test really takes do not matter.
+MOVES = (4_000, 11_000)
+
+Moment = tuple[int, int]
+"""Seconds that the clock was moved, and a count of what happened at that time."""
+
+
+@dataclass(slots=True)
+class Session:
+    id: SessionId
+    renewed: int
+    closed: str | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    status: str
+    attempt: int
+    failures: int
+
+
+@dataclass(slots=True)
+class Execution:
+    asked: Submission
+    state: str = "ready"
+    available: Moment = (0, 0)
+    attempt: int = 0
+    failures: int = 0
+    crashes: int = 0
+    session: SessionId | None = None
+    leased: int = 0
+    cancelling: int | None = None
+    outcome: Outcome | None = None
+    given_back: dict[tuple[int, Verdict], None] = field(default_factory=dict)
+
+    @property
+    def id(self) -> ExecutionId:
+        return self.asked.id
+
+
+@dataclass(slots=True)
+class Delivery:
+    state: str = "pending"
+    attempt: int = 0
+    charged: int = 0
+    due: int = 0
+    lease_until: int | None = None
+
+
+@dataclass(slots=True)
+class Value:
+    items: list[bytes]
+    is_list: bool
+    version: int
+    writer: Fence
+    appended: tuple[int, tuple[bytes, ...]] | None = None
+
+
+@dataclass(slots=True)
+class Key:
+    id: ExecutionId
+    request_hash: bytes
+    expires: int
+
+
+@dataclass(slots=True)
+class Model:
+    now: int = 0
+    happened: int = 0
+    executions: dict[ExecutionId, Execution] = field(default_factory=dict)
+    sessions: dict[SessionId, Session] = field(default_factory=dict)
+    deliveries: dict[ExecutionId, Delivery] = field(default_factory=dict)
+    memory: dict[tuple[str, str], Value] = field(default_factory=dict)
+    keys: dict[str, Key] = field(default_factory=dict)
+
+    # submit
+
+    def accept(self, asked: Submission) -> tuple[str, ExecutionId]:
+        """`accepted`, `replayed` or `conflict`, and which execution it is."""
+        if asked.id in self.executions:
+            return "accepted", asked.id
+        if asked.idempotency_key is not None:
+            key = self.keys.get(asked.idempotency_key)
+            if key is not None and key.expires > self.now:
+                return ("replayed" if key.request_hash == asked.request_hash else "conflict"), key.id
+            self.keys[asked.idempotency_key] = Key(asked.id, asked.request_hash, self.now + KEY_SECONDS)
+        self.executions[asked.id] = Execution(asked=asked, available=self.moment())
+        return "accepted", asked.id
+
+    # lease
+
+    def claim(self, session: Session, limit: int) -> list[ExecutionId] | None:
+        """None: the session is closed."""
+        if session.closed is not None:
+            return None
+        if session.renewed + LEASE_SECONDS < self.now:
+            return []
+        ready = sorted(
+            (one for one in self.executions.values() if one.state == "ready"),
+            key=lambda one: (-one.asked.priority, one.available, one.id),
+        )
+        for one in ready[:limit]:
+            one.state, one.session, one.leased = "leased", session.id, self.now
+            one.attempt += 1
+        return [one.id for one in ready[:limit]]
+
+    def renew(self, session: Session, held: list[Fence]) -> list[Fence] | None:
+        if session.closed is not None:
+            return None
+        session.renewed = self.now
+        return [fence for fence in held if not self.holds(fence) or self.executions[fence[0]].session != session.id]
+
+    def take_back(self, session: Session, named: list[Fence]) -> None:
+        """What was leased before the clock last moved and is not named."""
+        at = self.moment()
+        for one in self.held_by(session.id):
+            if one.leased < self.now and Fence(one.id, one.attempt) not in named:
+                self.free(one, at, crash=False)
+
+    # complete
+
+    def report(self, fence: Fence, verdict: Verdict, *, retryable: bool) -> tuple[str, str | None]:
+        """The code and the status of the answer."""
+        one = self.executions[fence.execution_id]
+        if not self.holds(fence):
+            if one.outcome is not None and one.outcome.attempt == fence.attempt:
+                return "already_recorded", one.outcome.status
+            known = (fence.attempt, verdict) in one.given_back
+            return ("already_recorded", "queued") if known else ("lease_lost", None)
+        if one.cancelling is not None:
+            self.end(one, "cancelled")
+            late = verdict in (Verdict.SUCCEEDED, Verdict.FAILED)
+            return "discarded" if late else "recorded", "cancelled"
+        if verdict is Verdict.RELEASED:
+            self.free(one, self.moment(), crash=False)
+            one.crashes = 0
+        elif verdict is Verdict.FAILED and retryable and one.failures < one.asked.retry.retries_max:
+            one.given_back[one.attempt, verdict] = None
+            one.failures, one.crashes = one.failures + 1, 0
+            one.state, one.session = "delayed", None
+            one.available = (self.now + RETRY_SECONDS, self.moment()[1])
+        else:
+            one.failures += verdict is Verdict.FAILED
+            self.end(one, verdict.value)
+            return "recorded", verdict.value
+        return "recorded", "queued"
+
+    # cancel
+
+    def cancel(self, one: Execution) -> str:
+        if one.outcome is not None:
+            return "already_finished"
+        if one.session is None:
+            self.end(one, "cancelled")
+            return "settled"
+        if one.cancelling is None:
+            one.cancelling = self.now
+        return "asked"
+
+    def force_cancel(self) -> None:
+        for one in list(self.executions.values()):
+            if one.outcome is None and one.cancelling is not None and one.cancelling + GRACE_SECONDS < self.now:
+                self.end(one, "cancelled")
+
+    # expire
+
+    def close_expired(self) -> None:
+        for session in self.sessions.values():
+            if session.closed is None and session.renewed + LEASE_SECONDS < self.now:
+                session.closed = "expired"
+
+    def sweep(self) -> None:
+        at = self.moment()
+        for session in self.sessions.values():
+            if session.closed is not None:
+                for one in self.held_by(session.id):
+                    self.free(one, at, crash=session.closed == "expired")
+
+    def leave(self, session: Session) -> None:
+        session.closed = session.closed or "left"
+        at = self.moment()
+        for one in self.held_by(session.id):
+            self.free(one, at, crash=False)
+
+    def promote(self) -> None:
+        for one in self.executions.values():
+            if one.state == "delayed" and one.available[0] <= self.now:
+                one.state = "ready"
+
+    # checkpoint
+
+    def put(self, fence: Fence, key: tuple[str, str], value: Value) -> bool:
+        if not self.holds(fence):
+            return False
+        before = self.memory.get(key)
+        value.version = before.version + 1 if before else 1
+        self.memory[key] = value
+        self.executions[fence.execution_id].crashes = 0
+        return True
+
+    def append(self, fence: Fence, key: tuple[str, str], items: tuple[bytes, ...], expected: int) -> str:
+        """`lease_lost`, `not_a_list`, `length_mismatch`, `repeated` or `added`."""
+        if not self.holds(fence):
+            return "lease_lost"
+        value = self.memory.get(key)
+        if value is None:
+            value = self.memory[key] = Value([], is_list=True, version=0, writer=fence)
+            if expected != 0:
+                del self.memory[key]
+                return "length_mismatch"
+        if not value.is_list:
+            return "not_a_list"
+        if expected != len(value.items):
+            repeat = value.writer == fence and value.appended == (expected, items)
+            if repeat:
+                self.executions[fence.execution_id].crashes = 0
+            return "repeated" if repeat else "length_mismatch"
+        value.items += items
+        value.version, value.writer, value.appended = value.version + 1, fence, (expected, items)
+        self.executions[fence.execution_id].crashes = 0
+        return "added"
+
+    # deliver
+
+    def due(self) -> dict[ExecutionId, Delivery]:
+        return {id_: one for id_, one in self.deliveries.items() if one.state == "pending" and one.due <= self.now}
+
+    def claim_due(self) -> set[ExecutionId]:
+        due = self.due()
+        for one in due.values():
+            one.state, one.lease_until = "leased", self.now + DELIVERY_LEASE_SECONDS
+            one.attempt += 1
+        return set(due)
+
+    def settle(self, id_: ExecutionId, attempt: int, state: str) -> bool:
+        one = self.deliveries[id_]
+        if one.state != "leased" or one.attempt != attempt:
+            return False
+        one.state, one.lease_until = state, None
+        one.charged += 1
+        if state == "pending":
+            one.due = self.now + DELIVERY_WAIT_SECONDS
+        return True
+
+    def reclaim(self) -> None:
+        for one in self.deliveries.values():
+            if one.lease_until is not None and one.lease_until < self.now:
+                one.state, one.lease_until, one.due = "pending", None, self.now
+
+    def retry_delivery(self, id_: ExecutionId) -> None:
+        one = self.deliveries[id_]
+        if one.state in ("delivered", "dead"):
+            one.state, one.charged = "pending", 0
+        if one.state == "pending":
+            one.due = self.now
+
+    # what they share
+
+    def moment(self) -> Moment:
+        self.happened += 1
+        return self.now, self.happened
+
+    def holds(self, fence: Fence) -> bool:
+        one = self.executions[fence.execution_id]
+        return one.session is not None and one.attempt == fence.attempt
+
+    def held_by(self, id_: UUID) -> list[Execution]:
+        return [one for one in self.executions.values() if one.session == id_]
+
+    def free(self, one: Execution, at: Moment, *, crash: bool) -> None:
+        if not crash:
+            one.given_back[one.attempt, Verdict.RELEASED] = None
+        if one.cancelling is not None:
+            self.end(one, "cancelled")
+        elif crash and one.crashes + 1 >= CRASHES_MAX:
+            self.end(one, "failed")
+        else:
+            one.state, one.session, one.available = "ready", None, at
+            one.crashes += crash
+
+    def end(self, one: Execution, status: str) -> None:
+        one.state, one.session = status, None
+        one.outcome = Outcome(status=status, attempt=one.attempt, failures=one.failures)
+        if one.asked.webhooks:
+            self.deliveries[one.id] = Delivery(due=self.now)
