@@ -59,7 +59,7 @@ insert into plain (input) select :payload from generate_series(1, 50);
 with pick as materialized (select id from plain where state = 0 order by id limit 50 for update skip locked),
  took as (update plain p set state = 1, attempt = attempt + 1 from pick where p.id = pick.id returning p.id)
 select coalesce(array_agg(id), '{}') as claimed from took \\gset
-update plain set state = 2, result = :payload where id = any(:'claimed'::bigint[]) and state = 1;
+update plain set state = 2, result = :payload where id = any(:claimed::bigint[]) and state = 1;
 """
 
 
@@ -97,7 +97,7 @@ def pgbench(postgres: EmbeddedPostgres, script: str, each: int, clients: int, op
             file.write(script)
             file.flush()
             command = [postgres.footing.binaries.folder / "pgbench", "-n", "-M", "prepared", "-c", clients, "-j", 2]
-            command += ["-T", options.seconds, "-D", f"payload='{'x' * 200}'", "-f", file.name, postgres.dsn]
+            command += ["-T", options.seconds, "-D", f"payload={'x' * 200}", "-f", file.name, postgres.dsn]
             done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
         found = re.search(r"tps = ([\d.]+)", done.stdout)
         if found is None:

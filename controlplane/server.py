@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import errno
 import socket
 
@@ -65,15 +63,3 @@ def bind(settings: Settings, *, next_free: bool = False) -> socket.socket:
         return listener
     assert last is not None
     raise last
-
-
-def serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT, then let go, finish what is under way, and return."""
-    server = Server(app, drain_seconds=settings.drain_seconds)
-    loop_factory = None
-    with contextlib.suppress(ImportError):
-        import uvloop  # noqa: PLC0415 - not there on Windows
-
-        loop_factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(server.serve(sockets=[listener]))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 
+import asyncpg
 from alembic import context
 from sqlalchemy import Connection, pool, text
-from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 # Two replicas that start together both migrate; the second waits here and then finds nothing to do.
@@ -22,7 +22,10 @@ def run(connection: Connection) -> None:
 
 
 async def upgrade(url: str) -> None:
-    engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"), poolclass=pool.NullPool)
+    # asyncpg reads the URL itself: SQLAlchemy would hand it `sslmode` and the like as unknown arguments.
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url), poolclass=pool.NullPool
+    )
     async with engine.connect() as connection:
         await connection.run_sync(run)
         await connection.commit()

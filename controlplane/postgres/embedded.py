@@ -75,6 +75,7 @@ class EmbeddedPostgres:
         self._bin_dir, self._durable, self._system_dir = bin_dir, durable, system_dir
         self._settings = SETTINGS | ({} if durable else NOT_DURABLE) | dict(settings or {})
         self._process: subprocess.Popen[bytes] | None = None
+        self._socket_dir: Path | None = None
         # PDEATHSIG comes when the *thread* that started the child ends. So that is a thread of our own, which waits
         # until this object or the process ends, and start() may be called from any other. It also runs asyncpg.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedded-postgres")
@@ -205,16 +206,20 @@ class EmbeddedPostgres:
             with socket.create_server(("127.0.0.1", 0)) as free:
                 port = str(free.getsockname()[1])
             return {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": ""}
-        self._drop_socket_dir()
-        folder = footing.socket_dir()
-        if folder != footing.cluster:
-            self._beside(".socket").write_text(str(folder))
+        folder = self._socket_dir
+        if folder is None or not folder.is_dir():  # a restart keeps its socket, or open pools would look in vain
+            self._drop_socket_dir()
+            folder = footing.socket_dir()
+            if folder != footing.cluster:
+                self._beside(".socket").write_text(str(folder))
+            self._socket_dir = folder
         for stale in folder.glob(".s.PGSQL.*"):
             stale.unlink()
         private = {"unix_socket_directories": str(folder), "unix_socket_permissions": "0700"}
         return {"listen_addresses": "", "port": "5432"} | private
 
     def _drop_socket_dir(self) -> None:
+        self._socket_dir = None
         note = self._beside(".socket")
         with suppress(OSError):
             shutil.rmtree(note.read_text())

@@ -40,8 +40,8 @@ where bucket = $1
 """
 
 LOCK = """
-select m.namespace, m.scope, m.scope_id, m.key, m.length, m.appended, m.version, m.writer_execution_id, m.writer_attempt,
-  m.created_at
+select m.namespace, m.scope, m.scope_id, m.key, m.length, m.appended, m.version, m.writer_execution_id,
+  m.writer_attempt, m.created_at
 from unnest($2::smallint[], $3::text[], $4::text[], $5::text[]) as w(namespace, scope, scope_id, key)
 join memory m
   on m.bucket = $1 and m.namespace = w.namespace and m.scope = w.scope and m.scope_id = w.scope_id and m.key = w.key

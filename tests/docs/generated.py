@@ -1,6 +1,6 @@
 """Pages that are made from the code, so that they cannot lie: settings, routes, retry delays, the OpenAPI document.
 
-    python -m tests.docs.generated      writes them anew (`make docs`)
+python -m tests.docs.generated      writes them anew (`make docs`)
 """
 
 from __future__ import annotations
@@ -26,10 +26,15 @@ def settings() -> str:
         variable = "DATABASE_URL" if name == "database_url" else f"CONTROLPLANE_{name.upper()}"
         default = "" if field.default in (None, ()) else f"`{field.default}`"
         limits = ", ".join(
-            f"{word} {getattr(rule, word):g}" for rule in field.metadata for word in ("ge", "gt", "le") if hasattr(rule, word)
+            f"{word} {getattr(rule, word):g}"
+            for rule in field.metadata
+            for word in ("ge", "gt", "le")
+            if hasattr(rule, word)
         )
         rows.append(f"| `{variable}` | {default} | {field.description}{f' ({limits})' if limits else ''} |")
-    intro = "# Settings\n\nRead once from the environment when the server starts.\nUnits stand at the end of each name.\n\n"
+    intro = (
+        "# Settings\n\nRead once from the environment when the server starts.\nUnits stand at the end of each name.\n\n"
+    )
     return HEAD + intro + "\n".join(rows) + "\n"
 
 
@@ -41,7 +46,9 @@ def routes() -> str:
             if one.tag == tag:
                 answers = " ".join(str(status) for status in sorted(one.answers))
                 parts.append(f"| `{one.method} {one.path}` | {one.summary} | {answers} |\n")
-    parts.append("\n## Errors\n\nEvery refusal is problem+json (RFC 9457) with these codes.\n\n| status | code | meaning |\n|---|---|---|\n")
+    parts.append(
+        "\n## Errors\n\nEvery refusal is problem+json (RFC 9457) with these codes.\n\n| status | code | meaning |\n|---|---|---|\n"
+    )
     for kind, status in sorted(STATUS_OF.items(), key=lambda pair: (pair[1], pair[0].code)):
         if kind is not errors.ControlPlaneError:
             parts.append(f"| {status} | `{kind.code}` | {(kind.__doc__ or '').strip()} |\n")

@@ -30,6 +30,8 @@ def test_every_event_is_explained() -> None:
 
 async def test_the_database_knows_the_same_states(conn: asyncpg.Connection) -> None:
     """The CHECK of `queue.state` holds the words of the domain, no more and no fewer."""
-    check = await conn.fetchval("select pg_get_constraintdef(oid) from pg_constraint where conname = 'queue_state_check'")
+    check = await conn.fetchval(
+        "select pg_get_constraintdef(oid) from pg_constraint where conname = 'queue_state_check'"
+    )
 
     assert set(re.findall(r"'(\w+)'", check)) == {state.value for state in State}

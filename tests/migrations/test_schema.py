@@ -67,3 +67,8 @@ async def test_making_partitions_again_makes_none(conn: asyncpg.Connection) -> N
     """The janitor may come as often as it likes."""
     assert await conn.fetchval("select ensure_partitions(4)") == 0
     assert await conn.fetchval("select ensure_partitions(5)") == 5
+
+
+async def test_a_url_may_say_how_to_encrypt(database: str) -> None:
+    """`?sslmode=…`, as managed databases give it out, is understood by the migrations, too."""
+    await asyncio.to_thread(migrate, f"{database}{'&' if '?' in database else '?'}sslmode=prefer")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from asyncio import AbstractEventLoop
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -159,9 +159,17 @@ class Machine(RuleBasedStateMachine):
 
     # lease and renew
 
-    @initialize()
-    def a_first_session(self) -> None:
-        self.open_session()
+    @initialize(webhooks=st.booleans(), retries=st.integers(0, 2))
+    def a_first_attempt(self, webhooks: bool, retries: int) -> None:
+        self.begin_work(webhooks, retries)
+
+    @rule(webhooks=st.booleans(), retries=st.integers(0, 2))
+    def begin_work(self, webhooks: bool, retries: int) -> None:
+        """Most of what can go wrong needs an attempt that runs."""
+        self.submit(webhooks=webhooks, retries=retries, priority=1, key=None, request=b"")
+        if not any(map(self.is_alive, self.sessions)):
+            self.open_session()
+        self.claim(n=0, limit=2)
 
     @rule()
     def open_session(self) -> None:
@@ -465,14 +473,28 @@ class Machine(RuleBasedStateMachine):
     # who is meant
 
     def session(self, n: int) -> SessionOf:
-        return self.sessions[-1 - n % len(self.sessions)]
+        """One of the living, if there are any and `n` does not insist."""
+        return choose(self.sessions, n, first=self.is_alive)
 
     def execution(self, n: int) -> tiny.Execution:
-        return self.model.executions[self.submissions[-1 - n % len(self.submissions)]]
+        id_ = choose(self.submissions, n, first=lambda one: self.model.executions[one].outcome is None)
+        return self.model.executions[id_]
 
     def fence(self, n: int) -> Fence:
-        return self.fences[-1 - n % len(self.fences)]
+        """One that holds its lease, or one that did once."""
+        return choose(self.fences, n, first=self.model.holds)
+
+    def is_alive(self, session: SessionOf) -> bool:
+        one = self.model.sessions[session.id]
+        return one.closed is None and one.renewed + tiny.LEASE_SECONDS >= self.model.now
 
     def place(self, fence: Fence, key: str) -> Place:
         run_id = self.model.executions[fence.execution_id].asked.run_id
         return Place(bucket_of(fence.execution_id), NAMESPACE, Scope.RUN, run_id, key)
+
+
+def choose(of: list[Answer], n: int, *, first: Callable[[Answer], bool]) -> Answer:
+    """The newest that `first` likes for most numbers, any for the others."""
+    liked = [one for one in of if first(one)]
+    among = liked if liked and n < 6 else of
+    return among[-1 - n % len(among)]

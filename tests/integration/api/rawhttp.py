@@ -44,7 +44,9 @@ class Reply:
     @property
     def refused_as_http(self) -> bool:
         """Whether it was no request at all, or no handshake, so that no route ever saw it."""
-        return self.status in (400, 405) and (self.body or b"").startswith((b"Invalid HTTP", b"Failed to open a WebSoc"))
+        return self.status in (400, 405) and (self.body or b"").startswith(
+            (b"Invalid HTTP", b"Failed to open a WebSoc")
+        )
 
 
 class Connection:

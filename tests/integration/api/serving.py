@@ -7,10 +7,8 @@ import contextlib
 import itertools
 import json
 import logging
-import os
 import socket
 import threading
-import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -41,6 +39,10 @@ class Underway(Server):
     def __init__(self, app: FastAPI, *, drain_seconds: float) -> None:
         super().__init__(app, drain_seconds=drain_seconds)
         self.up = asyncio.Event()
+        self.leaving = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.leaving.wait()  # not at the next tenth of a second: a test is short
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -165,7 +167,7 @@ async def serving(database: str, **over: Json) -> AsyncIterator[Api]:
             ) as client:
                 yield Api(app, host, port, client)
         finally:
-            server.should_exit = True
+            server.leaving.set()
             await running
 
 
@@ -415,12 +417,3 @@ async def until(look: Callable[[], Awaitable[Found | None]], *, seconds: float =
                 return found
             await asyncio.sleep(min(0.01 * 2**turn, 0.1))
     raise AssertionError("unreachable")
-
-
-def new_name(prefix: str = "x") -> str:
-    return f"{prefix}-{uuid.uuid4().hex[:12]}"
-
-
-def busy_machine_factor() -> float:
-    """How much longer things may take here: tests of speed are for machines that are not loaded."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))

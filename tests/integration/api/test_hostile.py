@@ -150,7 +150,9 @@ class Judge:
         fault = None if reply.refused_as_http else _fault(operation, ask, reply)
         if fault is not None:
             asked = ask.raw()
-            self.complaints.append(f"{fault}: {ask.what}: {asked[:120]!r}…{asked[-300:]!r} → {reply.status} {reply.body!r}")
+            self.complaints.append(
+                f"{fault}: {ask.what}: {asked[:120]!r}…{asked[-300:]!r} → {reply.status} {reply.body!r}"
+            )
 
     def __str__(self) -> str:
         counted = ", ".join(f"{count} × {status}" for status, count in sorted(self.statuses.items()))
@@ -606,7 +608,9 @@ async def test_too_large(house: Apart, api: Api) -> None:
     async with connected(house.host, house.port) as line:
         for operation in WITH_BODY:
             path = PARAMETER.sub("n.echo", operation.path)
-            told = await line.send(b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10485761\r\n\r\n{" % path.encode())
+            told = await line.send(
+                b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10485761\r\n\r\n{" % path.encode()
+            )
             line.close()
             assert told.status in (413, 404, 422), operation.path  # the others look at the path first
         chunk = b"%x\r\n%b\r\n" % (1 << 20, b" " * (1 << 20))

@@ -374,3 +374,13 @@ def python_for(user: str) -> str:
             continue
         return python
     pytest.skip("no interpreter that other users may run")
+
+
+def test_restart_keeps_the_dsn_of_a_deep_folder(tmp_path: Path) -> None:
+    """A pool that was open when the server crashed finds it again, wherever its socket had to go."""
+    with EmbeddedPostgres(tmp_path / ("deep" * 30) / "postgres", durable=False) as postgres:
+        before = postgres.dsn
+        postgres.kill()
+        postgres.start()
+
+        assert postgres.dsn == before

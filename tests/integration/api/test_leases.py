@@ -1,0 +1,580 @@
+"""What a node does over HTTP: sessions, leases, heartbeats, results, logs; and everything it may not do any more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+from tests.integration.api.serving import DEADLINE_SECONDS, Api, Json, fence, fenced, the_problem, until
+
+BY_HINT_AND_BY_POLLING = pytest.mark.parametrize("settings", [{}, {"notify": False}], ids=["notify", "polling"])
+NO_SESSION = "ses_00000000000000000000000000"
+
+
+async def test_a_session_is_opened(api: Api) -> None:
+    """201 says how long a lease lives without a heartbeat: three of them, and no less than the server's floor."""
+    await api.register("n")
+
+    answer = await api.post("/nodes/n/sessions", {"instance_id": "i", "slots": 4, "heartbeat_seconds": 2.0})
+    short = await api.post("/nodes/n/sessions", {"instance_id": "i", "slots": 4, "heartbeat_seconds": 0.1})
+    body = answer.json()
+
+    assert answer.status_code == 201
+    assert body["session_id"].startswith("ses_")
+    assert body["node_id"] == "n"
+    assert (body["lease_seconds"], body["expires_in_seconds"], body["heartbeat_seconds"]) == (6.0, 6.0, 2.0)
+    assert short.json()["lease_seconds"] == 1.0
+
+
+@pytest.mark.parametrize("node", ["nobody", "no%20body", "a" * 200])
+async def test_a_session_needs_a_node(api: Api, node: str) -> None:
+    """404 tells the process to register first."""
+    the_problem(await api.post(f"/nodes/{node}/sessions", {"instance_id": "i", "slots": 1}), 404, "node_not_found")
+
+
+@pytest.mark.parametrize(
+    ("over", "where"),
+    [
+        ({"slots": 0}, "body.slots"),
+        ({"slots": 10_001}, "body.slots"),
+        ({"slots": 1.5}, "body.slots"),
+        ({"heartbeat_seconds": 0}, "body.heartbeat_seconds"),
+        ({"heartbeat_seconds": 301}, "body.heartbeat_seconds"),
+        ({"instance_id": ""}, "body.instance_id"),
+        ({"instance_id": "a\x00"}, "body.instance_id"),
+    ],
+    ids=str,
+)
+async def test_what_a_session_cannot_be(api: Api, over: Json, where: str) -> None:
+    """422 names the field."""
+    await api.register("n")
+
+    answer = await api.post("/nodes/n/sessions", {"instance_id": "i", "slots": 1} | over)
+
+    assert the_problem(answer, 422, "invalid")["where"] == where
+
+
+async def test_a_lease_carries_all_that_was_asked(api: Api) -> None:
+    """The shape that nodes are built on."""
+    session = await api.node("echo", timeout_seconds=60)
+    accepted = await api.submit(input={"a": 1}, context={"c": 2}, headers={"X-Session-ID": "s"})
+
+    lease = await api.take(session)
+
+    assert lease.pop("created_at") == accepted["created_at"]
+    assert lease == {
+        "execution_id": accepted["execution_id"],
+        "attempt": 1,
+        "failures": 0,
+        "target": "n.echo",
+        "reasoner": "echo",
+        "type": "reasoner",
+        "run_id": accepted["run_id"],
+        "root_execution_id": accepted["execution_id"],
+        "parent_execution_id": None,
+        "session_key": "s",
+        "actor_key": None,
+        "input": {"a": 1},
+        "context": {"c": 2},
+        "timeout_seconds": 60.0,
+    }
+
+
+async def test_a_lease_takes_no_more_than_it_says(api: Api) -> None:
+    """What is left is there for the next."""
+    session = await api.node()
+    for _ in range(5):
+        await api.submit()
+
+    first, second, third = [await api.lease(session, limit=limit, wait_seconds=0) for limit in (2, 10, 10)]
+
+    assert (len(first), len(second), third) == (2, 3, [])
+
+
+async def test_a_node_is_given_its_own_work(api: Api) -> None:
+    """Another node's targets are none of its business."""
+    mine = await api.node()
+    await api.register("m")
+    theirs = await api.open_session("m")
+    await api.submit("m.echo")
+
+    assert await api.lease(mine, wait_seconds=0) == []
+    assert len(await api.lease(theirs, wait_seconds=0)) == 1
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"max": 0}, {"max": 257}, {"max": 1, "wait_seconds": 31}, {"max": 1, "wait_seconds": -1}, {"max": "1"}]
+)
+async def test_what_a_lease_cannot_ask(api: Api, body: Json) -> None:
+    """From 1 to 256, for at most half a minute."""
+    session = await api.node()
+
+    the_problem(await api.post(f"/sessions/{session}/lease", body), 422, "invalid")
+
+
+@BY_HINT_AND_BY_POLLING
+async def test_a_submit_wakes_a_waiting_node(api: Api) -> None:
+    """The long poll answers when there is something, not when its time is over."""
+    session = await api.node()
+
+    waiting = asyncio.create_task(api.lease(session))
+    await until(lambda: _polling(api))
+    began = time.monotonic()
+    accepted = await api.submit()
+    [lease] = await waiting
+
+    assert lease["execution_id"] == accepted["execution_id"]
+    assert time.monotonic() - began < 5
+
+
+async def _polling(api: Api) -> bool:
+    return any(topic.startswith("queue:") for topic in api.app.state.doors.hints.waiters)
+
+
+async def test_a_wait_without_work_ends_empty(api: Api) -> None:
+    """An empty list after the time it asked for."""
+    session = await api.node()
+
+    began = time.monotonic()
+    leases = await api.lease(session, wait_seconds=0.3)
+
+    assert leases == []
+    assert 0.3 <= time.monotonic() - began < DEADLINE_SECONDS
+
+
+@BY_HINT_AND_BY_POLLING
+async def test_each_waiting_node_gets_some(api: Api) -> None:
+    """Ten processes wait, ten executions come, each goes to exactly one."""
+    await api.register("n")
+    sessions = [await api.open_session("n", slots=1) for _ in range(10)]
+
+    waiting = [asyncio.create_task(api.lease(session)) for session in sessions]
+    await until(lambda: _polling(api))
+    ids = {(await api.submit())["execution_id"] for _ in range(10)}
+    leased = [one["execution_id"] for leases in await asyncio.gather(*waiting) for one in leases]
+
+    assert sorted(leased) == sorted(ids)
+
+
+async def test_a_node_that_hangs_up_takes_nothing_with_it(api: Api) -> None:
+    """A long poll whose client has gone leaves the work to the next process."""
+    await api.register("n")
+    session, other = await api.open_session("n"), await api.open_session("n")
+
+    gone = asyncio.create_task(api.lease(session))
+    await until(lambda: _polling(api))
+    gone.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await gone
+    waiting = asyncio.create_task(api.lease(other))
+    accepted = await api.submit()
+    [lease] = await waiting
+
+    assert lease["execution_id"] == accepted["execution_id"]
+
+
+async def test_results_are_recorded(api: Api) -> None:
+    """In the order of the request, each with the status it led to."""
+    await api.register("n", "echo", retries=1)
+    session = await api.open_session("n")
+    for _ in range(4):
+        await api.submit()
+    a, b, c, d = await api.lease(session, limit=4)
+
+    reports = [
+        {**fence(a), "status": "succeeded", "result": 1},
+        {**fence(b), "status": "failed", "error": "x", "retryable": False},
+        {**fence(c), "status": "failed", "error": "x"},
+        {**fence(d), "status": "released"},
+    ]
+    answer = await api.post(f"/sessions/{session}/results", {"results": reports})
+
+    assert answer.status_code == 200
+    assert answer.json()["results"] == [
+        {**fence(a), "http_status": 200, "code": "recorded", "status": "succeeded"},
+        {**fence(b), "http_status": 200, "code": "recorded", "status": "failed"},
+        {**fence(c), "http_status": 200, "code": "recorded", "status": "queued"},
+        {**fence(d), "http_status": 200, "code": "recorded", "status": "queued"},
+    ]
+
+
+async def test_a_result_may_be_said_again(api: Api) -> None:
+    """After a lost answer the node repeats itself; the first word stands."""
+    session = await api.node()
+    await api.submit()
+    lease = await api.take(session)
+
+    first = await api.finish(session, lease, "first")
+    again = await api.finish(session, lease, "second")
+
+    assert (first.json()["results"][0]["code"], again.json()["results"][0]["code"]) == ("recorded", "already_recorded")
+    assert again.json()["results"][0]["status"] == "succeeded"
+    assert (await api.read(lease["execution_id"]))["result"] == "first"
+
+
+async def test_the_same_result_twice_in_one_request(api: Api) -> None:
+    """One is recorded, the other has been."""
+    session = await api.node()
+    await api.submit()
+    one = {**fence(await api.take(session)), "status": "succeeded", "result": 1}
+
+    answer = await api.post(f"/sessions/{session}/results", {"results": [one, one]})
+
+    assert [each["code"] for each in answer.json()["results"]] == ["recorded", "already_recorded"]
+
+
+async def test_a_released_attempt_is_there_again(api: Api) -> None:
+    """At once, with a new attempt and no failure."""
+    session = await api.node()
+    await api.submit()
+    first = await api.take(session)
+
+    await api.finish(session, first, status="released")
+    second = await api.take(session)
+
+    assert (second["attempt"], second["failures"]) == (2, 0)
+
+
+async def test_a_wait_before_a_retry(api: Api) -> None:
+    """The node may say how long; until then the execution is not handed out."""
+    session = await api.node("echo", retries=3)
+    id_ = (await api.submit())["execution_id"]
+
+    await api.finish(session, await api.take(session), status="failed", error="x", retry_after_seconds=3_600)
+    read = await api.read(id_)
+
+    assert (read["status"], read["state"], read["status_reason"]) == ("queued", "delayed", "retrying")
+    assert await api.lease(session, wait_seconds=0) == []
+
+
+async def test_a_hundred_retries_are_a_hundred_retries(api: Api) -> None:
+    """However steep the growth of the delay, it is a number; and the node may say that there is none."""
+    session = await api.node("echo", retries=100, retry_factor=1e8)
+    id_ = (await api.submit())["execution_id"]
+
+    for _ in range(101):
+        done = await api.finish(session, await api.take(session), status="failed", error="x", retry_after_seconds=0)
+        assert done.status_code == 200, done.text
+
+    assert (await api.read(id_))["failures"] == 101
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        [],
+        [{}],
+        "x",
+        [{"execution_id": "exec_00000000000000000000000000", "attempt": 1, "status": "great"}],
+        [{"execution_id": "exec_00000000000000000000000000", "attempt": "1", "status": "failed"}],
+        [{"execution_id": "x", "attempt": 1, "status": "failed"}],
+        [{"execution_id": "exec_00000000000000000000000000", "attempt": 0, "status": "failed"}],
+        [{"execution_id": "exec_00000000000000000000000000", "attempt": 2**31, "status": "failed"}],
+    ],
+    ids=str,
+)
+async def test_what_is_no_result(api: Api, results: Json) -> None:
+    """422, and nothing has happened."""
+    session = await api.node()
+
+    the_problem(await api.post(f"/sessions/{session}/results", {"results": results}), 422, "invalid")
+
+
+async def test_a_heartbeat_renews_the_lease(api: Api) -> None:
+    """A process that is heard of keeps its work for as long as it is."""
+    await api.register("n")
+    session = await api.open_session("n", heartbeat_seconds=0.2)
+    await api.submit()
+    lease = await api.take(session)
+
+    began = time.monotonic()
+    while time.monotonic() - began < 2.5:  # two leases and a half
+        beat = await api.heartbeat(session, executions=[fence(lease)], count=1, wait_seconds=0.2)
+        assert beat.json() == {"expires_in_seconds": 1.0, "cancel": [], "lost": [], "draining": False}
+
+    assert (await api.finish(session, lease, 1)).status_code == 200
+
+
+async def test_silence_loses_the_lease(api: Api) -> None:
+    """The work runs elsewhere within the lease and a moment, and no retry is spent."""
+    await api.register("n")
+    silent = await api.open_session("n", heartbeat_seconds=0.1)
+    other = await api.open_session("n")
+    await api.submit()
+    first = await api.take(silent)
+
+    began = time.monotonic()
+    second = await api.take(other)
+
+    assert time.monotonic() - began < 1.0 + 5
+    assert (second["execution_id"], second["attempt"], second["failures"]) == (first["execution_id"], 2, 0)
+
+
+async def test_a_heartbeat_says_what_is_lost(api: Api) -> None:
+    """Everything in the full list that is no longer its own."""
+    await api.register("n")
+    session = await api.open_session("n", heartbeat_seconds=0.1)
+    await api.submit()
+    lease = await api.take(session)
+    await api.finish(session, lease, status="released")
+
+    beat = await api.heartbeat(session, executions=[fence(lease)], wait_seconds=DEADLINE_SECONDS)
+
+    assert beat.json()["lost"] == [fence(lease)]
+
+
+async def test_what_a_full_list_does_not_name_is_taken_back(api: Api) -> None:
+    """The claim's answer was lost on the wire: after two beats the work is handed out again."""
+    await api.register("n")
+    session = await api.open_session("n", heartbeat_seconds=0.1)
+    await api.submit()
+    lost = await api.take(session)
+
+    async def beat() -> Json:
+        assert (await api.heartbeat(session, executions=[])).status_code == 200
+        return await api.lease(session, wait_seconds=0)
+
+    [found] = await until(beat)
+
+    assert (found["execution_id"], found["attempt"]) == (lost["execution_id"], 2)
+
+
+async def test_a_cancel_is_repeated_until_it_is_reported(api: Api) -> None:
+    """A lost answer to a heartbeat loses nothing."""
+    session = await api.node()
+    id_ = (await api.submit())["execution_id"]
+    lease = await api.take(session)
+    await api.post(f"/executions/{id_}/cancel")
+
+    async def told() -> Json:
+        return (await api.heartbeat(session)).json()["cancel"]
+
+    first, second = await until(told), await until(told)
+    await api.finish(session, lease, status="cancelled")
+    await until(lambda: _untold(api, session))
+
+    assert first == second == [{**fence(lease), "reason": None}]
+    assert (await api.read(id_))["status"] == "cancelled"
+
+
+async def _untold(api: Api, session: str) -> bool:
+    return (await api.heartbeat(session)).json()["cancel"] == []
+
+
+async def test_closing_hands_everything_back(api: Api) -> None:
+    """At once, without a retry spent; closing twice is closing once."""
+    await api.register("n")
+    session, other = await api.open_session("n"), await api.open_session("n")
+    for _ in range(3):
+        await api.submit()
+    await api.lease(session, limit=3)
+
+    waiting = asyncio.create_task(api.lease(other, limit=3))
+    closed = await api.post(f"/sessions/{session}/close", {"reason": "drain"})
+    again = await api.post(f"/sessions/{session}/close")
+    leases = await waiting
+
+    assert (closed.json(), again.json()) == ({"released": 3}, {"released": 0})
+    assert {(one["attempt"], one["failures"]) for one in leases} == {(2, 0)}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("lease", {"max": 1}), ("heartbeat", {}), ("lease", {"max": 1, "wait_seconds": 20})],
+)
+async def test_a_closed_session_is_told(api: Api, path: str, body: Json) -> None:
+    """409 tells the process to open a new one."""
+    session = await api.node()
+    await api.post(f"/sessions/{session}/close")
+
+    the_problem(await api.post(f"/sessions/{session}/{path}", body), 409, "session_closed")
+
+
+@pytest.mark.parametrize("path", ["lease", "heartbeat", "results", "logs", "close"])
+async def test_an_unknown_session_is_told(api: Api, path: str) -> None:
+    """404 for an id that nobody has, 422 for what is none."""
+    body = {"max": 1} if path == "lease" else {"results": []} if path == "results" else {}
+
+    the_problem(await api.post(f"/sessions/{NO_SESSION}/{path}", body), 404, "session_not_found")
+    the_problem(await api.post(f"/sessions/garbage/{path}", body), 422, "invalid")
+
+
+async def test_progress_is_seen(api: Api) -> None:
+    """By whoever reads the execution; a fraction is worked out."""
+    session = await api.node()
+    id_ = (await api.submit())["execution_id"]
+    lease = await api.take(session)
+
+    said = {**fence(lease), "done": 3, "total": 4, "message": "three of four"}
+    answer = await api.post(f"/sessions/{session}/logs", {"progress": [said]})
+    progress = (await api.read(id_))["progress"]
+
+    assert (answer.status_code, answer.json()) == (202, {"accepted": 1, "dropped": 0, "lost": []})
+    assert progress.pop("updated_at") > lease["created_at"]
+    assert progress == {"done": 3, "total": 4, "fraction": 0.75, "message": "three of four"}
+
+
+async def test_log_lines_are_kept_in_order(api: Api) -> None:
+    """With their level, time and attributes, page by page."""
+    session = await api.node()
+    id_ = (await api.submit())["execution_id"]
+    lease = await api.take(session)
+    entries = [{**fence(lease), "message": f"line {n}", "attributes": {"n": n}} for n in range(7)]
+    entries[0] |= {"level": "ERROR", "ts": "2026-01-02T03:04:05+01:00", "event_type": "log.error", "source": "sdk"}
+    entries[1] |= {"level": "shout", "ts": "yesterday"}
+
+    answer = await api.post(f"/sessions/{session}/logs", {"entries": entries})
+    first = await api.get(f"/executions/{id_}/logs", limit=4)
+    rest = await api.get(f"/executions/{id_}/logs", limit=4, after=first["next_cursor"])
+    lines = first["items"] + rest["items"]
+
+    assert answer.json() == {"accepted": 7, "dropped": 0, "lost": []}
+    assert [line["message"] for line in lines] == [f"line {n}" for n in range(7)]
+    assert [line["attributes"] for line in lines] == [{"n": n} for n in range(7)]
+    assert (lines[0]["level"], lines[0]["at"]) == ("error", "2026-01-02T02:04:05Z")
+    assert (lines[0]["event_type"], lines[0]["source"]) == ("log.error", "sdk")
+    assert lines[1]["level"] == "info"
+    assert rest["next_cursor"] is None
+    assert (await api.get(f"/executions/{id_}/logs", attempt=2))["items"] == []
+    assert len((await api.get(f"/executions/{id_}/logs", attempt=1))["items"]) == 7
+
+
+async def test_notes_are_kept(api: Api) -> None:
+    """And found by their tags."""
+    session = await api.node()
+    id_ = (await api.submit())["execution_id"]
+    headers = {"X-Execution-ID": fenced(await api.take(session))}
+
+    first = await api.post("/executions/note", {"message": "one\n", "tags": ["a", "b"]}, headers=headers)
+    second = await api.client.post("/api/ui/v1/executions/note", json={"message": "two"}, headers=headers)
+    found = await api.get(f"/executions/{id_}/notes")
+    tagged = await api.get(f"/executions/{id_}/notes", tags="x,b")
+
+    assert (first.status_code, second.status_code) == (200, 200)
+    assert first.json()["success"] is True
+    assert first.json()["note"] | {"timestamp": 0} == {"message": "one\n", "tags": ["a", "b"], "timestamp": 0}
+    assert (found["execution_id"], found["total"]) == (id_, 2)
+    assert [note["message"] for note in found["notes"]] == ["one\n", "two"]
+    assert [note["message"] for note in tagged["notes"]] == ["one\n"]
+
+
+@pytest.fixture
+async def taken_over(api: Api) -> tuple[str, Json, Json]:
+    """A process that was silent for too long, with its old lease, and the new lease of somebody else."""
+    await api.register("n")
+    silent = await api.open_session("n", heartbeat_seconds=0.1)
+    other = await api.open_session("n")
+    await api.submit(headers={"X-Run-ID": "r"})
+    old = await api.take(silent)
+    new = await api.take(other)
+    assert (new["execution_id"], new["attempt"]) == (old["execution_id"], 2)
+    return other, old, new
+
+
+async def test_a_stale_result_is_refused(api: Api, taken_over: tuple[str, Json, Json]) -> None:
+    """409 lease_lost, by itself or among others; the execution goes on where it is."""
+    session, old, new = taken_over
+
+    alone = await api.finish(session, old, "stale")
+    reports = [{**fence(old), "status": "succeeded", "result": "stale"}, {**fence(new), "status": "succeeded"}]
+    together = await api.post(f"/sessions/{session}/results", {"results": reports})
+
+    the_problem(alone, 409, "lease_lost")
+    assert [(one["http_status"], one["code"]) for one in together.json()["results"]] == [
+        (409, "lease_lost"),
+        (200, "recorded"),
+    ]
+    assert (await api.read(new["execution_id"]))["result"] is None
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/memory/set", {"key": "k", "data": "stale"}),
+        ("/memory/delete", {"key": "k"}),
+        ("/memory/append", {"key": "list", "items": ["stale"]}),
+        ("/memory/write", None),
+        ("/executions/note", {"message": "stale"}),
+        ("/execute/async/n.echo", None),
+        ("/execute/n.echo", None),
+        ("logs", None),
+        ("progress", None),
+    ],
+)
+async def test_a_stale_writer_changes_nothing(
+    api: Api, taken_over: tuple[str, Json, Json], path: str, body: Json
+) -> None:
+    """Memory, notes, children, lines and progress of a lost lease are refused."""
+    session, old, _ = taken_over
+    run = {"X-Run-ID": "r"}
+    await api.post("/memory/set", {"key": "k", "data": "good"}, headers=run)
+    await api.post("/memory/set", {"key": "list", "data": ["good"]}, headers=run)
+    before = await _all_there_is(api, old["execution_id"])
+    headers = run | {"X-Execution-ID": fenced(old)}
+    if path == "/memory/write":
+        body = {"writes": [{**fence(old), "ops": [{"op": "set", "key": "k", "value": "stale"}]}]}
+        headers = {}
+    elif path.startswith("/execute"):
+        body, headers = {}, {"X-Parent-Execution-ID": fenced(old)}
+    elif path == "logs":
+        path, body = f"/sessions/{session}/logs", {"entries": [{**fence(old), "message": "stale"}]}
+    elif path == "progress":
+        path, body = f"/sessions/{session}/logs", {"progress": [{**fence(old), "fraction": 0.5}]}
+
+    refused = await api.post(path, body, headers=headers)
+
+    the_problem(refused, 409, "lease_lost")
+    assert await _all_there_is(api, old["execution_id"]) == before
+
+
+async def _all_there_is(api: Api, execution_id: str) -> Json:
+    memory = await api.client.get("/api/v1/memory/list", headers={"X-Run-ID": "r"})
+    read = await api.read(execution_id)
+    read.pop("duration_ms")
+    return {
+        "memory": memory.json(),
+        "executions": [one["execution_id"] for one in (await api.get("/executions"))["items"]],
+        "execution": read,
+        "events": await api.get(f"/executions/{execution_id}/events"),
+        "logs": await api.get(f"/executions/{execution_id}/logs"),
+        "notes": await api.get(f"/executions/{execution_id}/notes"),
+    }
+
+
+async def test_the_others_in_a_batch_of_lines_are_kept(api: Api, taken_over: tuple[str, Json, Json]) -> None:
+    """202 says which attempts have lost their lease."""
+    session, old, new = taken_over
+    entries = [{**fence(old), "message": "stale"}, {**fence(new), "message": "good"}]
+    entries += [{**fence(new), "message": "bad", "attributes": "x" * 100_000}]
+
+    answer = await api.post(f"/sessions/{session}/logs", {"entries": entries})
+    lines = (await api.get(f"/executions/{new['execution_id']}/logs"))["items"]
+
+    assert (answer.status_code, answer.json()) == (202, {"accepted": 1, "dropped": 2, "lost": [fence(old)]})
+    assert [line["message"] for line in lines] == ["good"]
+
+
+async def test_too_many_lines(api: Api) -> None:
+    """At most 500 in one request."""
+    session = await api.node()
+    await api.submit()
+    line = {**fence(await api.take(session)), "message": "x"}
+
+    the_problem(await api.post(f"/sessions/{session}/logs", {"entries": [line] * 501}), 422, "invalid")
+    assert (await api.post(f"/sessions/{session}/logs", {"entries": [line] * 500})).status_code == 202
+
+
+async def test_any_session_may_repeat_what_another_could_not_say(api: Api) -> None:
+    """A process whose session closed while its answer was lost says it again through its new one."""
+    await api.register("n")
+    old, new = await api.open_session("n"), await api.open_session("n")
+    await api.submit()
+    lease = await api.take(old)
+    await api.finish(old, lease, 1)
+    await api.post(f"/sessions/{old}/close")
+
+    again = await api.finish(new, lease, 1)
+
+    assert again.json()["results"][0]["code"] == "already_recorded"
