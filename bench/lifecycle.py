@@ -88,7 +88,9 @@ def main() -> None:
         report(figures, latencies)
 
 
-def pgbench(postgres: EmbeddedPostgres, script: str, each: int, clients: int, options: argparse.Namespace) -> list[float]:
+def pgbench(
+    postgres: EmbeddedPostgres, script: str, each: int, clients: int, options: argparse.Namespace
+) -> list[float]:
     """Lifecycles per second of a plain table, run by run."""
     rates = []
     for _ in range(options.runs):
@@ -186,9 +188,7 @@ async def measure_lifecycles(dsn: str, port: int, options: argparse.Namespace) -
 
 async def submit(port: int, options: argparse.Namespace) -> list[float]:
     head = post("/api/v1/execute/async/bench.echo")
-    return await load(
-        port, head, lambda: BODY, connections=options.connections, requests=options.requests, expect=202
-    )
+    return await load(port, head, lambda: BODY, connections=options.connections, requests=options.requests, expect=202)
 
 
 async def execute(dsn: str, sql: str) -> None:
@@ -206,7 +206,9 @@ def report(figures: dict[str, list[float]], latencies: list[float]) -> None:
     batched = medians["pgbench lifecycles/s, batches of 50"]
     ours = medians["lifecycles/s, submitting meanwhile"]
     print(f"  {'submit latency, ms':<44} {cuts[49] * 1000:>9.1f}   (p99 {cuts[98] * 1000:.1f})")
-    print(f"\n  lifecycles over HTTP are {ours / limit:.2f} of the raw limit, {ours / batched:.2f} of the batched one\n")
+    print(
+        f"\n  lifecycles over HTTP are {ours / limit:.2f} of the raw limit, {ours / batched:.2f} of the batched one\n"
+    )
     ratios = {"to_raw": round(ours / limit, 3), "to_raw_of_50": round(ours / batched, 3)}
     print(json.dumps({name: round(value, 1) for name, value in medians.items()} | ratios))
 

@@ -1,4 +1,4 @@
--- The data model, dumped from the migrations by `make schema`; a test compares. Weekly partitions are left out.
+-- The data model, dumped from the migrations by `make schema`; a test compares. Without weekly partitions.
 
 CREATE FUNCTION public.clock() RETURNS timestamp with time zone
     LANGUAGE sql STABLE PARALLEL SAFE

@@ -3,10 +3,10 @@
 import asyncio
 import os
 
+from summarise import summarise
+
 from controlplane_sdk import Agent
 from controlplane_sdk.logger import log_info
-
-from summarise import summarise
 
 app = Agent(node_id="batch", agentfield_server=os.getenv("AGENTFIELD_SERVER"), ai=summarise, heartbeat_seconds=1)
 

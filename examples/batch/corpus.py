@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-
-NOT_MODULES = frozenset({"test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip", "__main__.py", "__pycache__"})
+NOT_MODULES = frozenset(
+    {"test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip", "__main__.py", "__pycache__"}
+)
 
 
 def documents() -> list[str]:

@@ -1,6 +1,6 @@
 """A webhook receiver: verifies the signature over the raw body, is idempotent by execution, keeps what it was told.
 
-    python receiver.py PORT FILE
+python receiver.py PORT FILE
 """
 
 from __future__ import annotations

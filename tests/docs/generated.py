@@ -47,7 +47,8 @@ def routes() -> str:
                 answers = " ".join(str(status) for status in sorted(one.answers))
                 parts.append(f"| `{one.method} {one.path}` | {one.summary} | {answers} |\n")
     parts.append(
-        "\n## Errors\n\nEvery refusal is problem+json (RFC 9457) with these codes.\n\n| status | code | meaning |\n|---|---|---|\n"
+        "\n## Errors\n\nEvery refusal is problem+json (RFC 9457) with these codes.\n\n"
+        "| status | code | meaning |\n|---|---|---|\n"
     )
     for kind, status in sorted(STATUS_OF.items(), key=lambda pair: (pair[1], pair[0].code)):
         if kind is not errors.ControlPlaneError:

@@ -1,6 +1,6 @@
 """The whole data model on one page: what pg_dump says of a migrated database, without what changes by itself.
 
-    python -m tests.migrations.snapshot      writes migrations/schema.sql anew
+python -m tests.migrations.snapshot      writes migrations/schema.sql anew
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from controlplane.postgres.footing import find_binaries
 from controlplane.postgres.schema import migrate
 
 FILE = Path(__file__).parents[2] / "migrations" / "schema.sql"
-HEAD = "-- The data model, dumped from the migrations by `make schema`; a test compares. Weekly partitions are left out.\n"
+HEAD = "-- The data model, dumped from the migrations by `make schema`; a test compares. Without weekly partitions.\n"
 NOISE = re.compile(r"^(--.*|\\(un)?restrict .*|SET .*|SELECT pg_catalog\.set_config.*)?\n", re.MULTILINE)
 STATEMENT = re.compile(r"^(?=CREATE|ALTER)", re.MULTILINE)
 
