@@ -57,12 +57,20 @@ def free_port(first: int) -> int:
 class Processes:
     """Everything that was started, so that nothing is left behind."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, port: int, server_env: dict[str, str]) -> None:
+        self.folder = folder
+        self.url = f"http://localhost:{port}"
+        self._port = port
+        self._server_env = server_env
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
+    def start_server(self) -> None:
+        """Start the control plane and wait until it takes work."""
+        self.start("server", "-m", "controlplane", "serve", "--port", str(self._port), **self._server_env)
+        wait_for("the server", lambda: httpx.get(f"{self.url}/readyz").status_code == 200)
+
     def start(self, name: str, *command: str, **env: str) -> None:
-        with (self._folder / f"{name}.log").open("ab") as log:
+        with (self.folder / f"{name}.log").open("ab") as log:
             self._running[name] = subprocess.Popen(
                 [sys.executable, *command], env=os.environ | env, stdout=log, stderr=log, cwd=HERE
             )
@@ -72,9 +80,6 @@ class Processes:
         process.send_signal(signal.SIGKILL)
         process.wait()
         return process.pid
-
-    def dead(self, name: str) -> bool:
-        return self._running[name].poll() is not None
 
     def stop(self) -> None:
         for process in self._running.values():
@@ -100,14 +105,12 @@ def wait_for(what: str, look: Callable[[], Any]) -> Any:
 
 
 @contextlib.contextmanager
-def stage() -> Iterator[tuple[Processes, str, Path]]:
-    """Database, server, receiver and node, each a process of its own."""
+def stage() -> Iterator[Processes]:
+    """A database and a server, each a process of its own; receiver and node come with the story."""
     with tempfile.TemporaryDirectory(prefix="controlplane-demo-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         postgres = stack.enter_context(EmbeddedPostgres(folder / "postgres"))
         say(f"PostgreSQL is up (pid {postgres.pid}), in a folder of its own")
-        processes = Processes(folder)
-        stack.callback(processes.stop)
         env = {
             "DATABASE_URL": postgres.dsn,
             "CONTROLPLANE_SECRET_KEY": KeyRing.generate(),
@@ -118,29 +121,24 @@ def stage() -> Iterator[tuple[Processes, str, Path]]:
         port = free_port(PORT)
         if port != PORT:
             say(f"port {PORT} is taken, so this is {port}")
-        url = f"http://localhost:{port}"
-
-        def start_server() -> None:
-            processes.start("server", "-m", "controlplane", "serve", "--port", str(port), **env)
-
-        processes.start_server = start_server  # type: ignore[attr-defined]
-        start_server()
-        wait_for("the server", lambda: httpx.get(f"{url}/readyz").status_code == 200)
-        say(f"the control plane is up on {url}")
-        yield processes, url, folder
+        processes = Processes(folder, port, env)
+        stack.callback(processes.stop)
+        processes.start_server()
+        say(f"the control plane is up on {processes.url}")
+        yield processes
 
 
 def main() -> int:
-    with stage() as (processes, url, folder):
-        return play(processes, url, folder)
+    with stage() as processes:
+        return play(processes)
 
 
-def play(processes: Any, url: str, folder: Path) -> int:
-    api = httpx.Client(base_url=f"{url}/api/v1", timeout=5)
-    told, calls = folder / "told.jsonl", folder / "calls.txt"
+def play(processes: Processes) -> int:
+    api = httpx.Client(base_url=f"{processes.url}/api/v1", timeout=5)
+    told, calls = processes.folder / "told.jsonl", processes.folder / "calls.txt"
     receiver_port = free_port(9400)
     processes.start("receiver", "receiver.py", str(receiver_port), str(told), WEBHOOK_SECRET=SECRET)
-    node_env = {"AGENTFIELD_SERVER": url, "DEMO_CALLS_FILE": str(calls)} | (
+    node_env = {"AGENTFIELD_SERVER": processes.url, "DEMO_CALLS_FILE": str(calls)} | (
         {"DEMO_PACE_SECONDS": "0.05"} if OFFLINE else {}
     )
     processes.start("node", "agent.py", **node_env)
@@ -182,7 +180,6 @@ def play(processes: Any, url: str, folder: Path) -> int:
     say(f"{done()} of {len(items)} done; kill -9 {processes.kill('server')} (the control plane)")
     kills += 1
     processes.start_server()
-    wait_for("the server", lambda: httpx.get(f"{url}/readyz").status_code == 200)
     say(f"  the control plane is back; the node kept its place: attempt {look()['attempt']}, {done()} done")
 
     ended = wait_for("the end", lambda: (shown := look())["status"] in ("succeeded", "failed", "cancelled") and shown)
