@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from controlplane.postgres.embedded import EmbeddedPostgres
+from controlplane_sdk import Client, Handle
 from tests.e2e.conftest import StartNode, execute
 from tests.e2e.processes import DRAIN_SECONDS, LEASE_SECONDS, Plane, until
 from tests.e2e.receiver import Receiver
@@ -346,6 +347,25 @@ def test_a_server_that_is_told_to_leave_leaves(
 def _read_stream(url: str, frames: list[str]) -> None:
     with httpx.stream("GET", url, timeout=30) as response:
         frames += response.iter_lines()
+
+
+async def test_a_stream_goes_on_where_the_killed_server_left_it(plane: Plane, node: StartNode, calls: Calls) -> None:
+    """Who follows an execution through the death of the server hears of every event, once, in order."""
+    node(CORPUS, **calls.env)
+    async with Client(plane.url) as client:
+        handle = await client.start("batch.process", items=ITEMS)
+        following = asyncio.create_task(_follow(handle))
+        await asyncio.to_thread(calls.await_some, 10)
+        plane.kill()
+        await asyncio.to_thread(plane.restart)
+        heard = await asyncio.wait_for(following, 20)
+
+    assert heard == [event["type"] for event in plane.events_of(handle.execution_id)]
+    assert heard.count("execution.progress") > 2
+
+
+async def _follow(handle: Handle) -> list[str]:
+    return [event.data["event"] async for event in handle.events()]
 
 
 def test_a_webhook_outlives_the_server_that_was_sending_it(

@@ -1,0 +1,138 @@
+"""Nodes over HTTP: what they say of themselves, and what is seen of them."""
+
+from __future__ import annotations
+
+import pytest
+from tests.integration.api.serving import Api, Json, the_problem, until
+
+REASONER = {
+    "id": "process",
+    "description": "Reads \x00 and understands.",
+    "tags": ["nlp", "slow"],
+    "input_schema": {"type": "object", "x": 1.0},
+    "output_schema": {"type": "string"},
+    "retries": 3,
+    "retry_delay_seconds": 1,
+    "retry_factor": 3,
+    "retry_cap_seconds": 60,
+    "timeout_seconds": 90,
+}
+
+
+@pytest.mark.parametrize("path", ["/nodes/register", "/nodes"])
+async def test_a_node_registers(api: Api, path: str) -> None:
+    """In AgentField's shape; fields we do not know are left alone."""
+    body = {"id": "n", "reasoners": [REASONER], "skills": [{"id": "tool"}], "heartbeat_interval": "5s", "did": {}}
+
+    answer = await api.post(path, body)
+
+    assert answer.status_code == 201
+    assert answer.json() == {"id": "n", "status": "registered", "reasoners": 2, "resolved_base_url": None}
+
+
+async def test_a_node_is_seen(api: Api) -> None:
+    """With what it serves, its schemas as they came, and its live processes together."""
+    body = {"id": "n", "version": "2.1", "transport": "pull", "metadata": {"a": 1.0}, "reasoners": [REASONER]}
+    await api.post("/nodes/register", body | {"skills": [{"id": "tool"}]})
+    await api.open_session("n", slots=3)
+    session = await api.open_session("n", slots=4)
+    await api.heartbeat(session, count=2)
+
+    node = await api.get("/nodes/n")
+
+    assert (node["id"], node["node_id"], node["version"], node["transport"]) == ("n", "n", "2.1", "pull")
+    assert (node["lifecycle_status"], node["health_status"]) == ("ready", "healthy")
+    assert (node["sessions"], node["slots"], node["running"]) == (2, 7, 2)
+    assert node["metadata"] == {"a": 1.0}
+    [reasoner] = node["reasoners"]
+    assert reasoner["description"] == "Reads \N{REPLACEMENT CHARACTER} and understands."
+    assert (reasoner["target"], reasoner["tags"], reasoner["retries"]) == ("n.process", ["nlp", "slow"], 3)
+    assert (reasoner["input_schema"], reasoner["output_schema"]) == (REASONER["input_schema"], {"type": "string"})
+    assert [skill["target"] for skill in node["skills"]] == ["n.tool"]
+
+
+async def test_registering_again_replaces(api: Api) -> None:
+    """What a newer version no longer names stays known, because work may have been accepted for it."""
+    await api.register("n", "old", "both")
+    await api.register("n", "both", "new", retries=2)
+
+    served = (await api.get("/reasoners"))["items"]
+
+    assert [(one["target"], one["retries"]) for one in served] == [("n.both", 2), ("n.new", 2), ("n.old", 0)]
+    assert (await api.submit("n.old"))["status"] == "queued"
+
+
+async def test_nodes_are_listed(api: Api) -> None:
+    """Those that live; all when asked for."""
+    for node in ("b", "a", "c"):
+        await api.register(node)
+    session = await api.open_session("b")
+
+    alive = await api.get("/nodes")
+    everyone = await api.get("/nodes", show_all="true")
+    await api.post(f"/sessions/{session}/close")
+
+    assert [node["id"] for node in alive["nodes"]] == ["b"]
+    assert ([node["id"] for node in everyone["nodes"]], everyone["count"]) == (["a", "b", "c"], 3)
+    assert [node["lifecycle_status"] for node in everyone["nodes"]] == ["offline", "ready", "offline"]
+    assert (await api.get("/nodes"))["nodes"] == []
+
+
+async def test_a_node_that_died_is_offline(api: Api) -> None:
+    """As soon as its lease has run out."""
+    await api.register("n")
+    await api.open_session("n", heartbeat_seconds=0.1)
+    assert (await api.get("/nodes/n"))["lifecycle_status"] == "ready"
+
+    async def offline() -> bool:
+        return (await api.get("/nodes/n"))["lifecycle_status"] == "offline"
+
+    await until(offline)
+    [target] = (await api.get("/reasoners"))["items"]
+
+    assert target["up"] is False
+
+
+async def test_an_unknown_node(api: Api) -> None:
+    """Is not found, whatever its name."""
+    for name in ("nobody", "no%20body", "%00", "a" * 200):
+        the_problem(await api.client.get(f"/api/v1/nodes/{name}"), 404, "node_not_found")
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        ({}, "body"),
+        ({"id": ""}, "body.id"),
+        ({"id": "a.b"}, "body.id"),
+        ({"id": "a b"}, "body.id"),
+        ({"id": "é"}, "body.id"),
+        ({"id": "a" * 129}, "body.id"),
+        ({"id": "n", "version": "a\x00"}, "body.version"),
+        ({"id": "n", "reasoners": {}}, "body.reasoners"),
+        ({"id": "n", "reasoners": [{"id": "a"}, {"id": "b."}]}, "body.reasoners[1].id"),
+        ({"id": "n", "reasoners": [{"id": "a"}], "skills": [{"id": "a"}]}, "body.reasoners"),
+        ({"id": "n", "reasoners": [{"id": "a", "retries": 1_001}]}, "body.reasoners[0].retries"),
+        ({"id": "n", "reasoners": [{"id": "a", "retry_factor": 0.5}]}, "body.reasoners[0].retry_factor"),
+        ({"id": "n", "reasoners": [{"id": "a", "timeout_seconds": 0}]}, "body.reasoners[0].timeout_seconds"),
+        ({"id": "n", "reasoners": [{"id": "a", "tags": ["a\x1fb"]}]}, "body.reasoners[0].tags"),
+        ({"id": "n", "reasoners": [{"id": f"r{n}"} for n in range(1_001)]}, "body.reasoners"),
+        ({"id": "n", "transport": "push"}, "body.transport"),
+        ({"id": "n", "base_url": "http://127.0.0.1:1"}, "body.transport"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+async def test_what_is_no_node(api: Api, body: Json, where: str) -> None:
+    """422 names the field, and nothing is known afterwards."""
+    refused = the_problem(await api.post("/nodes/register", body), 422, "invalid")
+
+    assert refused["where"] == where
+    assert (await api.get("/nodes", show_all="1"))["nodes"] == []
+
+
+async def test_many_reasoners(api: Api) -> None:
+    """A thousand of them, each a target."""
+    await api.register("n", *(f"r{n}" for n in range(1_000)))
+
+    assert len((await api.get("/reasoners"))["items"]) == 1_000
+    assert (await api.submit("n.r999"))["status"] == "queued"
