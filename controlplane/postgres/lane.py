@@ -39,7 +39,7 @@ class Raced(Exception):
 class Lane(Generic[Item, Result]):
     """Turns concurrent single calls into batches of at most `batch_max`, in `flushers` transactions at a time.
 
-    `keys`: what an item touches; no batch holds the same key twice, a later item takes a later flush.
+    `keys`: what an item touches; items of one key are flushed one after the other, in the order they came.
     `weigh`: bytes of an item; a batch stops growing at `bytes_max`.
     `retry_seconds`: how long a flush is repeated while the database cannot be reached. Only for stages that say the
     same thing twice; 0 answers DatabaseUnavailable at once.
@@ -70,6 +70,7 @@ class Lane(Generic[Item, Result]):
         self._retry_seconds = retry_seconds
         self._waiting_max = waiting_max
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._in_flight: set[Hashable] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -95,7 +96,14 @@ class Lane(Generic[Item, Result]):
     async def _run(self) -> None:
         try:
             while self._waiting:
-                await self._settle(self._take())
+                batch, keys = self._take()
+                if not batch:  # the rest waits for keys that another flusher has under way, which then goes on with it
+                    return
+                self._in_flight |= keys
+                try:
+                    await self._settle(batch)
+                finally:
+                    self._in_flight -= keys
         finally:
             # Here and not in a callback: between the last look and the callback an answered caller may put again, see a
             # flusher that is none any more, and wait for ever.
@@ -103,10 +111,12 @@ class Lane(Generic[Item, Result]):
             assert task is not None
             self._running.discard(task)
 
-    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+    def _take(self) -> tuple[list[tuple[Item, asyncio.Future[Result]]], set[Hashable]]:
+        """What may leave now, and the keys that it touches; items of one key leave one after the other, in order."""
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
         later: list[tuple[Item, asyncio.Future[Result]]] = []
-        taken: set[Hashable] = set()
+        own: set[Hashable] = set()
+        taken: set[Hashable] = set(self._in_flight)
         weight = 0
         # The look ahead is bounded: with thousands waiting for one key every flush would look at all of them.
         while (
@@ -125,15 +135,14 @@ class Lane(Generic[Item, Result]):
                     taken |= keys  # what comes later on the same key must not overtake it
                     continue
                 taken |= keys
+                own |= keys
             batch.append(entry)
             if self._weigh is not None:
                 weight += self._weigh(entry[0])
         self._waiting.extendleft(reversed(later))
-        return batch
+        return batch, own
 
     async def _settle(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
-        if not batch:
-            return
         try:
             results = await self._persist([item for item, _ in batch])
         except (

@@ -8,6 +8,7 @@ from datetime import datetime
 
 import httpx
 import pytest
+
 from tests.integration.api.serving import DEADLINE_SECONDS, Api, Receiver, fence, fenced, the_problem, until
 
 BY_HINT_AND_BY_POLLING = pytest.mark.parametrize("settings", [{}, {"notify": False}], ids=["notify", "polling"])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from tests.integration.api.serving import Api, until
 
 from controlplane.app import release_waiters
+from tests.integration.api.serving import Api, until
 
 ALLOW = "alter database {} with allow_connections {}"
 
@@ -45,7 +46,7 @@ async def test_metrics_are_prometheus_text(api: Api) -> None:
 async def test_without_a_database(api: Api, server: str, database: str) -> None:
     """Alive, not ready, and every call says 503 with when to come again; afterwards all is as before."""
     await api.register("n")
-    name = database.rpartition("/")[2]
+    name = urlsplit(database).path.removeprefix("/")
     admin = await asyncpg.connect(server)
     try:
         await admin.execute(ALLOW.format(name, "false"))

@@ -19,6 +19,9 @@ import httpx
 import msgspec
 import orjson
 import pytest
+
+from controlplane.api.operation import Operation
+from controlplane.app import OPERATIONS
 from tests.integration.api.corpus import (
     BODIES,
     CANARY,
@@ -38,11 +41,7 @@ from tests.integration.api.corpus import (
     spots,
 )
 from tests.integration.api.rawhttp import Ask, Connection, Reply, ask_all, connected
-from tests.integration.api.serving import Answer, Apart, Api, Receiver, fence, fenced, pieces, until
-
-from controlplane.api.memory import OpForm
-from controlplane.api.operation import Operation
-from controlplane.app import OPERATIONS
+from tests.integration.api.serving import Apart, Api, Receiver, fence, fenced, pieces, until
 
 DEADLINE_SECONDS = 15.0
 SYNC_SECONDS = 2.0

@@ -7,6 +7,7 @@ import contextlib
 import time
 
 import pytest
+
 from tests.integration.api.serving import DEADLINE_SECONDS, Api, Json, fence, fenced, the_problem, until
 
 BY_HINT_AND_BY_POLLING = pytest.mark.parametrize("settings", [{}, {"notify": False}], ids=["notify", "polling"])

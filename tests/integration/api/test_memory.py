@@ -6,6 +6,7 @@ import asyncio
 from datetime import datetime
 
 import pytest
+
 from tests.integration.api.serving import Api, Json, fence, fenced, the_problem
 
 RUN = {"X-Run-ID": "r"}

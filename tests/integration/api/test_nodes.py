@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.integration.api.serving import Api, Json, the_problem, until
 
 REASONER = {
