@@ -27,7 +27,7 @@ from controlplane.settings import Settings
 DEADLINE_SECONDS = 20.0
 """Long, so that a busy machine fails no test; what has to be quick is measured where it is said."""
 LEASE_SECONDS = 1.0
-KEYRING = KeyRing.generate()
+KEYRING = KeyRing.from_text(KeyRing.generate())
 
 Found = TypeVar("Found")
 Json = Any
