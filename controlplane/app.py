@@ -96,7 +96,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
     egress = EgressPolicy(allow=settings.egress_allow, allow_loopback=settings.egress_allow_loopback)
     doors = Doors(
         pool=pool,
-        lanes=_lanes(pool, placement, ids),
+        lanes=_lanes(pool, placement, ids, patience_seconds=settings.database_patience_seconds),
         hints=hints,
         placement=placement,
         ids=ids,
@@ -178,12 +178,13 @@ def release_waiters(app: FastAPI) -> None:
         doors.streams.release()
 
 
-def _lanes(pool: Pool, placement: Placement, ids: IdMaker) -> Lanes:
+def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: float) -> Lanes:
     return Lanes(
         submit=Lane(
             pool,
             submit.accept,
             name="submit",
+            retry_seconds=patience_seconds,
             keys=lambda item: (
                 ()
                 if item.idempotency_key is None
@@ -191,12 +192,21 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker) -> Lanes:
             ),
             weigh=lambda item: len(item.input),
         ),
-        claim=Lane(pool, lambda conn, batch: lease.claim(conn, batch, placement), name="claim", batch_max=32),
-        renew=Lane(pool, renew.extend, name="renew", keys=lambda beat: (beat.session_id,)),
+        claim=Lane(
+            pool,
+            lambda conn, batch: lease.claim(conn, batch, placement),
+            name="claim",
+            batch_max=32,
+            retry_seconds=patience_seconds,
+        ),
+        renew=Lane(
+            pool, renew.extend, name="renew", retry_seconds=patience_seconds, keys=lambda beat: (beat.session_id,)
+        ),
         complete=Lane(
             pool,
             lambda conn, batch: complete.report(conn, batch, make_id=ids.new, jitter=random.random),
             name="complete",
+            retry_seconds=patience_seconds,
             keys=lambda item: (item.fence.execution_id,),
             weigh=lambda item: len(item.result or b""),
         ),
@@ -204,6 +214,7 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker) -> Lanes:
             pool,
             checkpoint.write,
             name="memory",
+            retry_seconds=patience_seconds,
             keys=lambda item: {op.place for op in item.ops},
             weigh=lambda item: sum(len(getattr(op, "value", b"")) for op in item.ops),
         ),

@@ -29,6 +29,12 @@ class Settings(BaseSettings):
     database_connections: int = Field(
         default=10, ge=4, le=200, description="Connections to the database per replica, whatever the number of callers."
     )
+    database_patience_seconds: float = Field(
+        default=15.0,
+        ge=0,
+        le=300,
+        description="How long a submit, result or checkpoint waits for a database that is away, before it answers 503.",
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on; another than loopback needs an API key.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on.")
     api_key: SecretStr | None = Field(

@@ -124,11 +124,13 @@ class Plane(Process):
                 "CONTROLPLANE_SECRET_KEY": KeyRing.generate(),
                 "CONTROLPLANE_EGRESS_ALLOW_LOOPBACK": "true",
                 "CONTROLPLANE_LEASE_SECONDS": f"{LEASE_SECONDS:g}",
+                # How long a recovery takes is up to the disk of a loaded machine, and not what is tested.
+                "CONTROLPLANE_DATABASE_PATIENCE_SECONDS": "60",
                 "CONTROLPLANE_DRAIN_SECONDS": f"{DRAIN_SECONDS:g}",
             }
             | env,
         )
-        self.api = httpx.Client(base_url=f"{self.url}/api/v1", timeout=30)
+        self.api = httpx.Client(base_url=f"{self.url}/api/v1", timeout=90)
 
     def ready(self) -> None:
         """Return once work is taken."""

@@ -163,12 +163,12 @@ def test_a_submit_waits_out_a_short_outage_of_the_database(
     assert plane.end_of(plane.submit("batch.quick", n=0), within=10)["result"] == 0
     postgres.kill()
     submits = [beside.submit(plane.submit, "batch.quick", n=n) for n in range(8)]
-    time.sleep(2.0)  # what is tested is an outage of this length
+    time.sleep(1.0)  # what is tested is an outage of this length, and the recovery
     assert not any(submit.done() for submit in submits)
     postgres.start()
-    ids = [submit.result(timeout=10) for submit in submits]
+    ids = [submit.result(timeout=75) for submit in submits]
 
-    assert [plane.end_of(id_, within=10)["result"] for id_ in ids] == list(range(8))
+    assert [plane.end_of(id_, within=30)["result"] for id_ in ids] == list(range(8))
 
 
 def test_all_three_may_die_in_one_run(

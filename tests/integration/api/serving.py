@@ -325,6 +325,7 @@ class EventStream:
         self.response = response
         self._lines = response.aiter_lines()
         self.retry_ms: int | None = None
+        self.joined: str | None = None
 
     async def next(self, *, seconds: float = DEADLINE_SECONDS) -> Frame | None:
         """The next frame; None when the stream has ended."""
@@ -381,6 +382,7 @@ async def streaming(
         first = await stream.next()
         assert first is not None
         assert first.type == "connected"
+        stream.joined = first.id
         yield stream
 
 

@@ -115,6 +115,23 @@ async def test_a_key_is_never_twice_in_a_batch(own_pool: Pool, kept: Kept) -> No
     assert gate.batches == [[1, 2, 3], [11, 12], [21]]
 
 
+async def test_two_flushers_do_not_overtake_each_other_on_a_key(own_pool: Pool, kept: Kept) -> None:
+    """While a key is under way its next item waits, and other keys go on."""
+    gate = Gate()
+    lane = Lane(own_pool, gate.flush, name="test", flushers=2, keys=lambda n: {n % 10})
+    calls = [asyncio.ensure_future(lane.put(1))]
+    await gate.entered.wait()
+    gate.entered.clear()
+    calls += [asyncio.ensure_future(lane.put(n)) for n in (11, 2)]
+    await gate.entered.wait()
+    before = list(gate.batches)
+    gate.open.set()
+    await wait_for(asyncio.gather(*calls))
+
+    assert before == [[1], [2]]
+    assert gate.batches == [[1], [2], [11]]
+
+
 async def test_an_item_with_two_keys_waits_for_both(own_pool: Pool, kept: Kept) -> None:
     """An item that shares one key with the batch waits, and keeps its other key from those behind it."""
     keys = {1: {"a"}, 2: {"a", "b"}, 3: {"b"}}
