@@ -29,6 +29,7 @@ from controlplane.daemons.dispatcher import Dispatcher
 from controlplane.daemons.janitor import DatabaseClock, Janitor
 from controlplane.daemons.reaper import Reaper
 from controlplane.domain.ids import IdMaker
+from controlplane.domain.memory import Append, Op, Put, Remove
 from controlplane.domain.placement import Placement
 from controlplane.outbound.webhook import WebhookSender
 from controlplane.postgres.lane import Lane
@@ -190,7 +191,7 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
                 if item.idempotency_key is None
                 else ((item.namespace, item.idempotency_scope, item.idempotency_key),)
             ),
-            weigh=lambda item: len(item.input),
+            weigh=lambda item: len(item.input) + len(item.context or b""),
         ),
         claim=Lane(
             pool,
@@ -216,10 +217,20 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
             name="memory",
             retry_seconds=patience_seconds,
             keys=lambda item: {op.place for op in item.ops},
-            weigh=lambda item: sum(len(getattr(op, "value", b"")) for op in item.ops),
+            weigh=lambda item: sum(map(_bytes, item.ops)),
         ),
         log=Lane(pool, log.append, name="log", retry_seconds=2.0, waiting_max=20_000),
     )
+
+
+def _bytes(op: Op) -> int:
+    match op:
+        case Put():
+            return len(op.value)
+        case Append():
+            return sum(map(len, op.items))
+        case Remove():
+            return 0
 
 
 def _start(daemons: dict[str, Coroutine[Any, Any, None]]) -> list[asyncio.Task[None]]:

@@ -13,6 +13,7 @@ from controlplane.settings import Settings
 
 PORTS_TRIED = 20
 BACKLOG = 2048
+STALLED_SECONDS = 30
 
 
 class Server(uvicorn.Server):
@@ -50,6 +51,8 @@ def bind(settings: Settings, *, next_free: bool = False) -> socket.socket:
         # asyncio switches Nagle's algorithm off only where the protocol is named; with it every answer took 44 ms.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # else a reader of a stream who stops reading keeps it open for ever
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_SECONDS * 1000)
         try:
             listener.bind((settings.host, port))
             listener.listen(BACKLOG)

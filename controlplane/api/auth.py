@@ -48,8 +48,9 @@ class Gate:
             return _is_loopback(headers.get("host", "localhost")) and (
                 origin is None or _is_loopback(origin.partition("://")[2])
             )
-        offered = headers.get("x-api-key") or _bearer(headers.get("authorization", "")) or _query_key(scope)
-        return hmac.compare_digest(str(offered).encode(), self._key)
+        said = headers.get("x-api-key") or _bearer(headers.get("authorization", ""))
+        # Headers are read as Latin-1: back to the bytes that came, which a key outside ASCII has as UTF-8.
+        return hmac.compare_digest(said.encode("latin-1") or _query_key(scope).encode(), self._key)
 
 
 def _is_loopback(authority: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -57,6 +58,7 @@ WORD_MAX = 200
 TRACEBACK_MAX = 65_536
 LEVELS = frozenset({"debug", "info", "warning", "error"})
 SESSIONS_KEPT = 10_000
+TURNS = itertools.count()
 
 
 class OpenForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -214,7 +216,7 @@ async def lease(request: Request) -> Response:
 async def _claim(request: Request, doors: Doors, session: Session, limit: int, until: float) -> Sequence[Lease]:
     targets = await doors.catalogue.targets_of(session.namespace, session.node_id)
     topics = [queue_topic(session.namespace, target) for target in targets]
-    turn = 0
+    turn = next(TURNS)  # every poll begins with another target, or the first one would starve the others
     gone = False
     with doors.hints.waiter(*topics) as hint:  # before the first look, so that no submit falls between
         while True:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from controlplane import __version__
+from controlplane.api.auth import OPEN_PATHS
 from controlplane.api.operation import Operation
 
 PROBLEM = {
@@ -33,9 +34,7 @@ def document(operations: list[Operation]) -> dict[str, Any]:
     """The whole document."""
     forms = [one.takes for one in operations if one.takes is not None]
     unique = list(dict.fromkeys(forms))
-    schemas, components = msgspec.json.schema_components(
-        unique, ref_template="#/components/schemas/{name}", schema_hook=_raw
-    )
+    schemas, components = msgspec.json.schema_components(unique, ref_template="#/components/schemas/{name}")
     schema_of = dict(zip(unique, schemas, strict=True))
     paths: dict[str, Any] = {}
     for one in operations:
@@ -56,10 +55,6 @@ def document(operations: list[Operation]) -> dict[str, Any]:
     }
 
 
-def _raw(_: type) -> dict[str, Any]:
-    return {"description": "Any JSON, kept byte for byte."}
-
-
 def _operation(one: Operation, schema_of: dict[type, dict[str, Any]]) -> dict[str, Any]:
     in_path = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
@@ -70,13 +65,14 @@ def _operation(one: Operation, schema_of: dict[type, dict[str, Any]]) -> dict[st
         for where, named in (("query", one.query), ("header", one.headers))
         for name, meaning in named.items()
     ]
+    answers = dict(one.answers) if one.path in OPEN_PATHS else {401: "No valid API key.", **one.answers}
     described: dict[str, Any] = {
         "operationId": re.sub(r"\W+", "_", f"{one.method.lower()}{one.path}").strip("_"),
         "summary": one.summary,
         "description": (one.handler.__doc__ or "").strip(),
         "tags": [one.tag],
         "parameters": in_path + elsewhere,
-        "responses": {str(status): _answer(status, meaning) for status, meaning in sorted(one.answers.items())},
+        "responses": {str(status): _answer(status, meaning) for status, meaning in sorted(answers.items())},
     }
     if one.takes is not None:
         described["requestBody"] = {"content": {"application/json": {"schema": schema_of[one.takes]}}}

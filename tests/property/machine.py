@@ -250,9 +250,8 @@ class Machine(RuleBasedStateMachine):
         items = [b'"%d"' % number] if size is None else [b"%d" % number] * size
         raw = items[0] if size is None else b"[" + b",".join(items) + b"]"
         place = self.place(fence, key)
-        stands = self.model.put(
-            fence, (place.scope_id, key), Value(items, is_list=size is not None, version=0, writer=fence)
-        )
+        value = Value(items, is_list=size is not None, version=0, writer=fence, put=len(items))
+        stands = self.model.put(fence, (place.scope_id, key), value)
         answer = self.write(fence, Put(place=place, value=raw, length=size))
         assert isinstance(answer, LeaseLost) != stands
 

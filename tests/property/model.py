@@ -67,10 +67,13 @@ class Delivery:
 
 @dataclass(slots=True)
 class Value:
+    """`put` of its elements were set as a whole, the others appended; `appended` is the last append."""
+
     items: list[bytes]
     is_list: bool
     version: int
     writer: Fence
+    put: int = 0
     appended: tuple[int, tuple[bytes, ...]] | None = None
 
 
@@ -229,7 +232,8 @@ class Model:
         if not value.is_list:
             return "not_a_list"
         if expected != len(value.items):
-            repeat = value.writer == fence and value.appended == (expected, items)
+            there = tuple(value.items[expected : expected + len(items)])
+            repeat = value.writer == fence and expected >= value.put and there == items
             if repeat:
                 self.executions[fence.execution_id].crashes = 0
             return "repeated" if repeat else "length_mismatch"

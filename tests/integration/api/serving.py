@@ -72,7 +72,7 @@ class Api:
         answer = await self.client.post("/api/v1/nodes/register", json={"id": node, "reasoners": served})
         assert answer.status_code == 201, answer.text
 
-    async def open_session(self, node: str = "n", *, slots: int = 100, heartbeat_seconds: float = 10.0) -> str:
+    async def open_session(self, node: str = "n", *, slots: int = 100, heartbeat_seconds: float = 60.0) -> str:
         """A session whose lease outlives every test, unless its heartbeat is short."""
         body = {"instance_id": "i", "slots": slots, "heartbeat_seconds": heartbeat_seconds}
         answer = await self.client.post(f"/api/v1/nodes/{node}/sessions", json=body)
@@ -162,7 +162,7 @@ async def serving(database: str, **over: Json) -> AsyncIterator[Api]:
             async with httpx.AsyncClient(
                 base_url=f"http://{host}:{port}",
                 timeout=DEADLINE_SECONDS * 2,
-                headers={} if key is None else {"X-API-Key": key.get_secret_value()},
+                headers={} if key is None else {"X-API-Key": key.get_secret_value().encode()},
                 trust_env=False,
             ) as client:
                 yield Api(app, host, port, client)
@@ -375,7 +375,7 @@ async def streaming(
 ) -> AsyncIterator[EventStream]:
     """An event stream that is joined: its `connected` frame has been read."""
     headers = {"Accept": "text/event-stream"} | ({} if after is None else {"Last-Event-ID": after})
-    async with api.client.stream("GET", path, headers=headers, params=params) as response:
+    async with api.client.stream("GET", path, headers=headers, params=params or None) as response:
         assert response.status_code == 200, await response.aread()
         assert response.headers["content-type"].startswith("text/event-stream")
         stream = EventStream(response)

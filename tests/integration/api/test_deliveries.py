@@ -247,12 +247,11 @@ async def test_delivered_may_be_sent_again(api: Api, receiver: Receiver) -> None
         ("120", 120, 121),
         ("1", 5, 7),
         ("999999999", 3_600, 3_601),
-        (format_datetime(datetime.now(UTC) + timedelta(minutes=30), usegmt=True), 1_700, 1_801),
         ("Mon, 01 Jan 2001 00:00:00 GMT", 5, 7),
         ("-5", 5, 7),
         ("soon", 5, 7),
     ],
-    ids=["seconds", "sooner than ours", "for ever", "date", "past", "negative", "garbage"],
+    ids=["seconds", "sooner than ours", "for ever", "past", "negative", "garbage"],
 )
 async def test_a_receiver_may_ask_for_time(
     api: Api, receiver: Receiver, retry_after: str, least: float, most: float
@@ -264,6 +263,16 @@ async def test_a_receiver_may_ask_for_time(
     last = datetime.fromisoformat(pending["attempts"][-1]["at"])
 
     assert least <= (datetime.fromisoformat(pending["next_attempt_at"]) - last).total_seconds() <= most
+
+
+async def test_a_receiver_may_name_the_time(api: Api, receiver: Receiver) -> None:
+    """As an HTTP date, by its own clock."""
+    later = datetime.now(UTC) + timedelta(minutes=30)
+    receiver.answer = Answer(status=429, headers={"Retry-After": format_datetime(later, usegmt=True)})
+    id_, _ = await announced(api, receiver)
+    pending = await settled(api, id_, "pending")
+
+    assert abs(datetime.fromisoformat(pending["next_attempt_at"]) - later) < timedelta(seconds=5)
 
 
 @pytest.mark.parametrize(
@@ -337,25 +346,25 @@ async def test_a_restart_forgets_nothing(database: str, receiver: Receiver) -> N
     assert (first.body, first.headers["webhook-id"]) == (second.body, second.headers["webhook-id"])
 
 
+INSIDE = [
+    "http://127.0.0.1/x",
+    "http://127.1/x",
+    "http://2130706433/",
+    "http://169.254.169.254/",
+    "http://[::1]/",
+    "http://[::ffff:127.0.0.1]/",
+    "http://10.0.0.1/",
+    "https://93.184.216.34:25/",
+]
+
+
 @pytest.mark.parametrize("settings", [{"egress_allow_loopback": False}], ids=["production"])
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://127.0.0.1/x",
-        "http://127.1/x",
-        "http://2130706433/",
-        "http://169.254.169.254/",
-        "http://[::1]/",
-        "http://[::ffff:127.0.0.1]/",
-        "http://10.0.0.1/",
-        "https://93.184.216.34:25/",
-    ],
-)
-async def test_private_addresses_refuse_the_submit(api: Api, url: str) -> None:
+async def test_private_addresses_refuse_the_submit(api: Api) -> None:
     """A webhook that may not be called is refused at the door; nothing is accepted whose caller cannot be told."""
     await api.register()
 
-    the_problem(await api.post("/execute/async/n.echo", {"webhook": {"url": url}}), 422, "egress_refused")
+    for url in INSIDE:
+        the_problem(await api.post("/execute/async/n.echo", {"webhook": {"url": url}}), 422, "egress_refused")
     assert (await api.get("/executions"))["items"] == []
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
 import websockets
 
 from controlplane.api.streams import BUFFER_MAX
+from controlplane.server import STALLED_SECONDS, bind
+from controlplane.settings import Settings
 from tests.integration.api.rawhttp import Ask, ask_all
 from tests.integration.api.serving import (
     DEADLINE_SECONDS,
@@ -186,10 +189,10 @@ async def test_a_cursor_may_stand_in_the_query(api: Api) -> None:
     assert [frame.data["execution_id"] for frame in rest] == [id_, id_]
 
 
-async def test_a_cursor_of_somebody_else_is_refused(api: Api) -> None:
+async def test_a_cursor_of_somebody_else_is_refused(shared: Api) -> None:
     """A made-up Last-Event-ID is a 422, not a stream from anywhere."""
     for text in ("x", "1", "0.1", "0.1.1_", "0.-1.1", "99999.1.1", "0.9223372036854775808.1", "0.1.²"):
-        answer = await api.client.get(
+        answer = await shared.client.get(
             "/api/ui/v1/executions/events", headers=[(b"Last-Event-ID", text.encode("latin-1"))]
         )
 
@@ -243,11 +246,11 @@ async def test_who_has_read_the_end_is_sent_away(api: Api) -> None:
     assert (over.status_code, over.content) == (204, b"")
 
 
-async def test_stream_of_nobody(api: Api) -> None:
+async def test_stream_of_nobody(shared: Api) -> None:
     """404 for an execution that never was, 422 for what is no id."""
     for path in ("/api/ui/v1/executions/{}/events", "/api/v1/executions/{}/events"):
-        the_problem(await api.client.get(path.format(NOBODY)), 404, "execution_not_found")
-        the_problem(await api.client.get(path.format("x")), 422, "invalid")
+        the_problem(await shared.client.get(path.format(NOBODY)), 404, "execution_not_found")
+        the_problem(await shared.client.get(path.format("x")), 422, "invalid")
 
 
 async def test_a_reader_that_is_too_slow_is_told_to_come_back(api: Api) -> None:
@@ -278,6 +281,13 @@ async def test_a_reader_that_is_too_slow_is_told_to_come_back(api: Api) -> None:
     assert len({*marks, *(frame.id for frame in rest if frame)}) == notes
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel has no such limit")
+def test_a_reader_that_never_reads_is_cut_off() -> None:
+    """By the kernel, half a minute after its buffers are full: nothing above the socket can close one that is."""
+    with bind(Settings(port=0)) as listener:
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == STALLED_SECONDS * 1000
+
+
 async def _overflown(api: Api) -> bool:
     return any(one.overflown.is_set() for one in api.app.state.doors.streams._listeners)
 
@@ -296,7 +306,7 @@ async def test_a_reader_that_hangs_up_is_forgotten(api: Api) -> None:
 
 
 @contextlib.asynccontextmanager
-async def socket(api: Api, path: str = "/api/ui/v1/executions/ws") -> AsyncIterator[websockets.ClientConnection]:
+async def web_socket(api: Api, path: str = "/api/ui/v1/executions/ws") -> AsyncIterator[websockets.ClientConnection]:
     """A WebSocket that is joined: its `connected` frame has been read."""
     async with websockets.connect(f"ws://{api.host}:{api.port}{path}", proxy=None) as connection:
         assert (await heard(connection))["type"] == "connected"
@@ -311,7 +321,7 @@ async def heard(connection: websockets.ClientConnection) -> Json:
 async def test_websocket_sends_the_same_frames(api: Api) -> None:
     """What SSE says, a WebSocket says, too; the cursor is a member of the frame."""
     session = await api.node()
-    async with streaming(api) as stream, socket(api) as connection:
+    async with streaming(api) as stream, web_socket(api) as connection:
         await api.run(session)
         frames = await stream.until("execution_completed")
         said = [await heard(connection) for _ in frames]
@@ -325,11 +335,11 @@ async def test_websocket_of_one_execution_ends_with_it(api: Api) -> None:
     id_ = await api.run(session)
     path = f"/api/ui/v1/executions/{id_}/ws"
 
-    async with socket(api, path) as connection:
+    async with web_socket(api, path) as connection:
         said = [await heard(connection) for _ in range(3)]
         with pytest.raises(websockets.ConnectionClosedOK):
             await heard(connection)
-    async with socket(api, f"{path}?after={said[0]['id']}") as connection:
+    async with web_socket(api, f"{path}?after={said[0]['id']}") as connection:
         rest = [await heard(connection) for _ in range(2)]
     async with websockets.connect(f"ws://{api.host}:{api.port}{path}?after={said[-1]['id']}", proxy=None) as over:
         with pytest.raises(websockets.ConnectionClosedOK):
@@ -348,10 +358,10 @@ async def test_websocket_of_one_execution_ends_with_it(api: Api) -> None:
         "/api/ui/v1/nothing/ws",
     ],
 )
-async def test_websocket_to_nowhere(api: Api, path: str) -> None:
+async def test_websocket_to_nowhere(shared: Api, path: str) -> None:
     """The handshake is refused."""
     with pytest.raises(websockets.InvalidStatus) as refused:
-        async with socket(api, path):
+        async with web_socket(shared, path):
             pass
 
     assert refused.value.response.status_code == 403
@@ -360,7 +370,7 @@ async def test_websocket_to_nowhere(api: Api, path: str) -> None:
 async def test_what_a_websocket_is_told_changes_nothing(api: Api) -> None:
     """It is for listening; whatever comes in is left alone."""
     session = await api.node()
-    async with socket(api) as connection:
+    async with web_socket(api) as connection:
         for message in ("x", b"\x00\xff", "", "{" * 1_000):
             await connection.send(message)
         await api.run(session)
@@ -410,7 +420,7 @@ async def test_a_trace_tells_why(api: Api) -> None:
 
 async def test_streams_end_when_the_server_stops(api: Api) -> None:
     """At once: nobody waits for those who only listen."""
-    async with streaming(api) as stream, socket(api) as connection:
+    async with streaming(api) as stream, web_socket(api) as connection:
         api.app.state.doors.stopping.append(True)
         api.app.state.doors.streams.release()
 

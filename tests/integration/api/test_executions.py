@@ -70,9 +70,9 @@ async def test_an_unknown_target_names_the_nearest(api: Api) -> None:
 
 
 @pytest.mark.parametrize("target", ["n", "n.", ".echo", "n.echo.x", "n echo.x", "a" * 300])
-async def test_a_target_has_one_dot(api: Api, target: str) -> None:
+async def test_a_target_has_one_dot(shared: Api, target: str) -> None:
     """What cannot be a target is malformed, whatever is registered."""
-    the_problem(await api.post(f"/execute/async/{target}", {}), 400, "target_malformed")
+    the_problem(await shared.post(f"/execute/async/{target}", {}), 400, "target_malformed")
 
 
 async def test_a_target_is_known_as_soon_as_it_is_registered(api: Api) -> None:
@@ -105,15 +105,15 @@ async def test_a_target_is_known_as_soon_as_it_is_registered(api: Api) -> None:
     ],
     ids=str,
 )
-async def test_what_cannot_be_is_refused(api: Api, body: dict[str, object], where: str) -> None:
+async def test_what_cannot_be_is_refused(shared: Api, body: dict[str, object], where: str) -> None:
     """422 names the place; nothing is accepted, least of all work whose caller cannot be told."""
-    await api.node()
+    await shared.node()
 
-    answer = await api.post("/execute/async/n.echo", body)
+    answer = await shared.post("/execute/async/n.echo", body)
 
     assert answer.status_code == 422, answer.text
     assert answer.json()["where"] == where
-    assert (await api.get("/executions"))["items"] == []
+    assert (await shared.get("/executions"))["items"] == []
 
 
 async def test_a_misspelled_field_is_not_lost(api: Api) -> None:
@@ -297,9 +297,9 @@ async def test_a_wait_is_over_when_its_time_is(api: Api) -> None:
 
 
 @pytest.mark.parametrize("text", ["-1", "61", "x", "", "nan", "inf", "1e1", "1_0", "+1", "%201"])
-async def test_a_wait_has_bounds(api: Api, text: str) -> None:
+async def test_a_wait_has_bounds(shared: Api, text: str) -> None:
     """Seconds in plain digits, at most a minute."""
-    answer = await api.client.get(f"/api/v1/executions/exec_00000000000000000000000000?wait_seconds={text}")
+    answer = await shared.client.get(f"/api/v1/executions/exec_00000000000000000000000000?wait_seconds={text}")
 
     assert the_problem(answer, 422, "invalid")["where"] == "query/wait_seconds"
 
@@ -381,9 +381,9 @@ async def test_many_are_read_at_once(api: Api) -> None:
 
 
 @pytest.mark.parametrize("ids", [[], ["x"] * 501, [1], "x", None], ids=["none", "many", "numbers", "text", "null"])
-async def test_how_many_are_read_at_once(api: Api, ids: object) -> None:
+async def test_how_many_are_read_at_once(shared: Api, ids: object) -> None:
     """From 1 to 500, and ids."""
-    the_problem(await api.post("/executions/batch-status", {"execution_ids": ids}), 422, "invalid")
+    the_problem(await shared.post("/executions/batch-status", {"execution_ids": ids}), 422, "invalid")
 
 
 async def test_what_waits_is_cancelled_at_once(api: Api) -> None:
@@ -552,9 +552,9 @@ async def _all_pages(api: Api, **query: object) -> list[str]:
 @pytest.mark.parametrize(
     "query", ["limit=0", "limit=201", "limit=x", "status=paused", "cursor=x", "target=%00", "run_id=" + "a" * 300]
 )
-async def test_what_a_list_refuses(api: Api, query: str) -> None:
+async def test_what_a_list_refuses(shared: Api, query: str) -> None:
     """422 names the parameter."""
-    refused = the_problem(await api.client.get(f"/api/v1/executions?{query}"), 422, "invalid")
+    refused = the_problem(await shared.client.get(f"/api/v1/executions?{query}"), 422, "invalid")
 
     assert refused["where"] == f"query/{query.partition('=')[0]}"
 

@@ -12,10 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from urllib.parse import urlsplit
 
-import asyncpg
-import httpx
 import msgspec
 import orjson
 import pytest
@@ -44,7 +41,7 @@ from tests.integration.api.rawhttp import Ask, Connection, Reply, ask_all, conne
 from tests.integration.api.serving import Apart, Api, Receiver, fence, fenced, pieces, until
 
 DEADLINE_SECONDS = 15.0
-SYNC_SECONDS = 2.0
+HOUSE = {"sync_wait_seconds": 2.0}
 PARAMETER = re.compile(r"{(\w+)}")
 WITH_BODY = [one for one in OPERATIONS if one.takes is not None]
 STREAMS = ("/api/ui/v1/executions/events", "/api/ui/v1/executions/{execution_id}/events")
@@ -60,40 +57,16 @@ TYPED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def house(server: str, template: str) -> Iterator[Apart]:
-    """One server for all of this, with a loop of its own."""
-    name = f"test_{uuid.uuid4().hex}"
-    with asyncio.Runner() as runner:
-        runner.run(_execute(server, f"create database {name} template {template} strategy file_copy"))
-        apart = Apart(urlsplit(server)._replace(path=f"/{name}").geturl(), sync_wait_seconds=SYNC_SECONDS)
-        try:
-            yield apart
-        finally:
-            apart.stop()
-            runner.run(_execute(server, f"drop database {name} with (force)"))
-
-
-async def _execute(dsn: str, statement: str) -> None:
-    connection = await asyncpg.connect(dsn)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
 @pytest.fixture
-async def api(house: Apart) -> AsyncIterator[Api]:
+async def api(shared: Api) -> AsyncIterator[Api]:
     """The house with a node `n`; afterwards it still works, and nothing is stuck in it."""
-    async with httpx.AsyncClient(base_url=house.url, timeout=DEADLINE_SECONDS * 2, trust_env=False) as client:
-        api = Api(house.app, house.host, house.port, client)
-        await api.register("n", "echo", "busy", "aside")
-        yield api
-        async with working(api):
-            await until(lambda: _nothing_unfinished(api), seconds=DEADLINE_SECONDS)
-            execution_id = (await api.submit(input={"still": "works"}))["execution_id"]
-            ended = await api.read(execution_id, wait_seconds=DEADLINE_SECONDS)
-            assert (ended["status"], ended["result"]) == ("succeeded", {"still": "works"})
+    await shared.register("n", "echo", "busy", "aside", "fails")
+    yield shared
+    async with working(shared):
+        await until(lambda: _nothing_unfinished(shared), seconds=DEADLINE_SECONDS)
+        execution_id = (await shared.submit(input={"still": "works"}))["execution_id"]
+        ended = await shared.read(execution_id, wait_seconds=DEADLINE_SECONDS)
+        assert (ended["status"], ended["result"]) == ("succeeded", {"still": "works"})
 
 
 async def _nothing_unfinished(api: Api) -> bool:
@@ -618,3 +591,73 @@ async def test_too_large(house: Apart, api: Api) -> None:
 
     assert chunked.status == 413
     assert orjson.loads(chunked.body or b"")["limit_bytes"] == OVERSIZED_BYTES - 1
+
+
+SET = b'{"key":"raw","data":1}'
+HEAD_OF_SET = b"POST /api/v1/memory/set HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+REQUESTS: dict[str, tuple[bytes, set[int]]] = {
+    "no host": (b"POST /api/v1/memory/set HTTP/1.0\r\nContent-Length: 22\r\n\r\n" + SET, {200}),
+    "chunked": (
+        HEAD_OF_SET + b'Transfer-Encoding: chunked\r\n\r\n5\r\n{"key\r\n11\r\n":"raw","data":1}\r\n0\r\n\r\n',
+        {200},
+    ),
+    "chunks with trailers": (
+        HEAD_OF_SET + b"Transfer-Encoding: chunked\r\n\r\n16\r\n" + SET + b"\r\n0\r\nX: y\r\n\r\n",
+        {200},
+    ),
+    "bad chunk": (HEAD_OF_SET + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n" + SET + b"\r\n0\r\n\r\n", {400}),
+    "chunk and length": (HEAD_OF_SET + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n", {400, 422}),
+    "two lengths": (HEAD_OF_SET + b"Content-Length: 22\r\nContent-Length: 5\r\n\r\n" + SET, {400}),
+    "negative length": (HEAD_OF_SET + b"Content-Length: -1\r\n\r\n" + SET, {400}),
+    "endless length": (HEAD_OF_SET + b"Content-Length: 99999999999999999999999\r\n\r\n" + SET, {400, 413}),
+    "no length": (HEAD_OF_SET + b"\r\n", {422}),
+    "expects": (HEAD_OF_SET + b"Expect: 100-continue\r\nContent-Length: 22\r\n\r\n" + SET, {200}),
+    "absolute": (b"GET http://127.0.0.1/livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", {200, 404}),
+    "star": (b"OPTIONS * HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", {404, 405}),
+    "another method": (b"BREW /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", {400, 405}),
+    "another version": (b"GET /livez HTTP/3.0\r\nHost: 127.0.0.1\r\n\r\n", {200, 400, 505}),
+    "no version": (b"GET /livez\r\n\r\n", {200, 400}),
+    "a space too many": (b"GET  /livez  HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", {200, 400}),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 100 + b"\r\n\r\n", {400}),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", {400, 404, 405}),
+    "a long line": (b"GET /" + b"a" * 300_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", {400, 404, 414}),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_requests_that_no_client_makes(house: Apart, name: str) -> None:
+    """Each is answered, by us or before it comes to us, and the next connection is as good as any."""
+    raw, statuses = REQUESTS[name]
+    async with asyncio.timeout(DEADLINE_SECONDS), connected(house.host, house.port) as line:
+        reply = await line.send(raw)
+    async with connected(house.host, house.port) as line:
+        alive = await line.ask(Ask("GET", "/livez"))
+
+    assert reply.status in statuses, reply
+    assert alive.status == 200
+
+
+async def test_connections_that_break(house: Apart, api: Api) -> None:
+    """In the middle of a line, a head or a body, or before the answer: the server does not mind, and keeps nothing."""
+    whole = _post("/api/v1/memory/set", b'{"key":"broken","data":1}').raw()
+    for cut in (1, 20, whole.index(b"\r\n\r\n") + 2, len(whole) - 1):
+        _, writer = await asyncio.open_connection(house.host, house.port)
+        writer.write(whole[:cut])
+        await writer.drain()
+        writer.transport.abort()
+    assert (await api.post("/memory/get", {"key": "broken"})).status_code == 404
+
+
+async def test_a_body_in_small_pieces(house: Apart) -> None:
+    """One byte at a time is still a body; requests in one piece are answered one after the other."""
+    raw = _post("/api/v1/memory/set", b'{"key":"pieces","data":"\xf0\x9f\x98\x80"}').raw()
+    reader, writer = await asyncio.open_connection(house.host, house.port)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        for n in range(len(raw)):
+            writer.write(raw[n : n + 1])
+            await writer.drain()
+        assert b'"data":"\xf0\x9f\x98\x80"' in await reader.readuntil(b"}")
+        writer.write(raw * 20)
+        for version in range(2, 22):
+            assert b'"version":%d,' % version in await reader.readuntil(b"}")
+    writer.close()

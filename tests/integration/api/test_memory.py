@@ -65,9 +65,9 @@ async def test_a_key_is_forgotten(api: Api) -> None:
     ],
     ids=str,
 )
-async def test_where_a_value_is_kept(api: Api, headers: Json, body: Json, place: tuple[str, str]) -> None:
+async def test_where_a_value_is_kept(shared: Api, headers: Json, body: Json, place: tuple[str, str]) -> None:
     """Run, session, actor, global: the first of the headers, or what the body says."""
-    row = (await api.post("/memory/set", {"key": "k", "data": 1} | body, headers=headers)).json()
+    row = (await shared.post("/memory/set", {"key": "k", "data": 1} | body, headers=headers)).json()
 
     assert (row["scope"], row["scope_id"]) == place
 
@@ -103,9 +103,9 @@ async def test_the_nearest_value_is_read(api: Api) -> None:
     ],
     ids=str,
 )
-async def test_what_cannot_be_stored(api: Api, body: Json, where: str) -> None:
+async def test_what_cannot_be_stored(shared: Api, body: Json, where: str) -> None:
     """422 names the field."""
-    assert the_problem(await api.post("/memory/set", body), 422, "invalid")["where"] == where
+    assert the_problem(await shared.post("/memory/set", body), 422, "invalid")["where"] == where
 
 
 async def test_a_key_may_have_512_letters(api: Api) -> None:
@@ -174,9 +174,9 @@ async def test_an_append_that_comes_too_late(api: Api) -> None:
 
 
 @pytest.mark.parametrize("body", [{"items": []}, {"items": "x"}, {}, {"items": [1], "expected_length": -1}], ids=str)
-async def test_what_cannot_be_appended(api: Api, body: Json) -> None:
+async def test_what_cannot_be_appended(shared: Api, body: Json) -> None:
     """From 1 to 10,000 elements, behind a length that can be."""
-    the_problem(await api.post("/memory/append", {"key": "k"} | body), 422, "invalid")
+    the_problem(await shared.post("/memory/append", {"key": "k"} | body), 422, "invalid")
 
 
 async def test_appends_at_once_lose_nothing(api: Api) -> None:

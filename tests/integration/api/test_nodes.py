@@ -123,12 +123,12 @@ async def test_an_unknown_node(api: Api) -> None:
     ],
     ids=lambda value: str(value)[:60],
 )
-async def test_what_is_no_node(api: Api, body: Json, where: str) -> None:
+async def test_what_is_no_node(shared: Api, body: Json, where: str) -> None:
     """422 names the field, and nothing is known afterwards."""
-    refused = the_problem(await api.post("/nodes/register", body), 422, "invalid")
+    refused = the_problem(await shared.post("/nodes/register", body), 422, "invalid")
 
     assert refused["where"] == where
-    assert (await api.get("/nodes", show_all="1"))["nodes"] == []
+    assert (await shared.get("/nodes", show_all="1"))["nodes"] == []
 
 
 async def test_many_reasoners(api: Api) -> None:

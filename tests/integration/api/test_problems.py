@@ -12,9 +12,9 @@ FORM = {"type", "title", "status", "detail", "error", "message"}
 
 
 @pytest.mark.parametrize("path", ["/", "/api", "/api/v1/nothing", "/api/v1/executions/a/b/c", "/API/V1/NODES", "/%00"])
-async def test_a_path_that_does_not_exist(api: Api, path: str) -> None:
+async def test_a_path_that_does_not_exist(shared: Api, path: str) -> None:
     """404 in the form of every error, and quickly: AgentField's SDK tries paths we do not have."""
-    answer = await api.client.get(path)
+    answer = await shared.client.get(path)
 
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
@@ -22,12 +22,12 @@ async def test_a_path_that_does_not_exist(api: Api, path: str) -> None:
     assert answer.json()["fix"] == "GET /openapi.json lists every path."
 
 
-async def test_a_method_that_a_path_does_not_take(api: Api) -> None:
+async def test_a_method_that_a_path_does_not_take(shared: Api) -> None:
     """405 with those that it takes, on every path."""
     for path in {one.path for one in OPERATIONS}:
         taken = {one.method for one in OPERATIONS if one.path == path}
         for method in {"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"} - taken:
-            answer = await api.client.request(method, path.replace("{", "").replace("}", ""))
+            answer = await shared.client.request(method, path.replace("{", "").replace("}", ""))
             if method == "GET" and answer.status_code != 405:  # another route takes it, as an id
                 continue
 
@@ -36,9 +36,9 @@ async def test_a_method_that_a_path_does_not_take(api: Api) -> None:
             assert answer.headers["allow"]
 
 
-async def test_every_get_answers_head(api: Api) -> None:
+async def test_every_get_answers_head(shared: Api) -> None:
     """The same head without a body; a stream's, too."""
-    async with connected(api.host, api.port) as line:
+    async with connected(shared.host, shared.port) as line:
         for one in OPERATIONS:
             if one.method == "GET":
                 path = one.path.replace("{", "").replace("}", "")
@@ -48,12 +48,12 @@ async def test_every_get_answers_head(api: Api) -> None:
                 assert answer.status in (200, 404, 422), path
 
 
-async def test_a_form_says_what_it_wants(api: Api) -> None:
+async def test_a_form_says_what_it_wants(shared: Api) -> None:
     """The place, the type that is wanted, the fields that there are, and the nearest to one that is not."""
-    wrong = (await api.post("/memory/set", {"key": 5, "data": 1})).json()
-    missing = (await api.post("/memory/set", {"data": 1})).json()
-    deep = (await api.post("/memory/write", {"writes": [{"ops": [{"op": "set", "key": 1}]}]})).json()
-    unknown = (await api.post("/execute/async/x.y", {})).json()
+    wrong = (await shared.post("/memory/set", {"key": 5, "data": 1})).json()
+    missing = (await shared.post("/memory/set", {"data": 1})).json()
+    deep = (await shared.post("/memory/write", {"writes": [{"ops": [{"op": "set", "key": 1}]}]})).json()
+    unknown = (await shared.post("/execute/async/x.y", {})).json()
 
     assert (wrong["where"], wrong["detail"]) == ("body.key", "Expected `str`, got `int`.")
     assert missing["detail"] == "Object missing required field `key`."
@@ -61,11 +61,11 @@ async def test_a_form_says_what_it_wants(api: Api) -> None:
     assert unknown["fix"] == "Start a node that serves it; GET /api/v1/reasoners."
 
 
-async def test_a_word_that_may_not_stand_there(api: Api) -> None:
+async def test_a_word_that_may_not_stand_there(shared: Api) -> None:
     """It is not said back; where the right ones are listed is."""
     body = {"writes": [{"ops": [{"op": "<b>burn</b>", "key": "k"}]}]}
 
-    answer = (await api.post("/memory/write", body)).json()
+    answer = (await shared.post("/memory/write", body)).json()
 
     assert "burn" not in str(answer)
     assert answer["where"] == "body.writes[0].ops[0].op"
@@ -76,9 +76,9 @@ async def test_a_word_that_may_not_stand_there(api: Api) -> None:
     "content_type",
     ["application/json", "text/plain", "application/x-www-form-urlencoded", "", "application/json; charset=x"],
 )
-async def test_a_body_is_json_whatever_it_is_called(api: Api, content_type: str) -> None:
+async def test_a_body_is_json_whatever_it_is_called(shared: Api, content_type: str) -> None:
     """curl -d says that it is a form."""
-    answer = await api.client.post(
+    answer = await shared.client.post(
         "/api/v1/memory/set", content=b'{"key":"k","data":1}', headers={"Content-Type": content_type}
     )
 

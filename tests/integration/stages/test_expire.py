@@ -135,6 +135,15 @@ async def test_a_goodbye_twice_is_one(conn: Connection, made: Made) -> None:
     assert await conn.fetch("select closed_at, closed_reason from sessions") == before
 
 
+async def test_who_has_left_does_not_expire(conn: Connection, made: Made) -> None:
+    """A session that was closed is closed once, for the first reason."""
+    await expire.leave(conn, made.session.id, 0, reason="bye", make_id=make_id)
+    await move_clock(conn, "1 hour")
+
+    assert await expire.close_expired(conn, 0, up_seconds=1e6) == 0
+    assert await conn.fetchval("select closed_reason from sessions") == "bye"
+
+
 async def test_a_goodbye_ends_what_was_cancelled(conn: Connection, made: Made) -> None:
     """Work that was to be cancelled is not handed out again."""
     await conn.execute("update queue set cancel_requested_at = clock(), cancel_reason = 'enough'")
