@@ -81,7 +81,6 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI
     problems.install(app)
     document = openapi.document(OPERATIONS)
     app.openapi = lambda: document  # type: ignore[method-assign]
-    app.state.sessions = leases.Sessions()
     return app
 
 
@@ -114,6 +113,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
         waiting=Waiting(pool, hints),
         lookout=Lookout(pool, hints, placement),
         streams=Streams(pool, hints, placement),
+        sessions=leases.Sessions(),
     )
     app.state.doors = doors
     janitor = Janitor(
@@ -137,7 +137,6 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
             sender,
             keyring,
             hints,
-            sealed_for=executions.sealed_for,
             jitter=random.random,
             attempt_seconds=settings.webhook_seconds,
             in_flight_max=settings.webhooks_in_flight_max,
@@ -173,7 +172,7 @@ def release_waiters(app: FastAPI) -> None:
     """Let long polls, sync callers and streams go: the server is about to stop."""
     doors: Doors | None = getattr(app.state, "doors", None)
     if doors is not None and not doors.stopping:
-        doors.stopping.append(True)
+        doors.stopping = True
         doors.hints.wake_all()
         doors.waiting.release()
         doors.streams.release()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import itertools
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
@@ -26,6 +27,7 @@ from controlplane.stages.log import Entry
 
 if TYPE_CHECKING:
     from controlplane.api.catalogue import Catalogue
+    from controlplane.api.leases import Sessions
     from controlplane.api.lookout import Lookout
     from controlplane.api.streams import Streams
     from controlplane.api.waiting import Waiting
@@ -90,7 +92,9 @@ class Doors:
     waiting: Waiting
     lookout: Lookout
     streams: Streams
-    stopping: list[bool] = field(default_factory=list)
+    sessions: Sessions
+    stopping: bool = False
+    turns: Iterator[int] = field(default_factory=itertools.count)
 
     async def run(
         self, call: Callable[Concatenate[Connection, P], Awaitable[Result]], *args: P.args, **kwargs: P.kwargs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
 from uuid import UUID
 
 import msgspec
@@ -19,6 +18,7 @@ from controlplane.api.paging import limit_of, seconds, words
 from controlplane.api.problems import TITLES, TYPE_BASE, body_of
 from controlplane.api.shapes import answer
 from controlplane.domain import target as targets
+from controlplane.domain.delivery import sealed_for
 from controlplane.domain.execution import Accepted, Status, Submission, Webhook
 from controlplane.domain.ids import (
     ExecutionId,
@@ -325,11 +325,6 @@ def _webhook(doors: Doors, form: WebhookForm, id_: ExecutionId) -> Webhook:
         else None,
         attempts_max=doors.limits.webhook_attempts_max,
     )
-
-
-def sealed_for(execution_id: UUID, n: int, what: Literal["secret", "headers"]) -> bytes:
-    """What a sealed value is bound to: moved to another row it does not open."""
-    return b"webhook:%b:%d:%b" % (execution_id.bytes, n, what.encode())
 
 
 def _retry(entry: Entry, form: SubmitForm) -> RetryPolicy:

@@ -6,20 +6,14 @@ not pass through them. Everything else (OpenAPI, sockets, paths that do not exis
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
 
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controlplane.api import problems
 from controlplane.api.operation import Handler, Operation
-from controlplane.errors import ControlPlaneError, DatabaseUnavailable
-from controlplane.postgres.pool import PASSING
-
-log = logging.getLogger(__name__)
 
 PARAMETER = re.compile(r"\\\{(\w+)\\\}")
 
@@ -46,9 +40,12 @@ class Front:
             await self._app(scope, receive, send)
             return
         handler, scope["path_params"] = found
-        response = await self._answer(handler, Request(scope, receive, send))
-        if response is not None:
-            await response(scope, receive, send)
+        request = Request(scope, receive, send)
+        try:
+            response = await handler(request)
+        except Exception as error:  # noqa: BLE001 - a broken request must not take its connection with it
+            response = problems.of(request, error)
+        await response(scope, receive, send)
 
     def _find(self, method: str, path: str) -> tuple[Handler, dict[str, str]] | None:
         exact = self._exact.get((method, path))
@@ -59,17 +56,3 @@ class Front:
             if match is not None:
                 return handler, match.groupdict()
         return None
-
-    async def _answer(self, handler: Handler, request: Request) -> Response | None:
-        try:
-            return await handler(request)
-        except ControlPlaneError as error:
-            return problems.answer(error)
-        except ClientDisconnect:
-            return None  # nobody is left to read an answer
-        except PASSING as error:
-            log.warning("request.unavailable", extra={"path": request.url.path, "error": repr(error)})
-            return problems.answer(DatabaseUnavailable())
-        except Exception as error:  # one broken request must not take its connection with it
-            log.error("request.broken", extra={"path": request.url.path, "error": repr(error)}, exc_info=error)
-            return problems.answer(ControlPlaneError("Something broke in here; it was logged."))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -58,7 +57,6 @@ WORD_MAX = 200
 TRACEBACK_MAX = 65_536
 LEVELS = frozenset({"debug", "info", "warning", "error"})
 SESSIONS_KEPT = 10_000
-TURNS = itertools.count()
 
 
 class OpenForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -190,7 +188,7 @@ async def open_session(request: Request) -> Response:
         heartbeat_seconds=form.heartbeat_seconds,
         lease_floor_seconds=doors.limits.lease_floor_seconds,
     )
-    request.app.state.sessions.keep(session)
+    doors.sessions.keep(session)
     await doors.catalogue.refresh()
     shape = {
         "session_id": show("ses", session.id),
@@ -205,7 +203,7 @@ async def open_session(request: Request) -> Response:
 async def lease(request: Request) -> Response:
     """Work for this session, at once or as soon as there is some within `wait_seconds`."""
     doors = doors_of(request)
-    session = await request.app.state.sessions.find(request)
+    session = await doors.sessions.find(request)
     form = await read_form(request, LeaseForm, doors.limits.body_bytes_max)
     limit = int(_bounded(form.max, "body.max", 1, LEASES_MAX))
     until = time.monotonic() + _bounded(form.wait_seconds, "body.wait_seconds", 0, WAIT_MAX_SECONDS)
@@ -216,7 +214,7 @@ async def lease(request: Request) -> Response:
 async def _claim(request: Request, doors: Doors, session: Session, limit: int, until: float) -> Sequence[Lease]:
     targets = await doors.catalogue.targets_of(session.namespace, session.node_id)
     topics = [queue_topic(session.namespace, target) for target in targets]
-    turn = next(TURNS)  # every poll begins with another target, or the first one would starve the others
+    turn = next(doors.turns)  # every poll begins with another target, or the first one would starve the others
     gone = False
     with doors.hints.waiter(*topics) as hint:  # before the first look, so that no submit falls between
         while True:
@@ -241,7 +239,7 @@ async def _claim(request: Request, doors: Doors, session: Session, limit: int, u
 async def heartbeat(request: Request) -> Response:
     """The process is alive; everything it holds is its for another lease. Answers what to stop and what is lost."""
     doors = doors_of(request)
-    session = await request.app.state.sessions.find(request)
+    session = await doors.sessions.find(request)
     form = await read_form(request, HeartbeatForm, doors.limits.body_bytes_max)
     until = time.monotonic() + _bounded(form.wait_seconds, "body.wait_seconds", 0, WAIT_MAX_SECONDS)
     held = None if form.executions is None else tuple(_fence(one, "body.executions") for one in form.executions)
@@ -284,7 +282,7 @@ async def _release_unnamed(doors: Doors, session: Session, held: tuple[Fence, ..
 async def results(request: Request) -> Response:
     """How attempts went. Each is answered by itself, after its commit; saying it again is harmless."""
     doors = doors_of(request)
-    await request.app.state.sessions.find(request)
+    await doors.sessions.find(request)
     form = await read_form(request, ResultsForm, doors.limits.body_bytes_max)
     _bounded(len(form.results), "body.results", 1, RESULTS_MAX)
     reports = _each(partial(_report, bytes_max=doors.limits.payload_bytes_max), form.results, "body.results")
@@ -321,7 +319,7 @@ async def close(request: Request) -> Response:
     form = await read_form(request, CloseForm, doors.limits.body_bytes_max)
     reason = clean(form.reason, where="body.reason", chars_max=WORD_MAX) if form.reason else "closed"
     with contextlib.suppress(SessionClosed):  # said again, here or to another replica
-        await request.app.state.sessions.find(request)
+        await doors.sessions.find(request)
     released = 0
     for bucket in doors.placement.all():
         swept = await doors.run(expire.leave, id_, bucket, reason=reason, make_id=doors.ids.new)
@@ -333,7 +331,7 @@ async def close(request: Request) -> Response:
 async def logs(request: Request) -> Response:
     """Lines and progress of attempts; best effort, but never for an attempt that lost its lease."""
     doors = doors_of(request)
-    await request.app.state.sessions.find(request)
+    await doors.sessions.find(request)
     form = await read_form(request, LogsForm, doors.limits.body_bytes_max)
     if len(form.entries) + len(form.progress) > ENTRIES_MAX:
         raise Invalid(f"More than {ENTRIES_MAX} entries.", where="body.entries")

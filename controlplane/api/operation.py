@@ -1,7 +1,7 @@
 """One line per route: what it is called, what it takes and what it answers. Routes and OpenAPI are made from it.
 
-The routes are plain Starlette routes inside the FastAPI application: with FastAPI's own per-request machinery a submit
-cost twice as much. So their schema is said here, explicitly.
+Requests are routed by `front.py`, past FastAPI's own per-request machinery, with which a submit cost twice as much; so
+the schema of a route is said here, explicitly.
 """
 
 from __future__ import annotations
@@ -33,6 +33,6 @@ class Operation:
 
 
 def install(app: FastAPI, operations: list[Operation]) -> None:
-    """Make a route of each."""
+    """Let FastAPI's router know each, too: it answers a wrong method and a trailing slash."""
     for one in operations:
         app.router.routes.append(Route(one.path, one.handler, methods=[one.method], include_in_schema=False))

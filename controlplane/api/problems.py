@@ -8,10 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-import asyncpg
 import orjson
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -103,12 +101,21 @@ def answer(error: errors.ControlPlaneError, headers: Mapping[str, str] | None = 
     return Response(orjson.dumps(body_of(error)), status, more, media_type=MEDIA_TYPE)
 
 
-def install(app: FastAPI) -> None:
-    """Every error of every route ends as one of these."""
-
-    async def known(_: Request, error: Exception) -> Response:
-        assert isinstance(error, errors.ControlPlaneError)
+def of(request: Request, error: Exception) -> Response:
+    """What a request answers that ended in this; what is nobody's fault but ours or the database's is logged."""
+    if isinstance(error, errors.ControlPlaneError):
         return answer(error)
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=400)  # nobody is left to read it
+    if isinstance(error, PASSING):
+        log.warning("request.unavailable", extra={"path": request.url.path, "error": repr(error)})
+        return answer(errors.DatabaseUnavailable())
+    log.error("request.broken", extra={"path": request.url.path, "error": repr(error)}, exc_info=error)
+    return answer(errors.ControlPlaneError("Something broke in here; it was logged."))
+
+
+def install(app: FastAPI) -> None:
+    """Errors of what does not pass through `front.py` look the same."""
 
     async def http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -124,27 +131,9 @@ def install(app: FastAPI) -> None:
         }
         return Response(orjson.dumps(body), error.status_code, error.headers, media_type=MEDIA_TYPE)
 
-    async def invalid(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        return answer(errors.Invalid(str(first.get("msg")), where="/".join(str(part) for part in first.get("loc", ()))))
+    async def other(request: Request, error: Exception) -> Response:
+        return of(request, error)
 
-    async def passing(request: Request, error: Exception) -> Response:
-        log.warning("request.unavailable", extra={"path": request.url.path, "error": repr(error)})
-        return answer(errors.DatabaseUnavailable())
-
-    async def gone(_: Request, __: Exception) -> Response:
-        return Response(status_code=400)
-
-    async def broken(request: Request, error: Exception) -> Response:
-        log.error("request.broken", extra={"path": request.url.path, "error": repr(error)}, exc_info=error)
-        return answer(errors.ControlPlaneError("Something broke in here; it was logged."))
-
-    app.add_exception_handler(errors.ControlPlaneError, known)
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(ClientDisconnect, gone)
-    for kind in PASSING:
-        app.add_exception_handler(kind, passing)
-    app.add_exception_handler(asyncpg.PostgresError, broken)
-    app.add_exception_handler(Exception, broken)
+    for kind in (errors.ControlPlaneError, ClientDisconnect, *PASSING, Exception):
+        app.add_exception_handler(kind, other)

@@ -11,10 +11,11 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Literal
 
 import orjson
 
-from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState, backoff_seconds
+from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState, backoff_seconds, sealed_for
 from controlplane.domain.ids import show, show_execution
 from controlplane.domain.placement import Placement
 from controlplane.errors import ControlPlaneError
@@ -46,7 +47,6 @@ class Dispatcher:
         keyring: KeyRing,
         hints: Hints,
         *,
-        sealed_for: Callable[..., bytes],
         jitter: Callable[[], float],
         attempt_seconds: float,
         in_flight_max: int,
@@ -59,7 +59,6 @@ class Dispatcher:
         self._sender = sender
         self._keyring = keyring
         self._hints = hints
-        self._sealed_for = sealed_for
         self._jitter = jitter
         self._attempt_seconds = attempt_seconds
         self._in_flight_max = in_flight_max
@@ -163,10 +162,10 @@ class Dispatcher:
             headers["webhook-signature"] = sign_standard(key, webhook_id=webhook_id, timestamp=timestamp, body=due.body)
         return await self._sender.send(url=due.url, body=due.body, headers=headers, total_seconds=self._attempt_seconds)
 
-    def _open(self, due: Due, what: str, sealed: bytes | None) -> bytes | None:
+    def _open(self, due: Due, what: Literal["secret", "headers"], sealed: bytes | None) -> bytes | None:
         if sealed is None:
             return None
-        return self._keyring.open(sealed, bound_to=self._sealed_for(due.execution_id, due.webhook_n, what))
+        return self._keyring.open(sealed, bound_to=sealed_for(due.execution_id, due.webhook_n, what))
 
     def _wait(self, due: Due, attempt: Attempt) -> float:
         wait = backoff_seconds(due.charged + 1, jitter=self._jitter())

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Literal
+from uuid import UUID
 
 RESPONSE_BYTES_MAX = 16 * 1024
 """How much of a receiver's answer is kept."""
@@ -63,6 +65,11 @@ class Attempt:
     response_body: bytes
     retry_after_seconds: float | None
     final: bool
+
+
+def sealed_for(execution_id: UUID, n: int, what: Literal["secret", "headers"]) -> bytes:
+    """What a sealed value of the `n`-th webhook is bound to: moved to another row it does not open."""
+    return b"webhook:%b:%d:%b" % (execution_id.bytes, n, what.encode())
 
 
 def backoff_seconds(failures: int, *, schedule: Sequence[float] | None = None, jitter: float = 0.0) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from controlplane.domain.event import Event, EventType
-from controlplane.domain.execution import STATUS_OF_STATE, Held, Settlement, Status
+from controlplane.domain.execution import STATUS_OF_STATE, Held, Status
 from controlplane.domain.ids import ExecutionId, SessionId
 from controlplane.domain.notice import text
 from controlplane.domain.placement import by_bucket
@@ -65,7 +65,7 @@ async def request(
             locked = await hold.lock(conn, bucket, part)
             resting = [held for held in locked.values() if held.session_id is None]
             leased = [held for held in locked.values() if held.session_id is not None]
-            await finish.settle(conn, bucket, [_settlement(held, reason) for held in resting], make_id=make_id)
+            await finish.settle(conn, bucket, [finish.cancelled(held, reason) for held in resting], make_id=make_id)
             if leased:
                 new = {row["id"] for row in await conn.fetch(FLAG, bucket, [held.id for held in leased], reason)}
                 await record.append(conn, bucket, [_asked(held, reason) for held in leased if held.id in new])
@@ -88,23 +88,5 @@ async def request(
     return [answers[id_] for id_ in ids]
 
 
-def _settlement(held: Held, reason: str | None) -> Settlement:
-    return Settlement(
-        held=held,
-        status=Status.CANCELLED,
-        status_reason="cancelled",
-        error=text(reason or "cancelled"),
-        failures=held.failures,
-    )
-
-
 def _asked(held: Held, reason: str | None) -> Event:
-    return Event(
-        execution_id=held.id,
-        namespace=held.namespace,
-        run_id=held.run_id,
-        target=held.target,
-        type=EventType.CANCELLING,
-        attempt=held.attempt,
-        data=None if reason is None else b'{"reason":%b}' % text(reason),
-    )
+    return record.about(held, EventType.CANCELLING, None if reason is None else b'{"reason":%b}' % text(reason))

@@ -23,8 +23,6 @@ from controlplane.errors import ControlPlaneError
 from controlplane.postgres.pool import Connection
 from controlplane.stages import finish, hold, record
 
-CRASH_FREE = "released"
-
 RETURNED = {Verdict.FAILED: EventType.RETRYING, Verdict.RELEASED: EventType.RELEASED}
 
 READ_POLICIES = """
@@ -129,13 +127,7 @@ def _comes_too_late(item: Report, held: Held) -> bool:
 
 def _settlement(item: Report, held: Held) -> Settlement:
     if held.cancel_requested:  # the flag decides, whatever the node says now
-        return Settlement(
-            held=held,
-            status=Status.CANCELLED,
-            status_reason="cancelled",
-            error=text(held.cancel_reason or "cancelled"),
-            failures=held.failures,
-        )
+        return finish.cancelled(held, held.cancel_reason)
     if item.verdict is Verdict.SUCCEEDED:
         return Settlement(
             held=held,
@@ -171,7 +163,7 @@ async def _retry(
         [held.attempt for _, held in returning],
         delays,
         [held.failures + (item.verdict is Verdict.FAILED) for item, held in returning],
-        ["retrying" if item.verdict is Verdict.FAILED else CRASH_FREE for item, _ in returning],
+        ["retrying" if item.verdict is Verdict.FAILED else "released" for item, _ in returning],
     )
     await record.append(
         conn, bucket, [_returned(item, held, delay) for (item, held), delay in zip(returning, delays, strict=True)]
@@ -200,27 +192,15 @@ def _returned(item: Report, held: Held, delay: float) -> Event:
     ):
         if raw is not None:
             facts.append(b'"%b":%b' % (name, raw))
-    return Event(
-        execution_id=held.id,
-        namespace=held.namespace,
-        run_id=held.run_id,
-        target=held.target,
-        type=RETURNED[item.verdict],
-        attempt=held.attempt,
-        data=b"{" + b",".join(facts) + b"}",
-    )
+    return record.about(held, RETURNED[item.verdict], b"{" + b",".join(facts) + b"}")
 
 
 def _discarded(item: Report, held: Held) -> Event:
     """A result that came after the cancel: kept where a person can see it, never the execution's result."""
-    return Event(
-        execution_id=held.id,
-        namespace=held.namespace,
-        run_id=held.run_id,
-        target=held.target,
-        type=EventType.DISCARDED,
-        attempt=held.attempt,
-        data=b'{"status":"%b","result":%b}' % (item.verdict.value.encode(), item.result or b"null"),
+    return record.about(
+        held,
+        EventType.DISCARDED,
+        b'{"status":"%b","result":%b}' % (item.verdict.value.encode(), item.result or b"null"),
     )
 
 

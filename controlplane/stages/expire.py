@@ -304,7 +304,7 @@ async def _end(conn: Connection, bucket: int, rows: list[Held], *, make_id: fini
     settled = await finish.settle(
         conn,
         bucket,
-        [_cancelled(held) if held.cancel_requested else _timed_out(held) for held in rows],
+        [finish.cancelled(held, held.cancel_reason) if held.cancel_requested else _timed_out(held) for held in rows],
         make_id=make_id,
     )
     return Swept(rows=len(rows), ended=tuple(one.id for one in settled))
@@ -322,7 +322,7 @@ async def _free(
     settled = await finish.settle(
         conn,
         bucket,
-        [_cancelled(held) if held.cancel_requested else _crash_loop(held) for held in ending],
+        [finish.cancelled(held, held.cancel_reason) if held.cancel_requested else _crash_loop(held) for held in ending],
         make_id=make_id,
     )
     if freed:
@@ -343,25 +343,7 @@ async def _free(
 
 
 def _freed(held: Held, reason: str, crash: bool) -> Event:
-    return Event(
-        execution_id=held.id,
-        namespace=held.namespace,
-        run_id=held.run_id,
-        target=held.target,
-        type=EventType.EXPIRED if crash else EventType.RELEASED,
-        attempt=held.attempt,
-        data=b'{"reason":%b}' % text(reason),
-    )
-
-
-def _cancelled(held: Held) -> Settlement:
-    return Settlement(
-        held=held,
-        status=Status.CANCELLED,
-        status_reason="cancelled",
-        error=text(held.cancel_reason or "cancelled"),
-        failures=held.failures,
-    )
+    return record.about(held, EventType.EXPIRED if crash else EventType.RELEASED, b'{"reason":%b}' % text(reason))
 
 
 def _timed_out(held: Held) -> Settlement:

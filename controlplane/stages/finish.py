@@ -17,9 +17,9 @@ from uuid import UUID
 import asyncpg
 
 from controlplane.domain.event import Event, EventType
-from controlplane.domain.execution import Settled, Settlement, Status
+from controlplane.domain.execution import Held, Settled, Settlement, Status
 from controlplane.domain.ids import DeliveryId
-from controlplane.domain.notice import TERMINAL_EVENT, Notice, notice_body
+from controlplane.domain.notice import TERMINAL_EVENT, Notice, notice_body, text
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
 from controlplane.stages import record
@@ -81,6 +81,17 @@ EVENT_OF = {
     Status.CANCELLED: EventType.CANCELLED,
     Status.TIMEOUT: EventType.TIMED_OUT,
 }
+
+
+def cancelled(held: Held, reason: str | None) -> Settlement:
+    """The end of what somebody has cancelled, whoever writes it: the caller, the node or the clock."""
+    return Settlement(
+        held=held,
+        status=Status.CANCELLED,
+        status_reason="cancelled",
+        error=text(reason or "cancelled"),
+        failures=held.failures,
+    )
 
 
 async def settle(conn: Connection, bucket: int, batch: Sequence[Settlement], *, make_id: MakeId) -> list[Settled]:
@@ -164,12 +175,4 @@ def _notice(row: asyncpg.Record, item: Settlement, finished_at: datetime) -> Not
 
 
 def _ended(item: Settlement) -> Event:
-    return Event(
-        execution_id=item.held.id,
-        namespace=item.held.namespace,
-        run_id=item.held.run_id,
-        target=item.held.target,
-        type=EVENT_OF[item.status],
-        attempt=item.held.attempt,
-        data=None if item.error is None else b'{"error":%b}' % item.error,
-    )
+    return record.about(item.held, EVENT_OF[item.status], None if item.error is None else b'{"error":%b}' % item.error)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from controlplane.domain.event import Event
+from controlplane.domain.event import Event, EventType
+from controlplane.domain.execution import Held
 from controlplane.postgres.pool import Connection
 
 APPEND = """
@@ -13,6 +14,19 @@ select $1, e.execution_id, e.namespace, e.run_id, e.target, e.type, e.attempt, c
 from unnest($2::uuid[], $3::smallint[], $4::text[], $5::text[], $6::text[], $7::int[], $8::bytea[])
   as e(execution_id, namespace, run_id, target, type, attempt, data)
 """
+
+
+def about(held: Held, type_: EventType, data: bytes | None = None) -> Event:
+    """What happened to an execution whose queue row is in hand, at the attempt that the row is at."""
+    return Event(
+        execution_id=held.id,
+        namespace=held.namespace,
+        run_id=held.run_id,
+        target=held.target,
+        type=type_,
+        attempt=held.attempt,
+        data=data,
+    )
 
 
 async def append(conn: Connection, bucket: int, events: Sequence[Event]) -> None:

@@ -421,7 +421,7 @@ async def test_a_trace_tells_why(api: Api) -> None:
 async def test_streams_end_when_the_server_stops(api: Api) -> None:
     """At once: nobody waits for those who only listen."""
     async with streaming(api) as stream, web_socket(api) as connection:
-        api.app.state.doors.stopping.append(True)
+        api.app.state.doors.stopping = True
         api.app.state.doors.streams.release()
 
         assert await _rest_of(stream) == []
