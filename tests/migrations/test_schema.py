@@ -29,6 +29,9 @@ OPERATIONAL = [
     "schedules",
     "api_keys",
     "local_calls",
+    "approvals",
+    "memory_changes",
+    "memory_vectors",
 ]
 KEY = """
 select a.attname
@@ -73,8 +76,9 @@ async def test_every_row_carries_its_namespace(table: str, conn: asyncpg.Connect
 
 async def test_partitions_are_made_ahead(conn: asyncpg.Connection) -> None:
     """A row of next month finds its partition; the DEFAULT ones stay empty."""
-    last = await conn.fetchval("select max(relname) from pg_class where relname like 'executions\\_2%'")
-    due = await conn.fetchval("select to_char(clock() + interval '27 days', '\"executions\"_YYYY_MM_DD')")
+    last = await conn.fetchval("select max(relname) from pg_class where relname like 'executions\\_2%' and relispartition")
+    week = "date_trunc('week', clock() at time zone 'UTC' + interval '27 days')"
+    due = await conn.fetchval(f"select to_char({week}, '\"executions\"_YYYY_MM_DD')")
 
     assert last >= due
 
