@@ -65,6 +65,25 @@ CREATE TABLE public.api_keys (
     revoked_at timestamp with time zone
 );
 
+CREATE TABLE public.approvals (
+    bucket smallint NOT NULL,
+    execution_id uuid NOT NULL,
+    request_id text NOT NULL,
+    namespace smallint NOT NULL,
+    attempt integer NOT NULL,
+    node_id text NOT NULL,
+    status text NOT NULL,
+    url text,
+    callback_url text,
+    feedback text,
+    response bytea,
+    requested_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone,
+    decided_at timestamp with time zone,
+    CONSTRAINT approvals_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'approved'::text, 'rejected'::text, 'request_changes'::text, 'expired'::text]))),
+    CONSTRAINT decided_has_moment CHECK (((status = 'pending'::text) = (decided_at IS NULL)))
+);
+
 CREATE TABLE public.deliveries (
     bucket smallint NOT NULL,
     id uuid NOT NULL,
@@ -179,6 +198,9 @@ CREATE TABLE public.executions (
     timeout_seconds double precision,
     webhooks smallint NOT NULL,
     created_at timestamp with time zone NOT NULL,
+    replay_source_run_id text,
+    replay_before_id uuid,
+    replay_mode text,
     CONSTRAINT executions_retries_max_check CHECK ((retries_max >= 0)),
     CONSTRAINT executions_retry_cap_seconds_check CHECK (((retry_cap_seconds >= (0)::double precision) AND (retry_cap_seconds <= ('1000000000'::numeric)::double precision))),
     CONSTRAINT executions_retry_delay_seconds_check CHECK (((retry_delay_seconds >= (0)::double precision) AND (retry_delay_seconds <= ('1000000000'::numeric)::double precision))),
@@ -210,6 +232,9 @@ CREATE TABLE public.executions_default (
     timeout_seconds double precision,
     webhooks smallint CONSTRAINT executions_webhooks_not_null NOT NULL,
     created_at timestamp with time zone CONSTRAINT executions_created_at_not_null NOT NULL,
+    replay_source_run_id text,
+    replay_before_id uuid,
+    replay_mode text,
     CONSTRAINT executions_retries_max_check CHECK ((retries_max >= 0)),
     CONSTRAINT executions_retry_cap_seconds_check CHECK (((retry_cap_seconds >= (0)::double precision) AND (retry_cap_seconds <= ('1000000000'::numeric)::double precision))),
     CONSTRAINT executions_retry_delay_seconds_check CHECK (((retry_delay_seconds >= (0)::double precision) AND (retry_delay_seconds <= ('1000000000'::numeric)::double precision))),
@@ -255,7 +280,9 @@ CREATE TABLE public.local_calls (
     result bytea,
     error bytea,
     created_at timestamp with time zone NOT NULL,
-    updated_at timestamp with time zone NOT NULL
+    updated_at timestamp with time zone NOT NULL,
+    status_reason text,
+    duration_ms bigint
 );
 
 CREATE TABLE public.logs (
@@ -316,6 +343,34 @@ CREATE TABLE public.memory (
 )
 WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_cost_delay='0');
 
+CREATE UNLOGGED TABLE public.memory_changes (
+    bucket smallint NOT NULL,
+    seq bigint NOT NULL,
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    namespace smallint NOT NULL,
+    scope text NOT NULL,
+    scope_id text NOT NULL,
+    key text NOT NULL,
+    action text NOT NULL,
+    value bytea,
+    previous bytea,
+    run_id text,
+    node_id text,
+    actor_key text,
+    at timestamp with time zone NOT NULL,
+    CONSTRAINT memory_changes_action_check CHECK ((action = ANY (ARRAY['set'::text, 'append'::text, 'delete'::text])))
+)
+WITH (autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_cost_delay='0');
+
+ALTER TABLE public.memory_changes ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.memory_changes_seq_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE public.memory_items (
     bucket smallint NOT NULL,
     namespace smallint NOT NULL,
@@ -327,6 +382,22 @@ CREATE TABLE public.memory_items (
     CONSTRAINT memory_items_position_check CHECK (("position" >= 0))
 );
 
+CREATE TABLE public.memory_vectors (
+    bucket smallint NOT NULL,
+    namespace smallint NOT NULL,
+    scope text NOT NULL,
+    scope_id text NOT NULL,
+    key text NOT NULL,
+    embedding double precision[] NOT NULL,
+    norm double precision NOT NULL,
+    metadata bytea,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT memory_vectors_norm_check CHECK ((norm > (0)::double precision)),
+    CONSTRAINT memory_vectors_scope_check CHECK ((scope = ANY (ARRAY['run'::text, 'session'::text, 'actor'::text, 'global'::text])))
+)
+WITH (fillfactor='90', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_cost_delay='0');
+
 CREATE TABLE public.nodes (
     bucket smallint NOT NULL,
     namespace smallint NOT NULL,
@@ -337,7 +408,7 @@ CREATE TABLE public.nodes (
     metadata bytea,
     registered_at timestamp with time zone NOT NULL,
     updated_at timestamp with time zone NOT NULL,
-    CONSTRAINT nodes_transport_check CHECK ((transport = ANY (ARRAY['pull'::text, 'push'::text])))
+    CONSTRAINT nodes_transport_check CHECK ((transport = ANY (ARRAY['pull'::text, 'push'::text, 'serverless'::text])))
 );
 
 CREATE TABLE public.outcomes (
@@ -355,6 +426,7 @@ CREATE TABLE public.outcomes (
     progress bytea,
     started_at timestamp with time zone,
     finished_at timestamp with time zone NOT NULL,
+    http_status smallint,
     CONSTRAINT outcomes_attempt_check CHECK ((attempt >= 0)),
     CONSTRAINT outcomes_status_check CHECK ((status = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text, 'timeout'::text]))),
     CONSTRAINT succeeded_has_result CHECK (((status <> 'succeeded'::text) OR (result IS NOT NULL)))
@@ -376,6 +448,7 @@ CREATE TABLE public.outcomes_default (
     progress bytea,
     started_at timestamp with time zone,
     finished_at timestamp with time zone CONSTRAINT outcomes_finished_at_not_null NOT NULL,
+    http_status smallint,
     CONSTRAINT outcomes_attempt_check CHECK ((attempt >= 0)),
     CONSTRAINT outcomes_status_check CHECK ((status = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text, 'timeout'::text]))),
     CONSTRAINT succeeded_has_result CHECK (((status <> 'succeeded'::text) OR (result IS NOT NULL)))
@@ -406,6 +479,10 @@ CREATE TABLE public.queue (
     status_reason text,
     progress bytea,
     progress_at timestamp with time zone,
+    parent_id uuid,
+    sent_at timestamp with time zone,
+    accepted_at timestamp with time zone,
+    waiting_at timestamp with time zone,
     CONSTRAINT leased_has_session CHECK (((state <> 'leased'::text) OR ((session_id IS NOT NULL) AND (leased_at IS NOT NULL)))),
     CONSTRAINT queue_attempt_check CHECK ((attempt >= 0)),
     CONSTRAINT queue_crashes_check CHECK ((crashes >= 0)),
@@ -473,9 +550,15 @@ CREATE TABLE public.sessions (
     expires_at timestamp with time zone NOT NULL,
     closed_at timestamp with time zone,
     closed_reason text,
+    transport text DEFAULT 'pull'::text NOT NULL,
+    base_url text,
+    acknowledges boolean DEFAULT false NOT NULL,
+    start_to_close_seconds double precision,
+    CONSTRAINT called_has_address CHECK (((transport = 'pull'::text) = (base_url IS NULL))),
     CONSTRAINT sessions_heartbeat_seconds_check CHECK ((heartbeat_seconds > (0)::double precision)),
     CONSTRAINT sessions_lease_seconds_check CHECK ((lease_seconds > (0)::double precision)),
-    CONSTRAINT sessions_slots_check CHECK ((slots > 0))
+    CONSTRAINT sessions_slots_check CHECK ((slots > 0)),
+    CONSTRAINT transport_is_known CHECK ((transport = ANY (ARRAY['pull'::text, 'push'::text, 'serverless'::text])))
 )
 WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_cost_delay='0');
 
@@ -511,6 +594,9 @@ ALTER TABLE ONLY public.api_keys
 
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (bucket, id);
+
+ALTER TABLE ONLY public.approvals
+    ADD CONSTRAINT approvals_pkey PRIMARY KEY (bucket, execution_id, request_id);
 
 ALTER TABLE ONLY public.deliveries
     ADD CONSTRAINT deliveries_pkey PRIMARY KEY (bucket, id);
@@ -548,11 +634,17 @@ ALTER TABLE ONLY public.logs
 ALTER TABLE ONLY public.logs_default
     ADD CONSTRAINT logs_default_pkey PRIMARY KEY (bucket, execution_id, seq);
 
+ALTER TABLE ONLY public.memory_changes
+    ADD CONSTRAINT memory_changes_pkey PRIMARY KEY (bucket, xid, seq);
+
 ALTER TABLE ONLY public.memory_items
     ADD CONSTRAINT memory_items_pkey PRIMARY KEY (bucket, namespace, scope, scope_id, key, "position");
 
 ALTER TABLE ONLY public.memory
     ADD CONSTRAINT memory_pkey PRIMARY KEY (bucket, namespace, scope, scope_id, key);
+
+ALTER TABLE ONLY public.memory_vectors
+    ADD CONSTRAINT memory_vectors_pkey PRIMARY KEY (bucket, namespace, scope, scope_id, key);
 
 ALTER TABLE ONLY public.nodes
     ADD CONSTRAINT nodes_pkey PRIMARY KEY (bucket, namespace, id);
@@ -572,6 +664,9 @@ ALTER TABLE ONLY public.queue
 ALTER TABLE ONLY public.reasoners
     ADD CONSTRAINT reasoners_pkey PRIMARY KEY (bucket, namespace, target);
 
+ALTER TABLE public.executions
+    ADD CONSTRAINT replay_mode_is_known CHECK ((replay_mode = ANY (ARRAY['succeeded-before'::text, 'all-succeeded'::text, 'none'::text]))) NOT VALID;
+
 ALTER TABLE ONLY public.schedules
     ADD CONSTRAINT schedules_bucket_namespace_name_key UNIQUE (bucket, namespace, name);
 
@@ -583,6 +678,12 @@ ALTER TABLE ONLY public.sessions
 
 ALTER TABLE ONLY public.webhooks
     ADD CONSTRAINT webhooks_pkey PRIMARY KEY (bucket, execution_id, n);
+
+CREATE INDEX approvals_expiry ON public.approvals USING btree (bucket, expires_at) WHERE (status = 'pending'::text);
+
+CREATE UNIQUE INDEX approvals_pending ON public.approvals USING btree (bucket, execution_id) WHERE (status = 'pending'::text);
+
+CREATE INDEX approvals_request ON public.approvals USING btree (bucket, namespace, request_id);
 
 CREATE INDEX deliveries_due ON public.deliveries USING btree (bucket, host, next_at) WHERE (state = 'pending'::text);
 
@@ -602,9 +703,15 @@ CREATE INDEX executions_default_bucket_run_id_idx ON public.executions_default U
 
 CREATE INDEX idempotency_keys_expiry ON public.idempotency_keys USING btree (bucket, expires_at);
 
+CREATE INDEX local_calls_local ON public.local_calls USING btree (bucket, namespace, local_id);
+
+CREATE INDEX memory_changes_at ON public.memory_changes USING btree (bucket, at);
+
 CREATE INDEX outcomes_status ON ONLY public.outcomes USING btree (bucket, namespace, status, id);
 
 CREATE INDEX outcomes_default_bucket_namespace_status_id_idx ON public.outcomes_default USING btree (bucket, namespace, status, id);
+
+CREATE INDEX queue_accepted ON public.queue USING btree (bucket, accepted_at) WHERE (accepted_at IS NOT NULL);
 
 CREATE INDEX queue_cancel ON public.queue USING btree (bucket, cancel_requested_at) WHERE (cancel_requested_at IS NOT NULL);
 
@@ -612,11 +719,19 @@ CREATE INDEX queue_deadline ON public.queue USING btree (bucket, deadline_at) WH
 
 CREATE INDEX queue_delayed ON public.queue USING btree (bucket, available_at) WHERE (state = 'delayed'::text);
 
+CREATE INDEX queue_parent ON public.queue USING btree (bucket, parent_id) WHERE (parent_id IS NOT NULL);
+
 CREATE INDEX queue_ready ON public.queue USING btree (bucket, namespace, target, priority DESC, available_at, id) WHERE (state = 'ready'::text);
 
 CREATE INDEX queue_session ON public.queue USING btree (bucket, session_id) WHERE (state = ANY (ARRAY['leased'::text, 'waiting'::text]));
 
+CREATE INDEX queue_unaccepted ON public.queue USING btree (bucket, sent_at) WHERE ((sent_at IS NOT NULL) AND (accepted_at IS NULL));
+
+CREATE INDEX sessions_called ON public.sessions USING btree (bucket, id) WHERE ((closed_at IS NULL) AND (base_url IS NOT NULL));
+
 CREATE INDEX sessions_node ON public.sessions USING btree (bucket, namespace, node_id) WHERE (closed_at IS NULL);
+
+CREATE UNIQUE INDEX sessions_process ON public.sessions USING btree (bucket, namespace, node_id, base_url, instance_id) WHERE ((closed_at IS NULL) AND (base_url IS NOT NULL));
 
 CREATE INDEX webhooks_sealed ON public.webhooks USING btree (bucket, created_at) WHERE ((length(secret_sealed) > 0) OR (length(headers_sealed) > 0));
 

@@ -76,6 +76,23 @@ class Webhook:
     attempts_max: int
 
 
+class ReplayMode(StrEnum):
+    """Which finished children of the source run a restarted one takes over instead of running them again."""
+
+    SUCCEEDED_BEFORE = "succeeded-before"
+    ALL_SUCCEEDED = "all-succeeded"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """An execution started anew from `source_run_id`. `before_id`: only what was accepted before that one counts."""
+
+    source_run_id: str
+    mode: ReplayMode
+    before_id: UUID | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """Everything that is asked of one execution; never changed afterwards."""
@@ -91,6 +108,7 @@ class Submission:
     parent_id: UUID | None = None
     parent_attempt: int | None = None
     source_execution_id: UUID | None = None
+    replay: Replay | None = None
     session_key: str | None = None
     actor_key: str | None = None
     priority: int = 0

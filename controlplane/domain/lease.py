@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
-from controlplane.domain.execution import CRASHES_MAX, Held, Status
+from controlplane.domain.execution import CRASHES_MAX, Held, Replay, Status
 from controlplane.domain.ids import ExecutionId, SessionId
 
 
@@ -60,6 +60,7 @@ class Lease:
     context: bytes | None
     timeout_seconds: float | None
     created_at: datetime
+    replay: Replay | None = None
 
 
 class Verdict(StrEnum):

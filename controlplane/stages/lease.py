@@ -12,6 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from controlplane.domain.event import Event, EventType
+from controlplane.domain.execution import Replay, ReplayMode
 from controlplane.domain.ids import ExecutionId, show
 from controlplane.domain.lease import Claim, Lease
 from controlplane.domain.placement import Placement, by_bucket
@@ -66,7 +67,8 @@ returning id, attempt, failures, namespace, target, run_id, priority, available_
 
 # Read after the commit: what was asked never changes, and by id only the partitions that hold it are opened.
 READ_ASKED = """
-select id, type, root_id, parent_id, session_key, actor_key, input, context, timeout_seconds, created_at
+select id, type, root_id, parent_id, session_key, actor_key, input, context, timeout_seconds,
+  replay_source_run_id, replay_before_id, replay_mode, created_at
 from executions
 where bucket = $1
   and id = any($2::uuid[])
@@ -135,6 +137,16 @@ def _started(row: asyncpg.Record, item: Claim) -> Event:
     )
 
 
+def _replay(wish: asyncpg.Record) -> Replay | None:
+    if wish["replay_source_run_id"] is None:
+        return None
+    return Replay(
+        source_run_id=wish["replay_source_run_id"],
+        mode=ReplayMode(wish["replay_mode"]),
+        before_id=wish["replay_before_id"],
+    )
+
+
 def _lease(row: asyncpg.Record, asked: dict[UUID, asyncpg.Record]) -> Lease:
     wish = asked[row["id"]]
     return Lease(
@@ -152,5 +164,6 @@ def _lease(row: asyncpg.Record, asked: dict[UUID, asyncpg.Record]) -> Lease:
         input=wish["input"],
         context=wish["context"],
         timeout_seconds=wish["timeout_seconds"],
+        replay=_replay(wish),
         created_at=wish["created_at"],
     )

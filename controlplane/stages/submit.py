@@ -56,32 +56,34 @@ with item as (
   from unnest(
     $2::uuid[], $3::smallint[], $4::text[], $5::uuid[], $6::uuid[], $7::uuid[], $8::text[], $9::text[], $10::bytea[],
     $11::bytea[], $12::text[], $13::text[], $14::smallint[], $15::smallint[], $16::float8[], $17::float8[],
-    $18::float8[], $19::float8[], $20::smallint[]
+    $18::float8[], $19::float8[], $20::smallint[], $21::text[], $22::uuid[], $23::text[]
   ) as i(
     id, namespace, run_id, root_id, parent_id, source_execution_id, target, type, input,
     context, session_key, actor_key, priority, retries_max, retry_delay_seconds, retry_factor,
-    retry_cap_seconds, timeout_seconds, webhooks
+    retry_cap_seconds, timeout_seconds, webhooks, replay_source_run_id, replay_before_id, replay_mode
   )
 ),
 accepted as (
   insert into executions (
     bucket, id, namespace, run_id, root_id, parent_id, source_execution_id, target, type, input,
     context, session_key, actor_key, priority, retries_max, retry_delay_seconds, retry_factor,
-    retry_cap_seconds, timeout_seconds, webhooks, created_at
+    retry_cap_seconds, timeout_seconds, webhooks, replay_source_run_id, replay_before_id, replay_mode, created_at
   )
   select $1, i.id, i.namespace, i.run_id, i.root_id, i.parent_id, i.source_execution_id, i.target, i.type, i.input,
     i.context, i.session_key, i.actor_key, i.priority, i.retries_max, i.retry_delay_seconds, i.retry_factor,
-    i.retry_cap_seconds, i.timeout_seconds, i.webhooks, clock()
+    i.retry_cap_seconds, i.timeout_seconds, i.webhooks, i.replay_source_run_id, i.replay_before_id, i.replay_mode,
+    clock()
   from item i
   on conflict (bucket, id) do nothing
   returning id, created_at
 ),
 queued as (
   insert into queue (
-    bucket, id, namespace, target, run_id, state, priority, available_at, retries_max, webhooks, timeout_seconds
+    bucket, id, namespace, target, run_id, parent_id, state, priority, available_at, retries_max, webhooks,
+    timeout_seconds
   )
-  select $1, i.id, i.namespace, i.target, i.run_id, 'ready', i.priority, a.created_at, i.retries_max, i.webhooks,
-    i.timeout_seconds
+  select $1, i.id, i.namespace, i.target, i.run_id, i.parent_id, 'ready', i.priority, a.created_at, i.retries_max,
+    i.webhooks, i.timeout_seconds
   from item i
   join accepted a on a.id = i.id
 )
@@ -210,6 +212,9 @@ async def _insert(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
         [item.retry.cap_seconds for item in fresh],
         [item.timeout_seconds for item in fresh],
         [len(item.webhooks) for item in fresh],
+        [None if item.replay is None else item.replay.source_run_id for item in fresh],
+        [None if item.replay is None else item.replay.before_id for item in fresh],
+        [None if item.replay is None else item.replay.mode.value for item in fresh],
     )
     created = {row["id"]: row["created_at"] for row in rows}
     new = [item for item in fresh if item.id in created]

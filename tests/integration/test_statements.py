@@ -23,7 +23,7 @@ BUCKETLESS = {
 }
 TABLES = (
     "executions|queue|outcomes|events|logs|memory|memory_items|nodes|sessions|reasoners|webhooks|deliveries"
-    "|delivery_attempts|idempotency_keys|limits|schedules|api_keys|local_calls"
+    "|delivery_attempts|idempotency_keys|limits|schedules|api_keys|local_calls|approvals|memory_changes|memory_vectors"
 )
 READ = re.compile(rf"\b(from|join|update|into|using)\s+({TABLES})\b", re.IGNORECASE)
 
