@@ -3,7 +3,8 @@
     ControlPlaneError
     ├── NotFound       ExecutionNotFound  TargetNotFound  NodeNotFound  SessionNotFound  MemoryNotFound
     │                  DeliveryNotFound
-    ├── Conflict       LeaseLost  AlreadyFinished  SessionClosed  LengthMismatch  NotAList  IdempotencyConflict
+    ├── Conflict       LeaseLost  AlreadyFinished  InvalidState  SessionClosed  LengthMismatch  NotAList
+    │                  IdempotencyConflict
     ├── Refused        Malformed  Invalid  TooLarge  TargetMalformed  EgressRefused  Unauthorized
     └── Unavailable    DatabaseUnavailable  ShuttingDown  WaitedTooLong
 
@@ -90,6 +91,12 @@ class AlreadyFinished(Conflict):
     """The execution has already finished."""
 
     code = "already_finished"
+
+
+class InvalidState(Conflict):
+    """The execution is not in a state in which this can be done."""
+
+    code = "invalid_state"
 
 
 class SessionClosed(Conflict):

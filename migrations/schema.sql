@@ -408,6 +408,7 @@ CREATE TABLE public.nodes (
     metadata bytea,
     registered_at timestamp with time zone NOT NULL,
     updated_at timestamp with time zone NOT NULL,
+    left_at timestamp with time zone,
     CONSTRAINT nodes_transport_check CHECK ((transport = ANY (ARRAY['pull'::text, 'push'::text, 'serverless'::text])))
 );
 

@@ -34,6 +34,7 @@ STATUS_OF: dict[type[errors.ControlPlaneError], int] = {
     errors.Conflict: 409,
     errors.LeaseLost: 409,
     errors.AlreadyFinished: 409,
+    errors.InvalidState: 409,
     errors.SessionClosed: 409,
     errors.LengthMismatch: 409,
     errors.NotAList: 409,

@@ -35,6 +35,12 @@ FRAME_OF = {
     "execution.failed": "execution_failed",
     "execution.timeout": "execution_failed",
     "execution.cancelled": "execution_cancelled",
+    "execution.waiting": "execution_waiting",
+    "execution.continued": "execution_updated",
+    "execution.paused": "execution_paused",
+    "execution.resumed": "execution_resumed",
+    "approval.requested": "execution_waiting",
+    "approval.decided": "execution_approval_resolved",
     "note.added": "workflow_note_added",
 }
 STATUS_AFTER = {
@@ -42,6 +48,9 @@ STATUS_AFTER = {
     "execution.started": Status.RUNNING,
     "execution.progress": Status.RUNNING,
     "execution.cancelling": Status.RUNNING,
+    "execution.waiting": Status.WAITING,
+    "execution.continued": Status.RUNNING,
+    "execution.paused": Status.WAITING,
     "execution.retrying": Status.QUEUED,
     "lease.released": Status.QUEUED,
     "lease.expired": Status.QUEUED,

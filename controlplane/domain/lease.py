@@ -5,11 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from controlplane.domain.execution import CRASHES_MAX, Held, Replay, Status
 from controlplane.domain.ids import ExecutionId, SessionId
+
+
+class Transport(StrEnum):
+    """How work reaches a process: it fetches it, it is called, or it exists only while it is called."""
+
+    PULL = "pull"
+    PUSH = "push"
+    SERVERLESS = "serverless"
+
+
+class Row(Protocol):
+    """Something with named fields: a row, as the database hands it out."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
 
 
 class Fence(NamedTuple):
@@ -21,7 +35,12 @@ class Fence(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """One live process of a node."""
+    """One live process of a node.
+
+    One that is called has a `base_url`. `acknowledges`: it answers 202 at once and reports later, and whoever has not
+    done so in time has not got the request; the others answer with the result itself, whenever they have it.
+    `start_to_close_seconds`: how long an attempt may be active in it, by its SDK's own limit; None: for ever.
+    """
 
     id: SessionId
     namespace: int
@@ -30,6 +49,30 @@ class Session:
     slots: int
     heartbeat_seconds: float
     lease_seconds: float
+    transport: Transport = Transport.PULL
+    base_url: str | None = None
+    acknowledges: bool = False
+    start_to_close_seconds: float | None = None
+
+    @property
+    def called(self) -> bool:
+        return self.transport is not Transport.PULL
+
+    @classmethod
+    def from_row(cls, row: Row) -> Session:
+        return cls(
+            id=SessionId(row["id"]),
+            namespace=row["namespace"],
+            node_id=row["node_id"],
+            instance_id=row["instance_id"],
+            slots=row["slots"],
+            heartbeat_seconds=row["heartbeat_seconds"],
+            lease_seconds=row["lease_seconds"],
+            transport=Transport(row["transport"]),
+            base_url=row["base_url"],
+            acknowledges=row["acknowledges"],
+            start_to_close_seconds=row["start_to_close_seconds"],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +117,10 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A node's last word on an attempt. `error`, `error_details` and `result` are JSON bytes."""
+    """A node's last word on an attempt. `error`, `error_details` and `result` are JSON bytes.
+
+    `http_status`: the status that the reasoner gave its failure (an exception that carries one).
+    """
 
     fence: Fence
     verdict: Verdict
@@ -85,6 +131,7 @@ class Report:
     traceback: str | None = None
     retryable: bool = True
     retry_after_seconds: float | None = None
+    http_status: int | None = None
 
 
 class ReportCode(StrEnum):
@@ -119,6 +166,10 @@ class Extended:
     draining: bool
     expires_in_seconds: float
     lost: tuple[Fence, ...] = ()
+
+
+CRASHED = frozenset({"expired", "replaced", "refused"})
+"""Why a session was closed, when its process is thought to have died: its leases count as crashes."""
 
 
 def crash_loops(held: Held, *, crashes_max: int = CRASHES_MAX) -> bool:

@@ -20,7 +20,7 @@ select e.id, e.run_id, e.root_id, e.parent_id, e.source_execution_id, e.target, 
   e.priority, e.webhooks, e.created_at, e.timeout_seconds,
   q.state, q.attempt as queue_attempt, q.failures as queue_failures, q.status_reason as queue_reason, q.available_at,
   q.leased_at, q.started_at as queue_started_at, q.progress as queue_progress, q.progress_at,
-  q.cancel_requested_at,
+  q.cancel_requested_at, q.pause_requested,
   o.status, o.attempt, o.failures, o.status_reason, o.result, o.error, o.error_class, o.error_details, o.progress,
   o.started_at, o.finished_at,
   clock() as now
@@ -232,6 +232,7 @@ async def _ids(conn: Connection, bucket: int, wanted: Filter, namespace: int, li
 def _view(row: asyncpg.Record) -> ExecutionView:
     state = None if row["state"] is None else State(row["state"])
     ended = state is None
+    pausing = bool(row["pause_requested"]) and state is not State.PAUSED
     return ExecutionView(
         id=ExecutionId(row["id"]),
         run_id=row["run_id"],
@@ -246,8 +247,8 @@ def _view(row: asyncpg.Record) -> ExecutionView:
         webhooks=row["webhooks"],
         created_at=row["created_at"],
         state=state,
-        status=Status(row["status"]) if state is None else STATUS_OF_STATE[state],
-        status_reason=row["status_reason"] if ended else row["queue_reason"],
+        status=Status(row["status"]) if state is None else Status.WAITING if pausing else STATUS_OF_STATE[state],
+        status_reason=row["status_reason"] if ended else "paused" if pausing else row["queue_reason"],
         attempt=row["attempt"] if ended else row["queue_attempt"],
         failures=row["failures"] if ended else row["queue_failures"],
         available_at=row["available_at"],

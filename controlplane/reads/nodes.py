@@ -14,7 +14,8 @@ from controlplane.domain.retry import RetryPolicy
 from controlplane.postgres.pool import Connection
 
 SESSION = """
-select id, namespace, node_id, instance_id, slots, heartbeat_seconds, lease_seconds, closed_at
+select id, namespace, node_id, instance_id, slots, heartbeat_seconds, lease_seconds, transport, base_url, acknowledges,
+  start_to_close_seconds, closed_at
 from sessions
 where bucket = $1
   and id = $2
@@ -134,16 +135,7 @@ async def session(conn: Connection, bucket: int, session_id: UUID) -> tuple[Sess
     row = await conn.fetchrow(SESSION, bucket, session_id)
     if row is None:
         return None
-    found = Session(
-        id=SessionId(row["id"]),
-        namespace=row["namespace"],
-        node_id=row["node_id"],
-        instance_id=row["instance_id"],
-        slots=row["slots"],
-        heartbeat_seconds=row["heartbeat_seconds"],
-        lease_seconds=row["lease_seconds"],
-    )
-    return found, row["closed_at"] is None
+    return Session.from_row(row), row["closed_at"] is None
 
 
 async def catalogue(conn: Connection, bucket: int) -> list[Entry]:

@@ -34,14 +34,18 @@ where bucket = $1
 
 RETRY = """
 update queue q
-set state = case when r.delay_seconds > 0 then 'delayed' else 'ready' end,
+set state = case when q.pause_requested then 'paused' when r.delay_seconds > 0 then 'delayed' else 'ready' end,
   available_at = clock() + make_interval(secs => r.delay_seconds),
   failures = r.failures,
   crashes = 0,
   session_id = null,
   leased_at = null,
   deadline_at = null,
-  status_reason = r.reason
+  sent_at = null,
+  accepted_at = null,
+  waiting_at = null,
+  pause_requested = false,
+  status_reason = case when q.pause_requested then 'paused' else r.reason end
 from unnest($2::uuid[], $3::int[], $4::float8[], $5::smallint[], $6::text[])
   as r(id, attempt, delay_seconds, failures, reason)
 where q.bucket = $1
@@ -144,6 +148,7 @@ def _settlement(item: Report, held: Held) -> Settlement:
         error=item.error,
         error_class=item.error_class,
         error_details=item.error_details,
+        http_status=item.http_status,
         failures=held.failures + (0 if cancelled else 1),
     )
 

@@ -13,7 +13,7 @@ from uuid import UUID
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import Held, Settlement, Status
 from controlplane.domain.ids import bucket_of
-from controlplane.domain.lease import Fence, crash_loops
+from controlplane.domain.lease import CRASHED, Fence, crash_loops
 from controlplane.domain.notice import text
 from controlplane.domain.placement import by_bucket
 from controlplane.postgres.pool import Connection
@@ -26,7 +26,7 @@ LEAVE_MAX = 10_000
 # everybody: they could not have renewed.
 CLOSE_EXPIRED = """
 update sessions
-set closed_at = clock(), closed_reason = 'expired'
+set closed_at = clock(), closed_reason = case when draining and transport <> 'pull' then 'drained' else 'expired' end
 where bucket = $1
   and id = any(array(
     select id
@@ -48,6 +48,29 @@ set closed_at = clock(), closed_reason = $3
 where bucket = $1
   and id = $2
   and closed_at is null
+"""
+
+# Nobody listens at the address of a process that is called. Was one of its node about to leave, it may have been this
+# one, which then finishes what it runs without listening any more. Whoever was heard of since we looked is not dead.
+CLOSE_REFUSED = """
+update sessions s
+set closed_at = case when not n.leaving then clock() end,
+  closed_reason = case when not n.leaving then 'refused' end,
+  draining = n.leaving,
+  expires_at = least(s.expires_at, clock() + make_interval(secs => $4))
+from (
+  select namespace, id, coalesce(left_at > clock() - make_interval(secs => $4), false) as leaving
+  from nodes
+  where bucket = $1
+) n
+where s.bucket = $1
+  and s.id = $2
+  and s.closed_at is null
+  and not s.draining
+  and s.renewed_at < clock() - make_interval(secs => $3)
+  and n.namespace = s.namespace
+  and n.id = s.node_id
+returning s.closed_at is not null as closed
 """
 
 # Whose leases lie in this bucket, one index probe for each: asked from the side of the work, so that none is left lying
@@ -117,6 +140,18 @@ where bucket = $1
 order by session_id
 """
 
+# An attempt that was sent and is not to be waited for any longer.
+SENT = """
+select id
+from queue
+where bucket = $1
+  and id = any($2::uuid[])
+  and session_id is not null
+  and sent_at is not null
+order by id
+for update skip locked
+"""
+
 UNNAMED = """
 select id
 from queue
@@ -150,13 +185,17 @@ for update skip locked
 
 RELEASE = """
 update queue q
-set state = 'ready',
+set state = case when q.pause_requested then 'paused' when $6::float8 > 0 then 'delayed' else 'ready' end,
   session_id = null,
   leased_at = null,
   deadline_at = null,
-  available_at = clock(),
+  sent_at = null,
+  accepted_at = null,
+  waiting_at = null,
+  available_at = clock() + make_interval(secs => $6),
   crashes = r.crashes,
-  status_reason = $5
+  pause_requested = false,
+  status_reason = case when q.pause_requested then 'paused' else $5 end
 from unnest($2::uuid[], $3::int[], $4::smallint[]) as r(id, attempt, crashes)
 where q.bucket = $1
   and q.id = r.id
@@ -209,8 +248,8 @@ async def sweep(conn: Connection, bucket: int, *, make_id: finish.MakeId) -> Swe
         return Swept(rows=0)
     async with conn.transaction():
         rows = await _lock(conn, bucket, ORPHANED, list(closed), BATCH)
-        crashed = [held for held in rows if closed.get(held.session_id) == "expired"]
-        handed_back = [held for held in rows if closed.get(held.session_id) != "expired"]
+        crashed = [held for held in rows if closed.get(held.session_id) in CRASHED]
+        handed_back = [held for held in rows if closed.get(held.session_id) not in CRASHED]
         done = await _free(conn, bucket, crashed, reason="lease_expired", crash=True, make_id=make_id)
         also = await _free(conn, bucket, handed_back, reason="released", crash=False, make_id=make_id)
         return Swept(rows=done.rows + also.rows, ready=done.ready + also.ready, ended=done.ended + also.ended)
@@ -230,6 +269,39 @@ async def leave(conn: Connection, session_id: UUID, bucket: int, *, reason: str,
         await conn.execute(CLOSE, bucket_of(session_id), session_id, reason)
         rows = await _lock(conn, bucket, ORPHANED, [session_id], LEAVE_MAX)
         return await _free(conn, bucket, rows, reason="released", crash=False, make_id=make_id)
+
+
+async def refuse(conn: Connection, session_id: UUID, *, silent_seconds: float, drain_seconds: float) -> bool:
+    """Nobody listens where this process was: close its session, or let it drain when one of its node has said goodbye.
+
+    Guard: it has not been heard of for `silent_seconds` by the database's clock. Says whether it is closed now.
+    """
+    closed: bool | None = await conn.fetchval(
+        CLOSE_REFUSED, bucket_of(session_id), session_id, silent_seconds, drain_seconds
+    )
+    return bool(closed)
+
+
+async def take_back(
+    conn: Connection,
+    bucket: int,
+    fences: Sequence[Fence],
+    *,
+    reason: str,
+    crash: bool,
+    make_id: finish.MakeId,
+    delay_seconds: float = 0.0,
+) -> Swept:
+    """Withdraw attempts from processes that are called: not taken, not answered, or running for too long.
+
+    Moves: leased → ready (or delayed), or → (outcome) when it was being cancelled or keeps crashing. Guard: the attempt
+    must still hold its lease; whatever its process says afterwards is stale.
+    """
+    wanted = set(fences)
+    async with conn.transaction():
+        rows = await _lock(conn, bucket, SENT, [fence.execution_id for fence in wanted])
+        mine = [held for held in rows if held.session_id is not None and Fence(held.id, held.attempt) in wanted]
+        return await _free(conn, bucket, mine, reason=reason, crash=crash, make_id=make_id, delay_seconds=delay_seconds)
 
 
 async def release_unnamed(
@@ -311,7 +383,14 @@ async def _end(conn: Connection, bucket: int, rows: list[Held], *, make_id: fini
 
 
 async def _free(
-    conn: Connection, bucket: int, rows: list[Held], *, reason: str, crash: bool, make_id: finish.MakeId
+    conn: Connection,
+    bucket: int,
+    rows: list[Held],
+    *,
+    reason: str,
+    crash: bool,
+    make_id: finish.MakeId,
+    delay_seconds: float = 0.0,
 ) -> Swept:
     if not rows:
         return Swept(rows=0)
@@ -333,6 +412,7 @@ async def _free(
             [held.attempt for held in freed],
             [held.crashes + crash for held in freed],
             reason,
+            delay_seconds,
         )
         await record.append(conn, bucket, [_freed(held, reason, crash) for held in freed])
     return Swept(

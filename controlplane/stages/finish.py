@@ -39,16 +39,16 @@ returning q.id
 CONCLUDE = """
 insert into outcomes (
   bucket, id, namespace, status, status_reason, result, error, error_class, error_details, attempt, failures, progress,
-  started_at, finished_at
+  started_at, http_status, finished_at
 )
 select $1, o.id, o.namespace, o.status, o.status_reason, o.result, o.error, o.error_class, o.error_details, o.attempt,
-  o.failures, o.progress, o.started_at, clock()
+  o.failures, o.progress, o.started_at, o.http_status, clock()
 from unnest(
   $2::uuid[], $3::smallint[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::text[], $9::bytea[], $10::int[],
-  $11::smallint[], $12::bytea[], $13::timestamptz[]
+  $11::smallint[], $12::bytea[], $13::timestamptz[], $14::smallint[]
 ) as o(
   id, namespace, status, status_reason, result, error, error_class, error_details, attempt, failures, progress,
-  started_at
+  started_at, http_status
 )
 returning id, finished_at
 """
@@ -121,6 +121,7 @@ async def settle(conn: Connection, bucket: int, batch: Sequence[Settlement], *, 
         [item.failures for item in batch],
         [item.held.progress for item in batch],
         [item.held.started_at for item in batch],
+        [item.http_status for item in batch],
     )
     finished = {row["id"]: row["finished_at"] for row in rows}
     deliveries = await _plan(conn, bucket, [item for item in batch if item.held.webhooks], finished, make_id)

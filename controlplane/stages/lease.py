@@ -14,7 +14,7 @@ import asyncpg
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import Replay, ReplayMode
 from controlplane.domain.ids import ExecutionId, show
-from controlplane.domain.lease import Claim, Lease
+from controlplane.domain.lease import Claim, Lease, Session
 from controlplane.domain.placement import Placement, by_bucket
 from controlplane.errors import ControlPlaneError, SessionClosed
 from controlplane.postgres.pool import Connection
@@ -30,6 +30,33 @@ from sessions
 where bucket = $1
   and id = any($2::uuid[])
   and closed_at is null
+"""
+
+# The room of a process that is called is counted here, with its session held: two replicas that ask at once do not
+# both find the last slot. A parent whose child is unfinished holds none, or parents would keep their own children out.
+HOLD_CALLED = """
+select id
+from sessions
+where bucket = $1
+  and id = any($2::uuid[])
+  and closed_at is null
+  and not draining
+order by id
+for no key update skip locked
+"""
+
+COUNT_HELD = """
+select count(*)
+from queue q
+where q.bucket = $1
+  and q.session_id = $2
+  and q.state = 'leased'
+  and not exists (
+    select 1
+    from queue c
+    where c.bucket = $1
+      and c.parent_id = q.id
+  )
 """
 
 # One index range per target, in order: with 100,000 rows of others in front, `target = any(…)` with the same order took
@@ -59,6 +86,9 @@ set state = 'leased',
   leased_at = clock(),
   started_at = coalesce(started_at, clock()),
   deadline_at = clock() + make_interval(secs => timeout_seconds),
+  sent_at = case when $6::boolean then clock() end,
+  accepted_at = null,
+  waiting_at = null,
   status_reason = null
 where bucket = $1
   and id = any(array(select id from pick))
@@ -82,21 +112,32 @@ async def claim(
 
     Moves: ready → leased, attempt + 1. Guard: `for update skip locked`. A claim by a session that closes at this very
     moment may commit late; the sweep keeps looking at closed sessions and takes it back. One that ran out gets nothing
-    until it has renewed. Raises: per item SessionClosed.
+    until it has renewed. A process that is called gets no more than its slots. Raises: per item SessionClosed.
     """
     heard_of = await _open(conn, batch)
     answers: list[list[asyncpg.Record] | ControlPlaneError] = []
     async with conn.transaction():
+        called = await _hold_called(conn, batch)
         for item in batch:
             if item.session.id not in heard_of:
                 answers.append(SessionClosed())
                 continue
             rows: list[asyncpg.Record] = []
-            for bucket in placement.all() if heard_of[item.session.id] else ():
-                limit = min(item.limit, LEASES_MAX) - len(rows)
-                if limit <= 0:
+            room = min(item.limit, LEASES_MAX) if heard_of[item.session.id] else 0
+            if item.session.called:
+                room = min(room, await _slots_left(conn, item.session, placement)) if item.session.id in called else 0
+            for bucket in placement.all():
+                if len(rows) >= room:
                     break
-                took = await conn.fetch(CLAIM, bucket, item.session.namespace, item.targets, limit, item.session.id)
+                took = await conn.fetch(
+                    CLAIM,
+                    bucket,
+                    item.session.namespace,
+                    item.targets,
+                    room - len(rows),
+                    item.session.id,
+                    item.session.called,
+                )
                 await record.append(conn, bucket, [_started(row, item) for row in took])
                 rows += took
             answers.append(sorted(rows, key=_urgency))
@@ -111,6 +152,21 @@ async def _open(conn: Connection, batch: Sequence[Claim]) -> dict[UUID, bool]:
     for bucket, part in by_bucket(ids, lambda id_: id_):
         heard_of |= {row["id"]: row["heard_of"] for row in await conn.fetch(OPEN_SESSIONS, bucket, part)}
     return heard_of
+
+
+async def _hold_called(conn: Connection, batch: Sequence[Claim]) -> set[UUID]:
+    """Those of the processes that are called which nobody else claims for right now, held until we are done."""
+    held: set[UUID] = set()
+    for bucket, part in by_bucket({item.session.id for item in batch if item.session.called}, lambda id_: id_):
+        held |= {row["id"] for row in await conn.fetch(HOLD_CALLED, bucket, part)}
+    return held
+
+
+async def _slots_left(conn: Connection, session: Session, placement: Placement) -> int:
+    held = 0
+    for bucket in placement.all():
+        held += await conn.fetchval(COUNT_HELD, bucket, session.id)
+    return max(0, session.slots - held)
 
 
 async def _asked(conn: Connection, rows: list[asyncpg.Record]) -> dict[UUID, asyncpg.Record]:

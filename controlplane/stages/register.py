@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from controlplane.domain.ids import SessionId, bucket_of
-from controlplane.domain.lease import Session, lease_seconds
+from controlplane.domain.lease import Session, Transport, lease_seconds
 from controlplane.domain.retry import RetryPolicy
 from controlplane.errors import NodeNotFound
 from controlplane.postgres.pool import Connection
@@ -67,6 +67,105 @@ insert into sessions (
 )
 values ($1, $2, $3, $4, $5, $6, $7, $8, clock(), clock(), clock() + make_interval(secs => $8))
 on conflict (bucket, id) do nothing
+"""
+
+# Held from the registration of the node on, so two that say the same at once come one after the other.
+PROCESSES_AT = """
+select id, namespace, node_id, instance_id, slots, heartbeat_seconds, lease_seconds, transport, base_url, acknowledges,
+  start_to_close_seconds, draining
+from sessions
+where bucket = $1
+  and namespace = $2
+  and node_id = $3
+  and base_url = $4
+  and closed_at is null
+order by id
+for update
+"""
+
+REPLACE = """
+update sessions
+set closed_at = clock(), closed_reason = 'replaced'
+where bucket = $1
+  and id = any($2::uuid[])
+"""
+
+REJOIN = """
+update sessions
+set slots = $3,
+  heartbeat_seconds = $4,
+  lease_seconds = $5,
+  acknowledges = $6,
+  start_to_close_seconds = $7,
+  draining = false,
+  renewed_at = clock(),
+  expires_at = clock() + make_interval(secs => $5)
+where bucket = $1
+  and id = $2
+"""
+
+JOIN = """
+insert into sessions (
+  bucket, id, namespace, node_id, instance_id, slots, heartbeat_seconds, lease_seconds, transport, base_url,
+  acknowledges, start_to_close_seconds, opened_at, renewed_at, expires_at
+)
+values (
+  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, clock(), clock(), clock() + make_interval(secs => $8)
+)
+"""
+
+LAST_OF_INSTANCE = """
+select id, namespace, node_id, instance_id, slots, heartbeat_seconds, lease_seconds, transport, base_url, acknowledges,
+  start_to_close_seconds, closed_at is null as open, closed_reason
+from sessions
+where bucket = $1
+  and namespace = $2
+  and node_id = $3
+  and instance_id = $4
+  and base_url is not null
+order by opened_at desc
+limit 1
+"""
+
+LOCK_NODE = """
+select id
+from nodes
+where bucket = $1
+  and namespace = $2
+  and id = $3
+for no key update
+"""
+
+LEAVING = """
+update nodes
+set left_at = clock()
+where bucket = $1
+  and namespace = $2
+  and id = $3
+returning id
+"""
+
+DRAIN_ONLY = """
+update sessions
+set draining = true, expires_at = least(expires_at, clock() + make_interval(secs => $4))
+where bucket = $1
+  and namespace = $2
+  and node_id = $3
+  and base_url is not null
+  and closed_at is null
+  and not draining
+  and not exists (
+    select 1
+    from sessions o
+    where o.bucket = $1
+      and o.namespace = $2
+      and o.node_id = $3
+      and o.id <> sessions.id
+      and o.base_url is not null
+      and o.closed_at is null
+      and not o.draining
+  )
+returning id
 """
 
 
@@ -162,4 +261,130 @@ async def open_session(
         slots=slots,
         heartbeat_seconds=heartbeat_seconds,
         lease_seconds=lease,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A live process of a node that is called, as it was registered. `instance_id` is new with every start of it."""
+
+    namespace: int
+    node_id: str
+    transport: Transport
+    base_url: str
+    instance_id: str
+    slots: int
+    heartbeat_seconds: float
+    lease_seconds: float
+    acknowledges: bool
+    start_to_close_seconds: float | None
+
+
+async def join(conn: Connection, node: Node, process: Process, session_id: SessionId) -> Session:
+    """A process that is called may be given work; the one that was at its address before is gone.
+
+    Guard: the node's row is held, so of two registrations at once one comes after the other; one open session per
+    address and instance is a unique index. The leases of a process that was replaced are freed by `expire.sweep`,
+    those of one that said goodbye when it has finished or its time is over.
+    """
+    bucket = bucket_of(session_id)
+    async with conn.transaction():
+        await register(conn, node, bucket=bucket)
+        there = await conn.fetch(PROCESSES_AT, bucket, process.namespace, process.node_id, process.base_url)
+        same = [row for row in there if row["instance_id"] == process.instance_id]
+        others = [row["id"] for row in there if row["instance_id"] != process.instance_id and not row["draining"]]
+        if others:
+            await conn.execute(REPLACE, bucket, others)
+        if not same:
+            return await _join(conn, process, session_id)
+        await conn.execute(
+            REJOIN,
+            bucket,
+            same[0]["id"],
+            process.slots,
+            process.heartbeat_seconds,
+            process.lease_seconds,
+            process.acknowledges,
+            process.start_to_close_seconds,
+        )
+        return _session(process, SessionId(same[0]["id"]))
+
+
+async def revive(
+    conn: Connection, bucket: int, *, namespace: int, node_id: str, instance_id: str, session_id: SessionId
+) -> Session | None:
+    """A process that was given up is heard of again: a session for it, with nothing of what it held before.
+
+    One whose place another process has taken stays closed and gets that closed session back. None: nothing is known of
+    it any more, and it has to register. Guard: as for `join`.
+    """
+    async with conn.transaction():
+        await conn.fetch(LOCK_NODE, bucket, namespace, node_id)
+        row = await conn.fetchrow(LAST_OF_INSTANCE, bucket, namespace, node_id, instance_id)
+        if row is None:
+            return None
+        if row["open"] or row["closed_reason"] == "replaced":
+            return Session.from_row(row)
+        process = Process(
+            namespace=namespace,
+            node_id=node_id,
+            transport=Transport(row["transport"]),
+            base_url=row["base_url"],
+            instance_id=instance_id,
+            slots=row["slots"],
+            heartbeat_seconds=row["heartbeat_seconds"],
+            lease_seconds=row["lease_seconds"],
+            acknowledges=row["acknowledges"],
+            start_to_close_seconds=row["start_to_close_seconds"],
+        )
+        there = await conn.fetch(PROCESSES_AT, bucket, namespace, node_id, process.base_url)
+        if any(not other["draining"] for other in there):  # somebody newer answers at its address
+            return Session.from_row(row)
+        return await _join(conn, process, session_id)
+
+
+async def drain(conn: Connection, bucket: int, *, namespace: int, node_id: str, seconds: float) -> None:
+    """A process of this node says goodbye: it is given nothing more, and has so long to finish what it holds.
+
+    It does not say which one it is. Is there only one, it is that; else whoever does not listen any more.
+    Raises: NodeNotFound.
+    """
+    async with conn.transaction():
+        if await conn.fetchval(LEAVING, bucket, namespace, node_id) is None:
+            raise NodeNotFound
+        await conn.execute(DRAIN_ONLY, bucket, namespace, node_id, seconds)
+
+
+async def _join(conn: Connection, process: Process, session_id: SessionId) -> Session:
+    await conn.execute(
+        JOIN,
+        bucket_of(session_id),
+        session_id,
+        process.namespace,
+        process.node_id,
+        process.instance_id,
+        process.slots,
+        process.heartbeat_seconds,
+        process.lease_seconds,
+        process.transport.value,
+        process.base_url,
+        process.acknowledges,
+        process.start_to_close_seconds,
+    )
+    return _session(process, session_id)
+
+
+def _session(process: Process, session_id: SessionId) -> Session:
+    return Session(
+        id=session_id,
+        namespace=process.namespace,
+        node_id=process.node_id,
+        instance_id=process.instance_id,
+        slots=process.slots,
+        heartbeat_seconds=process.heartbeat_seconds,
+        lease_seconds=process.lease_seconds,
+        transport=process.transport,
+        base_url=process.base_url,
+        acknowledges=process.acknowledges,
+        start_to_close_seconds=process.start_to_close_seconds,
     )

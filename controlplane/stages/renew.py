@@ -12,7 +12,7 @@ from uuid import UUID
 
 import asyncpg
 
-from controlplane.domain.ids import ExecutionId, SessionId
+from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import Beat, Extended, Fence, Session
 from controlplane.domain.placement import by_bucket
 from controlplane.errors import ControlPlaneError, SessionClosed
@@ -28,7 +28,8 @@ from unnest($2::uuid[], $3::int[]) as b(id, running)
 where s.bucket = $1
   and s.id = b.id
   and s.closed_at is null
-returning s.id, s.namespace, s.node_id, s.instance_id, s.slots, s.heartbeat_seconds, s.lease_seconds, s.draining
+returning s.id, s.namespace, s.node_id, s.instance_id, s.slots, s.heartbeat_seconds, s.lease_seconds, s.draining,
+  s.transport, s.base_url, s.acknowledges, s.start_to_close_seconds
 """
 
 STILL_HELD = """
@@ -72,20 +73,8 @@ async def _lost(conn: Connection, beat: Beat) -> tuple[Fence, ...]:
 
 def _extended(row: asyncpg.Record, lost: tuple[Fence, ...]) -> Extended:
     return Extended(
-        session=session_from_row(row),
+        session=Session.from_row(row),
         draining=row["draining"],
         expires_in_seconds=row["lease_seconds"],
         lost=lost,
-    )
-
-
-def session_from_row(row: asyncpg.Record) -> Session:
-    return Session(
-        id=SessionId(row["id"]),
-        namespace=row["namespace"],
-        node_id=row["node_id"],
-        instance_id=row["instance_id"],
-        slots=row["slots"],
-        heartbeat_seconds=row["heartbeat_seconds"],
-        lease_seconds=row["lease_seconds"],
     )

@@ -46,8 +46,10 @@ SESSIONS_CALLED = """
 create index sessions_called on sessions (bucket, id) where closed_at is null and base_url is not null
 """
 
+# `left_at`: the last time that a process of the node said goodbye without saying which one it was.
 NODES = """
 alter table nodes
+  add column left_at timestamptz,
   drop constraint nodes_transport_check,
   add constraint nodes_transport_check check (transport in ('pull', 'push', 'serverless'))
 """

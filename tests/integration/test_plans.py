@@ -71,7 +71,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
     return {
         "submit.READ_KEYS": case(submit.READ_KEYS, 0, all_(1), all_(""), keys[3], by="idempotency_keys_pkey"),
         "submit.READ_ACCEPTED": case(submit.READ_ACCEPTED, 0, leased),
-        "lease.CLAIM": case(lease.CLAIM, 0, 1, target, 16, sessions[0], by="queue_ready queue_pkey"),
+        "lease.CLAIM": case(lease.CLAIM, 0, 1, target, 16, sessions[0], True, by="queue_ready queue_pkey"),
         "lease.READ_ASKED": case(lease.READ_ASKED, 0, leased),
         "renew.STILL_HELD": case(renew.STILL_HELD, 0, leased, sessions[0], by="queue_pkey"),
         "hold.SHARE": case(hold.SHARE, 0, leased, by="queue_pkey"),
@@ -103,7 +103,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "expire.ORPHANED": case(expire.ORPHANED, 0, sessions, 256, by="queue_session"),
         "expire.LEASED_LONG": case(expire.LEASED_LONG, 0, sessions[:1], 20.0, by="queue_session"),
         "expire.UNNAMED": case(expire.UNNAMED, 0, leased, sessions[0], 20.0, by="queue_pkey"),
-        "expire.RELEASE": case(expire.RELEASE, 0, leased, all_(1), all_(1), "lease_expired", by="queue_pkey"),
+        "expire.RELEASE": case(expire.RELEASE, 0, leased, all_(1), all_(1), "lease_expired", 0.0, by="queue_pkey"),
         "expire.OVERDUE": case(expire.OVERDUE, 0, 256, by="queue_deadline"),
         "expire.UNHEEDED": case(expire.UNHEEDED, 0, 10.0, 256, by="queue_cancel"),
         "expire.PROMOTE": case(expire.PROMOTE, 0, 256, by="queue_delayed queue_pkey"),
