@@ -9,13 +9,12 @@ withdrawn (`expire.take_back`) only once its process says that it does not run i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from controlplane.domain.ids import ExecutionId, SessionId
-from controlplane.domain.lease import Fence, Session
+from controlplane.domain.lease import Fence, Row, Session
 from controlplane.domain.placement import by_bucket
 from controlplane.errors import ControlPlaneError, LeaseLost
 from controlplane.postgres.pool import Connection
@@ -215,7 +214,7 @@ async def renew_serverless(conn: Connection, bucket: int) -> None:
     await conn.execute(RENEW_SERVERLESS, bucket)
 
 
-def _sent(row: Mapping[str, Any], *, active_seconds: float = 0.0, run_id: str = "", reason: str | None = None) -> Sent:
+def _sent(row: Row, *, active_seconds: float = 0.0, run_id: str = "", reason: str | None = None) -> Sent:
     return Sent(
         fence=Fence(ExecutionId(row["id"]), row["attempt"]),
         session_id=SessionId(row["session_id"]),
