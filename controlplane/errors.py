@@ -2,10 +2,11 @@
 
     ControlPlaneError
     ├── NotFound       ExecutionNotFound  TargetNotFound  NodeNotFound  SessionNotFound  MemoryNotFound
-    │                  DeliveryNotFound
+    │                  DeliveryNotFound  NoApprovalRequest
     ├── Conflict       LeaseLost  AlreadyFinished  InvalidState  SessionClosed  LengthMismatch  NotAList
-    │                  IdempotencyConflict
+    │                  IdempotencyConflict  ApprovalAlreadyRequested
     ├── Refused        Malformed  Invalid  TooLarge  TargetMalformed  EgressRefused  Unauthorized
+    │                  NotItsNode
     └── Unavailable    DatabaseUnavailable  ShuttingDown  WaitedTooLong
 
 The class docstring is the default message, `code` the stable slug that a program may switch on.
@@ -75,6 +76,12 @@ class DeliveryNotFound(NotFound):
     code = "delivery_not_found"
 
 
+class NoApprovalRequest(NotFound):
+    """Nothing was asked to be approved here."""
+
+    code = "no_approval_request"
+
+
 class Conflict(ControlPlaneError):
     """The request contradicts what is already true."""
 
@@ -123,6 +130,12 @@ class IdempotencyConflict(Conflict):
     code = "idempotency_conflict"
 
 
+class ApprovalAlreadyRequested(Conflict):
+    """This attempt already waits for another approval."""
+
+    code = "approval_already_requested"
+
+
 class Refused(ControlPlaneError):
     """The request was refused."""
 
@@ -163,6 +176,12 @@ class Unauthorized(Refused):
     """A valid API key is needed."""
 
     code = "unauthorized"
+
+
+class NotItsNode(Refused):
+    """The execution belongs to another node."""
+
+    code = "execution_ownership_mismatch"
 
 
 class Unavailable(ControlPlaneError):

@@ -19,7 +19,7 @@ async def of_execution(request: Request) -> Response:
     """Every delivery of an execution with every attempt."""
     doors, namespace = doors_of(request), namespace_of(request)
     id_, _ = read_fenced(request.path_params["execution_id"], where="path/execution_id")
-    found = await doors.run(deliveries.of_execution, bucket_of(id_), id_, namespace=namespace)
+    found = await doors.run(deliveries.of_execution, bucket_of(id_), id_, namespace=namespace, callbacks=True)
     if not found and not await doors.run(executions.read, [id_], namespace=namespace):
         raise ExecutionNotFound
     return answer({"items": [shapes.delivery(one) for one in found]})

@@ -15,6 +15,7 @@ from deliveries
 where bucket = $1
   and execution_id = $2
   and namespace = $3
+  and (webhook_n > 0 or $4)
 order by id
 """
 
@@ -58,9 +59,11 @@ class DeliveryView:
     attempts: tuple[AttemptView, ...]
 
 
-async def of_execution(conn: Connection, bucket: int, execution_id: UUID, *, namespace: int) -> list[DeliveryView]:
-    """Every delivery of an execution, oldest first."""
-    rows = await conn.fetch(LIST, bucket, execution_id, namespace)
+async def of_execution(
+    conn: Connection, bucket: int, execution_id: UUID, *, namespace: int, callbacks: bool = False
+) -> list[DeliveryView]:
+    """Every delivery of an execution, oldest first; with `callbacks` also what its own process is told."""
+    rows = await conn.fetch(LIST, bucket, execution_id, namespace, callbacks)
     if not rows:
         return []
     tries: dict[UUID, list[AttemptView]] = {}

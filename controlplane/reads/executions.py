@@ -23,10 +23,19 @@ select e.id, e.run_id, e.root_id, e.parent_id, e.source_execution_id, e.target, 
   q.cancel_requested_at, q.pause_requested,
   o.status, o.attempt, o.failures, o.status_reason, o.result, o.error, o.error_class, o.error_details, o.progress,
   o.started_at, o.finished_at,
+  a.approval_request_id, a.approval_status, a.approval_url,
   clock() as now
 from executions e
 left join queue q on q.bucket = $1 and q.id = e.id and q.id = any($2::uuid[])
 left join outcomes o on o.bucket = $1 and o.id = e.id and o.id = any($2::uuid[])
+left join lateral (
+  select request_id as approval_request_id, status as approval_status, url as approval_url
+  from approvals
+  where bucket = $1
+    and execution_id = e.id
+  order by status = 'pending' desc, requested_at desc
+  limit 1
+) a on true
 where e.bucket = $1
   and e.id = any($2::uuid[])
   and e.namespace = $3
@@ -142,6 +151,9 @@ class ExecutionView:
     error: bytes | None
     error_class: str | None
     error_details: bytes | None
+    approval_request_id: str | None
+    approval_status: str | None
+    approval_url: str | None
     now: datetime
 
 
@@ -260,5 +272,8 @@ def _view(row: asyncpg.Record) -> ExecutionView:
         error=row["error"],
         error_class=row["error_class"],
         error_details=row["error_details"],
+        approval_request_id=row["approval_request_id"],
+        approval_status=row["approval_status"],
+        approval_url=row["approval_url"],
         now=row["now"],
     )

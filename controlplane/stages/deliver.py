@@ -11,6 +11,7 @@ from uuid import UUID
 
 import asyncpg
 
+from controlplane.domain.approval import CALLBACK_N, callback_attempt
 from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.ids import DeliveryId, bucket_of, show
@@ -98,6 +99,14 @@ select execution_id, n, secret_sealed, headers_sealed
 from webhooks
 where bucket = $1
   and execution_id = any($2::uuid[])
+"""
+
+READ_HELD = """
+select id, attempt
+from queue
+where bucket = $1
+  and id = any($2::uuid[])
+  and session_id is not null
 """
 
 SETTLE = """
@@ -195,7 +204,10 @@ EXISTS = "select 1 from deliveries where bucket = $1 and id = $2 and namespace =
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """A delivery whose time has come, leased to this process until it is settled or its lease runs out."""
+    """A delivery whose time has come, leased to this process until it is settled or its lease runs out.
+
+    `moot`: a callback to an attempt that no longer holds its lease. Whoever listens there now asks for itself.
+    """
 
     id: DeliveryId
     execution_id: UUID
@@ -210,6 +222,12 @@ class Due:
     secret_sealed: bytes | None
     headers_sealed: bytes | None
     now_seconds: float
+    moot: bool = False
+
+    @property
+    def callback(self) -> bool:
+        """Whether it goes to a process of a node, and not to the receiver of a webhook."""
+        return self.webhook_n == CALLBACK_N
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,10 +266,22 @@ async def claim_due(
     rows = [row for row in found if row["id"] is not None]
     sealed = await conn.fetch(READ_SEALED, bucket, list({row["execution_id"] for row in rows})) if rows else []
     by_webhook = {(row["execution_id"], row["n"]): row for row in sealed}
+    moot = await _moot(conn, bucket, [row for row in rows if row["webhook_n"] == CALLBACK_N])
     return Claimed(
-        due=tuple(_due(row, by_webhook.get((row["execution_id"], row["webhook_n"]))) for row in rows),
+        due=tuple(
+            _due(row, by_webhook.get((row["execution_id"], row["webhook_n"])), moot=row["id"] in moot) for row in rows
+        ),
         after_host=found[0]["after_host"],
     )
+
+
+async def _moot(conn: Connection, bucket: int, callbacks: Sequence[asyncpg.Record]) -> set[UUID]:
+    """Those of these callbacks that nobody waits for any more."""
+    if not callbacks:
+        return set()
+    held = await conn.fetch(READ_HELD, bucket, list({row["execution_id"] for row in callbacks}))
+    live = {(row["id"], row["attempt"]) for row in held}
+    return {row["id"] for row in callbacks if (row["execution_id"], callback_attempt(row["event"])) not in live}
 
 
 async def settle(conn: Connection, batch: Sequence[Sent]) -> list[ControlPlaneError | None]:
@@ -376,7 +406,7 @@ async def _tell(conn: Connection, bucket: int, told: list[tuple[UUID, UUID, Even
     )
 
 
-def _due(row: asyncpg.Record, sealed: asyncpg.Record | None) -> Due:
+def _due(row: asyncpg.Record, sealed: asyncpg.Record | None, *, moot: bool) -> Due:
     return Due(
         id=DeliveryId(row["id"]),
         execution_id=row["execution_id"],
@@ -391,4 +421,5 @@ def _due(row: asyncpg.Record, sealed: asyncpg.Record | None) -> Due:
         secret_sealed=None if sealed is None else sealed["secret_sealed"],
         headers_sealed=None if sealed is None else sealed["headers_sealed"],
         now_seconds=row["now_seconds"],
+        moot=moot,
     )

@@ -53,6 +53,16 @@ from unnest(
 returning id, finished_at
 """
 
+# Nobody waits for an answer any more. Here and not when it is read: whatever lists what is pending shall never see what
+# is over. Most executions ask nothing, and for them it is one probe of a small index.
+CLOSE_APPROVALS = """
+update approvals
+set status = 'expired', feedback = 'The execution has ended.', decided_at = clock()
+where bucket = $1
+  and execution_id = any($2::uuid[])
+  and status = 'pending'
+"""
+
 READ_ANNOUNCED = """
 select e.id, e.type, e.context, e.session_key, e.actor_key, e.created_at, w.n, w.url, w.host, w.attempts_max
 from executions e
@@ -124,6 +134,7 @@ async def settle(conn: Connection, bucket: int, batch: Sequence[Settlement], *, 
         [item.http_status for item in batch],
     )
     finished = {row["id"]: row["finished_at"] for row in rows}
+    await conn.execute(CLOSE_APPROVALS, bucket, list(finished))
     deliveries = await _plan(conn, bucket, [item for item in batch if item.held.webhooks], finished, make_id)
     await record.append(conn, bucket, [_ended(item) for item in batch])
     return [

@@ -7,11 +7,19 @@ Whoever waits so keeps lease, fence and memory rights; its process is alive and 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from controlplane.domain.event import Event, EventType
+from controlplane.domain.execution import STATUS_OF_STATE, Held, Status
+from controlplane.domain.ids import ExecutionId, bucket_of
 from controlplane.domain.lease import Fence
 from controlplane.domain.notice import text
+from controlplane.domain.target import parse
+from controlplane.errors import ExecutionNotFound, LeaseLost, NotItsNode
 from controlplane.postgres.pool import Connection
-from controlplane.stages import record
+from controlplane.stages import hold, record
+
+AWAITING_CHILD = "awaiting_child"
 
 BEGIN = """
 update queue
@@ -40,16 +48,74 @@ where bucket = $1
 returning namespace, run_id, target
 """
 
+READ_FINISHED = """
+select o.status
+from outcomes o
+where o.bucket = $1
+  and o.id = $2
+  and o.namespace = $3
+"""
 
-async def begin(conn: Connection, bucket: int, fence: Fence, *, reason: str) -> bool:
-    """This attempt waits from here on. Runs inside the transaction of who asks for it.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What an execution shows after its process has spoken of a child, and whether that moved anything."""
+
+    status: Status
+    applied: bool
+
+
+async def hear(
+    conn: Connection,
+    id_: ExecutionId,
+    *,
+    namespace: int,
+    node_id: str | None,
+    attempt: int | None,
+    waits: bool,
+    message: str | None,
+) -> Heard:
+    """A process says that the child it awaits has begun or ceased to wait; so its parents see it, up to the root.
+
+    Moves: leased → waiting, or back. Guard: the attempt (the one that runs, when none is named) holds its lease; an
+    attempt that waits for something else goes on doing so. Raises: ExecutionNotFound, NotItsNode, LeaseLost.
+    """
+    bucket = bucket_of(id_)
+    async with conn.transaction():
+        held = (await hold.lock(conn, bucket, [id_])).get(id_)
+        if held is None or held.namespace != namespace:
+            ended = await conn.fetchval(READ_FINISHED, bucket, id_, namespace)
+            if ended is None:
+                raise ExecutionNotFound
+            return Heard(status=Status(ended), applied=False)
+        check_node(held, node_id)
+        if attempt is not None and (held.session_id is None or held.attempt != attempt):
+            raise LeaseLost
+        fence = Fence(id_, held.attempt)
+        if waits:
+            applied = await begin(conn, bucket, fence, reason=AWAITING_CHILD, message=message)
+        else:
+            applied = await resume(conn, bucket, fence, reason=AWAITING_CHILD)
+    moved = Status.WAITING if waits else Status.RUNNING
+    return Heard(status=moved if applied else STATUS_OF_STATE[held.state], applied=applied)
+
+
+def check_node(held: Held, node_id: str | None) -> None:
+    """Whether the execution runs on the node in whose name somebody speaks; None: nobody's. Raises: NotItsNode."""
+    if node_id is not None and parse(held.target).node_id != node_id:
+        raise NotItsNode
+
+
+async def begin(conn: Connection, bucket: int, fence: Fence, *, reason: str, message: str | None = None) -> bool:
+    """This attempt waits from here on. Runs inside the transaction of who asks for it. `message`: in its own words.
 
     Moves: leased → waiting, with its session. Guard: the attempt holds its lease and is not waiting already.
     """
     row = await conn.fetchrow(BEGIN, bucket, fence.execution_id, fence.attempt, reason)
     if row is None:
         return False
-    data = b'{"reason":%b}' % text(reason)
+    words = b"" if message is None else b',"message":%b' % text(message)
+    data = b'{"reason":%b%b}' % (text(reason), words)
     await record.append(conn, bucket, [_event(fence, row["namespace"], row["run_id"], row["target"], data)])
     return True
 

@@ -69,6 +69,7 @@ STAGES: Mapping[str, frozenset[str]] = {
     "complete": frozenset({"finish"}),
     "cancel": frozenset({"finish"}),
     "expire": frozenset({"finish"}),
+    "approve": frozenset({"wait"}),  # who asks waits, and the answer ends it, in one transaction
 }
 SERVE_ALL_STAGES = frozenset({"hold", "record"})
 
@@ -166,7 +167,7 @@ def test_nobody_imports_the_composition_root(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in IN_ROOMS if name.startswith("stages.")])
 def test_stages_call_each_other_only_along_the_thread(name: str) -> None:
-    """schedule → submit; complete, cancel and expire → finish; all → hold, record."""
+    """schedule → submit; complete, cancel and expire → finish; approve → wait; all → hold, record."""
     stage = name.partition(".")[2]
     siblings = {path.partition(".")[2] for path in ours(name) if path.startswith("stages.")}
 

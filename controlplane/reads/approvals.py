@@ -1,0 +1,48 @@
+"""Approvals: what executions ask of people, and what was decided."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from controlplane.domain.approval import Approval
+from controlplane.domain.placement import Placement
+from controlplane.postgres.pool import Connection
+
+LATEST = """
+select execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
+  expires_at, decided_at
+from approvals
+where bucket = $1
+  and execution_id = $2
+  and namespace = $3
+order by status = 'pending' desc, requested_at desc
+limit 1
+"""
+
+OF_REQUEST = """
+select execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
+  expires_at, decided_at
+from approvals
+where bucket = $1
+  and namespace = $2
+  and request_id = $3
+order by status = 'pending' desc, requested_at desc
+limit $4
+"""
+
+
+async def latest(conn: Connection, bucket: int, execution_id: UUID, *, namespace: int) -> Approval | None:
+    """What this execution waits for, else what it asked last."""
+    row = await conn.fetchrow(LATEST, bucket, execution_id, namespace)
+    return None if row is None else Approval.from_row(row)
+
+
+async def of_request(
+    conn: Connection, request_id: str, *, namespace: int, limit: int, placement: Placement
+) -> list[Approval]:
+    """Every execution's question under this id, of each bucket at most `limit`: pending ones first, then the newest."""
+    return [
+        Approval.from_row(row)
+        for bucket in placement.all()
+        for row in await conn.fetch(OF_REQUEST, bucket, namespace, request_id, limit)
+    ]
