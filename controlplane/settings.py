@@ -44,6 +44,10 @@ class Settings(BaseSettings):
         default=None,
         description="Key ring that seals webhook secrets: kid:base64(32 bytes)[,older…]. `dev` makes its own.",
     )
+    approval_secret: SecretStr | None = Field(
+        default=None,
+        description="Secret that signs what /api/v1/webhooks/approval-response is sent; with it no API key is needed.",
+    )
     egress_allow: tuple[IPv4Network | IPv6Network, ...] = Field(
         default=(), description="Private networks that webhooks may reach, as a JSON list of CIDR ranges."
     )

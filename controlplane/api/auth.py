@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Collection
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers
@@ -20,14 +21,16 @@ class Gate:
 
     Without a key the `Host` header must name this machine, and so must the `Origin` of a page that asks: neither a name
     that somebody points at 127.0.0.1 nor a form on a foreign page may reach the API through a developer's browser.
+    `signed`: paths that look for themselves who comes, by a signature.
     """
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None) -> None:
+    def __init__(self, app: ASGIApp, *, api_key: str | None, signed: Collection[str] = ()) -> None:
         self._app = app
+        self._open = OPEN_PATHS.union(signed)
         self._key = None if api_key is None else api_key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or scope["path"] in OPEN_PATHS or self._may(scope):
+        if scope["type"] not in ("http", "websocket") or scope["path"] in self._open or self._may(scope):
             await self._app(scope, receive, send)
             return
         if scope["type"] == "websocket":

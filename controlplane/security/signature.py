@@ -81,6 +81,45 @@ def verify_standard(
     return any(_same(expected, candidate) for candidate in signature.split(" ")[:_SIGNATURES_MAX])
 
 
+def verify_approval(
+    secret: str,
+    body: bytes,
+    *,
+    hax: str | None,
+    webhook: str | None,
+    hub: str | None,
+    tolerance_seconds: float = TOLERANCE_SECONDS,
+    now: float | None = None,
+) -> bool:
+    """Whether whoever tells a decision knows the secret, by any of the three headers that approval services send.
+
+    `hax` (`X-Hax-Signature: t=…,v1=…`) is over `t.body`, and `t` must be fresh; `webhook` (`X-Webhook-Signature`, with
+    or without `sha256=`) and `hub` (`X-Hub-Signature-256`) are over the body. A decision is made once, so a message
+    that is sent again changes nothing. `now` is in Unix seconds; None asks this machine's clock.
+    """
+    try:
+        expected = sign_agentfield(secret, body)
+        at, candidates = _stamped(hax or "")
+        signed = hmac.digest(secret.encode(), b"%d.%b" % (at, body), hashlib.sha256).hex()
+    except UnicodeEncodeError:
+        return False
+    fresh = abs((time.time() if now is None else now) - at) <= tolerance_seconds
+    return (
+        (fresh and any(_same(signed, one) for one in candidates))
+        or _same(expected, hub or "")
+        or _same(expected, "sha256=" + (webhook or "").removeprefix("sha256="))
+    )
+
+
+def _stamped(header: str) -> tuple[int, list[str]]:
+    """The moment and the signatures of `t=…,v1=…`; the beginning of time when it cannot be read."""
+    parts = [part.strip().partition("=") for part in header.split(",", _SIGNATURES_MAX)[:_SIGNATURES_MAX]]
+    stamps = [value for name, _, value in parts if name == "t"]
+    if len(stamps) != 1 or not _TIMESTAMP.fullmatch(stamps[0]):
+        return 0, []
+    return int(stamps[0]), [value for name, _, value in parts if name == "v1"]
+
+
 def _same(expected: str, candidate: str) -> bool:
     """Constant-time; as bytes, because `compare_digest` raises on text outside ASCII. '?' is in no signature."""
     return hmac.compare_digest(expected.encode("ascii"), candidate.encode("ascii", "replace"))
