@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 
 from controlplane import __version__
 from controlplane.api import deliveries, events, executions, health, leases, memory, nodes, openapi, problems
+from controlplane.api.agentfield import approvals
 from controlplane.api.auth import Gate
 from controlplane.api.catalogue import Catalogue
 from controlplane.api.doors import DELIVERIES_TOPIC, EVENTS_TOPIC, Doors, Lanes, Limits
@@ -49,6 +50,7 @@ OPERATIONS = [
     *memory.OPERATIONS,
     *events.OPERATIONS,
     *deliveries.OPERATIONS,
+    *approvals.OPERATIONS,
     *health.OPERATIONS,
 ]
 
@@ -72,7 +74,11 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI
         docs_url=None,
         redoc_url=None,
         middleware=[
-            Middleware(Gate, api_key=settings.api_key.get_secret_value() if settings.api_key else None),
+            Middleware(
+                Gate,
+                api_key=settings.api_key.get_secret_value() if settings.api_key else None,
+                signed=[approvals.SIGNED_PATH] if settings.approval_secret else [],
+            ),
             Middleware(Front, operations=OPERATIONS),
         ],
     )
@@ -94,6 +100,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
     ids = IdMaker(clock.milliseconds, secrets.randbits)
     hints = Hints(pool, dsn, notify=settings.notify)
     egress = EgressPolicy(allow=settings.egress_allow, allow_loopback=settings.egress_allow_loopback)
+    node_egress = EgressPolicy(allow=settings.egress_allow, allow_loopback=settings.egress_allow_loopback)
     doors = Doors(
         pool=pool,
         lanes=_lanes(pool, placement, ids, patience_seconds=settings.database_patience_seconds),
@@ -109,6 +116,8 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
         ),
         keyring=keyring,
         egress=egress,
+        node_egress=node_egress,
+        approval_secret=settings.approval_secret.get_secret_value() if settings.approval_secret else None,
         catalogue=Catalogue(pool, placement),
         waiting=Waiting(pool, hints),
         lookout=Lookout(pool, hints, placement),
@@ -127,14 +136,17 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
         cancel_grace_seconds=settings.cancel_grace_seconds,
         ready=doors.ready,
         ended=doors.ended,
+        due=doors.due,
     )
     async with contextlib.AsyncExitStack() as stack:
         sender = await stack.enter_async_context(WebhookSender(egress))
+        caller = await stack.enter_async_context(WebhookSender(node_egress))
         await stack.enter_async_context(hints.running())
         dispatcher = Dispatcher(
             pool,
             placement,
             sender,
+            caller,
             keyring,
             hints,
             jitter=random.random,

@@ -88,6 +88,8 @@ class Doors:
     limits: Limits
     keyring: KeyRing
     egress: EgressPolicy
+    node_egress: EgressPolicy
+    approval_secret: str | None
     catalogue: Catalogue
     waiting: Waiting
     lookout: Lookout
@@ -109,6 +111,11 @@ class Doors:
             self.hints.tell(ENDED_TOPIC)
             self.hints.tell(DELIVERIES_TOPIC)
             self.hints.tell(EVENTS_TOPIC)
+
+    def due(self) -> None:
+        """Somebody has to be told something, and it can be seen."""
+        self.hints.tell(DELIVERIES_TOPIC)
+        self.hints.tell(EVENTS_TOPIC)
 
     def ready(self, namespace: int, target: str, rows: int = 1) -> None:
         """Wake as many waiting nodes as there is work."""

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import orjson
 from starlette.responses import Response
 
+from controlplane.domain.approval import Approval
 from controlplane.domain.execution import Status
 from controlplane.domain.ids import show, show_execution
 from controlplane.domain.lease import Lease
@@ -49,6 +50,7 @@ STATUS_AFTER = {
     "execution.progress": Status.RUNNING,
     "execution.cancelling": Status.RUNNING,
     "execution.waiting": Status.WAITING,
+    "approval.requested": Status.WAITING,
     "execution.continued": Status.RUNNING,
     "execution.paused": Status.WAITING,
     "execution.retrying": Status.QUEUED,
@@ -106,6 +108,9 @@ def execution(view: ExecutionView, *, payloads: bool = True) -> Shape:
             "webhook_registered": view.webhooks > 0,
             "session_key": view.session_key,
             "actor_key": view.actor_key,
+            "approval_request_id": view.approval_request_id,
+            "approval_status": view.approval_status,
+            "approval_request_url": view.approval_url,
         }
     )
     if view.error is not None:
@@ -158,6 +163,23 @@ def memory(value: Value, *, data: bytes | None = None) -> Shape:
         "created_at": moment(value.created_at),
         "updated_at": moment(value.updated_at),
     }
+
+
+def approval(one: Approval) -> Shape:
+    """A question to people as it stands (AgentField's words, and some more)."""
+    return present(
+        {
+            "status": one.status.value,
+            "approval_request_id": one.request_id,
+            "execution_id": show_execution(one.execution_id),
+            "request_url": one.url,
+            "feedback": one.feedback,
+            "response": raw(one.response),
+            "requested_at": moment(one.requested_at),
+            "responded_at": None if one.decided_at is None else moment(one.decided_at),
+            "expires_at": None if one.expires_at is None else moment(one.expires_at),
+        }
+    )
 
 
 def event(view: EventView) -> Shape:

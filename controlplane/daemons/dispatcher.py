@@ -1,4 +1,4 @@
-"""Dispatcher: sends webhooks that are due. Claim, give the connection back, send, settle.
+"""Dispatcher: sends webhooks and callbacks that are due. Claim, give the connection back, send, settle.
 
 A slow receiver occupies its own few places and nobody else's: what is claimed at once is limited per host and in all,
 and hosts that are full are left out of the next claim.
@@ -15,6 +15,7 @@ from typing import Literal
 
 import orjson
 
+from controlplane.domain.approval import CALLBACK_SECONDS
 from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState, backoff_seconds, sealed_for
 from controlplane.domain.ids import show, show_execution
 from controlplane.domain.placement import Placement
@@ -37,13 +38,17 @@ USER_AGENT = "controlplane-webhook/1"
 
 
 class Dispatcher:
-    """`jitter` in [0, 1) stretches waits; `told` is called after something was settled."""
+    """`jitter` in [0, 1) stretches waits; `told` is called after something was settled.
+
+    `caller` sends what goes to nodes, which other addresses are allowed for than for webhooks.
+    """
 
     def __init__(
         self,
         pool: Pool,
         placement: Placement,
         sender: WebhookSender,
+        caller: WebhookSender,
         keyring: KeyRing,
         hints: Hints,
         *,
@@ -57,6 +62,7 @@ class Dispatcher:
         self._pool = pool
         self._placement = placement
         self._sender = sender
+        self._caller = caller
         self._keyring = keyring
         self._hints = hints
         self._jitter = jitter
@@ -134,19 +140,21 @@ class Dispatcher:
         self._told()
 
     async def _send(self, due: Due, claimed_at: float) -> Attempt:
+        return await (self._call(due) if due.callback else self._send_webhook(due, claimed_at))
+
+    async def _call(self, due: Due) -> Attempt:
+        """Tell a process of a node. It is known to us, and what it is told is not secret: nothing is signed."""
+        if due.moot:
+            return _refused("moot: the attempt that asked no longer holds its lease", final=True)
+        headers = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
+        return await self._caller.send(url=due.url, body=due.body, headers=headers, total_seconds=self._attempt_seconds)
+
+    async def _send_webhook(self, due: Due, claimed_at: float) -> Attempt:
         try:
             secret = self._open(due, "secret", due.secret_sealed)
             extra = self._open(due, "headers", due.headers_sealed)
         except SealBroken:
-            return Attempt(
-                outcome=AttemptOutcome.REFUSED,
-                http_status=None,
-                latency_ms=0,
-                error="seal: the webhook's secret cannot be opened with this server's key ring",
-                response_body=b"",
-                retry_after_seconds=None,
-                final=False,
-            )
+            return _refused("seal: the webhook's secret cannot be opened with this server's key ring", final=False)
         webhook_id = show("dlv", due.id)
         timestamp = int(due.now_seconds + time.monotonic() - claimed_at)
         headers: dict[str, str] = orjson.loads(extra) if extra else {}
@@ -168,10 +176,24 @@ class Dispatcher:
         return self._keyring.open(sealed, bound_to=sealed_for(due.execution_id, due.webhook_n, what))
 
     def _wait(self, due: Due, attempt: Attempt) -> float:
-        wait = backoff_seconds(due.charged + 1, jitter=self._jitter())
+        schedule = CALLBACK_SECONDS if due.callback else None
+        wait = backoff_seconds(due.charged + 1, schedule=schedule, jitter=self._jitter())
         if attempt.retry_after_seconds is not None:
             wait = max(wait, min(attempt.retry_after_seconds, RETRY_AFTER_MAX_SECONDS))
         return wait
+
+
+def _refused(error: str, *, final: bool) -> Attempt:
+    """An attempt in which nothing was sent."""
+    return Attempt(
+        outcome=AttemptOutcome.REFUSED,
+        http_status=None,
+        latency_ms=0,
+        error=error,
+        response_body=b"",
+        retry_after_seconds=None,
+        final=final,
+    )
 
 
 def _state(due: Due, attempt: Attempt) -> DeliveryState:

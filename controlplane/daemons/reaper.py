@@ -1,4 +1,7 @@
-"""Reaper: frees what dead processes hold, ends what ran out of time, wakes what was delayed."""
+"""Reaper: frees what dead processes hold, ends what ran out of time, wakes what was delayed.
+
+What nobody decided in time counts as decided, too.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from uuid import UUID
 
 from controlplane.domain.placement import Placement
 from controlplane.postgres.pool import PASSING, STATEMENT_SECONDS, Pool
-from controlplane.stages import deliver, expire
+from controlplane.stages import approve, deliver, expire
 from controlplane.stages.expire import Swept
 from controlplane.stages.finish import MakeId
 
@@ -16,7 +19,7 @@ FORGET_AFTER_SECONDS = STATEMENT_SECONDS + 60.0
 
 
 class Reaper:
-    """`ready` and `ended` are told what a pass made ready and what it ended."""
+    """`ready` and `ended` are told what a pass made ready and what it ended, `due` that callbacks are to be sent."""
 
     def __init__(
         self,
@@ -27,6 +30,7 @@ class Reaper:
         cancel_grace_seconds: float,
         ready: Callable[[int, str], None],
         ended: Callable[[Sequence[UUID]], None],
+        due: Callable[[], None],
     ) -> None:
         self._pool = pool
         self._placement = placement
@@ -34,6 +38,7 @@ class Reaper:
         self._cancel_grace_seconds = cancel_grace_seconds
         self._ready = ready
         self._ended = ended
+        self._due = due
         self._up_since: float | None = None
 
     async def tick(self) -> int:
@@ -60,9 +65,12 @@ class Reaper:
                     ),
                     await expire.promote(conn, bucket),
                 ]
+                decided = await approve.expire_due(conn, bucket, make_id=self._make_id)
                 await expire.forget_sessions(conn, bucket, after_seconds=FORGET_AFTER_SECONDS)
                 moved += await deliver.reclaim(conn, bucket)
-            moved += sum(self._tell(one) for one in passes)
+            moved += decided + sum(self._tell(one) for one in passes)
+            if decided:
+                self._due()
         return moved
 
     def _tell(self, swept: Swept) -> int:
