@@ -99,11 +99,11 @@ def verify_approval(
     """
     try:
         expected = sign_agentfield(secret, body)
-        at, candidates = _stamped(hax or "")
-        signed = hmac.digest(secret.encode(), b"%d.%b" % (at, body), hashlib.sha256).hex()
+        stamp, candidates = _stamped(hax or "")
+        signed = hmac.digest(secret.encode(), b"%b.%b" % (stamp.encode(), body), hashlib.sha256).hex()
     except UnicodeEncodeError:
         return False
-    fresh = abs((time.time() if now is None else now) - at) <= tolerance_seconds
+    fresh = abs((time.time() if now is None else now) - int(stamp)) <= tolerance_seconds
     return (
         (fresh and any(_same(signed, one) for one in candidates))
         or _same(expected, hub or "")
@@ -111,13 +111,13 @@ def verify_approval(
     )
 
 
-def _stamped(header: str) -> tuple[int, list[str]]:
-    """The moment and the signatures of `t=…,v1=…`; the beginning of time when it cannot be read."""
+def _stamped(header: str) -> tuple[str, list[str]]:
+    """The moment, letter by letter, and the signatures of `t=…,v1=…`; long ago and none when it cannot be read."""
     parts = [part.strip().partition("=") for part in header.split(",", _SIGNATURES_MAX)[:_SIGNATURES_MAX]]
     stamps = [value for name, _, value in parts if name == "t"]
     if len(stamps) != 1 or not _TIMESTAMP.fullmatch(stamps[0]):
-        return 0, []
-    return int(stamps[0]), [value for name, _, value in parts if name == "v1"]
+        return "0", []
+    return stamps[0], [value for name, _, value in parts if name == "v1"]
 
 
 def _same(expected: str, candidate: str) -> bool:

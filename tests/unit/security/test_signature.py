@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from base64 import b64encode
 
 import pytest
@@ -11,6 +13,7 @@ from controlplane.security.signature import (
     sign_standard,
     standard_key,
     verify_agentfield,
+    verify_approval,
     verify_standard,
 )
 
@@ -186,3 +189,72 @@ def test_standard_garbage_is_false(change: dict[str, object]) -> None:
 def test_clock_of_this_machine_is_the_default() -> None:
     """Without `now`, a message of 2023 is stale."""
     assert fresh(now=None) is False
+
+
+def approval(**over: object) -> bool:
+    """`verify_approval` of what is said, and nothing else."""
+    said = {"hax": None, "webhook": None, "hub": None, "now": AT, **over}
+    return verify_approval("approve-me", BODY, **said)  # type: ignore[arg-type]
+
+
+PLAIN = hmac.new(b"approve-me", BODY, hashlib.sha256).hexdigest()
+STAMPED = hmac.new(b"approve-me", b"%d." % AT + BODY, hashlib.sha256).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"hax": f"t={AT},v1={STAMPED}"},
+        {"hax": f"v1={STAMPED}, t={AT}"},
+        {"hax": f"t={AT},v1=old,v0=x,v1={STAMPED}"},
+        {"hax": f"t={AT},v1={STAMPED}", "now": AT + 300},
+        {"hax": f"t={AT},v1={STAMPED}", "now": AT - 300},
+        {"webhook": PLAIN},
+        {"webhook": f"sha256={PLAIN}"},
+        {"hub": f"sha256={PLAIN}"},
+        {"hub": f"sha256={PLAIN}", "hax": "nonsense"},
+    ],
+)
+def test_approval_signatures_verify(said: dict[str, object]) -> None:
+    """Any of the three headers, in every form that is in use."""
+    assert approval(**said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"hax": f"t={AT},v1={STAMPED}", "now": AT + 301},
+        {"hax": f"t={AT},v1={STAMPED}", "now": AT - 301},
+        {"hax": f"t=0{AT},v1={STAMPED}"},
+        {"hax": f"t={AT + 1},v1={STAMPED}"},
+        {"hax": f"t={AT},t={AT},v1={STAMPED}"},
+        {"hax": f"t={AT},v1={STAMPED.upper()}"},
+        {"hax": f"t={AT},v1={PLAIN}"},
+        {"hax": f"t={AT},v0={STAMPED}"},
+        {"hax": f"t={AT}," + "v1=x," * 40 + f"v1={STAMPED}"},
+        {"hax": f"t=,v1={STAMPED}"},
+        {"hax": "t=\u0661,v1=x"},
+        {"hax": PLAIN},
+        {"hax": "é\ud800,=,,t"},
+        {"webhook": ""},
+        {"webhook": "sha256="},
+        {"webhook": f"sha256=sha256={PLAIN}"},
+        {"webhook": "\ud800"},
+        {"webhook": STAMPED},
+        {"hub": PLAIN},
+        {"hub": "sha256=" + "0" * 64},
+        {"hub": "None"},
+    ],
+)
+def test_approval_garbage_is_false(said: dict[str, object]) -> None:
+    """No header, however broken, raises or passes; a moment that cannot be read is never fresh."""
+    assert approval(**said) is False
+
+
+def test_approval_without_a_moment_is_old_even_at_the_beginning_of_time() -> None:
+    """A header that says nothing passes at no time."""
+    nothing = hmac.new(b"approve-me", b"0." + BODY, hashlib.sha256).hexdigest()
+
+    assert not approval(hax=f"v1={nothing}", now=0)
+    assert not verify_approval("\ud800", BODY, hax=None, webhook=PLAIN, hub=None)
