@@ -11,12 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import shapes
+from controlplane.api.agentfield.workflow import owner_of
 from controlplane.api.body import clean, decode, payload, read_body, read_form
 from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, doors_of, namespace_of
 from controlplane.api.operation import Operation
 from controlplane.api.paging import limit_of, seconds, words
 from controlplane.api.problems import TITLES, TYPE_BASE, body_of
 from controlplane.api.shapes import answer
+from controlplane.domain import call
 from controlplane.domain import target as targets
 from controlplane.domain.delivery import sealed_for
 from controlplane.domain.execution import Accepted, Status, Submission, Webhook
@@ -294,6 +296,9 @@ async def _parent(
     text = _header(request, "x-parent-execution-id")
     if text is None:
         return None, None, None, []
+    owner = None if is_execution(text) else await owner_of(doors, namespace, text, _header(request, "x-run-id"))
+    if owner is not None:
+        text = call.fenced(owner)
     if not is_execution(text):
         return (
             None,

@@ -43,7 +43,18 @@ NODES = """
 select n.id, n.transport, n.version, n.base_url, n.metadata, n.registered_at, n.updated_at,
   count(s.id) as sessions,
   coalesce(sum(s.slots), 0)::int as slots,
-  coalesce(sum(s.running), 0)::int as running,
+  coalesce(sum(
+    case
+      when s.base_url is null then s.running
+      else (
+        select count(*)
+        from queue q
+        where q.bucket = $1
+          and q.session_id = s.id
+          and q.state in ('leased', 'waiting')
+      )
+    end
+  ), 0)::int as running,
   max(s.renewed_at) as renewed_at
 from nodes n
 left join sessions s
@@ -53,6 +64,17 @@ where n.bucket = $1
   and ($3::text is null or n.id = $3)
 group by n.bucket, n.namespace, n.id
 order by n.id
+"""
+
+PROCESSES = """
+select id
+from sessions
+where bucket = $1
+  and namespace = $2
+  and node_id = $3
+  and closed_at is null
+  and base_url is not null
+order by id
 """
 
 SCHEMAS = """
@@ -145,6 +167,11 @@ async def catalogue(conn: Connection, bucket: int) -> list[Entry]:
 
 async def nodes(conn: Connection, bucket: int, *, namespace: int, node_id: str | None = None) -> list[NodeView]:
     return [NodeView(**dict(row)) for row in await conn.fetch(NODES, bucket, namespace, node_id)]
+
+
+async def processes(conn: Connection, bucket: int, *, namespace: int, node_id: str) -> list[SessionId]:
+    """The sessions of a node's live processes that are called."""
+    return [SessionId(row["id"]) for row in await conn.fetch(PROCESSES, bucket, namespace, node_id)]
 
 
 async def schemas(

@@ -39,7 +39,7 @@ for update
 
 LOCK = """
 select id, namespace, target, run_id, state, attempt, failures, crashes, retries_max, webhooks,
-  session_id, leased_at, started_at, cancel_requested_at, cancel_reason, progress
+  session_id, leased_at, started_at, cancel_requested_at, cancel_reason, status_reason, progress
 from queue
 where bucket = $1
   and id = any($2::uuid[])
@@ -80,6 +80,7 @@ def from_row(row: asyncpg.Record) -> Held:
         started_at=row["started_at"],
         cancel_requested=row["cancel_requested_at"] is not None,
         cancel_reason=row["cancel_reason"],
+        status_reason=row["status_reason"],
         progress=row["progress"],
     )
 
