@@ -45,6 +45,7 @@ UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 
 
 class Tags(msgspec.Struct):
+    language: str | None = None
     sdk_language: str | None = None
 
 
@@ -295,7 +296,8 @@ def _language(metadata: bytes | None) -> str | None:
         said = decode(metadata or b"{}", Metadata)
     except ControlPlaneError:
         return None
-    return said.deployment.tags.sdk_language if said.deployment and said.deployment.tags else None
+    tags = said.deployment.tags if said.deployment else None
+    return None if tags is None else tags.language or tags.sdk_language
 
 
 def _heartbeat_seconds(communication: Communication | None) -> float:
