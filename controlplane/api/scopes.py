@@ -7,7 +7,7 @@ from starlette.requests import Request
 
 from controlplane.api.body import clean
 from controlplane.api.doors import Doors, namespace_of
-from controlplane.domain.ids import ExecutionId, bucket_of, is_execution, read_fenced
+from controlplane.domain.ids import ExecutionId, is_execution, read_fenced
 from controlplane.domain.lease import Fence
 from controlplane.domain.memory import GLOBAL_ID, KEY_MAX, SCOPE_ID_MAX, SCOPE_WORDS, SEARCH_ORDER, Place, Scope
 from controlplane.errors import Invalid
@@ -70,11 +70,9 @@ def place_of(doors: Doors, around: Around, key: str, word: str | None, scope_id:
             where=f"{where}.scope_id",
             fix=f"Send scope_id or the header {HEADERS_OF[scope][0].title()}.",
         )
-    if scope is Scope.RUN:
-        own = around.writer is not None and around.scope_ids.get(Scope.RUN) == id_ and around.fence is not None
-        bucket = bucket_of(around.writer) if own and around.writer else doors.placement.of_run(around.namespace, id_)
-    else:
-        bucket = doors.placement.of_key(around.namespace, scope.value, id_)
+    placement = doors.placement
+    run = scope is Scope.RUN
+    bucket = placement.of_run(around.namespace, id_) if run else placement.of_key(around.namespace, scope.value, id_)
     return Place(bucket, around.namespace, scope, id_, key)
 
 

@@ -311,6 +311,23 @@ async def test_what_one_attempt_stored_is_there_for_the_next(api: Api) -> None:
     assert read.json()["data"] == 1
 
 
+@pytest.mark.parametrize("settings", [{"buckets": 8, "buckets_hashed": 8}])
+async def test_an_execution_writes_to_another_run(api: Api) -> None:
+    """AgentField's `memory.workflow("other")`: whoever asks for that run finds it, in whatever bucket."""
+    session = await api.node()
+    await api.submit()
+    lease = await api.take(session)
+    own = {"X-Run-ID": lease["run_id"], "X-Execution-ID": fenced(lease)}
+
+    for n in range(8):
+        headers = own | {"X-Workflow-ID": f"other-{n}"}
+        await api.post("/memory/set", {"key": "k", "data": n, "scope": "workflow"}, headers=headers)
+    asked = [{"key": "k", "scope": "workflow", "scope_id": f"other-{n}"} for n in range(8)]
+    read = [(await api.post("/memory/get", one)).json()["data"] for one in asked]
+
+    assert read == list(range(8))
+
+
 @pytest.mark.parametrize("settings", [{"payload_bytes_max": 2_000, "body_bytes_max": 10_000}])
 async def test_a_value_has_a_limit(api: Api) -> None:
     """413 names it; the limit of a value and that of a body are two."""
