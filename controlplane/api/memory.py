@@ -15,7 +15,7 @@ from controlplane.api.operation import Handler, Operation
 from controlplane.api.paging import integer
 from controlplane.api.problems import answer as problem
 from controlplane.api.problems import status_of
-from controlplane.api.scopes import HEADERS, Around, around_of, place_of, scope_of, scopes_around
+from controlplane.api.scopes import HEADERS, Around, around_of, place_of, scope_of, scopes_around, word_for
 from controlplane.api.shapes import answer
 from controlplane.domain.ids import bucket_of, read_fenced
 from controlplane.domain.lease import Fence
@@ -112,7 +112,7 @@ async def set_value(request: Request) -> Response:
         created_at=written.created_at,
         updated_at=written.updated_at,
     )
-    return answer(shapes.memory(value))
+    return answer(shapes.memory(value, word_for(place.scope, around, form.scope)))
 
 
 async def get_value(request: Request) -> Response:
@@ -125,7 +125,7 @@ async def get_value(request: Request) -> Response:
         place = place_of(doors, around, form.key, scope.value, form.scope_id, "body")
         value = await doors.run(memory.read, place)
         if value is not None:
-            return answer(shapes.memory(value))
+            return answer(shapes.memory(value, word_for(scope, around, form.scope)))
     raise _missing()
 
 
@@ -149,7 +149,7 @@ async def append_items(request: Request) -> Response:
     place = place_of(doors, around, form.key, form.scope, form.scope_id, "body")
     op = _append(place, form.items, form.expected_length, "body", doors.limits.payload_bytes_max)
     written = (await _write(doors, around, (op,)))[0]
-    shape = {"scope": place.scope.value, "scope_id": place.scope_id, "key": place.key}
+    shape = {"scope": word_for(place.scope, around, form.scope), "scope_id": place.scope_id, "key": place.key}
     return answer(shape | {"length": written.length, "version": written.version})
 
 
@@ -161,10 +161,12 @@ async def list_values(request: Request) -> Response:
     after = query.get("after", "")
     limit = integer(request, "limit", default=LIST_MAX, least=1, most=LIST_MAX)
     prefix = clean(query.get("prefix", ""), where="query/prefix", chars_max=KEY_MAX, empty=True)
-    place = place_of(doors, around, after or " ", query.get("scope") or None, query.get("scope_id") or None, "query")
+    asked = query.get("scope") or None
+    place = place_of(doors, around, after or " ", asked, query.get("scope_id") or None, "query")
     start = place._replace(key=after)
     values = await doors.run(memory.page, start, prefix=prefix, limit=limit)
-    return answer([shapes.memory(value) for value in values])
+    word = word_for(place.scope, around, asked)
+    return answer([shapes.memory(value, word) for value in values])
 
 
 async def write(request: Request) -> Response:

@@ -9,7 +9,16 @@ from controlplane.api.body import clean
 from controlplane.api.doors import Doors, namespace_of
 from controlplane.domain.ids import ExecutionId, is_execution, read_fenced
 from controlplane.domain.lease import Fence
-from controlplane.domain.memory import GLOBAL_ID, KEY_MAX, SCOPE_ID_MAX, SCOPE_WORDS, SEARCH_ORDER, Place, Scope
+from controlplane.domain.memory import (
+    GLOBAL_ID,
+    KEY_MAX,
+    SCOPE_ID_MAX,
+    SCOPE_WORDS,
+    SEARCH_ORDER,
+    WORKFLOW,
+    Place,
+    Scope,
+)
 from controlplane.errors import Invalid
 
 HEADERS_OF: dict[Scope, tuple[str, ...]] = {
@@ -27,12 +36,13 @@ HEADERS = {
 
 
 class Around(msgspec.Struct):
-    """In whose name a request speaks, and the ids of its scopes."""
+    """In whose name a request speaks, and the ids of its scopes. `workflow`: it names its run as AgentField does."""
 
     namespace: int
     fence: Fence | None
     writer: ExecutionId | None
     scope_ids: dict[Scope, str]
+    workflow: bool
 
 
 def around_of(request: Request) -> Around:
@@ -46,7 +56,8 @@ def around_of(request: Request) -> Around:
     speaker = request.headers.get("x-execution-id", "")
     id_, attempt = read_fenced(speaker, where="X-Execution-ID") if is_execution(speaker) else (None, None)
     fence = None if id_ is None or attempt is None else Fence(id_, attempt)
-    return Around(namespace=namespace_of(request), fence=fence, writer=id_, scope_ids=scope_ids)
+    workflow = bool(request.headers.get(HEADERS_OF[Scope.RUN][0]))
+    return Around(namespace=namespace_of(request), fence=fence, writer=id_, scope_ids=scope_ids, workflow=workflow)
 
 
 def scopes_around(around: Around) -> list[Scope]:
@@ -82,3 +93,9 @@ def scope_of(word: str, where: str) -> Scope:
         return SCOPE_WORDS[word]
     except KeyError:
         raise Invalid("One of run, session, actor, global (workflow is run).", where=where) from None
+
+
+def word_for(scope: Scope, around: Around, asked: str | None) -> str:
+    """The name of a scope in an answer: a run is a `workflow` to whoever calls it so."""
+    workflow = asked == WORKFLOW if asked else around.workflow
+    return WORKFLOW if workflow and scope is Scope.RUN else scope.value

@@ -139,12 +139,13 @@ def lease(one: Lease) -> Shape:
     return shape
 
 
-def memory(value: Value, *, data: bytes | None = None) -> Shape:
+def memory(value: Value, scope: str) -> Shape:
+    """A row of memory; `scope` is the name that whoever asks has for its scope."""
     return {
-        "scope": value.scope.value,
+        "scope": scope,
         "scope_id": value.scope_id,
         "key": value.key,
-        "data": raw(value.value if data is None else data),
+        "data": raw(value.value),
         "version": value.version,
         "created_at": moment(value.created_at),
         "updated_at": moment(value.updated_at),
