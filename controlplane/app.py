@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 
 from controlplane import __version__
 from controlplane.api import deliveries, events, executions, health, leases, memory, nodes, openapi, problems
+from controlplane.api.agentfield import vectors
 from controlplane.api.auth import Gate
 from controlplane.api.catalogue import Catalogue
 from controlplane.api.doors import DELIVERIES_TOPIC, EVENTS_TOPIC, Doors, Lanes, Limits
@@ -47,6 +48,7 @@ OPERATIONS = [
     *nodes.OPERATIONS,
     *leases.OPERATIONS,
     *memory.OPERATIONS,
+    *vectors.OPERATIONS,
     *events.OPERATIONS,
     *deliveries.OPERATIONS,
     *health.OPERATIONS,
