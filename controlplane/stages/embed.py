@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import asyncpg
+
 from controlplane.domain.lease import Fence
 from controlplane.domain.memory import Place
 from controlplane.domain.placement import by_bucket, by_place
@@ -81,7 +83,7 @@ returning key
 async def write(conn: Connection, batch: Sequence[Change]) -> list[ControlPlaneError | None]:
     """Each vector is stored or forgotten, in the order of the batch; a stale change changes nothing.
 
-    Moves: the vector under a key → these numbers and this metadata, or gone.
+    Moves: the vector under a key → these numbers and this metadata, or gone; the crash count of its writer → 0.
     Guard: the queue row of the fence is held `for share`. Said twice, the same stands.
     Raises: per item LeaseLost.
     """
@@ -96,6 +98,7 @@ async def write(conn: Connection, batch: Sequence[Change]) -> list[ControlPlaneE
             if gone:
                 await conn.execute(REMOVE, bucket, *_columns(gone))
             await _store(conn, bucket, [change for change in changes if isinstance(change, Keep)])
+    await hold.forgive(conn, {fence.execution_id for fence, row in held.items() if row["crashes"]})
     return [None if stood else LeaseLost() for stood in stands]
 
 
@@ -107,7 +110,8 @@ async def clear(conn: Connection, start: Place, *, fence: Fence | None = None, l
     Raises: LeaseLost.
     """
     async with conn.transaction():
-        if fence is not None and not await _held(conn, {fence}):
+        held = await _held(conn, set() if fence is None else {fence})
+        if fence is not None and fence not in held:
             raise LeaseLost
         rows = await conn.fetch(
             CLEAR, start.bucket, start.namespace, start.scope.value, start.scope_id, start.key, limit
@@ -115,10 +119,10 @@ async def clear(conn: Connection, start: Place, *, fence: Fence | None = None, l
     return len(rows)
 
 
-async def _held(conn: Connection, fences: set[Fence]) -> set[Fence]:
-    held: set[Fence] = set()
+async def _held(conn: Connection, fences: set[Fence]) -> dict[Fence, asyncpg.Record]:
+    held: dict[Fence, asyncpg.Record] = {}
     for bucket, part in by_bucket(fences, lambda fence: fence.execution_id):
-        held |= (await hold.share(conn, bucket, part)).keys()
+        held |= await hold.share(conn, bucket, part)
     return held
 
 

@@ -16,7 +16,7 @@ from controlplane.errors import LeaseLost
 from controlplane.postgres.pool import Connection
 from controlplane.reads import vectors
 from controlplane.stages import embed
-from tests.make import Made, all_rows, make_execution, queued, race, report, run_place
+from tests.make import Made, all_rows, make_execution, queue_row, queued, race, report, run_place
 
 KEYS = "select key from memory_vectors order by scope_id, key"
 
@@ -135,6 +135,17 @@ async def test_not_after_the_result(conn: Connection, made: Made) -> None:
 
     assert isinstance(kept, LeaseLost)
     assert (await stored(conn)).embedding == (1.0,)
+
+
+async def test_a_vector_is_progress(conn: Connection, made: Made) -> None:
+    """As a checkpoint is: it clears the count of crashes; a stale one does not."""
+    await conn.execute("update queue set crashes = 9")
+
+    await embed.write(conn, [keep("k", 1, fence=Fence(made.id, made.attempt + 1))])
+    stale = (await queue_row(conn, made.id))["crashes"]
+    await write(conn, keep("k", 1, fence=made.fence))
+
+    assert (stale, (await queue_row(conn, made.id))["crashes"]) == (9, 0)
 
 
 async def test_a_result_waits_for_the_vector(
