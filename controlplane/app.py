@@ -16,8 +16,8 @@ from starlette.middleware import Middleware
 
 from controlplane import __version__
 from controlplane.api import deliveries, events, executions, health, leases, memory, nodes, openapi, pauses, problems
-from controlplane.api.agentfield import callbacks, processes, workflow
-from controlplane.api.agentfield import logs as agentfield_logs
+from controlplane.api.agentfield import operations as agentfield
+from controlplane.api.agentfield.processes import Processes
 from controlplane.api.auth import Gate
 from controlplane.api.catalogue import Catalogue
 from controlplane.api.doors import DELIVERIES_TOPIC, EVENTS_TOPIC, Doors, Lanes, Limits
@@ -56,10 +56,7 @@ OPERATIONS = [
     *events.OPERATIONS,
     *deliveries.OPERATIONS,
     *pauses.OPERATIONS,
-    *processes.OPERATIONS,
-    *callbacks.OPERATIONS,
-    *agentfield_logs.OPERATIONS,
-    *workflow.OPERATIONS,
+    *agentfield.OPERATIONS,
     *health.OPERATIONS,
 ]
 
@@ -135,7 +132,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
         lookout=Lookout(pool, hints, placement),
         streams=Streams(pool, hints, placement),
         sessions=leases.Sessions(),
-        processes=processes.Processes(),
+        processes=Processes(),
     )
     app.state.doors = doors
     janitor = Janitor(

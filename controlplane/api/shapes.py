@@ -15,6 +15,7 @@ from controlplane.domain.lease import Lease
 from controlplane.domain.memory import Value
 from controlplane.domain.notice import error_text, milliseconds, moment
 from controlplane.domain.target import parse
+from controlplane.domain.vector import Hit, Vector
 from controlplane.reads.deliveries import AttemptView, DeliveryView
 from controlplane.reads.events import EventView
 from controlplane.reads.executions import ExecutionView
@@ -148,15 +149,36 @@ def lease(one: Lease) -> Shape:
     return shape
 
 
-def memory(value: Value, *, data: bytes | None = None) -> Shape:
+def memory(value: Value, scope: str) -> Shape:
+    """A row of memory; `scope` is the name that whoever asks has for its scope."""
     return {
-        "scope": value.scope.value,
+        "scope": scope,
         "scope_id": value.scope_id,
         "key": value.key,
-        "data": raw(value.value if data is None else data),
+        "data": raw(value.value),
         "version": value.version,
         "created_at": moment(value.created_at),
         "updated_at": moment(value.updated_at),
+    }
+
+
+def vector(one: Vector, scope: str) -> Shape:
+    return _named(one, scope) | {"embedding": one.embedding}
+
+
+def hit(one: Hit, scope: str) -> Shape:
+    """A vector that was found; `distance` is what is missing to the score of the same direction."""
+    return _named(one, scope) | {"score": one.score, "distance": 1 - one.score}
+
+
+def _named(one: Vector | Hit, scope: str) -> Shape:
+    return {
+        "scope": scope,
+        "scope_id": one.scope_id,
+        "key": one.key,
+        "metadata": raw(one.metadata or b"{}"),
+        "created_at": moment(one.created_at),
+        "updated_at": moment(one.updated_at),
     }
 
 

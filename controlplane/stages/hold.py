@@ -15,6 +15,7 @@ import asyncpg
 from controlplane.domain.execution import Held, State
 from controlplane.domain.ids import ExecutionId, SessionId
 from controlplane.domain.lease import Fence
+from controlplane.domain.placement import by_bucket
 from controlplane.postgres.pool import Connection
 
 SHARE = """
@@ -47,6 +48,23 @@ order by id
 for update
 """
 
+# After the commit of what was written, because there the row is held for share, and two writes that hold it so and both
+# want to update it would wait for each other.
+CLEAR_CRASHES = """
+update queue
+set crashes = 0
+where bucket = $1
+  and id = any(array(
+    select id
+    from queue
+    where bucket = $1
+      and id = any($2::uuid[])
+      and crashes > 0
+    order by id
+    for update
+  ))
+"""
+
 
 async def share(conn: Connection, bucket: int, fences: Iterable[Fence]) -> dict[Fence, asyncpg.Record]:
     """Those of the fences that hold their lease, kept from moving until this transaction ends."""
@@ -61,6 +79,12 @@ async def take(conn: Connection, bucket: int, fences: Iterable[Fence]) -> dict[F
 async def lock(conn: Connection, bucket: int, ids: Sequence[UUID]) -> dict[ExecutionId, Held]:
     """The unfinished ones of these executions, locked."""
     return {held.id: held for held in map(from_row, await conn.fetch(LOCK, bucket, ids))}
+
+
+async def forgive(conn: Connection, ids: Iterable[ExecutionId]) -> None:
+    """Clears the crash count of executions that make progress."""
+    for bucket, part in by_bucket(ids, lambda id_: id_):
+        await conn.execute(CLEAR_CRASHES, bucket, part)
 
 
 def from_row(row: asyncpg.Record) -> Held:
