@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 
 from controlplane import __version__
 from controlplane.api import deliveries, events, executions, health, leases, memory, nodes, openapi, problems
+from controlplane.api.agentfield import actions, calls, discovery, identities, runs
 from controlplane.api.auth import Gate
 from controlplane.api.catalogue import Catalogue
 from controlplane.api.doors import DELIVERIES_TOPIC, EVENTS_TOPIC, Doors, Lanes, Limits
@@ -50,6 +51,11 @@ OPERATIONS = [
     *events.OPERATIONS,
     *deliveries.OPERATIONS,
     *health.OPERATIONS,
+    *discovery.OPERATIONS,
+    *calls.OPERATIONS,
+    *runs.OPERATIONS,
+    *actions.OPERATIONS,
+    *identities.OPERATIONS,
 ]
 
 REAPER_SECONDS = 0.5
@@ -78,7 +84,7 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI
     )
     install(app, OPERATIONS)
     events.install_sockets(app)
-    problems.install(app)
+    problems.install(app, paths=[one.path for one in OPERATIONS])
     document = openapi.document(OPERATIONS)
     app.openapi = lambda: document  # type: ignore[method-assign]
     return app
