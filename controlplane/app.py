@@ -88,7 +88,7 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI
     )
     install(app, OPERATIONS)
     events.install_sockets(app)
-    problems.install(app)
+    problems.install(app, paths=[one.path for one in OPERATIONS])
     document = openapi.document(OPERATIONS)
     app.openapi = lambda: document  # type: ignore[method-assign]
     return app

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -104,6 +104,7 @@ def execution(view: ExecutionView, *, payloads: bool = True) -> Shape:
             else milliseconds(view.started_at, view.finished_at or view.now),
             "progress": _progress(view),
             "error_class": view.error_class,
+            "error_status_code": view.http_status,
             "webhook_registered": view.webhooks > 0,
             "session_key": view.session_key,
             "actor_key": view.actor_key,
@@ -250,6 +251,28 @@ def delivery(view: DeliveryView) -> Shape:
     )
 
 
+def webhook_events(views: Sequence[DeliveryView]) -> list[Shape]:
+    """Every attempt to tell somebody, in AgentField's shape and without the body that was sent, which is the result."""
+    tries = sorted(((one, view) for view in views for one in view.attempts), key=lambda pair: pair[0].at)
+    return [
+        present(
+            {
+                "id": n,
+                "execution_id": show("exec", view.execution_id),
+                "event_type": view.event,
+                "status": "delivered" if one.outcome == "delivered" else "failed",
+                "http_status": one.http_status,
+                "response_body": _body(one),
+                "error_message": one.error,
+                "created_at": moment(one.at),
+                "attempt": one.attempt,
+                "delivery_id": show("dlv", view.id),
+            }
+        )
+        for n, (one, view) in enumerate(tries, 1)
+    ]
+
+
 def attempt(view: AttemptView) -> Shape:
     return present(
         {
@@ -259,9 +282,13 @@ def attempt(view: AttemptView) -> Shape:
             "http_status": view.http_status,
             "latency_ms": view.latency_ms,
             "error": view.error,
-            "response_body": None if view.response_body is None else view.response_body.decode(errors="replace"),
+            "response_body": _body(view),
         }
     )
+
+
+def _body(view: AttemptView) -> str | None:
+    return None if view.response_body is None else view.response_body.decode(errors="replace")
 
 
 def node(view: NodeView) -> Shape:

@@ -24,6 +24,7 @@ where bucket = $1
 CATALOGUE = """
 select r.namespace, r.target, r.node_id, r.reasoner_id, r.type, r.description, r.tags, r.retries_max,
   r.retry_delay_seconds, r.retry_factor, r.retry_cap_seconds, r.timeout_seconds,
+  coalesce(n.version, '') as version,
   exists (
     select 1
     from sessions s
@@ -35,6 +36,7 @@ select r.namespace, r.target, r.node_id, r.reasoner_id, r.type, r.description, r
       and not s.draining
   ) as up
 from reasoners r
+left join nodes n on n.bucket = $1 and n.namespace = r.namespace and n.id = r.node_id
 where r.bucket = $1
 order by r.target
 """
@@ -112,7 +114,7 @@ limit 10000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A target in the catalogue: its policy, and whether a process that serves it is alive."""
+    """A target in the catalogue: its policy, its node's version, and whether a process that serves it is alive."""
 
     namespace: int
     target: str
@@ -123,6 +125,7 @@ class Entry:
     tags: tuple[str, ...]
     retry: RetryPolicy
     timeout_seconds: float | None
+    version: str
     up: bool
 
 
@@ -218,5 +221,6 @@ def _entry(row: asyncpg.Record) -> Entry:
             cap_seconds=row["retry_cap_seconds"],
         ),
         timeout_seconds=row["timeout_seconds"],
+        version=row["version"],
         up=row["up"],
     )

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from controlplane.api.agentfield import callbacks, logs, processes, vectors, workflow
+from controlplane.api.agentfield import (
+    actions,
+    callbacks,
+    calls,
+    discovery,
+    identities,
+    logs,
+    processes,
+    runs,
+    vectors,
+    workflow,
+)
 
 OPERATIONS = [
     *processes.OPERATIONS,
@@ -10,4 +21,9 @@ OPERATIONS = [
     *logs.OPERATIONS,
     *workflow.OPERATIONS,
     *vectors.OPERATIONS,
+    *discovery.OPERATIONS,
+    *calls.OPERATIONS,
+    *runs.OPERATIONS,
+    *actions.OPERATIONS,
+    *identities.OPERATIONS,
 ]

@@ -44,6 +44,7 @@ DEADLINE_SECONDS = 15.0
 HOUSE = {"sync_wait_seconds": 2.0}
 PARAMETER = re.compile(r"{(\w+)}")
 WITH_BODY = [one for one in OPERATIONS if one.takes is not None]
+SYNCHRONOUS = ("/api/v1/execute/{target}", "/api/v1/reasoners/{target}", "/api/v1/skills/{target}")
 STREAMS = ("/api/ui/v1/executions/events", "/api/ui/v1/executions/{execution_id}/events")
 
 # Where a form's first answer is not the only one worth having.
@@ -133,7 +134,7 @@ class Judge:
 
 def _fault(operation: Operation, ask: Ask, reply: Reply) -> str | None:
     """What is wrong with this answer, if anything is."""
-    waited = operation.path.endswith("/execute/{target}") and reply.status in (502, 504)
+    waited = operation.method == "POST" and operation.path in SYNCHRONOUS and reply.status in (502, 504)
     if reply.status >= 500 and not waited:
         return "our fault"
     if reply.status < 400 or reply.status == 502:
@@ -174,6 +175,7 @@ async def place(api: Api) -> Place:
     path = {
         "target": "n.echo",
         "execution_id": str(lease["execution_id"]),
+        "run_id": str(lease["run_id"]),
         "session_id": session,
         "node_id": node,
         "delivery_id": SHOWN_ID.replace("exec", "dlv"),
