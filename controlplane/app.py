@@ -15,8 +15,10 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from controlplane import __version__
-from controlplane.api import deliveries, events, executions, health, leases, memory, nodes, openapi, problems
+from controlplane.api import deliveries, events, executions, health, leases, memory, nodes, openapi, pauses, problems
 from controlplane.api.agentfield import approvals
+from controlplane.api.agentfield import operations as agentfield
+from controlplane.api.agentfield.processes import Processes
 from controlplane.api.auth import Gate
 from controlplane.api.catalogue import Catalogue
 from controlplane.api.doors import DELIVERIES_TOPIC, EVENTS_TOPIC, Doors, Lanes, Limits
@@ -28,10 +30,14 @@ from controlplane.api.waiting import Waiting
 from controlplane.daemons import loop
 from controlplane.daemons.dispatcher import Dispatcher
 from controlplane.daemons.janitor import DatabaseClock, Janitor
+from controlplane.daemons.overseer import Overseer
+from controlplane.daemons.pusher import Pusher
 from controlplane.daemons.reaper import Reaper
+from controlplane.domain import topic
 from controlplane.domain.ids import IdMaker
 from controlplane.domain.memory import Append, Op, Put, Remove
 from controlplane.domain.placement import Placement
+from controlplane.outbound.node import NodeCaller
 from controlplane.outbound.webhook import WebhookSender
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
@@ -50,13 +56,16 @@ OPERATIONS = [
     *memory.OPERATIONS,
     *events.OPERATIONS,
     *deliveries.OPERATIONS,
-    *approvals.OPERATIONS,
+    *pauses.OPERATIONS,
+    *agentfield.OPERATIONS,
     *health.OPERATIONS,
 ]
 
 REAPER_SECONDS = 0.5
 DISPATCHER_SECONDS = 1.0
 JANITOR_SECONDS = 60.0
+PUSHER_SECONDS = 1.0
+OVERSEER_SECONDS = 1.0
 
 
 def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI:
@@ -84,7 +93,7 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI
     )
     install(app, OPERATIONS)
     events.install_sockets(app)
-    problems.install(app)
+    problems.install(app, paths=[one.path for one in OPERATIONS])
     document = openapi.document(OPERATIONS)
     app.openapi = lambda: document  # type: ignore[method-assign]
     return app
@@ -100,7 +109,9 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
     ids = IdMaker(clock.milliseconds, secrets.randbits)
     hints = Hints(pool, dsn, notify=settings.notify)
     egress = EgressPolicy(allow=settings.egress_allow, allow_loopback=settings.egress_allow_loopback)
-    node_egress = EgressPolicy(allow=settings.egress_allow, allow_loopback=settings.egress_allow_loopback)
+    nodes_egress = EgressPolicy(allow=settings.nodes_allow, allow_loopback=settings.egress_allow_loopback)
+    token = None if settings.node_token is None else settings.node_token.get_secret_value()
+    caller = NodeCaller(nodes_egress, answer_bytes_max=settings.payload_bytes_max + 1, token=token)
     doors = Doors(
         pool=pool,
         lanes=_lanes(pool, placement, ids, patience_seconds=settings.database_patience_seconds),
@@ -113,16 +124,21 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
             sync_wait_seconds=settings.sync_wait_seconds,
             lease_floor_seconds=settings.lease_seconds,
             webhook_attempts_max=settings.webhook_attempts_max,
+            push_slots=settings.push_slots,
+            push_lease_seconds=settings.push_lease_seconds,
+            push_start_to_close_seconds=settings.push_start_to_close_seconds,
         ),
         keyring=keyring,
         egress=egress,
-        node_egress=node_egress,
+        nodes_egress=nodes_egress,
         approval_secret=settings.approval_secret.get_secret_value() if settings.approval_secret else None,
+        discover=caller.discover,
         catalogue=Catalogue(pool, placement),
         waiting=Waiting(pool, hints),
         lookout=Lookout(pool, hints, placement),
         streams=Streams(pool, hints, placement),
         sessions=leases.Sessions(),
+        processes=Processes(),
     )
     app.state.doors = doors
     janitor = Janitor(
@@ -140,13 +156,14 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
     )
     async with contextlib.AsyncExitStack() as stack:
         sender = await stack.enter_async_context(WebhookSender(egress))
-        caller = await stack.enter_async_context(WebhookSender(node_egress))
+        callbacks = await stack.enter_async_context(WebhookSender(nodes_egress))
+        await stack.enter_async_context(caller)
         await stack.enter_async_context(hints.running())
         dispatcher = Dispatcher(
             pool,
             placement,
             sender,
-            caller,
+            callbacks,
             keyring,
             hints,
             jitter=random.random,
@@ -156,6 +173,22 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
             topic=DELIVERIES_TOPIC,
             told=partial(hints.tell, EVENTS_TOPIC),
         )
+        pusher = Pusher(
+            pool,
+            placement,
+            caller,
+            hints,
+            claim=doors.lanes.claim,
+            complete=doors.lanes.complete,
+            make_id=ids.new,
+            targets_of=doors.catalogue.targets_of,
+            ready=doors.ready,
+            ended=doors.ended,
+            dispatch_seconds=settings.push_dispatch_seconds,
+            result_bytes_max=settings.payload_bytes_max,
+        )
+        overseer = Overseer(pool, placement, caller, hints, pusher, dispatch_seconds=settings.push_dispatch_seconds)
+        came = stack.enter_context(hints.waiter(topic.NODES))
         due = stack.enter_context(hints.waiter(DELIVERIES_TOPIC))
         every = partial(loop.run, jitter=random.random)
         tasks = _start(
@@ -163,6 +196,8 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
                 "reaper": every(reaper.tick, name="reaper", interval_seconds=REAPER_SECONDS),
                 "janitor": every(janitor.tick, name="janitor", interval_seconds=JANITOR_SECONDS),
                 "dispatcher": every(dispatcher.tick, name="dispatcher", interval_seconds=DISPATCHER_SECONDS, hint=due),
+                "pusher": every(pusher.tick, name="pusher", interval_seconds=PUSHER_SECONDS, hint=came),
+                "overseer": every(overseer.tick, name="overseer", interval_seconds=OVERSEER_SECONDS),
                 "waiting": doors.waiting.run(),
                 "lookout.work": doors.lookout.watch_work(),
                 "lookout.cancels": doors.lookout.watch_cancels(),
@@ -175,6 +210,8 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await overseer.drain()
+            await pusher.drain(settings.drain_seconds)
             await dispatcher.drain(settings.drain_seconds)
             await doors.lanes.close()
     await pool.close()

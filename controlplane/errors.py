@@ -5,8 +5,8 @@
     │                  DeliveryNotFound  NoApprovalRequest
     ├── Conflict       LeaseLost  AlreadyFinished  InvalidState  SessionClosed  LengthMismatch  NotAList
     │                  IdempotencyConflict  ApprovalAlreadyRequested
-    ├── Refused        Malformed  Invalid  TooLarge  TargetMalformed  EgressRefused  Unauthorized
-    │                  NotItsNode
+    ├── Refused        Malformed  Invalid  InvalidParameter  TooLarge  TargetMalformed  EgressRefused  NoWebhook
+    │                  Unauthorized  NotItsNode
     └── Unavailable    DatabaseUnavailable  ShuttingDown  WaitedTooLong
 
 The class docstring is the default message, `code` the stable slug that a program may switch on.
@@ -148,6 +148,12 @@ class Invalid(Refused):
     code = "invalid"
 
 
+class InvalidParameter(Refused):
+    """A parameter is not valid, and AgentField's clients expect to hear so as a bad request."""
+
+    code = "invalid_parameter"
+
+
 class Malformed(Refused):
     """The body is not valid JSON."""
 
@@ -170,6 +176,12 @@ class EgressRefused(Refused):
     """The address may not be called from here."""
 
     code = "egress_refused"
+
+
+class NoWebhook(Refused):
+    """There is no webhook to send again."""
+
+    code = "no_webhook"
 
 
 class Unauthorized(Refused):

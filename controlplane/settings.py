@@ -54,6 +54,37 @@ class Settings(BaseSettings):
     egress_allow_loopback: bool = Field(
         default=False, description="Whether webhooks may reach this machine; only for development."
     )
+    nodes_allow: tuple[IPv4Network | IPv6Network, ...] = Field(
+        default=(),
+        description="Private networks that nodes may be called in, as a JSON list of CIDR ranges.",
+    )
+    node_token: SecretStr | None = Field(
+        default=None, description="The bearer token that nodes are called with, for those that check who calls them."
+    )
+    push_slots: int = Field(
+        default=100,
+        ge=1,
+        le=10_000,
+        description="Executions at once in a process that is called.",
+    )
+    push_lease_seconds: float = Field(
+        default=120.0,
+        ge=1,
+        le=3600,
+        description="The shortest lease of a process that is called (at least 3 of its heartbeats).",
+    )
+    push_dispatch_seconds: float = Field(
+        default=30.0,
+        ge=0.5,
+        le=3600,
+        description="How long a called node may take to acknowledge work before it is asked whether it has it.",
+    )
+    push_start_to_close_seconds: float = Field(
+        default=7_260.0,
+        gt=0,
+        le=1e9,
+        description="How long an attempt may be active in AgentField's Python SDK, whose own limit is a minute less.",
+    )
     lease_seconds: float = Field(
         default=30.0,
         ge=1,

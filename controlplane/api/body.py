@@ -15,14 +15,11 @@ import msgspec
 import orjson
 from starlette.requests import Request
 
+from controlplane.domain.payload import DEPTH_MAX, shallow
 from controlplane.errors import Invalid, Malformed, TooLarge
 
 Form = TypeVar("Form")
 
-DEPTH_MAX = 200
-STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-NOT_A_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
-SQUARE = bytes.maketrans(b"{}", b"[]")
 PATH = re.compile(r" - at `(.*)`$", re.DOTALL)
 UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`", re.DOTALL)
 UNKNOWN_WORD = re.compile(r"Invalid enum value ")
@@ -72,18 +69,6 @@ def payload(raw: msgspec.Raw | bytes, *, where: str, bytes_max: int) -> tuple[by
     if not shallow(kept):
         raise Invalid(f"Nested deeper than {DEPTH_MAX} levels.", where=where)
     return kept, value
-
-
-def shallow(raw: bytes, depth_max: int = DEPTH_MAX) -> bool:
-    """Whether valid JSON nests at most so deep: innermost pairs are taken away until none is left."""
-    if raw.count(b"[") + raw.count(b"{") <= depth_max:
-        return True
-    brackets = STRING.sub(b"", raw).translate(SQUARE, NOT_A_BRACKET)
-    for _ in range(depth_max):
-        brackets = brackets.replace(b"[]", b"")
-        if not brackets:
-            return True
-    return False
 
 
 def clean(text: str, *, where: str, chars_max: int = TEXT_MAX, empty: bool = False) -> str:

@@ -10,7 +10,7 @@ from controlplane.api.doors import DELIVERIES_TOPIC, EVENTS_TOPIC, doors_of, nam
 from controlplane.api.operation import Operation
 from controlplane.api.shapes import answer
 from controlplane.domain.ids import DeliveryId, bucket_of, read, read_fenced, show
-from controlplane.errors import DeliveryNotFound, ExecutionNotFound
+from controlplane.errors import ExecutionNotFound, NoWebhook
 from controlplane.reads import deliveries, executions
 from controlplane.stages import deliver
 
@@ -41,12 +41,16 @@ async def retry_execution(request: Request) -> Response:
     id_, _ = read_fenced(request.path_params["execution_id"], where="path/execution_id")
     found = await doors.run(deliveries.of_execution, bucket_of(id_), id_, namespace=namespace)
     if not found:
-        raise DeliveryNotFound(
-            "This execution has no delivery: it has not ended, or no webhook was registered with it."
-        )
+        views = await doors.run(executions.read, [id_], namespace=namespace)
+        if id_ not in views:
+            raise ExecutionNotFound
+        if views[id_].webhooks:
+            raise NoWebhook("This execution has not ended; its webhook is sent when it does.")
+        raise NoWebhook("No webhook was registered with this execution.")
     for one in found:
         await doors.run(deliver.retry, one.id, namespace=namespace)
     doors.hints.tell(DELIVERIES_TOPIC)
+    doors.hints.tell(EVENTS_TOPIC)
     return answer({"status": "queued"}, 202)
 
 
@@ -73,6 +77,12 @@ OPERATIONS = [
         handler=retry_execution,
         summary="Send the webhooks of an execution again",
         tag="deliveries",
-        answers={202: "They are due now.", 404: "There is none.", 422: "Not an id.", 503: "Try again."},
+        answers={
+            202: "They are due now.",
+            400: "No webhook was registered, or it has not ended.",
+            404: "Unknown.",
+            422: "Not an id.",
+            503: "Try again.",
+        },
     ),
 ]

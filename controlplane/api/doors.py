@@ -12,6 +12,7 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.websockets import WebSocket
 
+from controlplane.domain import topic
 from controlplane.domain.execution import DEFAULT_NAMESPACE, Accepted, Submission
 from controlplane.domain.ids import IdMaker
 from controlplane.domain.lease import Beat, Claim, Extended, Lease, Recorded, Report
@@ -26,6 +27,7 @@ from controlplane.security.secrets import KeyRing
 from controlplane.stages.log import Entry
 
 if TYPE_CHECKING:
+    from controlplane.api.agentfield.processes import Processes
     from controlplane.api.catalogue import Catalogue
     from controlplane.api.leases import Sessions
     from controlplane.api.lookout import Lookout
@@ -42,13 +44,8 @@ ENDED_TOPIC = "ended"
 DELIVERIES_TOPIC = "deliveries"
 CANCEL_TOPIC = "cancel"
 
-
-def queue_topic(namespace: int, target: str) -> str:
-    return f"queue:{namespace}:{target}"
-
-
-def session_topic(session_id: UUID) -> str:
-    return f"session:{session_id}"
+queue_topic = topic.queue
+session_topic = topic.session
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,6 +73,9 @@ class Limits:
     sync_wait_seconds: float
     lease_floor_seconds: float
     webhook_attempts_max: int
+    push_slots: int
+    push_lease_seconds: float
+    push_start_to_close_seconds: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,13 +88,15 @@ class Doors:
     limits: Limits
     keyring: KeyRing
     egress: EgressPolicy
-    node_egress: EgressPolicy
+    nodes_egress: EgressPolicy
     approval_secret: str | None
+    discover: Callable[[str], Awaitable[bytes]]
     catalogue: Catalogue
     waiting: Waiting
     lookout: Lookout
     streams: Streams
     sessions: Sessions
+    processes: Processes
     stopping: bool = False
     turns: Iterator[int] = field(default_factory=itertools.count)
 

@@ -17,6 +17,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from controlplane.api import shapes
+from controlplane.api.agentfield.workflow import owner_of
 from controlplane.api.body import clean, payload, read_form
 from controlplane.api.doors import EVENTS_TOPIC, Doors, doors_of, namespace_of
 from controlplane.api.leases import MESSAGE_MAX
@@ -24,7 +25,7 @@ from controlplane.api.operation import Operation
 from controlplane.api.paging import integer, limit_of, words
 from controlplane.api.shapes import answer
 from controlplane.api.streams import Cursor
-from controlplane.domain.ids import ExecutionId, bucket_of, read_fenced, show_execution
+from controlplane.domain.ids import ExecutionId, bucket_of, is_execution, read_fenced, show_execution
 from controlplane.domain.lease import Fence
 from controlplane.domain.notice import moment
 from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid
@@ -83,9 +84,7 @@ async def add_note(request: Request) -> Response:
     """Keep a remark with the execution in `X-Execution-ID`."""
     doors = doors_of(request)
     form = await read_form(request, NoteForm, doors.limits.body_bytes_max)
-    id_, attempt = read_fenced(request.headers.get("x-execution-id", ""), where="X-Execution-ID")
-    if attempt is None:
-        raise Invalid("Needs the attempt: exec_…~1.", where="X-Execution-ID")
+    fence = await _speaker(request)
     if len(form.message) > MESSAGE_MAX:
         raise Invalid(f"Longer than {MESSAGE_MAX} characters.", where="body.message")
     if len(form.tags or []) > TAGS_MAX:
@@ -93,9 +92,23 @@ async def add_note(request: Request) -> Response:
     tags = [clean(tag, where="body.tags") for tag in form.tags or []]
     note = {"message": form.message, "tags": tags, "timestamp": moment(datetime.now(UTC))}
     raw, _ = payload(orjson.dumps(note), where="body", bytes_max=doors.limits.payload_bytes_max)
-    await doors.lanes.log.put(Note(fence=Fence(id_, attempt), data=raw))
+    if fence is None:  # a call inside a process whose execution is not known: its SDK cannot do anything about it
+        return answer({"success": True, "note": note, "message": "not kept: X-Execution-ID is not known here"})
+    await doors.lanes.log.put(Note(fence=fence, data=raw))
     doors.hints.tell(EVENTS_TOPIC)
     return answer({"success": True, "note": note, "message": "kept"})
+
+
+async def _speaker(request: Request) -> Fence | None:
+    """The attempt that leaves the note; for a call inside a process the one that it is part of."""
+    said = request.headers.get("x-execution-id", "")
+    if said and not is_execution(said):
+        run_id = request.headers.get("x-run-id")
+        return await owner_of(doors_of(request), namespace_of(request), clean(said, where="X-Execution-ID"), run_id)
+    id_, attempt = read_fenced(said, where="X-Execution-ID")
+    if attempt is None:
+        raise Invalid("Needs the attempt: exec_…~1.", where="X-Execution-ID")
+    return Fence(id_, attempt)
 
 
 async def notes(request: Request) -> Response:

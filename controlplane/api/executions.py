@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from uuid import UUID
 
 import msgspec
@@ -11,12 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import shapes
+from controlplane.api.agentfield.workflow import owner_of
 from controlplane.api.body import clean, decode, payload, read_body, read_form
 from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, doors_of, namespace_of
 from controlplane.api.operation import Operation
 from controlplane.api.paging import limit_of, seconds, words
 from controlplane.api.problems import TITLES, TYPE_BASE, body_of
 from controlplane.api.shapes import answer
+from controlplane.domain import call
 from controlplane.domain import target as targets
 from controlplane.domain.delivery import sealed_for
 from controlplane.domain.execution import Accepted, Status, Submission, Webhook
@@ -31,8 +34,8 @@ from controlplane.domain.ids import (
 )
 from controlplane.domain.notice import milliseconds, moment
 from controlplane.domain.retry import RetryPolicy
-from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid, WaitedTooLong
-from controlplane.reads import executions
+from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid, InvalidParameter, WaitedTooLong
+from controlplane.reads import deliveries, executions
 from controlplane.reads.executions import ExecutionView, Filter, Parent
 from controlplane.reads.nodes import Entry
 from controlplane.security.egress import check_headers
@@ -41,6 +44,7 @@ from controlplane.stages import cancel
 WAIT_MAX_SECONDS = 60.0
 BATCH_STATUS_MAX = 500
 SECRET_MAX = 4096
+REASON_MAX = 1_000
 RETRIES_MAX = 1_000
 PRIORITY_MAX = 1_000
 TIMEOUT_MAX_SECONDS = 10 * 365 * 86_400.0
@@ -79,7 +83,7 @@ class CancelForm(msgspec.Struct):
 
 async def submit_async(request: Request) -> Response:
     """Accept and answer at once; the work is in the database when this returns 202."""
-    submission, accepted, warnings = await _accept(request)
+    submission, accepted, _, warnings = await _accept(request)
     id_ = show_execution(accepted.id)
     created_at = moment(accepted.created_at)
     shape: shapes.Shape = {
@@ -103,10 +107,20 @@ async def submit_async(request: Request) -> Response:
 
 async def submit_sync(request: Request) -> Response:
     """Accept, wait for the end and answer with the result; the execution goes on when the caller leaves."""
+    return await answer_end(request, lambda _, shape: shape)
+
+
+async def answer_end(request: Request, shape_of: Callable[[ExecutionView, shapes.Shape], shapes.Shape]) -> Response:
+    """Accept, wait and answer with the end: 200 in the shape that is asked for, else the same for everybody.
+
+    A failure answers 502, but with the node's own status where that was a 4xx. Waiting too long answers 504.
+    """
     doors = doors_of(request)
-    submission, accepted, _ = await _accept(request)
+    submission, accepted, entry, _ = await _accept(request)
     view = await _await_end(doors, accepted.id, namespace_of(request), doors.limits.sync_wait_seconds)
     headers = {"X-Execution-ID": show_execution(accepted.id), "X-Run-ID": accepted.run_id}
+    if entry.version and entry.version.isascii():
+        headers["X-Routed-Version"] = entry.version
     if not view.status.final:
         late = WaitedTooLong(
             f"The execution did not finish within {doors.limits.sync_wait_seconds:g} s; it goes on.",
@@ -120,9 +134,11 @@ async def submit_sync(request: Request) -> Response:
     shape["finished_at"] = moment(view.finished_at)
     shape["duration_ms"] = milliseconds(view.started_at or view.created_at, view.finished_at)
     if view.status is Status.SUCCEEDED:
-        return answer(shape, 200, headers)
+        return answer(shape_of(view, shape), 200, headers)
     problem = {"type": TYPE_BASE + "execution_failed", "title": TITLES[502], "code": "execution_failed"}
-    return answer(problem | {"message": shape.get("error_message", "")} | shape, 502, headers)
+    said = view.http_status if view.status is Status.FAILED else None
+    status = said if said is not None and 400 <= said < 500 else 502
+    return answer(problem | {"message": shape.get("error_message", "")} | shape, status, headers)
 
 
 async def read(request: Request) -> Response:
@@ -130,7 +146,12 @@ async def read(request: Request) -> Response:
     doors, namespace = doors_of(request), namespace_of(request)
     id_, _ = read_fenced(request.path_params["execution_id"], where="path/execution_id")
     wait = seconds(request, "wait_seconds", most=WAIT_MAX_SECONDS)
-    return answer(shapes.execution(await _await_end(doors, id_, namespace, wait)))
+    view = await _await_end(doors, id_, namespace, wait)
+    shape = shapes.execution(view)
+    if view.webhooks and view.status.final:  # nobody polls this any more: one more look does not cost
+        told = await doors.run(deliveries.of_execution, bucket_of(id_), id_, namespace=namespace)
+        shape["webhook_events"] = shapes.webhook_events(told)
+    return answer(shape)
 
 
 async def read_input(request: Request) -> Response:
@@ -149,7 +170,7 @@ async def batch_status(request: Request) -> Response:
     doors, namespace = doors_of(request), namespace_of(request)
     form = await read_form(request, BatchStatusForm, doors.limits.body_bytes_max)
     if not 1 <= len(form.execution_ids) <= BATCH_STATUS_MAX:
-        raise Invalid(f"From 1 to {BATCH_STATUS_MAX} ids.", where="body.execution_ids")
+        raise InvalidParameter(f"From 1 to {BATCH_STATUS_MAX} ids.", where="body.execution_ids")
     wanted = {
         text: read_fenced(text, where="body.execution_ids")[0] for text in form.execution_ids if is_execution(text)
     }
@@ -185,14 +206,18 @@ async def page(request: Request) -> Response:
     )
 
 
+def reason_of(form: CancelForm) -> str | None:
+    """Why, in the caller's words."""
+    said = form.reason
+    return None if said is None else clean(said, where="body.reason", chars_max=REASON_MAX, empty=True) or None
+
+
 async def request_cancel(request: Request) -> Response:
     """From here on the execution can only end as cancelled."""
     doors, namespace = doors_of(request), namespace_of(request)
     id_, _ = read_fenced(request.path_params["execution_id"], where="path/execution_id")
     form = await read_form(request, CancelForm, doors.limits.body_bytes_max)
-    reason = (
-        None if form.reason is None else clean(form.reason, where="body.reason", chars_max=1_000, empty=True) or None
-    )
+    reason = reason_of(form)
     if not await doors.run(executions.read, [id_], namespace=namespace):
         raise ExecutionNotFound
     done = (await doors.run(cancel.request, [id_], reason=reason, make_id=doors.ids.new))[0]
@@ -214,7 +239,7 @@ async def request_cancel(request: Request) -> Response:
     return answer(shapes.present(shape))
 
 
-async def _accept(request: Request) -> tuple[Submission, Accepted, list[dict[str, str]]]:
+async def _accept(request: Request) -> tuple[Submission, Accepted, Entry, list[dict[str, str]]]:
     doors, namespace = doors_of(request), namespace_of(request)
     target = targets.parse(request.path_params["target"])
     entry = await doors.catalogue.find(namespace, str(target))
@@ -231,7 +256,7 @@ async def _accept(request: Request) -> tuple[Submission, Accepted, list[dict[str
                 "message": f"No node that serves {entry.target} is connected right now; the work waits.",
             }
         )
-    return submission, accepted, warnings
+    return submission, accepted, entry, warnings
 
 
 async def _submission(
@@ -294,6 +319,9 @@ async def _parent(
     text = _header(request, "x-parent-execution-id")
     if text is None:
         return None, None, None, []
+    owner = None if is_execution(text) else await owner_of(doors, namespace, text, _header(request, "x-run-id"))
+    if owner is not None:
+        text = call.fenced(owner)
     if not is_execution(text):
         return (
             None,
@@ -409,6 +437,11 @@ SUBMIT_REFUSALS = {
     422: "The body says something that cannot be; nothing was accepted.",
     503: "The database is out of reach; try again.",
 }
+SYNC_ANSWERS = SUBMIT_REFUSALS | {
+    200: "The result.",
+    502: "The execution failed; a node's own 4xx is answered as that.",
+    504: "Not finished in time; it goes on.",
+}
 
 OPERATIONS = [
     Operation(
@@ -429,8 +462,7 @@ OPERATIONS = [
         tag="executions",
         takes=SubmitForm,
         headers=SUBMIT_HEADERS,
-        answers={200: "The result.", 502: "The execution failed.", 504: "Not finished in time; it goes on."}
-        | SUBMIT_REFUSALS,
+        answers=SYNC_ANSWERS,
     ),
     Operation(
         method="POST",
@@ -439,7 +471,13 @@ OPERATIONS = [
         summary="Read up to 500 executions",
         tag="executions",
         takes=BatchStatusForm,
-        answers={200: "By id.", 400: "Malformed.", 413: "Too large.", 422: "Not valid.", 503: "Try again."},
+        answers={
+            200: "By id.",
+            400: "Malformed, or not from 1 to 500 ids.",
+            413: "Too large.",
+            422: "Not valid.",
+            503: "Try again.",
+        },
     ),
     Operation(
         method="GET",

@@ -10,20 +10,18 @@ from starlette.responses import Response
 
 from controlplane.api import shapes
 from controlplane.api.body import clean, payload, read_form
-from controlplane.api.doors import Doors, doors_of, gather_answers, namespace_of
+from controlplane.api.doors import Doors, doors_of, gather_answers
 from controlplane.api.operation import Handler, Operation
 from controlplane.api.paging import integer
 from controlplane.api.problems import answer as problem
 from controlplane.api.problems import status_of
+from controlplane.api.scopes import HEADERS, Around, around_of, place_of, scope_of, scopes_around, word_for
 from controlplane.api.shapes import answer
-from controlplane.domain.ids import ExecutionId, bucket_of, is_execution, read_fenced
+from controlplane.domain.ids import bucket_of, read_fenced
 from controlplane.domain.lease import Fence
 from controlplane.domain.memory import (
-    GLOBAL_ID,
     KEY_MAX,
     SCOPE_ID_MAX,
-    SCOPE_WORDS,
-    SEARCH_ORDER,
     Append,
     Op,
     Place,
@@ -40,12 +38,6 @@ from controlplane.reads import executions, memory
 OPS_MAX = 1_000
 ITEMS_MAX = 10_000
 LIST_MAX = 1_000
-HEADERS_OF: dict[Scope, tuple[str, ...]] = {
-    Scope.RUN: ("x-workflow-id", "x-run-id"),
-    Scope.SESSION: ("x-session-id",),
-    Scope.ACTOR: ("x-actor-id",),
-    Scope.GLOBAL: (),
-}
 
 
 class KeyForm(msgspec.Struct):
@@ -100,21 +92,12 @@ class WriteForm(msgspec.Struct, forbid_unknown_fields=True):
     writes: list[GroupForm]
 
 
-class Around(msgspec.Struct):
-    """In whose name a request speaks, and the ids of its scopes."""
-
-    namespace: int
-    fence: Fence | None
-    writer: ExecutionId | None
-    scope_ids: dict[Scope, str]
-
-
 async def set_value(request: Request) -> Response:
     """Store a value; it comes back byte for byte."""
     doors = doors_of(request)
     form = await read_form(request, SetForm, doors.limits.body_bytes_max)
-    around = _around(request)
-    place = _place(doors, around, form.key, form.scope, form.scope_id, "body")
+    around = around_of(request)
+    place = place_of(doors, around, form.key, form.scope, form.scope_id, "body")
     op = _put(place, form.data, "body.data", doors.limits.payload_bytes_max)
     written = (await _write(doors, around, (op,)))[0]
     assert written.created_at is not None
@@ -129,20 +112,20 @@ async def set_value(request: Request) -> Response:
         created_at=written.created_at,
         updated_at=written.updated_at,
     )
-    return answer(shapes.memory(value))
+    return answer(shapes.memory(value, word_for(place.scope, around, form.scope)))
 
 
 async def get_value(request: Request) -> Response:
     """The value under a key; without `scope` the nearest: run, session, actor, global."""
     doors = doors_of(request)
     form = await read_form(request, KeyForm, doors.limits.body_bytes_max)
-    around = _around(request)
-    scopes = [_scope(form.scope, "body.scope")] if form.scope else _scopes_around(around)
+    around = around_of(request)
+    scopes = [scope_of(form.scope, "body.scope")] if form.scope else scopes_around(around)
     for scope in scopes:
-        place = _place(doors, around, form.key, scope.value, form.scope_id, "body")
+        place = place_of(doors, around, form.key, scope.value, form.scope_id, "body")
         value = await doors.run(memory.read, place)
         if value is not None:
-            return answer(shapes.memory(value))
+            return answer(shapes.memory(value, word_for(scope, around, form.scope)))
     raise _missing()
 
 
@@ -150,8 +133,8 @@ async def delete_value(request: Request) -> Response:
     """Forget a key."""
     doors = doors_of(request)
     form = await read_form(request, KeyForm, doors.limits.body_bytes_max)
-    around = _around(request)
-    place = _place(doors, around, form.key, form.scope, form.scope_id, "body")
+    around = around_of(request)
+    place = place_of(doors, around, form.key, form.scope, form.scope_id, "body")
     written = (await _write(doors, around, (Remove(place=place),)))[0]
     if not written.existed:
         raise _missing()
@@ -162,26 +145,28 @@ async def append_items(request: Request) -> Response:
     """Add elements to a list without sending it again."""
     doors = doors_of(request)
     form = await read_form(request, AppendForm, doors.limits.body_bytes_max)
-    around = _around(request)
-    place = _place(doors, around, form.key, form.scope, form.scope_id, "body")
+    around = around_of(request)
+    place = place_of(doors, around, form.key, form.scope, form.scope_id, "body")
     op = _append(place, form.items, form.expected_length, "body", doors.limits.payload_bytes_max)
     written = (await _write(doors, around, (op,)))[0]
-    shape = {"scope": place.scope.value, "scope_id": place.scope_id, "key": place.key}
+    shape = {"scope": word_for(place.scope, around, form.scope), "scope_id": place.scope_id, "key": place.key}
     return answer(shape | {"length": written.length, "version": written.version})
 
 
 async def list_values(request: Request) -> Response:
     """The values of a scope in the order of their keys, at most 1,000; go on with `after`."""
     doors = doors_of(request)
-    around = _around(request)
+    around = around_of(request)
     query = request.query_params
     after = query.get("after", "")
     limit = integer(request, "limit", default=LIST_MAX, least=1, most=LIST_MAX)
     prefix = clean(query.get("prefix", ""), where="query/prefix", chars_max=KEY_MAX, empty=True)
-    place = _place(doors, around, after or " ", query.get("scope") or None, query.get("scope_id") or None, "query")
+    asked = query.get("scope") or None
+    place = place_of(doors, around, after or " ", asked, query.get("scope_id") or None, "query")
     start = place._replace(key=after)
     values = await doors.run(memory.page, start, prefix=prefix, limit=limit)
-    return answer([shapes.memory(value) for value in values])
+    word = word_for(place.scope, around, asked)
+    return answer([shapes.memory(value, word) for value in values])
 
 
 async def write(request: Request) -> Response:
@@ -232,7 +217,7 @@ async def _write_group(doors: Doors, group: Write | ControlPlaneError, where: st
 
 
 async def _group(request: Request, doors: Doors, form: GroupForm, where: str) -> Write:
-    around = _around(request)
+    around = around_of(request)
     if form.execution_id is not None:
         id_, attempt = read_fenced(form.execution_id, where=f"{where}.execution_id")
         attempt = form.attempt if form.attempt is not None else attempt
@@ -246,7 +231,7 @@ async def _group(request: Request, doors: Doors, form: GroupForm, where: str) ->
     ops: list[Op] = []
     for n, op in enumerate(form.ops):
         here = f"{where}.ops[{n}]"
-        place = _place(doors, around, op.key, op.scope, op.scope_id, here)
+        place = place_of(doors, around, op.key, op.scope, op.scope_id, here)
         if op.op == "set":
             ops.append(_put(place, op.value, f"{here}.value", doors.limits.payload_bytes_max))
         elif op.op == "append":
@@ -259,7 +244,7 @@ async def _group(request: Request, doors: Doors, form: GroupForm, where: str) ->
 
 
 def _lacks(around: Around, op: OpForm) -> bool:
-    scope = _scope(op.scope, "scope") if op.scope else Scope.RUN
+    scope = scope_of(op.scope, "scope") if op.scope else Scope.RUN
     return op.scope_id is None and scope is not Scope.GLOBAL and scope not in around.scope_ids
 
 
@@ -272,54 +257,6 @@ async def _fill(doors: Doors, around: Around) -> None:
         raise ExecutionNotFound
     own = {Scope.RUN: found.run_id, Scope.SESSION: found.session_key, Scope.ACTOR: found.actor_key}
     around.scope_ids = {scope: text for scope, text in own.items() if text is not None} | around.scope_ids
-
-
-def _around(request: Request) -> Around:
-    """What the headers say: AgentField's clients send their context with every memory call."""
-    scope_ids: dict[Scope, str] = {}
-    for scope, names in HEADERS_OF.items():
-        for name in names:
-            text = request.headers.get(name)
-            if text:
-                scope_ids.setdefault(scope, clean(text, where=name, chars_max=SCOPE_ID_MAX))
-    speaker = request.headers.get("x-execution-id", "")
-    id_, attempt = read_fenced(speaker, where="X-Execution-ID") if is_execution(speaker) else (None, None)
-    fence = None if id_ is None or attempt is None else Fence(id_, attempt)
-    return Around(namespace=namespace_of(request), fence=fence, writer=id_, scope_ids=scope_ids)
-
-
-def _scopes_around(around: Around) -> list[Scope]:
-    return [scope for scope in SEARCH_ORDER if scope is Scope.GLOBAL or scope in around.scope_ids]
-
-
-def _place(doors: Doors, around: Around, key: str, word: str | None, scope_id: str | None, where: str) -> Place:
-    clean(key, where=f"{where}.key", chars_max=KEY_MAX)
-    scope = _scope(word, f"{where}.scope") if word else _scopes_around(around)[0]
-    if scope is Scope.GLOBAL:
-        id_ = GLOBAL_ID
-    elif scope_id is not None:
-        id_ = clean(scope_id, where=f"{where}.scope_id", chars_max=SCOPE_ID_MAX)
-    elif scope in around.scope_ids:
-        id_ = around.scope_ids[scope]
-    else:
-        raise Invalid(
-            f"The scope {scope.value} needs an id.",
-            where=f"{where}.scope_id",
-            fix=f"Send scope_id or the header {HEADERS_OF[scope][0].title()}.",
-        )
-    if scope is Scope.RUN:
-        own = around.writer is not None and around.scope_ids.get(Scope.RUN) == id_ and around.fence is not None
-        bucket = bucket_of(around.writer) if own and around.writer else doors.placement.of_run(around.namespace, id_)
-    else:
-        bucket = doors.placement.of_key(around.namespace, scope.value, id_)
-    return Place(bucket, around.namespace, scope, id_, key)
-
-
-def _scope(word: str, where: str) -> Scope:
-    try:
-        return SCOPE_WORDS[word]
-    except KeyError:
-        raise Invalid("One of run, session, actor, global (workflow is run).", where=where) from None
 
 
 def _put(place: Place, raw: msgspec.Raw, where: str, bytes_max: int) -> Put:
@@ -356,12 +293,6 @@ REFUSALS = {
     413: "Too large.",
     422: "Not valid.",
     503: "Try again.",
-}
-HEADERS = {
-    "X-Execution-ID": "exec_…~attempt: only while this attempt holds its lease.",
-    "X-Run-ID": "The run (X-Workflow-ID, too).",
-    "X-Session-ID": "The session scope.",
-    "X-Actor-ID": "The actor scope.",
 }
 
 

@@ -6,7 +6,9 @@ Nothing that came in is echoed back raw.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from functools import lru_cache
 
 import orjson
 from fastapi import FastAPI
@@ -15,12 +17,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from controlplane import errors
+from controlplane.api.agentfield import absent
 from controlplane.postgres.pool import PASSING
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_BASE = "urn:controlplane:error:"
+EVERY_PATH = "GET /openapi.json lists every path."
+PATH_MAX = 200
+PATH_CUTOFF = 0.7
+NAME_MAX = 20
+"""What is longer between two slashes of a path is an id."""
 
 STATUS_OF: dict[type[errors.ControlPlaneError], int] = {
     errors.ControlPlaneError: 500,
@@ -44,9 +52,11 @@ STATUS_OF: dict[type[errors.ControlPlaneError], int] = {
     errors.Refused: 400,
     errors.Malformed: 400,
     errors.Invalid: 422,
+    errors.InvalidParameter: 400,
     errors.TooLarge: 413,
     errors.TargetMalformed: 400,
     errors.EgressRefused: 422,
+    errors.NoWebhook: 400,
     errors.Unauthorized: 401,
     errors.NotItsNode: 403,
     errors.Unavailable: 503,
@@ -118,12 +128,15 @@ def of(request: Request, error: Exception) -> Response:
     return answer(errors.ControlPlaneError("Something broke in here; it was logged."))
 
 
-def install(app: FastAPI) -> None:
-    """Errors of what does not pass through `front.py` look the same."""
+def install(app: FastAPI, *, paths: Sequence[str]) -> None:
+    """Errors of what does not pass through `front.py` look the same. `paths`: what there is, to name the nearest."""
+    known = tuple(dict.fromkeys(paths))
 
-    async def http(_: Request, error: Exception) -> Response:
+    async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        detail = {404: "There is no such path.", 405: "This path does not take this method."}.get(error.status_code, "")
+        detail, fix = _missing(request.url.path[:PATH_MAX], known) if error.status_code == 404 else ("", EVERY_PATH)
+        if error.status_code == 405:
+            detail = "This path does not take this method."
         body = {
             "type": "about:blank",
             "title": TITLES.get(error.status_code, "Error"),
@@ -131,7 +144,7 @@ def install(app: FastAPI) -> None:
             "detail": detail or str(error.detail),
             "error": TITLES.get(error.status_code, "error").lower().replace(" ", "_"),
             "message": detail or str(error.detail),
-            "fix": "GET /openapi.json lists every path.",
+            "fix": fix,
         }
         return Response(orjson.dumps(body), error.status_code, error.headers, media_type=MEDIA_TYPE)
 
@@ -141,3 +154,15 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
     for kind in (errors.ControlPlaneError, ClientDisconnect, *PASSING, Exception):
         app.add_exception_handler(kind, other)
+
+
+@lru_cache(maxsize=1_024)
+def _missing(path: str, known: tuple[str, ...]) -> tuple[str, str]:
+    """What to say of a path that is not here, and the next step."""
+    part = absent.part_of(path)
+    if part is not None:
+        detail = f"{part}: this part of AgentField is not served here, see {absent.PAGE}."
+        return detail, f"{absent.PAGE} says what to use instead. {EVERY_PATH}"
+    plain = "/".join("{execution_id}" if len(one) > NAME_MAX else one for one in path.split("/"))
+    near = get_close_matches(plain, known, n=3, cutoff=PATH_CUTOFF)
+    return "There is no such path.", f"Did you mean {' or '.join(near)}? {EVERY_PATH}" if near else EVERY_PATH

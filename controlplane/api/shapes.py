@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ from controlplane.domain.lease import Lease
 from controlplane.domain.memory import Value
 from controlplane.domain.notice import error_text, milliseconds, moment
 from controlplane.domain.target import parse
+from controlplane.domain.vector import Hit, Vector
 from controlplane.reads.deliveries import AttemptView, DeliveryView
 from controlplane.reads.events import EventView
 from controlplane.reads.executions import ExecutionView
@@ -105,6 +106,7 @@ def execution(view: ExecutionView, *, payloads: bool = True) -> Shape:
             else milliseconds(view.started_at, view.finished_at or view.now),
             "progress": _progress(view),
             "error_class": view.error_class,
+            "error_status_code": view.http_status,
             "webhook_registered": view.webhooks > 0,
             "session_key": view.session_key,
             "actor_key": view.actor_key,
@@ -153,15 +155,36 @@ def lease(one: Lease) -> Shape:
     return shape
 
 
-def memory(value: Value, *, data: bytes | None = None) -> Shape:
+def memory(value: Value, scope: str) -> Shape:
+    """A row of memory; `scope` is the name that whoever asks has for its scope."""
     return {
-        "scope": value.scope.value,
+        "scope": scope,
         "scope_id": value.scope_id,
         "key": value.key,
-        "data": raw(value.value if data is None else data),
+        "data": raw(value.value),
         "version": value.version,
         "created_at": moment(value.created_at),
         "updated_at": moment(value.updated_at),
+    }
+
+
+def vector(one: Vector, scope: str) -> Shape:
+    return _named(one, scope) | {"embedding": one.embedding}
+
+
+def hit(one: Hit, scope: str) -> Shape:
+    """A vector that was found; `distance` is what is missing to the score of the same direction."""
+    return _named(one, scope) | {"score": one.score, "distance": 1 - one.score}
+
+
+def _named(one: Vector | Hit, scope: str) -> Shape:
+    return {
+        "scope": scope,
+        "scope_id": one.scope_id,
+        "key": one.key,
+        "metadata": raw(one.metadata or b"{}"),
+        "created_at": moment(one.created_at),
+        "updated_at": moment(one.updated_at),
     }
 
 
@@ -250,6 +273,28 @@ def delivery(view: DeliveryView) -> Shape:
     )
 
 
+def webhook_events(views: Sequence[DeliveryView]) -> list[Shape]:
+    """Every attempt to tell somebody, in AgentField's shape and without the body that was sent, which is the result."""
+    tries = sorted(((one, view) for view in views for one in view.attempts), key=lambda pair: pair[0].at)
+    return [
+        present(
+            {
+                "id": n,
+                "execution_id": show("exec", view.execution_id),
+                "event_type": view.event,
+                "status": "delivered" if one.outcome == "delivered" else "failed",
+                "http_status": one.http_status,
+                "response_body": _body(one),
+                "error_message": one.error,
+                "created_at": moment(one.at),
+                "attempt": one.attempt,
+                "delivery_id": show("dlv", view.id),
+            }
+        )
+        for n, (one, view) in enumerate(tries, 1)
+    ]
+
+
 def attempt(view: AttemptView) -> Shape:
     return present(
         {
@@ -259,9 +304,13 @@ def attempt(view: AttemptView) -> Shape:
             "http_status": view.http_status,
             "latency_ms": view.latency_ms,
             "error": view.error,
-            "response_body": None if view.response_body is None else view.response_body.decode(errors="replace"),
+            "response_body": _body(view),
         }
     )
+
+
+def _body(view: AttemptView) -> str | None:
+    return None if view.response_body is None else view.response_body.decode(errors="replace")
 
 
 def node(view: NodeView) -> Shape:

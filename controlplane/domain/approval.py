@@ -16,7 +16,8 @@ from enum import StrEnum
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from controlplane.domain.ids import ExecutionId, show_execution
+from controlplane.domain.call import fenced
+from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import Fence
 from controlplane.domain.notice import text
 
@@ -126,7 +127,7 @@ def callback_body(approval: Approval) -> bytes:
     Its execution is called by the id that the process knows: the one with the attempt that it was given.
     """
     fields = {
-        "execution_id": f"{show_execution(approval.execution_id)}~{approval.attempt}",
+        "execution_id": fenced(approval.fence),
         "decision": approval.status.value,
         "new_status": "running",
         "feedback": approval.feedback or "",

@@ -150,6 +150,7 @@ class Held:
     cancel_requested: bool
     cancel_reason: str | None
     progress: bytes | None
+    status_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

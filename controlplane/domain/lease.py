@@ -168,6 +168,9 @@ class Extended:
     lost: tuple[Fence, ...] = ()
 
 
+WITHDRAWING = "withdrawing"
+"""The `status_reason` of an attempt that its process is told to stop because we withdraw it."""
+
 CRASHED = frozenset({"expired", "replaced", "refused"})
 """Why a session was closed, when its process is thought to have died: its leases count as crashes."""
 

@@ -27,7 +27,8 @@ class Scope(StrEnum):
 
 
 # AgentField says `workflow` where we say run.
-SCOPE_WORDS = {"workflow": Scope.RUN} | {scope.value: scope for scope in Scope}
+WORKFLOW = "workflow"
+SCOPE_WORDS = {WORKFLOW: Scope.RUN} | {scope.value: scope for scope in Scope}
 SEARCH_ORDER = (Scope.RUN, Scope.SESSION, Scope.ACTOR, Scope.GLOBAL)
 GLOBAL_ID = "global"
 

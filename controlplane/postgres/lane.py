@@ -81,17 +81,32 @@ class Lane(Generic[Item, Result]):
         if len(self._waiting) >= self._waiting_max:
             raise DatabaseUnavailable("Too many requests are waiting for the database; try again.")
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
-        if len(self._running) < self._flushers:
-            task = asyncio.create_task(self._run(), name=f"lane.{self.name}")
-            self._running.add(task)
+        self._take_in(item, future)
         return await future
+
+    def offer(self, item: Item) -> bool:
+        """Take this item along without an answer; False when there is already so much that it is left behind.
+
+        For what may be lost: it gives way at half of what makes `put` refuse.
+        """
+        if self._closed or len(self._waiting) >= self._waiting_max // 2:
+            return False
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_let_be)
+        self._take_in(item, future)
+        return True
 
     async def close(self) -> None:
         """Flush what is waiting, then refuse more."""
         self._closed = True
         while self._running:
             await asyncio.wait(self._running)
+
+    def _take_in(self, item: Item, future: asyncio.Future[Result]) -> None:
+        self._waiting.append((item, future))
+        if len(self._running) < self._flushers:
+            task = asyncio.create_task(self._run(), name=f"lane.{self.name}")
+            self._running.add(task)
 
     async def _run(self) -> None:
         try:
@@ -196,3 +211,9 @@ class Lane(Generic[Item, Result]):
                 if time.monotonic() > until:
                     log.warning("lane.raced", extra={"lane": self.name, "items": len(items)})
                     raise DatabaseUnavailable from error
+
+
+def _let_be(future: asyncio.Future[Result]) -> None:
+    """Nobody asks what became of it."""
+    if not future.cancelled():
+        future.exception()

@@ -10,7 +10,7 @@ from controlplane.domain.ids import DeliveryId
 from controlplane.postgres.pool import Connection
 
 LIST = """
-select id, event, url, state, attempt, charged, attempts_max, next_at, created_at, settled_at
+select id, execution_id, event, url, state, attempt, charged, attempts_max, next_at, created_at, settled_at
 from deliveries
 where bucket = $1
   and execution_id = $2
@@ -47,6 +47,7 @@ class DeliveryView:
     """The duty to tell one URL about one event."""
 
     id: DeliveryId
+    execution_id: UUID
     event: str
     url: str
     state: str

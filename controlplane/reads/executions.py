@@ -22,7 +22,7 @@ select e.id, e.run_id, e.root_id, e.parent_id, e.source_execution_id, e.target, 
   q.leased_at, q.started_at as queue_started_at, q.progress as queue_progress, q.progress_at,
   q.cancel_requested_at, q.pause_requested,
   o.status, o.attempt, o.failures, o.status_reason, o.result, o.error, o.error_class, o.error_details, o.progress,
-  o.started_at, o.finished_at,
+  o.started_at, o.finished_at, o.http_status,
   a.approval_request_id, a.approval_status, a.approval_url,
   clock() as now
 from executions e
@@ -123,7 +123,7 @@ limit $6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionView:
-    """One execution for people and callers. Payloads are JSON bytes."""
+    """One execution for people and callers. Payloads are JSON bytes; `http_status` is the node's own, of a failure."""
 
     id: ExecutionId
     run_id: str
@@ -151,6 +151,7 @@ class ExecutionView:
     error: bytes | None
     error_class: str | None
     error_details: bytes | None
+    http_status: int | None
     approval_request_id: str | None
     approval_status: str | None
     approval_url: str | None
@@ -272,6 +273,7 @@ def _view(row: asyncpg.Record) -> ExecutionView:
         error=row["error"],
         error_class=row["error_class"],
         error_details=row["error_details"],
+        http_status=row["http_status"],
         approval_request_id=row["approval_request_id"],
         approval_status=row["approval_status"],
         approval_url=row["approval_url"],

@@ -24,6 +24,7 @@ where bucket = $1
 CATALOGUE = """
 select r.namespace, r.target, r.node_id, r.reasoner_id, r.type, r.description, r.tags, r.retries_max,
   r.retry_delay_seconds, r.retry_factor, r.retry_cap_seconds, r.timeout_seconds,
+  coalesce(n.version, '') as version,
   exists (
     select 1
     from sessions s
@@ -35,6 +36,7 @@ select r.namespace, r.target, r.node_id, r.reasoner_id, r.type, r.description, r
       and not s.draining
   ) as up
 from reasoners r
+left join nodes n on n.bucket = $1 and n.namespace = r.namespace and n.id = r.node_id
 where r.bucket = $1
 order by r.target
 """
@@ -43,7 +45,18 @@ NODES = """
 select n.id, n.transport, n.version, n.base_url, n.metadata, n.registered_at, n.updated_at,
   count(s.id) as sessions,
   coalesce(sum(s.slots), 0)::int as slots,
-  coalesce(sum(s.running), 0)::int as running,
+  coalesce(sum(
+    case
+      when s.base_url is null then s.running
+      else (
+        select count(*)
+        from queue q
+        where q.bucket = $1
+          and q.session_id = s.id
+          and q.state in ('leased', 'waiting')
+      )
+    end
+  ), 0)::int as running,
   max(s.renewed_at) as renewed_at
 from nodes n
 left join sessions s
@@ -53,6 +66,17 @@ where n.bucket = $1
   and ($3::text is null or n.id = $3)
 group by n.bucket, n.namespace, n.id
 order by n.id
+"""
+
+PROCESSES = """
+select id
+from sessions
+where bucket = $1
+  and namespace = $2
+  and node_id = $3
+  and closed_at is null
+  and base_url is not null
+order by id
 """
 
 SCHEMAS = """
@@ -90,7 +114,7 @@ limit 10000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A target in the catalogue: its policy, and whether a process that serves it is alive."""
+    """A target in the catalogue: its policy, its node's version, and whether a process that serves it is alive."""
 
     namespace: int
     target: str
@@ -101,6 +125,7 @@ class Entry:
     tags: tuple[str, ...]
     retry: RetryPolicy
     timeout_seconds: float | None
+    version: str
     up: bool
 
 
@@ -147,6 +172,11 @@ async def nodes(conn: Connection, bucket: int, *, namespace: int, node_id: str |
     return [NodeView(**dict(row)) for row in await conn.fetch(NODES, bucket, namespace, node_id)]
 
 
+async def processes(conn: Connection, bucket: int, *, namespace: int, node_id: str) -> list[SessionId]:
+    """The sessions of a node's live processes that are called."""
+    return [SessionId(row["id"]) for row in await conn.fetch(PROCESSES, bucket, namespace, node_id)]
+
+
 async def schemas(
     conn: Connection, bucket: int, *, namespace: int, node_id: str | None = None
 ) -> dict[str, tuple[bytes | None, bytes | None]]:
@@ -191,5 +221,6 @@ def _entry(row: asyncpg.Record) -> Entry:
             cap_seconds=row["retry_cap_seconds"],
         ),
         timeout_seconds=row["timeout_seconds"],
+        version=row["version"],
         up=row["up"],
     )

@@ -22,23 +22,6 @@ from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
 from controlplane.stages import hold
 
-# Clears the crash count of an execution that makes progress. After the commit, because there the row is held for share,
-# and two writes that hold it so and both want to update it would wait for each other.
-CLEAR_CRASHES = """
-update queue
-set crashes = 0
-where bucket = $1
-  and id = any(array(
-    select id
-    from queue
-    where bucket = $1
-      and id = any($2::uuid[])
-      and crashes > 0
-    order by id
-    for update
-  ))
-"""
-
 LOCK = """
 select m.namespace, m.scope, m.scope_id, m.key, m.length, m.appended, m.version, m.writer_execution_id,
   m.writer_attempt, m.created_at
@@ -185,8 +168,7 @@ async def write(conn: Connection, batch: Sequence[Write]) -> list[list[Written] 
                 answers[index] = error
         await _store(conn, slots.values())
     stood = {item.fence.execution_id for n, item in enumerate(batch) if answers[n] is None and item.fence is not None}
-    for bucket, ids in by_bucket(crashed & stood, lambda id_: id_):
-        await conn.execute(CLEAR_CRASHES, bucket, ids)
+    await hold.forgive(conn, crashed & stood)
     return [answer if answer is not None else _written(batch[n], slots) for n, answer in enumerate(answers)]
 
 

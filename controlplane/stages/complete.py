@@ -8,6 +8,7 @@ submit ──► lease ──► *complete* ──► finish ──► deliver
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from uuid import UUID
 
 import asyncpg
@@ -15,7 +16,7 @@ import asyncpg
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import Held, Settlement, Status
 from controlplane.domain.ids import ExecutionId
-from controlplane.domain.lease import Fence, Recorded, Report, ReportCode, Verdict
+from controlplane.domain.lease import WITHDRAWING, Fence, Recorded, Report, ReportCode, Verdict
 from controlplane.domain.notice import text
 from controlplane.domain.placement import by_bucket
 from controlplane.domain.retry import RetryPolicy, delay_seconds
@@ -94,7 +95,11 @@ async def _report(
     conn: Connection, bucket: int, part: list[Report], make_id: finish.MakeId, jitter: Callable[[], float]
 ) -> dict[Fence, Recorded]:
     locked = await hold.lock(conn, bucket, [item.fence.execution_id for item in part])
-    live = [(item, held) for item in part if (held := locked.get(item.fence.execution_id)) and _holds(item, held)]
+    live = [
+        (_withdrawn(item, held), held)
+        for item in part
+        if (held := locked.get(item.fence.execution_id)) and _holds(item, held)
+    ]
     ending = [(item, held) for item, held in live if _ends(item, held)]
     returning = [(item, held) for item, held in live if not _ends(item, held)]
     settled = await finish.settle(conn, bucket, [_settlement(item, held) for item, held in ending], make_id=make_id)
@@ -113,6 +118,13 @@ async def _report(
 
 def _holds(item: Report, held: Held) -> bool:
     return held.session_id is not None and held.attempt == item.fence.attempt
+
+
+def _withdrawn(item: Report, held: Held) -> Report:
+    """A process that says it was cancelled, when it was us who withdrew the attempt, hands it back."""
+    if item.verdict is Verdict.CANCELLED and held.status_reason == WITHDRAWING and not held.cancel_requested:
+        return replace(item, verdict=Verdict.RELEASED)
+    return item
 
 
 def _ends(item: Report, held: Held) -> bool:

@@ -15,6 +15,7 @@ import asyncpg
 from controlplane.domain.execution import Held, State
 from controlplane.domain.ids import ExecutionId, SessionId
 from controlplane.domain.lease import Fence
+from controlplane.domain.placement import by_bucket
 from controlplane.postgres.pool import Connection
 
 SHARE = """
@@ -39,12 +40,29 @@ for update
 
 LOCK = """
 select id, namespace, target, run_id, state, attempt, failures, crashes, retries_max, webhooks,
-  session_id, leased_at, started_at, cancel_requested_at, cancel_reason, progress
+  session_id, leased_at, started_at, cancel_requested_at, cancel_reason, status_reason, progress
 from queue
 where bucket = $1
   and id = any($2::uuid[])
 order by id
 for update
+"""
+
+# After the commit of what was written, because there the row is held for share, and two writes that hold it so and both
+# want to update it would wait for each other.
+CLEAR_CRASHES = """
+update queue
+set crashes = 0
+where bucket = $1
+  and id = any(array(
+    select id
+    from queue
+    where bucket = $1
+      and id = any($2::uuid[])
+      and crashes > 0
+    order by id
+    for update
+  ))
 """
 
 
@@ -61,6 +79,12 @@ async def take(conn: Connection, bucket: int, fences: Iterable[Fence]) -> dict[F
 async def lock(conn: Connection, bucket: int, ids: Sequence[UUID]) -> dict[ExecutionId, Held]:
     """The unfinished ones of these executions, locked."""
     return {held.id: held for held in map(from_row, await conn.fetch(LOCK, bucket, ids))}
+
+
+async def forgive(conn: Connection, ids: Iterable[ExecutionId]) -> None:
+    """Clears the crash count of executions that make progress."""
+    for bucket, part in by_bucket(ids, lambda id_: id_):
+        await conn.execute(CLEAR_CRASHES, bucket, part)
 
 
 def from_row(row: asyncpg.Record) -> Held:
@@ -80,6 +104,7 @@ def from_row(row: asyncpg.Record) -> Held:
         started_at=row["started_at"],
         cancel_requested=row["cancel_requested_at"] is not None,
         cancel_reason=row["cancel_reason"],
+        status_reason=row["status_reason"],
         progress=row["progress"],
     )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from controlplane.domain.ids import ExecutionId, SessionId
@@ -42,7 +43,19 @@ where q.bucket = $1
   and q.attempt = a.attempt
   and q.session_id is not null
   and q.sent_at is not null
-  and q.accepted_at is null
+returning q.id, q.attempt
+"""
+
+# So that the process's own word for being stopped is not taken for a person's cancel.
+WITHDRAW = """
+update queue
+set status_reason = 'withdrawing'
+where bucket = $1
+  and id = $2
+  and attempt = $3
+  and session_id is not null
+  and sent_at is not null
+returning id
 """
 
 # A line that an attempt has logged shows that its process took it, whatever became of the answer to the request.
@@ -111,7 +124,7 @@ order by id
 """
 
 CANCELLING = """
-select id, attempt, session_id, run_id, cancel_reason
+select id, attempt, session_id, run_id, cancel_reason, accepted_at is not null as accepted
 from queue
 where bucket = $1
   and cancel_requested_at is not null
@@ -157,6 +170,7 @@ class Sent:
     active_seconds: float = 0.0
     run_id: str = ""
     reason: str | None = None
+    accepted: bool = False
 
 
 async def accept(conn: Connection, batch: Sequence[Fence]) -> list[ControlPlaneError | None]:
@@ -171,10 +185,16 @@ async def accept(conn: Connection, batch: Sequence[Fence]) -> list[ControlPlaneE
     return [None if fence in taken else LeaseLost() for fence in batch]
 
 
-async def prolong(conn: Connection, bucket: int, fences: Sequence[Fence]) -> None:
-    """Somebody of ours still holds the requests of these attempts."""
+async def prolong(conn: Connection, bucket: int, fences: Sequence[Fence]) -> set[Fence]:
+    """Somebody of ours still holds the requests of these attempts. Says which of them still hold their lease."""
     part = sorted(fences)
-    await conn.execute(PROLONG, bucket, [fence.execution_id for fence in part], [fence.attempt for fence in part])
+    rows = await conn.fetch(PROLONG, bucket, [fence.execution_id for fence in part], [fence.attempt for fence in part])
+    return {Fence(ExecutionId(row["id"]), row["attempt"]) for row in rows}
+
+
+async def withdraw(conn: Connection, bucket: int, fence: Fence) -> bool:
+    """This attempt is about to be stopped by us and not by a person. Says whether it still holds its lease."""
+    return await conn.fetchval(WITHDRAW, bucket, fence.execution_id, fence.attempt) is not None
 
 
 async def unanswered(conn: Connection, bucket: int, *, after_seconds: float) -> list[Sent]:
@@ -192,7 +212,7 @@ async def overrun(conn: Connection, bucket: int, *, after_seconds: float) -> lis
 async def cancelling(conn: Connection, bucket: int) -> list[Sent]:
     """Attempts that their processes are to be told to stop."""
     rows = await conn.fetch(CANCELLING, bucket, UNKNOWN_MAX)
-    return [_sent(row, run_id=row["run_id"], reason=row["cancel_reason"]) for row in rows]
+    return [_sent(row, run_id=row["run_id"], reason=row["cancel_reason"], accepted=row["accepted"]) for row in rows]
 
 
 async def held(conn: Connection, bucket: int, session_id: UUID) -> list[Fence]:
@@ -214,11 +234,6 @@ async def renew_serverless(conn: Connection, bucket: int) -> None:
     await conn.execute(RENEW_SERVERLESS, bucket)
 
 
-def _sent(row: Row, *, active_seconds: float = 0.0, run_id: str = "", reason: str | None = None) -> Sent:
-    return Sent(
-        fence=Fence(ExecutionId(row["id"]), row["attempt"]),
-        session_id=SessionId(row["session_id"]),
-        active_seconds=active_seconds,
-        run_id=run_id,
-        reason=reason,
-    )
+def _sent(row: Row, **facts: Any) -> Sent:
+    fence = Fence(ExecutionId(row["id"]), row["attempt"])
+    return Sent(fence=fence, session_id=SessionId(row["session_id"]), **facts)

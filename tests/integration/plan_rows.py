@@ -101,6 +101,12 @@ select 0, 1, 'run', 'run-' || n % 1000, 'k' || n, 0, '1'
 from generate_series($1::int, $2::int) as n
 """
 
+MEMORY_VECTORS = """
+insert into memory_vectors (bucket, namespace, scope, scope_id, key, embedding, norm, created_at, updated_at)
+select 0, 1, 'run', 'run-' || n % 1000, 'k' || n, '{1}', 1, clock(), clock()
+from generate_series($1::int, $2::int) as n
+"""
+
 KEYS = """
 insert into idempotency_keys (bucket, namespace, scope, key, execution_id, request_hash, expires_at)
 select 0, 1, '', 'k' || n, made_id('e', n), 'h',
@@ -117,7 +123,7 @@ select 0, made_id('s', n), 1, 'n', 'i', 8, 10, 30, clock(), clock(), clock() + i
 from generate_series(0, 199) as n
 """
 
-TABLES = (QUEUE, EXECUTIONS, OUTCOMES, EVENTS, WEBHOOKS, DELIVERIES, MEMORY, MEMORY_ITEMS, KEYS)
+TABLES = (QUEUE, EXECUTIONS, OUTCOMES, EVENTS, WEBHOOKS, DELIVERIES, MEMORY, MEMORY_ITEMS, MEMORY_VECTORS, KEYS)
 
 
 async def prepare(conn: Connection) -> None:

@@ -21,6 +21,7 @@ from controlplane.stages import (
     checkpoint,
     complete,
     deliver,
+    embed,
     expire,
     finish,
     hold,
@@ -88,7 +89,13 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "checkpoint.REMOVE": case(checkpoint.REMOVE, 0, *keys, by="memory_pkey"),
         "checkpoint.READ_ITEMS": case(checkpoint.READ_ITEMS, 0, 1, "run", "run-1", "k1", 0, 1, by="memory_items_pkey"),
         "checkpoint.DROP_ITEMS": case(checkpoint.DROP_ITEMS, 0, *keys, by="memory_items_pkey"),
-        "checkpoint.CLEAR_CRASHES": case(checkpoint.CLEAR_CRASHES, 0, leased, by="queue_pkey"),
+        "hold.CLEAR_CRASHES": case(hold.CLEAR_CRASHES, 0, leased, by="queue_pkey"),
+        "embed.LOCK": case(embed.LOCK, 0, *keys, by="memory_vectors_pkey"),
+        "embed.STORE": case(
+            embed.STORE, 0, *keys, all_(1.0), all_(b"{}"), all_(1.0), list(range(1, 11)), list(range(1, 11)), by=""
+        ),
+        "embed.REMOVE": case(embed.REMOVE, 0, *keys, by="memory_vectors_pkey"),
+        "embed.CLEAR": case(embed.CLEAR, 0, 1, "run", "run-1", "k1", 1_000, by="memory_vectors_pkey"),
         "complete.RETRY": case(
             complete.RETRY, 0, leased, all_(1), all_(5.0), all_(1), all_("retrying"), by="queue_pkey"
         ),

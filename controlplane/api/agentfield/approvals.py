@@ -99,7 +99,7 @@ async def ask(request: Request) -> Response:
         node_id=_node(request),
         request_id=clean(form.approval_request_id, where="body.approval_request_id"),
         url=clean(url, where="body.approval_request_url", chars_max=URL_CHARS_MAX) if url else None,
-        callback_url=doors.node_egress.check_url(form.callback_url, where="body.callback_url").url
+        callback_url=doors.nodes_egress.check_url(form.callback_url, where="body.callback_url").url
         if form.callback_url
         else None,
         expires_seconds=_hours(form.expires_in_hours) * 3600,

@@ -9,6 +9,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
+import httpx
 import pytest
 
 from tests.e2e import seed_receiver
@@ -409,4 +410,18 @@ async def test_deliveries_of_nobody(api: Api) -> None:
     the_problem(await api.client.get("/api/v1/executions/garbage/deliveries"), 422, "invalid")
     the_problem(await api.post(f"/deliveries/{nobody.replace('exec', 'dlv')}/retry"), 404, "delivery_not_found")
     the_problem(await api.post(f"/deliveries/{nobody}/retry"), 422, "invalid")
-    the_problem(await api.client.post(f"/api/ui/v1/executions/{id_}/webhook/retry"), 404, "delivery_not_found")
+
+
+async def test_what_has_no_webhook_is_not_sent_again(api: Api, receiver: Receiver) -> None:
+    """No webhook and not yet ended are bad requests, unknown is 404: AgentField's own answers."""
+    session = await api.node()
+    mute = await api.run(session)
+    unfinished = (await api.submit(webhook={"url": receiver.url}))["execution_id"]
+
+    async def again(id_: str) -> httpx.Response:
+        return await api.client.post(f"/api/ui/v1/executions/{id_}/webhook/retry")
+
+    the_problem(await again(mute), 400, "no_webhook")
+    the_problem(await again(unfinished), 400, "no_webhook")
+    the_problem(await again("exec_00000000000000000000000000"), 404, "execution_not_found")
+    the_problem(await again("garbage"), 422, "invalid")

@@ -44,6 +44,7 @@ DEADLINE_SECONDS = 15.0
 HOUSE = {"sync_wait_seconds": 2.0}
 PARAMETER = re.compile(r"{(\w+)}")
 WITH_BODY = [one for one in OPERATIONS if one.takes is not None]
+SYNCHRONOUS = ("/api/v1/execute/{target}", "/api/v1/reasoners/{target}", "/api/v1/skills/{target}")
 STREAMS = ("/api/ui/v1/executions/events", "/api/ui/v1/executions/{execution_id}/events")
 
 # Where a form's first answer is not the only one worth having.
@@ -133,7 +134,7 @@ class Judge:
 
 def _fault(operation: Operation, ask: Ask, reply: Reply) -> str | None:
     """What is wrong with this answer, if anything is."""
-    waited = operation.path.endswith("/execute/{target}") and reply.status in (502, 504)
+    waited = operation.method == "POST" and operation.path in SYNCHRONOUS and reply.status in (502, 504)
     if reply.status >= 500 and not waited:
         return "our fault"
     if reply.status < 400 or reply.status == 502:
@@ -174,9 +175,11 @@ async def place(api: Api) -> Place:
     path = {
         "target": "n.echo",
         "execution_id": str(lease["execution_id"]),
+        "run_id": str(lease["run_id"]),
         "session_id": session,
         "node_id": node,
         "delivery_id": SHOWN_ID.replace("exec", "dlv"),
+        "key": "hostile",
     }
     known: dict[str, object] = fence(lease) | {
         "wait_seconds": 0,
@@ -185,6 +188,8 @@ async def place(api: Api) -> Place:
         "reasoners": [],
         "skills": [],
         "url": "https://127.0.0.1:1/",
+        "embedding": [1],
+        "query_embedding": [1],
     }
     return Place(path, known, (b"X-Execution-ID: " + fenced(lease).encode(),))
 
@@ -236,7 +241,10 @@ async def test_whole_bodies(house: Apart, api: Api) -> None:
         judge = await judged(
             house,
             [
-                (operation, replace(_post(one.path_of(operation), raw, *one.headers), what=f"{operation.path} {name}"))
+                (
+                    operation,
+                    Ask(operation.method, one.path_of(operation), raw, one.headers, what=f"{operation.path} {name}"),
+                )
                 for operation, one in found
                 for name, raw in BODIES.items()
             ],
@@ -265,7 +273,7 @@ def _field_asks(found: list[tuple[Operation, Place]]) -> Iterator[tuple[Operatio
                 values = [value for value in VALUES if large or not value.big] if spot.payload else TYPED
                 large = large and not spot.payload  # once for each form
                 for value in values:
-                    ask = _post(one.path_of(operation), spot.body(value.raw), *one.headers)
+                    ask = Ask(operation.method, one.path_of(operation), spot.body(value.raw), one.headers)
                     yield operation, replace(ask, what=f"{operation.path} {spot.name} = {value.name}")
 
 
@@ -275,7 +283,8 @@ async def test_ids_in_paths(house: Apart, api: Api) -> None:
     async with working(api), places(api, with_id) as found:
         judge = await judged(house, _id_asks(found))
 
-    assert judge.statuses.keys() <= {307, 400, 404, 422}  # 307: nothing but a slash too many
+    # 204: a vector that is not there is forgotten, too; 307: nothing but a slash too many
+    assert judge.statuses.keys() <= {204, 307, 400, 404, 422}
 
 
 def _id_asks(found: list[tuple[Operation, Place]]) -> Iterator[tuple[Operation, Ask]]:
@@ -581,7 +590,8 @@ async def test_too_large(house: Apart, api: Api) -> None:
         for operation in WITH_BODY:
             path = PARAMETER.sub("n.echo", operation.path)
             told = await line.send(
-                b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10485761\r\n\r\n{" % path.encode()
+                b"%b %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10485761\r\n\r\n{"
+                % (operation.method.encode(), path.encode())
             )
             line.close()
             assert told.status in (413, 404, 422), operation.path  # the others look at the path first

@@ -32,7 +32,8 @@ async def test_what_is_not_there(api: Api) -> None:
     for path in ("get", "delete"):
         answer = await api.post(f"/memory/{path}", {"key": "k"}, headers=RUN)
 
-        assert the_problem(answer, 404, "memory_not_found")["error"] == "not_found"
+        problem = the_problem(answer, 404, "memory_not_found")
+        assert (problem["error"], problem["details"]) == ("not_found", "memory not found")
 
 
 async def test_a_key_is_forgotten(api: Api) -> None:
@@ -55,9 +56,10 @@ async def test_a_key_is_forgotten(api: Api) -> None:
         ({"X-Actor-ID": "a"}, {}, ("actor", "a")),
         ({"X-Actor-ID": "a", "X-Session-ID": "s"}, {}, ("session", "s")),
         ({"X-Actor-ID": "a", "X-Session-ID": "s", "X-Run-ID": "r"}, {}, ("run", "r")),
-        ({"X-Workflow-ID": "w", "X-Run-ID": "r"}, {}, ("run", "w")),
+        ({"X-Workflow-ID": "w", "X-Run-ID": "r"}, {}, ("workflow", "w")),
+        ({"X-Workflow-ID": "w", "X-Run-ID": "r"}, {"scope": "run"}, ("run", "w")),
         ({"X-Run-ID": "r", "X-Session-ID": "s"}, {"scope": "session"}, ("session", "s")),
-        ({"X-Run-ID": "r"}, {"scope": "workflow"}, ("run", "r")),
+        ({"X-Run-ID": "r"}, {"scope": "workflow"}, ("workflow", "r")),
         ({"X-Run-ID": "r"}, {"scope": "global"}, ("global", "global")),
         ({"X-Run-ID": "r"}, {"scope": "global", "scope_id": "g"}, ("global", "global")),
         ({"X-Run-ID": "r"}, {"scope_id": "other"}, ("run", "other")),
@@ -70,6 +72,36 @@ async def test_where_a_value_is_kept(shared: Api, headers: Json, body: Json, pla
     row = (await shared.post("/memory/set", {"key": "k", "data": 1} | body, headers=headers)).json()
 
     assert (row["scope"], row["scope_id"]) == place
+
+
+AROUND = {"X-Workflow-ID": "w", "X-Run-ID": "w", "X-Session-ID": "s", "X-Actor-ID": "a"}
+
+
+@pytest.mark.parametrize(
+    ("scope", "scope_id", "headers"),
+    [
+        ("workflow", "w", {"X-Workflow-ID": "w"}),
+        ("session", "s", {"X-Session-ID": "s"}),
+        ("actor", "a", {"X-Actor-ID": "a"}),
+        ("global", "global", {}),
+    ],
+)
+@pytest.mark.parametrize("data", [None, "text", "123", 0, False, [], {"a": [None]}], ids=repr)
+async def test_agentfields_scopes(shared: Api, scope: str, scope_id: str, headers: dict[str, str], data: Json) -> None:
+    """Named in the body or by the headers alone, every scope takes every value, and says its own name back."""
+    for said, said_headers in (({"scope": scope}, AROUND), ({}, headers)):
+        key = f"{scope} {data!r} {len(said)}"
+        row = (await shared.post("/memory/set", {"key": key, "data": data} | said, headers=said_headers)).json()
+        read = (await shared.post("/memory/get", {"key": key} | said, headers=said_headers)).json()
+        listed = await shared.client.get("/api/v1/memory/list", params=said, headers=said_headers)
+        gone = await shared.post("/memory/delete", {"key": key} | said, headers=said_headers)
+        after = await shared.post("/memory/get", {"key": key} | said, headers=said_headers)
+
+        assert (row["scope"], row["scope_id"], row["data"]) == (scope, scope_id, data)
+        assert read == row
+        assert row in listed.json()
+        assert gone.status_code == 204
+        assert (the_problem(after, 404, "memory_not_found")["error"], "details" in after.json()) == ("not_found", True)
 
 
 async def test_the_nearest_value_is_read(api: Api) -> None:
@@ -309,6 +341,23 @@ async def test_what_one_attempt_stored_is_there_for_the_next(api: Api) -> None:
     read = await api.post("/memory/get", {"key": "k"}, headers={"X-Run-ID": second["run_id"]})
 
     assert read.json()["data"] == 1
+
+
+@pytest.mark.parametrize("settings", [{"buckets": 8, "buckets_hashed": 8}])
+async def test_an_execution_writes_to_another_run(api: Api) -> None:
+    """AgentField's `memory.workflow("other")`: whoever asks for that run finds it, in whatever bucket."""
+    session = await api.node()
+    await api.submit()
+    lease = await api.take(session)
+    own = {"X-Run-ID": lease["run_id"], "X-Execution-ID": fenced(lease)}
+
+    for n in range(8):
+        headers = own | {"X-Workflow-ID": f"other-{n}"}
+        await api.post("/memory/set", {"key": "k", "data": n, "scope": "workflow"}, headers=headers)
+    asked = [{"key": "k", "scope": "workflow", "scope_id": f"other-{n}"} for n in range(8)]
+    read = [(await api.post("/memory/get", one)).json()["data"] for one in asked]
+
+    assert read == list(range(8))
 
 
 @pytest.mark.parametrize("settings", [{"payload_bytes_max": 2_000, "body_bytes_max": 10_000}])

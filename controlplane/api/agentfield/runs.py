@@ -1,0 +1,189 @@
+"""Whole runs: which are under way, and cancelling one with everything that grew from it."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from controlplane.api.body import clean, read_form
+from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, doors_of, namespace_of
+from controlplane.api.executions import CancelForm, reason_of
+from controlplane.api.operation import Operation
+from controlplane.api.shapes import Shape, answer, present
+from controlplane.domain.execution import Status
+from controlplane.domain.ids import ExecutionId, show, show_execution
+from controlplane.domain.notice import moment
+from controlplane.domain.target import parse
+from controlplane.errors import InvalidParameter, NotFound
+from controlplane.reads import executions, runs
+from controlplane.reads.executions import ExecutionView
+from controlplane.reads.runs import ActiveRun
+from controlplane.stages import cancel
+from controlplane.stages.cancel import Cancelled
+
+RUNS_DEFAULT = 100
+RUNS_MAX = 200
+TREE_BATCH = 200
+TREE_MAX = 10_000
+"""Executions that one request cancels; asked again, it goes on."""
+
+
+async def active(request: Request) -> Response:
+    """Runs with something unfinished, those with the newest first. What has ended is not counted."""
+    doors, namespace = doors_of(request), namespace_of(request)
+    limit = _limit(request)
+    node_id, session_key = _text(request, "agent_id"), _text(request, "session_id")
+    found: list[ActiveRun] = []
+    for bucket in doors.placement.all():
+        found += await doors.run(runs.active, bucket, namespace=namespace, node_id=node_id)
+    found.sort(key=lambda run: run.newest_id, reverse=True)
+    members = await _read(doors, namespace, [run.oldest_id for run in found[:RUNS_MAX]])
+    shown = [
+        (run, members[run.oldest_id])
+        for run in found[:RUNS_MAX]
+        if run.oldest_id in members and session_key in (None, members[run.oldest_id].session_key)
+    ]
+    roots = await _read(doors, namespace, [one.root_id for _, one in shown[:limit]])
+    return answer(
+        {
+            "count": len(found) if session_key is None else len(shown),
+            "runs": [_run(run, roots.get(one.root_id, one)) for run, one in shown[:limit]],
+        }
+    )
+
+
+async def cancel_tree(request: Request) -> Response:
+    """From here on every unfinished execution of the run can only end as cancelled, children before their parents."""
+    doors, namespace = doors_of(request), namespace_of(request)
+    run_id = clean(request.path_params["run_id"], where="path/run_id")
+    reason = reason_of(await read_form(request, CancelForm, doors.limits.body_bytes_max))
+    bucket = doors.placement.of_run(namespace, run_id)
+    total = await doors.run(runs.size, bucket, run_id, namespace=namespace)
+    if not total:
+        raise NotFound("There is no such run.", where="path/run_id")
+    cancelled, whole = await _cancel(doors, bucket, run_id, namespace, reason)
+    shape = {
+        "run_id": run_id,
+        "workflow_id": run_id,
+        "total_nodes": total,
+        "cancelled_count": len(cancelled),
+        "skipped_count": max(0, total - len(cancelled)),
+        "error_count": 0,
+        "truncated": not whole,
+        "reason": reason,
+        "nodes": [
+            {
+                "execution_id": show_execution(one.id),
+                "previous_status": one.previous.value,
+                "status": "cancelled",
+                "settled": one.settled,
+            }
+            for one in cancelled
+        ],
+    }
+    return answer(present(shape))
+
+
+async def _cancel(
+    doors: Doors, bucket: int, run_id: str, namespace: int, reason: str | None
+) -> tuple[list[Cancelled], bool]:
+    """What was cancelled, and whether that is all. What parents submitted meanwhile is looked for until nothing is."""
+    done: list[Cancelled] = []
+    seen: set[UUID] = set()
+    fresh = True
+    while fresh:
+        fresh = False
+        before: UUID | None = None
+        while ids := await doors.run(
+            runs.unfinished, bucket, run_id, namespace=namespace, before=before, limit=TREE_BATCH
+        ):
+            before = ids[-1]
+            new = [id_ for id_ in ids if id_ not in seen]
+            if len(seen) + len(new) > TREE_MAX:
+                return done, False
+            if new:
+                seen.update(new)
+                fresh = True
+                done += await _cancel_some(doors, new, reason)
+    return done, True
+
+
+async def _cancel_some(doors: Doors, ids: list[ExecutionId], reason: str | None) -> list[Cancelled]:
+    said = await doors.run(cancel.request, ids, reason=reason, make_id=doors.ids.new)
+    some = [one for one in said if isinstance(one, Cancelled)]  # the others have ended in between
+    doors.ended([one.id for one in some if one.settled])
+    doors.hints.tell(CANCEL_TOPIC)
+    doors.hints.tell(EVENTS_TOPIC)
+    return some
+
+
+def _run(run: ActiveRun, root: ExecutionView) -> Shape:
+    target = parse(root.target)
+    return present(
+        {
+            "run_id": run.run_id,
+            "root_execution_id": show("exec", root.id),
+            "target": root.target,
+            "agent_id": target.node_id,
+            "reasoner_id": target.reasoner_id,
+            "root_status": root.status.value,
+            "active_executions": sum(run.counts.values()),
+            "status_counts": {status.value: run.counts[status] for status in Status if status in run.counts},
+            "session_id": root.session_key,
+            "started_at": moment(root.started_at or root.created_at),
+            "latest_activity": moment(run.active_at or root.created_at),
+        }
+    )
+
+
+async def _read(doors: Doors, namespace: int, ids: list[UUID]) -> dict[UUID, ExecutionView]:
+    return await doors.run(executions.read, list(dict.fromkeys(ids)), namespace=namespace)
+
+
+def _limit(request: Request) -> int:
+    said = request.query_params.get("limit", "")
+    if not said:
+        return RUNS_DEFAULT
+    if not (said.isascii() and said.isdigit() and len(said) < 20 and int(said) >= 1):
+        raise InvalidParameter("`limit`: a whole number from 1.", where="query/limit", parameter="limit")
+    return min(int(said), RUNS_MAX)
+
+
+def _text(request: Request, name: str) -> str | None:
+    said = request.query_params.get(name)
+    return clean(said, where=f"query/{name}") if said else None
+
+
+OPERATIONS = [
+    Operation(
+        method="GET",
+        path="/api/v1/executions/active",
+        handler=active,
+        summary="Runs that are under way",
+        tag="executions",
+        query={
+            "agent_id": "Only what is unfinished on this node",
+            "session_id": "Only runs with this session key",
+            "limit": "1 to 200, 100 by default; more counts as 200",
+        },
+        answers={200: "The runs.", 400: "Not a limit.", 422: "A filter is not valid.", 503: "Try again."},
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/workflows/{run_id}/cancel-tree",
+        handler=cancel_tree,
+        summary="Cancel everything unfinished of a run",
+        tag="executions",
+        takes=CancelForm,
+        answers={
+            200: "All of it can only end as cancelled now; `truncated`: ask again.",
+            400: "Malformed.",
+            404: "Unknown.",
+            413: "Too large.",
+            422: "Not valid.",
+            503: "Try again.",
+        },
+    ),
+]
