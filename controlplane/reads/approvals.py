@@ -8,13 +8,20 @@ from controlplane.domain.approval import Approval
 from controlplane.domain.placement import Placement
 from controlplane.postgres.pool import Connection
 
+# The order inside keeps it on the primary key, whatever the statistics say.
 LATEST = """
+with asked as materialized (
+  select execution_id, request_id, namespace, attempt, node_id, status, url, callback_url, feedback, response,
+    requested_at, expires_at, decided_at
+  from approvals
+  where bucket = $1
+    and execution_id = $2
+  order by request_id
+)
 select execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
   expires_at, decided_at
-from approvals
-where bucket = $1
-  and execution_id = $2
-  and namespace = $3
+from asked
+where namespace = $3
 order by status = 'pending' desc, requested_at desc
 limit 1
 """

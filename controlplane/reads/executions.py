@@ -30,9 +30,13 @@ left join queue q on q.bucket = $1 and q.id = e.id and q.id = any($2::uuid[])
 left join outcomes o on o.bucket = $1 and o.id = e.id and o.id = any($2::uuid[])
 left join lateral (
   select request_id as approval_request_id, status as approval_status, url as approval_url
-  from approvals
-  where bucket = $1
-    and execution_id = e.id
+  from (
+    select request_id, status, url, requested_at
+    from approvals
+    where bucket = $1
+      and execution_id = e.id
+    order by request_id
+  ) asked
   order by status = 'pending' desc, requested_at desc
   limit 1
 ) a on true

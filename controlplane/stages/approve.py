@@ -48,6 +48,8 @@ EXPIRE_BATCH = 64
 FEEDBACK_SHOWN_MAX = 1_000
 """How much of the feedback an event repeats, in characters."""
 
+# Ordered as the primary key is, here and below: planned while the table was empty it went through another index, and
+# read the questions of everybody.
 FIND_ASKED = """
 select execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
   expires_at, decided_at
@@ -55,6 +57,7 @@ from approvals
 where bucket = $1
   and execution_id = $2
   and (request_id = $3 or status = 'pending')
+order by request_id
 for update
 """
 
@@ -93,16 +96,22 @@ returning execution_id, request_id, attempt, node_id, status, url, callback_url,
 """
 
 FIND = """
+with asked as materialized (
+  select execution_id, request_id, namespace, attempt, node_id, status, url, callback_url, feedback, response,
+    requested_at, expires_at, decided_at
+  from approvals
+  where bucket = $1
+    and execution_id = $2
+  order by request_id
+  for update
+)
 select execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
   expires_at, decided_at
-from approvals
-where bucket = $1
-  and execution_id = $2
-  and namespace = $3
+from asked
+where namespace = $3
   and ($4::text is null or request_id = $4)
 order by status = 'pending' desc, requested_at desc
 limit 1
-for update
 """
 
 DECIDE = """

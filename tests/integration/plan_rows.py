@@ -89,6 +89,17 @@ select 0, made_id('d', n), 1, made_id('o', n), 1, 'execution.completed',
 from generate_series($1::int, $2::int) as n
 """
 
+# Every waiting execution asked something, one in 20 of it is overdue; every finished one had asked once.
+APPROVALS = """
+insert into approvals (
+  bucket, execution_id, request_id, namespace, attempt, node_id, status, requested_at, expires_at, decided_at
+)
+select 0, made_id(k, n), 'r-' || n, 1, 1, 'n', case when k = 'e' then 'pending' else 'approved' end, clock(),
+  clock() + interval '1 second' * (case when n % 1000 = 46 then -n else n end), case when k = 'o' then clock() end
+from generate_series($1::int, $2::int) as n, unnest(array['e', 'o']) as k
+where k = 'o' or n % 50 >= 46
+"""
+
 MEMORY = """
 insert into memory (bucket, namespace, scope, scope_id, key, value, length, appended, created_at, updated_at)
 select 0, 1, 'run', 'run-' || n % 1000, 'k' || n, '[]', 1, 1, clock(), clock()
@@ -123,7 +134,19 @@ select 0, made_id('s', n), 1, 'n', 'i', 8, 10, 30, clock(), clock(), clock() + i
 from generate_series(0, 199) as n
 """
 
-TABLES = (QUEUE, EXECUTIONS, OUTCOMES, EVENTS, WEBHOOKS, DELIVERIES, MEMORY, MEMORY_ITEMS, MEMORY_VECTORS, KEYS)
+TABLES = (
+    QUEUE,
+    EXECUTIONS,
+    OUTCOMES,
+    EVENTS,
+    WEBHOOKS,
+    DELIVERIES,
+    APPROVALS,
+    MEMORY,
+    MEMORY_ITEMS,
+    MEMORY_VECTORS,
+    KEYS,
+)
 
 
 async def prepare(conn: Connection) -> None:

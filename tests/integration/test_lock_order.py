@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import asyncpg
 import pytest
 
+from controlplane.domain.approval import Decision
 from controlplane.domain.lease import Verdict
 from controlplane.domain.memory import Op, Place, Put, Scope, Write
+from controlplane.errors import ControlPlaneError
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
-from controlplane.stages import cancel, checkpoint, complete, expire, log, submit
+from controlplane.stages import approve, cancel, checkpoint, complete, expire, log, submit
 from controlplane.stages.log import Line, Progress
 from tests.make import (
     NAMESPACE,
@@ -45,7 +48,7 @@ Step = Callable[[Connection, Sequence[Made]], Awaitable[object]]
 @pytest.fixture
 async def connections(database: str) -> AsyncIterator[list[Connection]]:
     """One for each of those that work at once."""
-    opened: list[Connection] = [await asyncpg.connect(database) for _ in range(8)]
+    opened: list[Connection] = [await asyncpg.connect(database) for _ in STEPS]
     for own in opened:
         await own.execute(NOTICE_FAST)
     yield opened
@@ -70,6 +73,7 @@ async def reap(conn: Connection, some: Sequence[Made]) -> object:
         await expire.sweep(conn, bucket, make_id=make_id)
         await expire.time_out(conn, bucket, make_id=make_id)
         await expire.force_cancel(conn, bucket, grace_seconds=0, make_id=make_id)
+        await approve.expire_due(conn, bucket, make_id=make_id)
     return None
 
 
@@ -97,6 +101,38 @@ async def write_shared(conn: Connection, some: Sequence[Made]) -> object:
             continue
 
 
+async def ask_people(conn: Connection, some: Sequence[Made]) -> object:
+    for one in some:
+        with suppress(ControlPlaneError):
+            question = approve.Question(
+                execution_id=one.id,
+                attempt=None,
+                namespace=NAMESPACE,
+                request_id="r",
+                url=None,
+                callback_url="https://agent.example/",
+                expires_seconds=60,
+            )
+            await approve.ask(conn, question, make_id=make_id)
+    return None
+
+
+async def decide(conn: Connection, some: Sequence[Made]) -> object:
+    for one in some:
+        with suppress(ControlPlaneError):
+            await approve.decide(
+                conn,
+                one.id,
+                namespace=NAMESPACE,
+                request_id=None,
+                decision=Decision.APPROVED,
+                feedback=None,
+                response=None,
+                make_id=make_id,
+            )
+    return None
+
+
 async def submit_children(conn: Connection, some: Sequence[Made]) -> object:
     return await submit.accept(
         conn,
@@ -115,6 +151,7 @@ async def submit_children(conn: Connection, some: Sequence[Made]) -> object:
 
 STEPS: tuple[Step, ...] = (
     report_all, cancel_all, reap, say_something, say_something, write_own, write_shared, submit_children,
+    ask_people, decide,
 )  # fmt: skip
 
 
@@ -139,10 +176,14 @@ async def test_everything_at_once(conn: Connection, connections: list[Connection
     twice = "select count(*) from queue join outcomes using (bucket, id)"
     somewhere = "select count(*) from (select id from queue union all select id from outcomes) as a where id = any($1)"
     odd = (
-        "select count(*) from deliveries d full join outcomes o on o.id = execution_id where num_nulls(d.id, o.id) > 0"
+        "select count(*) from (select * from deliveries where webhook_n > 0) d"
+        " full join outcomes o on o.id = execution_id where num_nulls(d.id, o.id) > 0"
     )
 
+    left_open = "select count(*) from approvals a join outcomes o on o.id = execution_id where a.status = 'pending'"
+
     assert await conn.fetchval(twice) == 0
+    assert await conn.fetchval(left_open) == 0
     assert await conn.fetchval(somewhere, parents) == EXECUTIONS
     assert await conn.fetchval(odd) == 0
 
@@ -160,7 +201,7 @@ async def test_progress_and_lines_in_opposite_order(conn: Connection, connection
     async with asyncio.timeout(60):
         await asyncio.gather(*(flush(own, made[n % 2]) for n, own in enumerate(connections)))
 
-    assert await counts(conn, "logs") == {"logs": 8 * 30 * 2}
+    assert await counts(conn, "logs") == {"logs": len(connections) * 30 * 2}
 
 
 async def test_checkpoints_of_a_crashed_execution(conn: Connection, connections: list[Connection]) -> None:
@@ -176,7 +217,9 @@ async def test_checkpoints_of_a_crashed_execution(conn: Connection, connections:
     async with asyncio.timeout(60):
         await asyncio.gather(*(write(own, n) for n, own in enumerate(connections)))
 
-    assert await all_rows(conn, "select count(*), min(version), max(version) from memory") == [(8, 20, 20)]
+    assert await all_rows(conn, "select count(*), min(version), max(version) from memory") == [
+        (len(connections), 20, 20)
+    ]
 
 
 async def test_new_keys_in_opposite_order(conn: Connection, connections: list[Connection]) -> None:

@@ -16,7 +16,9 @@ import asyncpg
 import pytest
 
 from controlplane.postgres.pool import SESSION_SETTINGS, Connection
+from controlplane.reads import approvals, executions
 from controlplane.stages import (
+    approve,
     cancel,
     checkpoint,
     complete,
@@ -61,6 +63,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
     """Every statement that is run for each execution, delivery or checkpoint, or again and again by a daemon."""
     leased = await plan_rows.ids(conn, "e", 31, 33, 34, 35, 36, 37, 38, 39, 40, 81)
     ended = await plan_rows.ids(conn, "o", *range(1, 11))
+    asked = await plan_rows.ids(conn, "e", 46, 47, 96)
     sessions = await plan_rows.ids(conn, "s", 31, 33, 5)
     deliveries = await plan_rows.ids(conn, "d", 15, 65, 115)
 
@@ -122,6 +125,15 @@ async def cases(conn: Connection) -> dict[str, Case]:
             deliver.SETTLE, 0, deliveries, [0] * 3, ["delivered"] * 3, [1] * 3, [0.0] * 3, by="deliveries_pkey"
         ),
         "deliver.RECLAIM": case(deliver.RECLAIM, 0, 256, 20, by="deliveries_leased deliveries_pkey"),
+        "deliver.READ_HELD": case(deliver.READ_HELD, 0, leased, by="queue_pkey"),
+        "approve.FIND_ASKED": case(approve.FIND_ASKED, 0, asked[0], "r-46", by="approvals_pkey"),
+        "approve.FIND": case(approve.FIND, 0, asked[0], 1, None, by="approvals_pkey"),
+        "approve.OVERDUE": case(approve.OVERDUE, 0, 64, by="approvals_expiry queue_pkey"),
+        "approve.EXPIRE": case(approve.EXPIRE, 0, asked, by="approvals_pending"),
+        "finish.CLOSE_APPROVALS": case(finish.CLOSE_APPROVALS, 0, asked + leased, by="approvals_pending"),
+        "approvals.OF_REQUEST": case(approvals.OF_REQUEST, 0, 1, "r-46", 100, by="approvals_request"),
+        "approvals.LATEST": case(approvals.LATEST, 0, asked[0], 1, by="approvals_pkey"),
+        "executions.READ": case(executions.READ, 0, [*asked, *ended], 1),
         "deliver.READ_ATTEMPTS": case(deliver.READ_ATTEMPTS, 0, deliveries, [1] * 3),
         "deliver.READ_RUNS": case(deliver.READ_RUNS, 0, ended),
         "prune.DROP_KEYS": case(prune.DROP_KEYS, 0, 1_000, by="idempotency_keys_expiry idempotency_keys_pkey"),
