@@ -39,9 +39,15 @@ with recursive ancestors(id, parent_id, depth) as (
   where e.bucket = $1
     and e.id = $2
   union all
-  select e.id, e.parent_id, a.depth + 1
+  select above.id, above.parent_id, a.depth + 1
   from ancestors a
-  join executions e on e.bucket = $1 and e.id = a.parent_id
+  cross join lateral (
+    select e.id, e.parent_id
+    from executions e
+    where e.bucket = $1
+      and e.id = a.parent_id
+    limit 1
+  ) as above
   where a.depth < $3
 )
 select id from ancestors
@@ -49,7 +55,7 @@ select id from ancestors
 
 # Taken are the sources of what the new run has taken over before, but for what an earlier attempt of the same parent
 # took: an attempt asks all its questions again and gets the same answers. `not in`, because it is hashed whatever the
-# statistics say; `limit 1`, because so each candidate is one probe, and never a join with all that ever succeeded.
+# statistics say; `limit 1`, because so each candidate is one probe, and never a join with all that there ever was.
 MATCH = """
 select n, id
 from (
@@ -85,6 +91,8 @@ where k <= wanted
 order by n, id
 """
 
+# Ordered by `created_at`, then the id: by the id alone the primary key was walked until the limit was full, past
+# everybody's executions.
 READ_CANDIDATES = """
 select id, input, context
 from (
@@ -117,7 +125,7 @@ from (
             (select q.leased_at from queue q where q.bucket = $1 and q.id = $8), '-infinity'
           ))
       )
-    order by e.id
+    order by e.created_at, e.id
     limit $9
   ) as c
 ) as measured
