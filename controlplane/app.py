@@ -15,7 +15,19 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from controlplane import __version__
-from controlplane.api import deliveries, events, executions, health, leases, memory, nodes, openapi, pauses, problems
+from controlplane.api import (
+    deliveries,
+    events,
+    executions,
+    health,
+    leases,
+    memory,
+    nodes,
+    openapi,
+    pauses,
+    problems,
+    restart,
+)
 from controlplane.api.agentfield import operations as agentfield
 from controlplane.api.agentfield.processes import Processes
 from controlplane.api.auth import Gate
@@ -33,6 +45,7 @@ from controlplane.daemons.overseer import Overseer
 from controlplane.daemons.pusher import Pusher
 from controlplane.daemons.reaper import Reaper
 from controlplane.domain import topic
+from controlplane.domain.execution import Submission
 from controlplane.domain.ids import IdMaker
 from controlplane.domain.memory import Append, Op, Put, Remove
 from controlplane.domain.placement import Placement
@@ -44,12 +57,13 @@ from controlplane.postgres.pool import Pool, open_pool
 from controlplane.security.egress import EgressPolicy
 from controlplane.security.secrets import KeyRing
 from controlplane.settings import Settings
-from controlplane.stages import checkpoint, complete, lease, log, renew, submit
+from controlplane.stages import checkpoint, complete, lease, log, renew, replay, submit
 
 logger = logging.getLogger(__name__)
 
 OPERATIONS = [
     *executions.OPERATIONS,
+    *restart.OPERATIONS,
     *nodes.OPERATIONS,
     *leases.OPERATIONS,
     *memory.OPERATIONS,
@@ -65,6 +79,8 @@ DISPATCHER_SECONDS = 1.0
 JANITOR_SECONDS = 60.0
 PUSHER_SECONDS = 1.0
 OVERSEER_SECONDS = 1.0
+REPLAYS_MAX = 16
+"""Children that one flush looks up in the source run: the results of all of them are in memory at once."""
 
 
 def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI:
@@ -225,11 +241,16 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
             submit.accept,
             name="submit",
             retry_seconds=patience_seconds,
-            keys=lambda item: (
-                ()
-                if item.idempotency_key is None
-                else ((item.namespace, item.idempotency_scope, item.idempotency_key),)
-            ),
+            keys=_idempotency,
+            weigh=lambda item: len(item.input) + len(item.context or b""),
+        ),
+        replay=Lane(
+            pool,
+            lambda conn, batch: replay.accept(conn, batch, make_id=ids.new),
+            name="replay",
+            batch_max=REPLAYS_MAX,
+            retry_seconds=patience_seconds,
+            keys=_idempotency,
             weigh=lambda item: len(item.input) + len(item.context or b""),
         ),
         claim=Lane(
@@ -260,6 +281,12 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
         ),
         log=Lane(pool, log.append, name="log", retry_seconds=2.0, waiting_max=20_000),
     )
+
+
+def _idempotency(item: Submission) -> tuple[tuple[int, str, str], ...]:
+    if item.idempotency_key is None:
+        return ()
+    return ((item.namespace, item.idempotency_scope, item.idempotency_key),)
 
 
 def _bytes(op: Op) -> int:

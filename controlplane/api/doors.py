@@ -53,6 +53,7 @@ class Lanes:
     """The group commits in front of the hot stages."""
 
     submit: Lane[Submission, Accepted]
+    replay: Lane[Submission, Accepted]
     claim: Lane[Claim, list[Lease]]
     renew: Lane[Beat, Extended]
     complete: Lane[Report, Recorded]
@@ -60,7 +61,7 @@ class Lanes:
     log: Lane[Entry, None]
 
     async def close(self) -> None:
-        for lane in (self.submit, self.claim, self.renew, self.complete, self.memory, self.log):
+        for lane in (self.submit, self.replay, self.claim, self.renew, self.complete, self.memory, self.log):
             await lane.close()
 
 

@@ -10,9 +10,10 @@ from uuid import UUID
 
 import asyncpg
 
-from controlplane.domain.execution import FINAL, STATUS_OF_STATE, State, Status
+from controlplane.domain.execution import FINAL, STATUS_OF_STATE, Replay, ReplayMode, State, Status, Submission
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.placement import Placement, by_bucket
+from controlplane.domain.retry import RetryPolicy
 from controlplane.postgres.pool import Connection
 
 READ = """
@@ -49,11 +50,29 @@ where bucket = $1
 """
 
 READ_PARENT = """
-select run_id, root_id, session_key, actor_key
+select run_id, root_id, session_key, actor_key, replay_source_run_id, replay_before_id, replay_mode
 from executions
 where bucket = $1
   and id = $2
   and namespace = $3
+"""
+
+READ_ASKED = """
+select id, namespace, run_id, root_id, parent_id, target, type, input, context, session_key, actor_key, priority,
+  retries_max, retry_delay_seconds, retry_factor, retry_cap_seconds, timeout_seconds
+from executions
+where bucket = $1
+  and id = $2
+  and namespace = $3
+"""
+
+KNOWS_RUN = """
+select true
+from executions
+where bucket = $1
+  and run_id = $2
+  and namespace = $3
+limit 1
 """
 
 LIST_ACCEPTED = """
@@ -165,6 +184,7 @@ class Parent:
     root_id: UUID
     session_key: str | None
     actor_key: str | None
+    replay: Replay | None
 
 
 async def read(conn: Connection, ids: Sequence[UUID], *, namespace: int) -> dict[UUID, ExecutionView]:
@@ -193,9 +213,53 @@ async def read_parent(conn: Connection, bucket: int, id_: UUID, *, namespace: in
     row = await conn.fetchrow(READ_PARENT, bucket, id_, namespace)
     if row is None:
         return None
+    replay = None
+    if row["replay_source_run_id"] is not None:
+        replay = Replay(
+            source_run_id=row["replay_source_run_id"],
+            mode=ReplayMode(row["replay_mode"]),
+            before_id=row["replay_before_id"],
+        )
     return Parent(
-        run_id=row["run_id"], root_id=row["root_id"], session_key=row["session_key"], actor_key=row["actor_key"]
+        run_id=row["run_id"],
+        root_id=row["root_id"],
+        session_key=row["session_key"],
+        actor_key=row["actor_key"],
+        replay=replay,
     )
+
+
+async def read_asked(conn: Connection, bucket: int, id_: UUID, *, namespace: int) -> Submission | None:
+    """What was asked of an execution, to be asked again; without its webhooks, whose secrets are not kept for that."""
+    row = await conn.fetchrow(READ_ASKED, bucket, id_, namespace)
+    if row is None:
+        return None
+    return Submission(
+        id=ExecutionId(row["id"]),
+        namespace=row["namespace"],
+        run_id=row["run_id"],
+        root_id=row["root_id"],
+        parent_id=row["parent_id"],
+        target=row["target"],
+        type=row["type"],
+        input=row["input"],
+        context=row["context"],
+        session_key=row["session_key"],
+        actor_key=row["actor_key"],
+        priority=row["priority"],
+        retry=RetryPolicy(
+            retries_max=row["retries_max"],
+            delay_seconds=row["retry_delay_seconds"],
+            factor=row["retry_factor"],
+            cap_seconds=row["retry_cap_seconds"],
+        ),
+        timeout_seconds=row["timeout_seconds"],
+    )
+
+
+async def knows_run(conn: Connection, bucket: int, run_id: str, *, namespace: int) -> bool:
+    """Whether this run has executions in the bucket."""
+    return await conn.fetchval(KNOWS_RUN, bucket, run_id, namespace) is True
 
 
 async def page(

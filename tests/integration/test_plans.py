@@ -29,6 +29,7 @@ from controlplane.stages import (
     log,
     prune,
     renew,
+    replay,
     submit,
 )
 from tests.integration import plan_rows
@@ -69,6 +70,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
 
     keys = (all_(1), all_("run"), [f"run-{n}" for n in range(1, 11)], [f"k{n}" for n in range(1, 11)])
     target = ["n.echo", "n.nothing"]
+    asked = (0, 1, "run-5", "n.echo", replay.AFTER_ALL, leased[:2], "run-6", leased[2])
     return {
         "submit.READ_KEYS": case(submit.READ_KEYS, 0, all_(1), all_(""), keys[3], by="idempotency_keys_pkey"),
         "submit.READ_ACCEPTED": case(submit.READ_ACCEPTED, 0, leased),
@@ -124,6 +126,11 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "deliver.RECLAIM": case(deliver.RECLAIM, 0, 256, 20, by="deliveries_leased deliveries_pkey"),
         "deliver.READ_ATTEMPTS": case(deliver.READ_ATTEMPTS, 0, deliveries, [1] * 3),
         "deliver.READ_RUNS": case(deliver.READ_RUNS, 0, ended),
+        "replay.ANCESTORS": case(replay.ANCESTORS, 0, leased[0], 1_000),
+        "replay.MATCH": case(replay.MATCH, *asked, list(range(10)), all_(b"{}"), all_(None), all_(1)),
+        "replay.READ_CANDIDATES": case(replay.READ_CANDIDATES, *asked, 2_000, 4_194_304),
+        "replay.READ_RESULTS": case(replay.READ_RESULTS, 0, ended),
+        "replay.READ_SOURCES": case(replay.READ_SOURCES, 0, ended),
         "prune.DROP_KEYS": case(prune.DROP_KEYS, 0, 1_000, by="idempotency_keys_expiry idempotency_keys_pkey"),
     }
 
