@@ -54,6 +54,7 @@ from controlplane.outbound.webhook import WebhookSender
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import Pool, open_pool
+from controlplane.reads import events as event_rows
 from controlplane.security.egress import EgressPolicy
 from controlplane.security.secrets import KeyRing
 from controlplane.settings import Settings
@@ -146,7 +147,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
         catalogue=Catalogue(pool, placement),
         waiting=Waiting(pool, hints),
         lookout=Lookout(pool, hints, placement),
-        streams=Streams(pool, hints, placement),
+        streams=Streams(pool, hints, placement, topic=EVENTS_TOPIC, page=event_rows.stream),
         sessions=leases.Sessions(),
         processes=Processes(),
     )

@@ -22,6 +22,7 @@ from controlplane.errors import ControlPlaneError
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import Connection, Pool, persist
+from controlplane.reads.events import EventView
 from controlplane.security.egress import EgressPolicy
 from controlplane.security.secrets import KeyRing
 from controlplane.stages.log import Entry
@@ -94,7 +95,7 @@ class Doors:
     catalogue: Catalogue
     waiting: Waiting
     lookout: Lookout
-    streams: Streams
+    streams: Streams[EventView]
     sessions: Sessions
     processes: Processes
     stopping: bool = False

@@ -44,9 +44,8 @@ from events
 where bucket = $1
   and execution_id = $2
   and (xid, seq) > ($3::text::xid8, $4::bigint)
-  and (xid, seq) <= ($5::text::xid8, $6::bigint)
 order by xid, seq
-limit $7
+limit $5
 """
 
 NOTES = """
@@ -105,13 +104,11 @@ async def trace(
     return [_view(row) for row in await conn.fetch(TRACE, bucket, execution_id, namespace, after_seq, limit)]
 
 
-async def trace_between(
-    conn: Connection, bucket: int, execution_id: UUID, after: Position, until: Position, *, limit: int
+async def trace_after(
+    conn: Connection, bucket: int, execution_id: UUID, after: Position, *, limit: int
 ) -> list[EventView]:
-    """What happened to one execution between two places of the stream."""
-    rows = await conn.fetch(
-        TRACE_STREAM, bucket, execution_id, str(after.xid), after.seq, str(until.xid), until.seq, limit
-    )
+    """What happened to one execution behind a place of the stream; also what may still be told out of turn."""
+    rows = await conn.fetch(TRACE_STREAM, bucket, execution_id, str(after.xid), after.seq, limit)
     return [_view(row) for row in rows]
 
 
