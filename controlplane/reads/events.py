@@ -17,13 +17,15 @@ import asyncpg
 
 from controlplane.postgres.pool import Connection
 
+# Ordered by the columns, not by the number that `xid` names among what comes out: for that every page read and sorted
+# all that was left (of 50,000 rows: 17 ms instead of 0.2).
 STREAM = """
 select execution_id, seq, xid::text::bigint as xid, namespace, run_id, target, type, attempt, at, data
 from events
 where bucket = $1
   and (xid, seq) > ($2::text::xid8, $3::bigint)
   and (xid < pg_snapshot_xmin(pg_current_snapshot()) or at < clock() - interval '1 hour')
-order by xid, seq
+order by events.xid, events.seq
 limit $4
 """
 
@@ -44,7 +46,7 @@ from events
 where bucket = $1
   and execution_id = $2
   and (xid, seq) > ($3::text::xid8, $4::bigint)
-order by xid, seq
+order by events.xid, events.seq
 limit $5
 """
 

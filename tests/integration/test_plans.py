@@ -16,6 +16,7 @@ import asyncpg
 import pytest
 
 from controlplane.postgres.pool import SESSION_SETTINGS, Connection
+from controlplane.reads import events
 from controlplane.stages import (
     cancel,
     checkpoint,
@@ -131,6 +132,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "replay.READ_CANDIDATES": case(replay.READ_CANDIDATES, *asked, 2_000, 4_194_304),
         "replay.READ_RESULTS": case(replay.READ_RESULTS, 0, ended),
         "replay.READ_SOURCES": case(replay.READ_SOURCES, 0, ended),
+        "events.STREAM": case(events.STREAM, 0, "5", 0, 500),
         "prune.DROP_KEYS": case(prune.DROP_KEYS, 0, 1_000, by="idempotency_keys_expiry idempotency_keys_pkey"),
     }
 
