@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from controlplane.postgres.pool import SESSION_SETTINGS, Connection
-from controlplane.reads import events
+from controlplane.reads import changes, events
 from controlplane.stages import (
     cancel,
     checkpoint,
@@ -82,7 +82,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "hold.TAKE": case(hold.TAKE, 0, leased, by="queue_pkey"),
         "hold.LOCK": case(hold.LOCK, 0, leased, by="queue_pkey"),
         "log.ADVANCE": case(log.ADVANCE, 0, leased, all_(1), all_(b"{}"), by="queue_pkey"),
-        "checkpoint.LOCK": case(checkpoint.LOCK, 0, *keys, by="memory_pkey"),
+        "checkpoint.LOCK": case(checkpoint.LOCK, 0, *keys, 8_192, by="memory_pkey"),
         "checkpoint.STORE": case(
             checkpoint.STORE, 0, *keys, all_(b"1"), all_(None), all_(0), all_(2), leased, all_(1), by=""
         ),
@@ -92,6 +92,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "checkpoint.REMOVE": case(checkpoint.REMOVE, 0, *keys, by="memory_pkey"),
         "checkpoint.READ_ITEMS": case(checkpoint.READ_ITEMS, 0, 1, "run", "run-1", "k1", 0, 1, by="memory_items_pkey"),
         "checkpoint.DROP_ITEMS": case(checkpoint.DROP_ITEMS, 0, *keys, by="memory_items_pkey"),
+        "checkpoint.TELL": case(checkpoint.TELL, 0, *keys, all_("set"), *([all_(b"1")] * 2), *([all_("x")] * 3), by=""),
         "hold.CLEAR_CRASHES": case(hold.CLEAR_CRASHES, 0, leased, by="queue_pkey"),
         "embed.LOCK": case(embed.LOCK, 0, *keys, by="memory_vectors_pkey"),
         "embed.STORE": case(
@@ -133,6 +134,9 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "replay.READ_RESULTS": case(replay.READ_RESULTS, 0, ended),
         "replay.READ_SOURCES": case(replay.READ_SOURCES, 0, ended),
         "events.STREAM": case(events.STREAM, 0, "5", 0, 500),
+        "changes.STREAM": case(changes.STREAM, 0, "5", 0, 500, by="memory_changes_pkey"),
+        "changes.LATEST": case(changes.LATEST, 0, 1, None, "run", None, ["k%"], 100, 2_000, by="memory_changes_at"),
+        "prune.DROP_CHANGES": case(prune.DROP_CHANGES, 0, 3_600.0, 1_000, by="memory_changes_at"),
         "prune.DROP_KEYS": case(prune.DROP_KEYS, 0, 1_000, by="idempotency_keys_expiry idempotency_keys_pkey"),
     }
 
