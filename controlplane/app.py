@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 
 from controlplane import __version__
 from controlplane.api import (
+    changes,
     deliveries,
     events,
     executions,
@@ -32,7 +33,7 @@ from controlplane.api.agentfield import operations as agentfield
 from controlplane.api.agentfield.processes import Processes
 from controlplane.api.auth import Gate
 from controlplane.api.catalogue import Catalogue
-from controlplane.api.doors import DELIVERIES_TOPIC, EVENTS_TOPIC, Doors, Lanes, Limits
+from controlplane.api.doors import CHANGES_TOPIC, DELIVERIES_TOPIC, EVENTS_TOPIC, Doors, Lanes, Limits
 from controlplane.api.front import Front
 from controlplane.api.lookout import Lookout
 from controlplane.api.operation import install
@@ -54,6 +55,7 @@ from controlplane.outbound.webhook import WebhookSender
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import Pool, open_pool
+from controlplane.reads import changes as change_rows
 from controlplane.reads import events as event_rows
 from controlplane.security.egress import EgressPolicy
 from controlplane.security.secrets import KeyRing
@@ -68,6 +70,7 @@ OPERATIONS = [
     *nodes.OPERATIONS,
     *leases.OPERATIONS,
     *memory.OPERATIONS,
+    *changes.OPERATIONS,
     *events.OPERATIONS,
     *deliveries.OPERATIONS,
     *pauses.OPERATIONS,
@@ -105,6 +108,7 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI
     )
     install(app, OPERATIONS)
     events.install_sockets(app)
+    changes.install_sockets(app)
     problems.install(app, paths=[one.path for one in OPERATIONS])
     document = openapi.document(OPERATIONS)
     app.openapi = lambda: document  # type: ignore[method-assign]
@@ -148,12 +152,18 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
         waiting=Waiting(pool, hints),
         lookout=Lookout(pool, hints, placement),
         streams=Streams(pool, hints, placement, topic=EVENTS_TOPIC, page=event_rows.stream),
+        changes=Streams(pool, hints, placement, topic=CHANGES_TOPIC, page=change_rows.stream, rows=changes.PAGE),
         sessions=leases.Sessions(),
         processes=Processes(),
     )
     app.state.doors = doors
     janitor = Janitor(
-        pool, placement, clock, weeks_ahead=settings.partitions_weeks_ahead, secret_days=settings.webhook_secret_days
+        pool,
+        placement,
+        clock,
+        weeks_ahead=settings.partitions_weeks_ahead,
+        secret_days=settings.webhook_secret_days,
+        changes_seconds=settings.memory_changes_seconds,
     )
     await janitor.tick()  # before the first id is made
     reaper = Reaper(
@@ -210,6 +220,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
                 "lookout.work": doors.lookout.watch_work(),
                 "lookout.cancels": doors.lookout.watch_cancels(),
                 "streams": doors.streams.run(),
+                "changes": doors.changes.run(),
             }
         )
         try:
@@ -233,6 +244,7 @@ def release_waiters(app: FastAPI) -> None:
         doors.hints.wake_all()
         doors.waiting.release()
         doors.streams.release()
+        doors.changes.release()
 
 
 def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: float) -> Lanes:

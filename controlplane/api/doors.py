@@ -22,6 +22,7 @@ from controlplane.errors import ControlPlaneError
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import Connection, Pool, persist
+from controlplane.reads.changes import ChangeView
 from controlplane.reads.events import EventView
 from controlplane.security.egress import EgressPolicy
 from controlplane.security.secrets import KeyRing
@@ -41,6 +42,7 @@ Result = TypeVar("Result")
 
 READ_RETRY_SECONDS = 5.0
 EVENTS_TOPIC = "events"
+CHANGES_TOPIC = "changes"
 ENDED_TOPIC = "ended"
 DELIVERIES_TOPIC = "deliveries"
 CANCEL_TOPIC = "cancel"
@@ -96,6 +98,7 @@ class Doors:
     waiting: Waiting
     lookout: Lookout
     streams: Streams[EventView]
+    changes: Streams[ChangeView]
     sessions: Sessions
     processes: Processes
     stopping: bool = False

@@ -121,14 +121,14 @@ async def notes(request: Request) -> Response:
 async def stream_all(request: Request) -> Response:
     """Every execution's life as it happens (SSE): `connected`, frames, a heartbeat every 30 s."""
     doors, namespace = doors_of(request), namespace_of(request)
-    return live.sse(_frames(doors, namespace, None, _after(request)))
+    return live.sse(_frames(doors, namespace, None, live.resumed_from(request)))
 
 
 async def stream_one(request: Request) -> Response:
     """One execution's life from its beginning until its end (SSE)."""
     doors, namespace = doors_of(request), namespace_of(request)
     id_ = await _known(request)
-    after = _after(request)
+    after = live.resumed_from(request)
     if after is not None and await _is_over(doors, namespace, id_, after):
         return Response(status_code=204)  # what ends an EventSource: it would come back for ever
     return live.sse(_frames(doors, namespace, id_, after or Cursor()))
@@ -138,7 +138,7 @@ async def socket(websocket: WebSocket) -> None:
     """The same frames over a WebSocket; each carries its `id`."""
     doors, namespace = doors_of(websocket), namespace_of(websocket)
     try:
-        after = Cursor.parse(websocket.query_params["after"]) if "after" in websocket.query_params else None
+        after = live.resumed_from(websocket)
         id_: UUID | None = None
         if "execution_id" in websocket.path_params:
             id_, _ = read_fenced(websocket.path_params["execution_id"], where="path/execution_id")
@@ -163,11 +163,6 @@ async def _known(request: Request) -> UUID:
     if found is None:
         raise ExecutionNotFound
     return id_
-
-
-def _after(request: Request) -> Cursor | None:
-    text = request.headers.get("last-event-id") or request.query_params.get("after")
-    return Cursor.parse(text) if text else None
 
 
 async def _is_over(doors: Doors, namespace: int, execution_id: UUID, after: Cursor) -> bool:

@@ -7,11 +7,12 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
 import orjson
+from starlette.requests import HTTPConnection
 from starlette.responses import Response, StreamingResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from controlplane.api.shapes import Shape
-from controlplane.api.streams import Overflown
+from controlplane.api.streams import Cursor, Overflown
 from controlplane.errors import DatabaseUnavailable
 
 RETRY_MS = 2_000
@@ -20,6 +21,12 @@ GOING_AWAY = 1001
 TRY_AGAIN_LATER = 1013
 ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+def resumed_from(connection: HTTPConnection) -> Cursor | None:
+    """The cursor that a client comes back with. Raises Invalid for anything we did not make."""
+    text = connection.headers.get("last-event-id") or connection.query_params.get("after")
+    return Cursor.parse(text) if text else None
 
 
 def sse(frames: AsyncGenerator[tuple[str | None, Shape | None]]) -> Response:

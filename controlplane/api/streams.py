@@ -155,6 +155,8 @@ class Streams(Generic[Row]):
                 got = await listener.next()
                 if self._stopping:
                     return
+                if got is None and not listener.queue.empty():
+                    continue  # something came in the very moment that it was given up
                 yield (Said.QUIET, str(self._position)) if got is None else got
 
     @contextlib.asynccontextmanager
