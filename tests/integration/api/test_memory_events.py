@@ -376,6 +376,22 @@ async def test_who_hangs_up_is_forgotten(api: Api) -> None:
     assert await until(lambda: _nobody_listens(api), seconds=HEARTBEAT_SECONDS / 2)
 
 
+@pytest.mark.parametrize("path", ["/api/v1/memory/events/ws", "/api/ui/v1/executions/ws"])
+async def test_who_goes_before_the_door_is_open_is_no_error(api: Api, path: str) -> None:
+    """Gone in the middle of the handshake; nothing is logged, nobody listens."""
+    hello = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    hello += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    for _ in range(20):
+        _, writer = await asyncio.open_connection(api.host, api.port)
+        writer.write(hello.encode())
+        await writer.drain()
+        writer.transport.abort()
+
+    async with listening(api):
+        pass
+    assert await until(lambda: _nobody_listens(api), seconds=HEARTBEAT_SECONDS / 2)
+
+
 async def _nobody_listens(api: Api) -> bool:
     return not api.app.state.doors.changes._listeners
 
