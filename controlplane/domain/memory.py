@@ -19,7 +19,7 @@ KEY_MAX = 512
 SCOPE_ID_MAX = 512
 # What is told with a change. More than this is for who wants it to read.
 CHANGE_VALUE_BYTES_MAX = 65_536
-CHANGE_PREVIOUS_BYTES_MAX = 8_192
+CHANGE_PREVIOUS_BYTES_MAX = 2_048
 
 
 class Scope(StrEnum):
