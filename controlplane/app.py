@@ -15,13 +15,26 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from controlplane import __version__
-from controlplane.api import deliveries, events, executions, health, leases, memory, nodes, openapi, pauses, problems
+from controlplane.api import (
+    changes,
+    deliveries,
+    events,
+    executions,
+    health,
+    leases,
+    memory,
+    nodes,
+    openapi,
+    pauses,
+    problems,
+    restart,
+)
 from controlplane.api.agentfield import approvals
 from controlplane.api.agentfield import operations as agentfield
 from controlplane.api.agentfield.processes import Processes
 from controlplane.api.auth import Gate
 from controlplane.api.catalogue import Catalogue
-from controlplane.api.doors import DELIVERIES_TOPIC, EVENTS_TOPIC, Doors, Lanes, Limits
+from controlplane.api.doors import CHANGES_TOPIC, DELIVERIES_TOPIC, EVENTS_TOPIC, Doors, Lanes, Limits
 from controlplane.api.front import Front
 from controlplane.api.lookout import Lookout
 from controlplane.api.operation import install
@@ -34,6 +47,7 @@ from controlplane.daemons.overseer import Overseer
 from controlplane.daemons.pusher import Pusher
 from controlplane.daemons.reaper import Reaper
 from controlplane.domain import topic
+from controlplane.domain.execution import Submission
 from controlplane.domain.ids import IdMaker
 from controlplane.domain.memory import Append, Op, Put, Remove
 from controlplane.domain.placement import Placement
@@ -42,18 +56,22 @@ from controlplane.outbound.webhook import WebhookSender
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import Pool, open_pool
+from controlplane.reads import changes as change_rows
+from controlplane.reads import events as event_rows
 from controlplane.security.egress import EgressPolicy
 from controlplane.security.secrets import KeyRing
 from controlplane.settings import Settings
-from controlplane.stages import checkpoint, complete, lease, log, renew, submit
+from controlplane.stages import checkpoint, complete, lease, log, renew, replay, submit
 
 logger = logging.getLogger(__name__)
 
 OPERATIONS = [
     *executions.OPERATIONS,
+    *restart.OPERATIONS,
     *nodes.OPERATIONS,
     *leases.OPERATIONS,
     *memory.OPERATIONS,
+    *changes.OPERATIONS,
     *events.OPERATIONS,
     *deliveries.OPERATIONS,
     *pauses.OPERATIONS,
@@ -66,6 +84,8 @@ DISPATCHER_SECONDS = 1.0
 JANITOR_SECONDS = 60.0
 PUSHER_SECONDS = 1.0
 OVERSEER_SECONDS = 1.0
+REPLAYS_MAX = 16
+"""Children that one flush looks up in the source run: the results of all of them are in memory at once."""
 
 
 def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI:
@@ -93,6 +113,7 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI
     )
     install(app, OPERATIONS)
     events.install_sockets(app)
+    changes.install_sockets(app)
     problems.install(app, paths=[one.path for one in OPERATIONS])
     document = openapi.document(OPERATIONS)
     app.openapi = lambda: document  # type: ignore[method-assign]
@@ -136,13 +157,19 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
         catalogue=Catalogue(pool, placement),
         waiting=Waiting(pool, hints),
         lookout=Lookout(pool, hints, placement),
-        streams=Streams(pool, hints, placement),
+        streams=Streams(pool, hints, placement, topic=EVENTS_TOPIC, page=event_rows.stream),
+        changes=Streams(pool, hints, placement, topic=CHANGES_TOPIC, page=change_rows.stream, rows=changes.PAGE),
         sessions=leases.Sessions(),
         processes=Processes(),
     )
     app.state.doors = doors
     janitor = Janitor(
-        pool, placement, clock, weeks_ahead=settings.partitions_weeks_ahead, secret_days=settings.webhook_secret_days
+        pool,
+        placement,
+        clock,
+        weeks_ahead=settings.partitions_weeks_ahead,
+        secret_days=settings.webhook_secret_days,
+        changes_seconds=settings.memory_changes_seconds,
     )
     await janitor.tick()  # before the first id is made
     reaper = Reaper(
@@ -202,6 +229,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
                 "lookout.work": doors.lookout.watch_work(),
                 "lookout.cancels": doors.lookout.watch_cancels(),
                 "streams": doors.streams.run(),
+                "changes": doors.changes.run(),
             }
         )
         try:
@@ -225,6 +253,7 @@ def release_waiters(app: FastAPI) -> None:
         doors.hints.wake_all()
         doors.waiting.release()
         doors.streams.release()
+        doors.changes.release()
 
 
 def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: float) -> Lanes:
@@ -234,11 +263,16 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
             submit.accept,
             name="submit",
             retry_seconds=patience_seconds,
-            keys=lambda item: (
-                ()
-                if item.idempotency_key is None
-                else ((item.namespace, item.idempotency_scope, item.idempotency_key),)
-            ),
+            keys=_idempotency,
+            weigh=lambda item: len(item.input) + len(item.context or b""),
+        ),
+        replay=Lane(
+            pool,
+            lambda conn, batch: replay.accept(conn, batch, make_id=ids.new),
+            name="replay",
+            batch_max=REPLAYS_MAX,
+            retry_seconds=patience_seconds,
+            keys=_idempotency,
             weigh=lambda item: len(item.input) + len(item.context or b""),
         ),
         claim=Lane(
@@ -269,6 +303,12 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
         ),
         log=Lane(pool, log.append, name="log", retry_seconds=2.0, waiting_max=20_000),
     )
+
+
+def _idempotency(item: Submission) -> tuple[tuple[int, str, str], ...]:
+    if item.idempotency_key is None:
+        return ()
+    return ((item.namespace, item.idempotency_scope, item.idempotency_key),)
 
 
 def _bytes(op: Op) -> int:

@@ -114,6 +114,9 @@ class Settings(BaseSettings):
     webhook_secret_days: float = Field(
         default=30.0, gt=0, description="How long a sealed webhook secret is kept for sending again by hand."
     )
+    memory_changes_seconds: float = Field(
+        default=3_600.0, ge=60, le=604_800, description="How long changes of memory are kept for those who look back."
+    )
     notify: bool = Field(default=True, description="Whether replicas hint at work by NOTIFY; polling finds it anyway.")
     partitions_weeks_ahead: int = Field(default=4, ge=1, le=52, description="Weeks of partitions made in advance.")
     buckets: int = Field(default=1, ge=1, le=4096, description="Buckets that new executions are spread over.")

@@ -362,6 +362,10 @@ CREATE UNLOGGED TABLE public.memory_changes (
 )
 WITH (autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_cost_delay='0');
 
+ALTER TABLE ONLY public.memory_changes ALTER COLUMN value SET STORAGE EXTERNAL;
+
+ALTER TABLE ONLY public.memory_changes ALTER COLUMN previous SET STORAGE EXTERNAL;
+
 ALTER TABLE public.memory_changes ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.memory_changes_seq_seq
     START WITH 1

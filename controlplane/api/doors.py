@@ -22,6 +22,8 @@ from controlplane.errors import ControlPlaneError
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import Connection, Pool, persist
+from controlplane.reads.changes import ChangeView
+from controlplane.reads.events import EventView
 from controlplane.security.egress import EgressPolicy
 from controlplane.security.secrets import KeyRing
 from controlplane.stages.log import Entry
@@ -40,6 +42,7 @@ Result = TypeVar("Result")
 
 READ_RETRY_SECONDS = 5.0
 EVENTS_TOPIC = "events"
+CHANGES_TOPIC = "changes"
 ENDED_TOPIC = "ended"
 DELIVERIES_TOPIC = "deliveries"
 CANCEL_TOPIC = "cancel"
@@ -53,6 +56,7 @@ class Lanes:
     """The group commits in front of the hot stages."""
 
     submit: Lane[Submission, Accepted]
+    replay: Lane[Submission, Accepted]
     claim: Lane[Claim, list[Lease]]
     renew: Lane[Beat, Extended]
     complete: Lane[Report, Recorded]
@@ -60,7 +64,7 @@ class Lanes:
     log: Lane[Entry, None]
 
     async def close(self) -> None:
-        for lane in (self.submit, self.claim, self.renew, self.complete, self.memory, self.log):
+        for lane in (self.submit, self.replay, self.claim, self.renew, self.complete, self.memory, self.log):
             await lane.close()
 
 
@@ -94,7 +98,8 @@ class Doors:
     catalogue: Catalogue
     waiting: Waiting
     lookout: Lookout
-    streams: Streams
+    streams: Streams[EventView]
+    changes: Streams[ChangeView]
     sessions: Sessions
     processes: Processes
     stopping: bool = False

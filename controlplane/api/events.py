@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -12,11 +11,11 @@ import msgspec
 import orjson
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
-from controlplane.api import shapes
+from controlplane.api import live, shapes
 from controlplane.api.agentfield.workflow import owner_of
 from controlplane.api.body import clean, payload, read_form
 from controlplane.api.doors import EVENTS_TOPIC, Doors, doors_of, namespace_of
@@ -24,22 +23,19 @@ from controlplane.api.leases import MESSAGE_MAX
 from controlplane.api.operation import Operation
 from controlplane.api.paging import integer, limit_of, words
 from controlplane.api.shapes import answer
-from controlplane.api.streams import Cursor
+from controlplane.api.streams import Cursor, Overflown, Page, Said, Wants
 from controlplane.domain.ids import ExecutionId, bucket_of, is_execution, read_fenced, show_execution
 from controlplane.domain.lease import Fence
 from controlplane.domain.notice import moment
 from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid
+from controlplane.postgres.pool import Connection
 from controlplane.reads import events, executions, logs
-from controlplane.reads.events import EventView
+from controlplane.reads.events import EventView, Position
 from controlplane.stages.log import Note
 
-HEARTBEAT_SECONDS = 30.0
 NOTES_MAX = 1_000
 TAGS_MAX = 50
-RETRY_MS = 2_000
-ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 ENDED = frozenset({"execution.completed", "execution.failed", "execution.cancelled", "execution.timeout"})
-STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class NoteForm(msgspec.Struct):
@@ -125,26 +121,24 @@ async def notes(request: Request) -> Response:
 async def stream_all(request: Request) -> Response:
     """Every execution's life as it happens (SSE): `connected`, frames, a heartbeat every 30 s."""
     doors, namespace = doors_of(request), namespace_of(request)
-    frames = _frames(doors, namespace, None, _after(request))
-    return StreamingResponse(_sse(frames), media_type="text/event-stream", headers=STREAM_HEADERS)
+    return live.sse(_frames(doors, namespace, None, live.resumed_from(request)))
 
 
 async def stream_one(request: Request) -> Response:
     """One execution's life from its beginning until its end (SSE)."""
     doors, namespace = doors_of(request), namespace_of(request)
     id_ = await _known(request)
-    after = _after(request)
+    after = live.resumed_from(request)
     if after is not None and await _is_over(doors, namespace, id_, after):
         return Response(status_code=204)  # what ends an EventSource: it would come back for ever
-    frames = _frames(doors, namespace, id_, after or Cursor())
-    return StreamingResponse(_sse(frames), media_type="text/event-stream", headers=STREAM_HEADERS)
+    return live.sse(_frames(doors, namespace, id_, after or Cursor()))
 
 
 async def socket(websocket: WebSocket) -> None:
     """The same frames over a WebSocket; each carries its `id`."""
     doors, namespace = doors_of(websocket), namespace_of(websocket)
     try:
-        after = Cursor.parse(websocket.query_params["after"]) if "after" in websocket.query_params else None
+        after = live.resumed_from(websocket)
         id_: UUID | None = None
         if "execution_id" in websocket.path_params:
             id_, _ = read_fenced(websocket.path_params["execution_id"], where="path/execution_id")
@@ -157,25 +151,8 @@ async def socket(websocket: WebSocket) -> None:
     if id_ is not None and after is not None and await _is_over(doors, namespace, id_, after):
         await websocket.close(1000)
         return
-    leaving = asyncio.ensure_future(_hear(websocket))
-    try:
-        frames = _frames(doors, namespace, id_, after if id_ is None else after or Cursor())
-        async with contextlib.aclosing(frames):
-            async for cursor, shape in frames:
-                if leaving.done():
-                    return
-                await websocket.send_bytes(orjson.dumps(shape | ({"id": cursor} if cursor else {})))
-        await websocket.close(1000)
-    except (WebSocketDisconnect, RuntimeError):  # RuntimeError: Starlette's word for sending after the close
-        return
-    finally:
-        leaving.cancel()
-
-
-async def _hear(websocket: WebSocket) -> None:
-    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-        while True:
-            await websocket.receive()
+    frames = _frames(doors, namespace, id_, after if id_ is None else after or Cursor())
+    await live.tell(websocket, _marked(frames))
 
 
 async def _known(request: Request) -> UUID:
@@ -188,70 +165,67 @@ async def _known(request: Request) -> UUID:
     return id_
 
 
-def _after(request: Request) -> Cursor | None:
-    text = request.headers.get("last-event-id") or request.query_params.get("after")
-    return Cursor.parse(text) if text else None
-
-
 async def _is_over(doors: Doors, namespace: int, execution_id: UUID, after: Cursor) -> bool:
     """Whether who has read as far as this has read the end. Asked in this order, so that no end falls between."""
     views = await doors.run(executions.read, [execution_id], namespace=namespace)
     if not views[ExecutionId(execution_id)].status.final:
         return False
-    left = doors.streams.between(after, Cursor.far(execution_id), execution_id=execution_id, namespace=namespace)
+    left = doors.streams.between(
+        after,
+        Cursor.far(execution_id),
+        wants=_wants(namespace, execution_id),
+        page=_life(execution_id),
+        buckets=(bucket_of(execution_id),),
+    )
     async with contextlib.aclosing(left):
         return not any([event.type in ENDED async for event, _ in left])
+
+
+def _wants(namespace: int, execution_id: UUID | None) -> Wants[EventView]:
+    return lambda event: event.namespace == namespace and execution_id in (None, event.execution_id)
+
+
+def _life(execution_id: UUID) -> Page[EventView]:
+    """One execution's events, by its own index."""
+
+    async def page(conn: Connection, bucket: int, after: Position, *, limit: int) -> list[EventView]:
+        return await events.trace_after(conn, bucket, execution_id, after, limit=limit)
+
+    return page
 
 
 async def _frames(
     doors: Doors, namespace: int, execution_id: UUID | None, after: Cursor | None
 ) -> AsyncGenerator[tuple[str | None, shapes.Shape]]:
     """Frames, each with the cursor that stands after it. What was missed comes first, then what happens."""
-    async with doors.streams.listen(execution_id, namespace) as (listener, start):
-        # Said once nothing can be missed any more, and with a cursor: who is cut off now misses nothing either.
-        hello = {"type": "connected", "message": "Execution events stream connected", "timestamp": _now()}
-        yield str(start if after is None else after) or None, hello
-        if after is not None:
-            missed = doors.streams.between(after, start, execution_id=execution_id, namespace=namespace)
-            async with contextlib.aclosing(missed):
-                async for event, cursor in missed:
-                    yield cursor, shapes.frame(event)
-                    if execution_id is not None and event.type in ENDED:
-                        return
-        while not doors.stopping:
-            if listener.overflown.is_set():
-                yield (
-                    None,
-                    {"type": "overflow", "message": "Too slow; reconnect with Last-Event-ID.", "timestamp": _now()},
-                )
-                return
-            got = await _next(listener.queue)
-            if doors.stopping:
-                return
-            if got is None:
-                yield None, {"type": "heartbeat", "timestamp": _now()}
-                continue
-            event, cursor = got
-            yield cursor, shapes.frame(event)
-            if execution_id is not None and event.type in ENDED:
-                return
-
-
-async def _next(queue: asyncio.Queue[tuple[EventView, str] | None]) -> tuple[EventView, str] | None:
+    heard = doors.streams.follow(
+        after,
+        wants=_wants(namespace, execution_id),
+        page=None if execution_id is None else _life(execution_id),
+        buckets=None if execution_id is None else (bucket_of(execution_id),),
+    )
     try:
-        async with asyncio.timeout(HEARTBEAT_SECONDS):
-            return await queue.get()
-    except TimeoutError:
-        return None
+        async with contextlib.aclosing(heard):
+            async for said, cursor in heard:
+                if said is Said.JOINED:
+                    yield (
+                        cursor or None,
+                        {"type": "connected", "message": "Execution events stream connected", "timestamp": _now()},
+                    )
+                elif said is Said.QUIET:
+                    yield None, {"type": "heartbeat", "timestamp": _now()}
+                else:
+                    yield cursor, shapes.frame(said)
+                    if execution_id is not None and said.type in ENDED:
+                        return
+    except Overflown:
+        yield None, {"type": "overflow", "message": "Too slow; reconnect with Last-Event-ID.", "timestamp": _now()}
 
 
-async def _sse(frames: AsyncGenerator[tuple[str | None, shapes.Shape]]) -> AsyncIterator[bytes]:
-    """`id:` and `data:` lines only: named events would be missed by `EventSource.onmessage`."""
-    yield b"retry: %d\n" % RETRY_MS
-    async for cursor, shape in frames:
-        mark = b"" if cursor is None else b"id: %b\n" % cursor.encode()
-        # A payload is spliced in as it came; its lines would end ours. In JSON they can only stand between tokens.
-        yield mark + b"data: " + orjson.dumps(shape).translate(ONE_LINE) + b"\n\n"
+async def _marked(frames: AsyncGenerator[tuple[str | None, shapes.Shape]]) -> AsyncGenerator[shapes.Shape]:
+    async with contextlib.aclosing(frames):
+        async for cursor, shape in frames:
+            yield shape if cursor is None else shape | {"id": cursor}
 
 
 def _now() -> str:

@@ -18,9 +18,11 @@ from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, doors_of, 
 from controlplane.api.operation import Operation
 from controlplane.api.paging import limit_of, seconds, words
 from controlplane.api.problems import TITLES, TYPE_BASE, body_of
+from controlplane.api.replay import HIT_HEADER, REPLAY_HEADERS, replay_of
 from controlplane.api.shapes import answer
 from controlplane.domain import call
 from controlplane.domain import target as targets
+from controlplane.domain.approval import may_have_asked
 from controlplane.domain.delivery import sealed_for
 from controlplane.domain.execution import Accepted, Status, Submission, Webhook
 from controlplane.domain.ids import (
@@ -35,7 +37,7 @@ from controlplane.domain.ids import (
 from controlplane.domain.notice import milliseconds, moment
 from controlplane.domain.retry import RetryPolicy
 from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid, InvalidParameter, WaitedTooLong
-from controlplane.reads import deliveries, executions
+from controlplane.reads import approvals, deliveries, executions
 from controlplane.reads.executions import ExecutionView, Filter, Parent
 from controlplane.reads.nodes import Entry
 from controlplane.security.egress import check_headers
@@ -90,7 +92,7 @@ async def submit_async(request: Request) -> Response:
         "execution_id": id_,
         "run_id": accepted.run_id,
         "workflow_id": accepted.run_id,
-        "status": "queued",
+        "status": "queued" if accepted.source_id is None else "succeeded",
         "target": submission.target,
         "type": submission.type,
         "created_at": created_at,
@@ -102,6 +104,8 @@ async def submit_async(request: Request) -> Response:
     headers = {"Location": f"/api/v1/executions/{id_}", "X-Execution-ID": id_, "X-Run-ID": accepted.run_id}
     if accepted.replayed:
         headers["Idempotent-Replayed"] = "true"
+    if accepted.source_id is not None:
+        headers[HIT_HEADER] = show_execution(accepted.source_id)
     return answer(shape, 202, headers)
 
 
@@ -121,6 +125,8 @@ async def answer_end(request: Request, shape_of: Callable[[ExecutionView, shapes
     headers = {"X-Execution-ID": show_execution(accepted.id), "X-Run-ID": accepted.run_id}
     if entry.version and entry.version.isascii():
         headers["X-Routed-Version"] = entry.version
+    if accepted.source_id is not None:
+        headers[HIT_HEADER] = show_execution(accepted.source_id)
     if not view.status.final:
         late = WaitedTooLong(
             f"The execution did not finish within {doors.limits.sync_wait_seconds:g} s; it goes on.",
@@ -151,6 +157,9 @@ async def read(request: Request) -> Response:
     if view.webhooks and view.status.final:  # nobody polls this any more: one more look does not cost
         told = await doors.run(deliveries.of_execution, bucket_of(id_), id_, namespace=namespace)
         shape["webhook_events"] = shapes.webhook_events(told)
+    if view.status.final or may_have_asked(view.status_reason):  # the others, which are polled, are spared the look
+        asked = await doors.run(approvals.latest, bucket_of(id_), id_, namespace=namespace)
+        shape |= {} if asked is None else shapes.asked(asked)
     return answer(shape)
 
 
@@ -246,27 +255,30 @@ async def _accept(request: Request) -> tuple[Submission, Accepted, Entry, list[d
     raw = await read_body(request, doors.limits.body_bytes_max)
     form = decode(raw or EMPTY, SubmitForm)
     submission, warnings = await _submission(request, doors, namespace, entry, form, raw)
-    accepted = await doors.lanes.submit.put(submission)
+    lane = doors.lanes.submit if submission.replay is None else doors.lanes.replay
+    accepted = await lane.put(submission)
+    if accepted.source_id is not None:
+        doors.ended([accepted.id])
+        return submission, accepted, entry, warnings
     if not accepted.replayed:
         doors.ready(namespace, submission.target)
-    if not entry.up:
-        warnings.append(
-            {
-                "code": "no_node",
-                "message": f"No node that serves {entry.target} is connected right now; the work waits.",
-            }
-        )
-    return submission, accepted, entry, warnings
+    return submission, accepted, entry, warnings + no_node(entry)
+
+
+def no_node(entry: Entry) -> list[dict[str, str]]:
+    """A word of warning when nobody is there to do what was just accepted."""
+    if entry.up:
+        return []
+    said = f"No node that serves {entry.target} is connected right now; the work waits."
+    return [{"code": "no_node", "message": said}]
 
 
 async def _submission(
     request: Request, doors: Doors, namespace: int, entry: Entry, form: SubmitForm, raw: bytes
 ) -> tuple[Submission, list[dict[str, str]]]:
     limits = doors.limits
-    input_ = _input(form.input, limits.payload_bytes_max)
-    context = bytes(form.context)
-    if context and context != b"null":
-        context, _ = payload(form.context, where="body.context", bytes_max=limits.payload_bytes_max)
+    input_ = input_of(form.input, limits.payload_bytes_max)
+    context = context_of(form.context, limits.payload_bytes_max)
     key = request.headers.get("idempotency-key", form.idempotency_key)
     if key is not None:
         clean(key, where="Idempotency-Key")
@@ -279,6 +291,7 @@ async def _submission(
         else doors.placement.of_submit(namespace, run_id=run_id, idempotency_key=key)
     )
     id_ = ExecutionId(doors.ids.new(bucket))
+    replay, ignored = await replay_of(request, doors, namespace, bucket, run_id, parent)
     submission = Submission(
         id=id_,
         namespace=namespace,
@@ -289,27 +302,35 @@ async def _submission(
         target=entry.target,
         type=entry.type,
         input=input_,
-        context=context if context and context != b"null" else None,
+        context=context,
+        replay=replay,
         session_key=_header(request, "x-session-id") or (parent.session_key if parent else None),
         actor_key=_header(request, "x-actor-id") or (parent.actor_key if parent else None),
         priority=_bounded(form.priority, "body.priority", -PRIORITY_MAX, PRIORITY_MAX),
         retry=_retry(entry, form),
         timeout_seconds=_timeout(entry, form),
-        webhooks=() if form.webhook is None else (_webhook(doors, form.webhook, id_),),
+        webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_),),
         idempotency_key=key,
         idempotency_scope=run_id or "",
         request_hash=hashlib.sha256(entry.target.encode() + b"\0" + raw).digest() if key is not None else b"",
     )
-    return submission, warnings
+    return submission, warnings + ignored
 
 
-def _input(raw: msgspec.Raw, bytes_max: int) -> bytes:
+def input_of(raw: msgspec.Raw, bytes_max: int) -> bytes:
+    """The reasoner's arguments, as the bytes they came as."""
     if bytes(raw) in (b"", b"null", EMPTY):
         return EMPTY
     kept, value = payload(raw, where="body.input", bytes_max=bytes_max)
     if not isinstance(value, dict):
         raise Invalid("An object: the reasoner's arguments by name.", where="body.input")
     return kept
+
+
+def context_of(raw: msgspec.Raw, bytes_max: int) -> bytes | None:
+    if bytes(raw) in (b"", b"null"):
+        return None
+    return payload(raw, where="body.context", bytes_max=bytes_max)[0]
 
 
 async def _parent(
@@ -336,7 +357,7 @@ async def _parent(
     return id_, attempt, parent, []
 
 
-def _webhook(doors: Doors, form: WebhookForm, id_: ExecutionId) -> Webhook:
+def webhook_of(doors: Doors, form: WebhookForm, id_: ExecutionId) -> Webhook:
     """An invalid webhook refuses the submit: work is never accepted whose caller cannot be told."""
     origin = doors.egress.check_url(form.url, where="body.webhook.url")
     headers = check_headers(form.headers, where="body.webhook.headers") if form.headers else {}
@@ -428,7 +449,7 @@ SUBMIT_HEADERS = {
     "X-Session-ID": "Scope of session memory.",
     "X-Actor-ID": "Scope of actor memory.",
     "Idempotency-Key": "The same key and body again answer with the first execution, for 24 hours.",
-}
+} | REPLAY_HEADERS
 SUBMIT_REFUSALS = {
     400: "The target or the body is malformed.",
     404: "No node has ever registered this target; `nearest` names some.",

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from controlplane.api import shapes
 from controlplane.api.body import clean, payload, read_form
-from controlplane.api.doors import Doors, doors_of, gather_answers
+from controlplane.api.doors import CHANGES_TOPIC, Doors, doors_of, gather_answers
 from controlplane.api.operation import Handler, Operation
 from controlplane.api.paging import integer
 from controlplane.api.problems import answer as problem
@@ -192,10 +192,16 @@ def _result(done: list[Written] | ControlPlaneError) -> shapes.Shape:
 
 async def _write(doors: Doors, around: Around, ops: tuple[Op, ...]) -> list[Written]:
     try:
-        return await doors.lanes.memory.put(Write(ops=ops, fence=around.fence, writer=around.writer))
+        return await _commit(doors, around.write(ops))
     except (LengthMismatch, NotAList) as error:
         error.where = "body.key"
         raise
+
+
+async def _commit(doors: Doors, write: Write) -> list[Written]:
+    written = await doors.lanes.memory.put(write)
+    doors.hints.tell(CHANGES_TOPIC)
+    return written
 
 
 async def _parsed(request: Request, doors: Doors, form: GroupForm, where: str) -> Write | ControlPlaneError:
@@ -210,7 +216,7 @@ async def _write_group(doors: Doors, group: Write | ControlPlaneError, where: st
     if isinstance(group, ControlPlaneError):
         raise group
     try:
-        return await doors.lanes.memory.put(group)
+        return await _commit(doors, group)
     except (LengthMismatch, NotAList) as error:
         error.where = f"{where}.{error.where}"
         raise
@@ -240,7 +246,7 @@ async def _group(request: Request, doors: Doors, form: GroupForm, where: str) ->
             ops.append(Remove(place=place))
     if not ops:
         raise Invalid("At least one operation.", where=f"{where}.ops")
-    return Write(ops=tuple(ops), fence=around.fence, writer=around.writer)
+    return around.write(tuple(ops))
 
 
 def _lacks(around: Around, op: OpForm) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 
 from controlplane.errors import Invalid
 
@@ -35,6 +35,6 @@ def seconds(request: Request, name: str, *, most: float) -> float:
     return float(text)
 
 
-def words(request: Request, name: str) -> list[str]:
+def words(request: HTTPConnection, name: str) -> list[str]:
     """A repeatable or comma-separated parameter."""
     return [word for text in request.query_params.getlist(name) for word in text.split(",") if word]

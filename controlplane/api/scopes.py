@@ -16,8 +16,10 @@ from controlplane.domain.memory import (
     SCOPE_WORDS,
     SEARCH_ORDER,
     WORKFLOW,
+    Op,
     Place,
     Scope,
+    Write,
 )
 from controlplane.errors import Invalid
 
@@ -32,6 +34,7 @@ HEADERS = {
     "X-Run-ID": "The run (X-Workflow-ID, too).",
     "X-Session-ID": "The session scope.",
     "X-Actor-ID": "The actor scope.",
+    "X-Agent-Node-ID": "The node that writes; told with the change.",
 }
 
 
@@ -43,6 +46,18 @@ class Around(msgspec.Struct):
     writer: ExecutionId | None
     scope_ids: dict[Scope, str]
     workflow: bool
+    node_id: str | None = None
+
+    def write(self, ops: tuple[Op, ...]) -> Write:
+        """These operations, in the name of who speaks."""
+        return Write(
+            ops=ops,
+            fence=self.fence,
+            writer=self.writer,
+            run_id=self.scope_ids.get(Scope.RUN),
+            node_id=self.node_id,
+            actor_key=self.scope_ids.get(Scope.ACTOR),
+        )
 
 
 def around_of(request: Request) -> Around:
@@ -57,7 +72,15 @@ def around_of(request: Request) -> Around:
     id_, attempt = read_fenced(speaker, where="X-Execution-ID") if is_execution(speaker) else (None, None)
     fence = None if id_ is None or attempt is None else Fence(id_, attempt)
     workflow = bool(request.headers.get(HEADERS_OF[Scope.RUN][0]))
-    return Around(namespace=namespace_of(request), fence=fence, writer=id_, scope_ids=scope_ids, workflow=workflow)
+    node_id = request.headers.get("x-agent-node-id") or None
+    return Around(
+        namespace=namespace_of(request),
+        fence=fence,
+        writer=id_,
+        scope_ids=scope_ids,
+        workflow=workflow,
+        node_id=None if node_id is None else clean(node_id, where="X-Agent-Node-ID"),
+    )
 
 
 def scopes_around(around: Around) -> list[Scope]:

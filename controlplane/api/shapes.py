@@ -13,10 +13,11 @@ from controlplane.domain.approval import Approval
 from controlplane.domain.execution import Status
 from controlplane.domain.ids import show, show_execution
 from controlplane.domain.lease import Lease
-from controlplane.domain.memory import Value
+from controlplane.domain.memory import WORKFLOW, Action, Scope, Value
 from controlplane.domain.notice import error_text, milliseconds, moment
 from controlplane.domain.target import parse
 from controlplane.domain.vector import Hit, Vector
+from controlplane.reads.changes import ChangeView
 from controlplane.reads.deliveries import AttemptView, DeliveryView
 from controlplane.reads.events import EventView
 from controlplane.reads.executions import ExecutionView
@@ -110,9 +111,6 @@ def execution(view: ExecutionView, *, payloads: bool = True) -> Shape:
             "webhook_registered": view.webhooks > 0,
             "session_key": view.session_key,
             "actor_key": view.actor_key,
-            "approval_request_id": view.approval_request_id,
-            "approval_status": view.approval_status,
-            "approval_request_url": view.approval_url,
         }
     )
     if view.error is not None:
@@ -188,6 +186,17 @@ def _named(one: Vector | Hit, scope: str) -> Shape:
     }
 
 
+def asked(one: Approval) -> Shape:
+    """What an execution shows of what it asked people."""
+    return present(
+        {
+            "approval_request_id": one.request_id,
+            "approval_status": one.status.value,
+            "approval_request_url": one.url,
+        }
+    )
+
+
 def approval(one: Approval) -> Shape:
     """A question to people as it stands (AgentField's words, and some more)."""
     return present(
@@ -234,6 +243,27 @@ def frame(view: EventView) -> Shape:
             "attempt": view.attempt or None,
             "timestamp": moment(view.at),
             "data": raw(view.data),
+        }
+    )
+
+
+def change(view: ChangeView) -> Shape:
+    """A change of memory as AgentField tells it. It knows no append: that is a `set` whose value is not told."""
+    return present(
+        {
+            "id": f"{view.bucket}.{view.position.xid}.{view.position.seq}",
+            "type": "memory_change",
+            "timestamp": moment(view.at),
+            "scope": WORKFLOW if view.scope is Scope.RUN else view.scope.value,
+            "scope_id": view.scope_id,
+            "key": view.key,
+            "action": (Action.SET if view.action is Action.APPEND else view.action).value,
+            "appended": True if view.action is Action.APPEND else None,
+            "data": raw(view.value),
+            "previous_data": raw(view.previous),
+            "metadata": present(
+                {"agent_id": view.node_id, "actor_id": view.actor_key, "workflow_id": view.run_id},
+            ),
         }
     )
 

@@ -1,30 +1,59 @@
-"""Live events: one reader of the event table per process, and any number of listeners behind it.
+"""Live streams: one reader of a table per process, and any number of listeners behind it.
 
-A listener has a bounded buffer. One that does not keep up is closed with a hint to come back with `Last-Event-ID`,
-which misses nothing: events are rows.
+A listener has a bounded buffer. One that does not keep up is closed with a hint to come back where it was, which misses
+nothing: what is streamed are rows.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from enum import Enum
+from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
-from controlplane.api.doors import EVENTS_TOPIC
 from controlplane.domain.ids import bucket_of
 from controlplane.domain.placement import Placement
-from controlplane.errors import Invalid
+from controlplane.errors import DatabaseUnavailable, Invalid
 from controlplane.postgres.listen import Hints
-from controlplane.postgres.pool import Pool, persist
-from controlplane.reads import events
-from controlplane.reads.events import BEGINNING, EventView, Position
+from controlplane.postgres.pool import Connection, Pool, persist
+from controlplane.reads.events import BEGINNING, Position, horizon
 
 BUFFER_MAX = 1_000
 PAGE = 500
 LOOK_FIRST_SECONDS = 0.05
 LOOK_CAP_SECONDS = 1.0
 RETRY_SECONDS = 60.0
+HEARTBEAT_SECONDS = 30.0
+
+
+class Placed(Protocol):
+    """Whatever has its place in the stream of its bucket."""
+
+    @property
+    def position(self) -> Position: ...
+
+
+Row = TypeVar("Row", bound=Placed)
+Wants = Callable[[Row], bool]
+
+
+class Page(Protocol[Row]):
+    """The next rows of a bucket, behind a place, in order."""
+
+    def __call__(self, conn: Connection, bucket: int, after: Position, /, *, limit: int) -> Awaitable[list[Row]]: ...
+
+
+class Said(Enum):
+    """What a follower hears besides rows: that nothing can be missed any more, and that nothing happened for long."""
+
+    JOINED = "joined"
+    QUIET = "quiet"
+
+
+class Overflown(Exception):
+    """The follower was too slow: what it did not hear it gets by coming back with its last cursor."""
 
 
 class Cursor(dict[int, Position]):
@@ -53,46 +82,90 @@ class Cursor(dict[int, Position]):
         return cursor
 
 
-class Listener:
-    """One stream's end: a bounded queue of events with the cursor that stands after each."""
+class Listener(Generic[Row]):
+    """One stream's end: a bounded queue of rows with the cursor that stands after each."""
 
-    def __init__(self, execution_id: UUID | None, namespace: int) -> None:
-        self.execution_id = execution_id
-        self.namespace = namespace
+    def __init__(self, wants: Wants[Row]) -> None:
+        self._wants = wants
         # None: nothing happened, look around (the server stops).
-        self.queue: asyncio.Queue[tuple[EventView, str] | None] = asyncio.Queue(BUFFER_MAX)
+        self.queue: asyncio.Queue[tuple[Row, str] | None] = asyncio.Queue(BUFFER_MAX)
         self.overflown = asyncio.Event()
 
     def stop(self) -> None:
         with contextlib.suppress(asyncio.QueueFull):  # one that is full does not sleep
             self.queue.put_nowait(None)
 
-    def offer(self, event: EventView, cursor: str) -> None:
-        if event.namespace != self.namespace or self.execution_id not in (None, event.execution_id):
+    def offer(self, row: Row, cursor: str) -> None:
+        if not self._wants(row):
             return
         try:
-            self.queue.put_nowait((event, cursor))
+            self.queue.put_nowait((row, cursor))
         except asyncio.QueueFull:
             self.overflown.set()
 
+    async def next(self) -> tuple[Row, str] | None:
+        try:
+            async with asyncio.timeout(HEARTBEAT_SECONDS):
+                return await self.queue.get()
+        except TimeoutError:
+            return None
 
-class Streams:
-    def __init__(self, pool: Pool, hints: Hints, placement: Placement) -> None:
+
+class Streams(Generic[Row]):
+    """`page` reads the table, at most `rows` at a time; a hint on `topic` says that there is more."""
+
+    def __init__(
+        self, pool: Pool, hints: Hints, placement: Placement, *, topic: str, page: Page[Row], rows: int = PAGE
+    ) -> None:
         self._pool = pool
         self._hints = hints
         self._placement = placement
-        self._listeners: set[Listener] = set()
+        self._topic = topic
+        self._page = page
+        self._rows = rows
+        self._listeners: set[Listener[Row]] = set()
         self._position = Cursor()
         self._some = asyncio.Event()
         self._lock = asyncio.Lock()
+        self._stopping = False
+
+    async def follow(
+        self,
+        after: Cursor | None,
+        *,
+        wants: Wants[Row],
+        page: Page[Row] | None = None,
+        buckets: Iterable[int] | None = None,
+    ) -> AsyncGenerator[tuple[Row | Said, str]]:
+        """What was missed since `after`, then what happens, each with the cursor that stands after it.
+
+        `page` and `buckets`: a shorter way to what was missed. Ends when the server stops. Raises Overflown.
+        """
+        async with self.listen(wants) as (listener, start):
+            # Said once nothing can be missed any more, and with a cursor: who is cut off now misses nothing either.
+            yield Said.JOINED, str(start if after is None else after)
+            if after is not None:
+                missed = self.between(after, start, wants=wants, page=page, buckets=buckets)
+                async with contextlib.aclosing(missed):
+                    async for row, cursor in missed:
+                        yield row, cursor
+            while not self._stopping:
+                if listener.overflown.is_set():
+                    raise Overflown
+                got = await listener.next()
+                if self._stopping:
+                    return
+                if got is None and not listener.queue.empty():
+                    continue  # something came in the very moment that it was given up
+                yield (Said.QUIET, str(self._position)) if got is None else got
 
     @contextlib.asynccontextmanager
-    async def listen(self, execution_id: UUID | None, namespace: int) -> AsyncGenerator[tuple[Listener, Cursor]]:
-        """A listener of all that comes after the returned cursor, of one execution or of every one."""
-        listener = Listener(execution_id, namespace)
-        async with self._lock:  # the reader stands still while somebody joins, so that no event falls between
+    async def listen(self, wants: Wants[Row]) -> AsyncGenerator[tuple[Listener[Row], Cursor]]:
+        """A listener of all that it wants of what comes after the returned cursor."""
+        listener = Listener(wants)
+        async with self._lock:  # the reader stands still while somebody joins, so that no row falls between
             if not self._listeners:
-                self._position = await self.now()
+                self._position = await self._now()
             start = Cursor(self._position)
             self._listeners.add(listener)
         self._some.set()
@@ -103,67 +176,68 @@ class Streams:
 
     def release(self) -> None:
         """Let every listener go: the server is shutting down."""
+        self._stopping = True
         for listener in self._listeners:
             listener.stop()
 
-    async def now(self) -> Cursor:
-        """The end of what has certainly happened."""
-        place = await persist(self._pool, events.horizon, seconds=RETRY_SECONDS)
-        return Cursor(dict.fromkeys(self._placement.all(), place))
-
     async def between(
-        self, after: Cursor, until: Cursor, *, execution_id: UUID | None, namespace: int
-    ) -> AsyncGenerator[tuple[EventView, str]]:
-        """What happened between two cursors, each event with the cursor that stands after it."""
-        buckets = self._placement.all() if execution_id is None else (bucket_of(execution_id),)
+        self,
+        after: Cursor,
+        until: Cursor,
+        *,
+        wants: Wants[Row],
+        page: Page[Row] | None = None,
+        buckets: Iterable[int] | None = None,
+    ) -> AsyncGenerator[tuple[Row, str]]:
+        """What happened between two cursors, each row with the cursor that stands after it."""
         place = Cursor({bucket: after.get(bucket, BEGINNING) for bucket in self._placement.all()})
-        for bucket in buckets:
+        for bucket in self._placement.all() if buckets is None else buckets:
             while True:
-                page = await self._page(bucket, place[bucket], until[bucket], execution_id)
-                for event in page:
-                    if event.position > until[bucket]:
+                found = await self._read(page or self._page, bucket, place[bucket])
+                for row in found:
+                    if row.position > until[bucket]:
                         break
-                    place[bucket] = event.position
-                    if event.namespace == namespace:
-                        yield event, str(place)
-                if len(page) < PAGE or page[-1].position >= until[bucket]:
+                    place[bucket] = row.position
+                    if wants(row):
+                        yield row, str(place)
+                if len(found) < self._rows or found[-1].position >= until[bucket]:
                     break
-
-    async def _page(self, bucket: int, after: Position, until: Position, execution_id: UUID | None) -> list[EventView]:
-        if execution_id is None:
-            return await persist(
-                self._pool, lambda conn: events.stream(conn, bucket, after, limit=PAGE), seconds=RETRY_SECONDS
-            )
-        return await persist(
-            self._pool,
-            lambda conn: events.trace_between(conn, bucket, execution_id, after, until, limit=PAGE),
-            seconds=RETRY_SECONDS,
-        )
 
     async def run(self) -> None:
         """Read on for as long as somebody listens."""
         pause = LOOK_FIRST_SECONDS
-        with self._hints.waiter(EVENTS_TOPIC) as hint:
+        with self._hints.waiter(self._topic) as hint:
             while True:
                 if not self._listeners:
                     self._some.clear()
                     await self._some.wait()
-                found = await self._read_on()
+                found = 0
+                with contextlib.suppress(DatabaseUnavailable):  # said by `persist`; who listens goes on waiting
+                    found = await self._read_on()
                 pause = LOOK_FIRST_SECONDS if found else min(pause * 2, LOOK_CAP_SECONDS)
-                if found < PAGE:
+                if found < self._rows:
                     await asyncio.sleep(LOOK_FIRST_SECONDS)
                     await hint.wait(pause)
+
+    async def _now(self) -> Cursor:
+        """The end of what has certainly happened."""
+        place = await persist(self._pool, horizon, seconds=RETRY_SECONDS)
+        return Cursor(dict.fromkeys(self._placement.all(), place))
 
     async def _read_on(self) -> int:
         found = 0
         async with self._lock:
             for bucket in self._placement.all():
-                after = self._position.get(bucket, BEGINNING)
-                page = await self._page(bucket, after, after, None)
-                for event in page:
-                    self._position[bucket] = event.position
+                rows = await self._read(self._page, bucket, self._position.get(bucket, BEGINNING))
+                for row in rows:
+                    self._position[bucket] = row.position
                     cursor = str(self._position)
                     for listener in self._listeners:
-                        listener.offer(event, cursor)
-                found += len(page)
+                        listener.offer(row, cursor)
+                found += len(rows)
         return found
+
+    async def _read(self, page: Page[Row], bucket: int, after: Position) -> list[Row]:
+        return await persist(
+            self._pool, lambda conn: page(conn, bucket, after, limit=self._rows), seconds=RETRY_SECONDS
+        )

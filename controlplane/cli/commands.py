@@ -64,7 +64,7 @@ app = typer.Typer(
     epilog=EPILOG,
     pretty_exceptions_enable=False,
 )
-executions_app = typer.Typer(help="List, show, cancel and wait for executions.")
+executions_app = typer.Typer(help="List, show, cancel, wait for and restart executions.")
 app.add_typer(executions_app, name="executions")
 
 
@@ -239,6 +239,45 @@ def executions_wait(
 
     with _client(server, api_key) as client:
         wait(client, execution_id, timeout_seconds=timeout, again=_again(server), as_json=as_json)
+
+
+@executions_app.command("restart")
+def executions_restart(
+    execution_id: ExecutionId,
+    scope: Annotated[
+        str, typer.Option("--scope", help="workflow: its run, from the root; execution: this one by itself.")
+    ] = "workflow",
+    reuse: Annotated[
+        str,
+        typer.Option(
+            "--reuse", help="Which calls are not made again: succeeded-before (this one), all-succeeded or none."
+        ),
+    ] = "succeeded-before",
+    fork: Annotated[bool, typer.Option("--fork", help="Say that the new run is a branch, not a repair.")] = False,
+    reason: Annotated[str | None, typer.Option("--reason", help="Why, for those who look at it later.")] = None,
+    input_given: Annotated[
+        str | None,
+        typer.Option("--input", metavar="JSON|@FILE|-", help="Other arguments than before, as a JSON object."),
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Begin an execution again, in a new run with an empty memory, and print the new id."""
+    from controlplane.cli.executions import restart
+
+    with _client(server, api_key) as client:
+        restart(
+            client,
+            execution_id,
+            scope=scope,
+            reuse=reuse,
+            fork=fork,
+            reason=reason,
+            input_given=input_given,
+            again=_again(server),
+            as_json=as_json,
+        )
 
 
 @app.command()

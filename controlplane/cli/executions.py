@@ -1,7 +1,8 @@
-"""`controlplane executions …`: list, show, cancel, wait."""
+"""`controlplane executions …`: list, show, cancel, wait, restart."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 
 import msgspec
@@ -11,6 +12,7 @@ from controlplane.cli import output
 from controlplane.cli.client import PREFIX, Client, members, text_of
 from controlplane.cli.failure import ExitCode, Failure
 from controlplane.cli.follow import Seen, follow, progress_line, report
+from controlplane.cli.payload import read_input
 from controlplane.domain.ids import read_fenced
 from controlplane.errors import Invalid
 
@@ -139,6 +141,37 @@ def cancel(client: Client, execution_id: str, *, reason: str | None, as_json: bo
     output.data(f"{execution_id} cancelled")
     if not settled:
         output.say("The node that runs it has been told to stop.")
+
+
+def restart(
+    client: Client,
+    execution_id: str,
+    *,
+    scope: str,
+    reuse: str,
+    fork: bool,
+    reason: str | None,
+    input_given: str | None,
+    again: str,
+    as_json: bool,
+) -> None:
+    """Begin it again in a new run, and print the id of the new execution."""
+    said: dict[str, object] = {"scope": scope, "reuse": reuse, "fork": fork, "reason": reason}
+    if input_given is not None:
+        said["input"] = orjson.Fragment(read_input(input_given, []))
+    body = client.post(
+        f"{PREFIX}/executions/{_id(execution_id)}/restart",
+        orjson.dumps(said),
+        headers={"Idempotency-Key": uuid.uuid4().hex},
+        about=execution_id,
+    )
+    if as_json:
+        output.data(body)
+        return
+    found = members(body)
+    new_id = text_of(found, "execution_id")
+    output.data(str(new_id))
+    output.say(f"A new run of {text_of(found, 'target')}: {text_of(found, 'run_id')}. Its end: {again} {new_id}")
 
 
 def wait(client: Client, execution_id: str, *, timeout_seconds: float | None, again: str, as_json: bool) -> None:

@@ -36,12 +36,14 @@ class Janitor:
         *,
         weeks_ahead: int,
         secret_days: float,
+        changes_seconds: float,
     ) -> None:
         self._pool = pool
         self._placement = placement
         self._clock = clock
         self._weeks_ahead = weeks_ahead
         self._secret_seconds = secret_days * DAY_SECONDS
+        self._changes_seconds = changes_seconds
 
     async def tick(self) -> int:
         """One pass; the work of a busy moment is left for the next."""
@@ -53,4 +55,6 @@ class Janitor:
             for bucket in self._placement.all():
                 did += await prune.drop_keys(conn, bucket)
                 did += await prune.forget_secrets(conn, bucket, after_seconds=self._secret_seconds)
+                dropped = await prune.drop_changes(conn, bucket, after_seconds=self._changes_seconds)
+                did += dropped if dropped == prune.CHANGES_MAX else 0  # a few more are over already: at the next pass
         return did

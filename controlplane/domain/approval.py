@@ -24,6 +24,8 @@ from controlplane.domain.notice import text
 WAITING_FOR_APPROVAL = "waiting_for_approval"
 """Why an attempt waits that has asked (`queue.status_reason`)."""
 
+_ANSWERED = "approval_"
+
 CALLBACK_N = 0
 """The `webhook_n` of a callback; a caller's webhooks count from 1."""
 
@@ -103,6 +105,16 @@ class Approval:
 def decision_of(word: str) -> Decision | None:
     """The decision that somebody else's word means; None for a word that is none."""
     return _WORDS.get(word.strip().lower())
+
+
+def reason_after(decision: Decision) -> str:
+    """Why an attempt runs that waited for this decision."""
+    return _ANSWERED + decision.value
+
+
+def may_have_asked(status_reason: str | None) -> bool:
+    """Whether an execution that runs or waits for this reason has an approval to show, as cheaply as it can be told."""
+    return status_reason is not None and status_reason.startswith((WAITING_FOR_APPROVAL, _ANSWERED))
 
 
 def callback_event(request_id: str, attempt: int) -> str:

@@ -95,7 +95,10 @@ class Replay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """Everything that is asked of one execution; never changed afterwards."""
+    """Everything that is asked of one execution; never changed afterwards.
+
+    `origin`: JSON that the event of its beginning carries (why it was started anew).
+    """
 
     id: ExecutionId
     namespace: int
@@ -109,6 +112,7 @@ class Submission:
     parent_attempt: int | None = None
     source_execution_id: UUID | None = None
     replay: Replay | None = None
+    origin: bytes | None = None
     session_key: str | None = None
     actor_key: str | None = None
     priority: int = 0
@@ -122,12 +126,16 @@ class Submission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """The answer to a submission. `replayed`: an earlier request with this idempotency key made it."""
+    """The answer to a submission. `replayed`: an earlier request with this idempotency key made it.
+
+    `source_id`: it has ended already, with the result of this execution of the run that was started anew.
+    """
 
     id: ExecutionId
     run_id: str
     created_at: datetime
     replayed: bool = False
+    source_id: ExecutionId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,9 @@ from controlplane.domain.lease import Fence
 
 KEY_MAX = 512
 SCOPE_ID_MAX = 512
+# What is told with a change. More than this is for who wants it to read.
+CHANGE_VALUE_BYTES_MAX = 65_536
+CHANGE_PREVIOUS_BYTES_MAX = 2_048
 
 
 class Scope(StrEnum):
@@ -31,6 +34,14 @@ WORKFLOW = "workflow"
 SCOPE_WORDS = {WORKFLOW: Scope.RUN} | {scope.value: scope for scope in Scope}
 SEARCH_ORDER = (Scope.RUN, Scope.SESSION, Scope.ACTOR, Scope.GLOBAL)
 GLOBAL_ID = "global"
+
+
+class Action(StrEnum):
+    """How a key changed."""
+
+    SET = "set"
+    APPEND = "append"
+    DELETE = "delete"
 
 
 class Place(NamedTuple):
@@ -73,11 +84,17 @@ Op = Put | Append | Remove
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
-    """One checkpoint: all of its operations or none. With a fence, only while that attempt holds its lease."""
+    """One checkpoint: all of its operations or none. With a fence, only while that attempt holds its lease.
+
+    `run_id`, `node_id` and `actor_key` are told with the changes: in whose name somebody says that they are made.
+    """
 
     ops: tuple[Op, ...]
     fence: Fence | None = None
     writer: UUID | None = None
+    run_id: str | None = None
+    node_id: str | None = None
+    actor_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,3 +137,25 @@ def appended_before(*, length: int, expected_length: int, items: int) -> bool:
     It may have grown since: a group appends twice to one key and is then sent again.
     """
     return items > 0 and length >= expected_length + items
+
+
+def matches(pattern: str, key: str) -> bool:
+    """Whether a key is meant by a pattern, in which `*` stands for any text. In one pass, whatever the pattern."""
+    head, *rest = pattern.split("*")
+    if not rest:
+        return key == pattern
+    *middle, tail = rest
+    if len(key) < len(head) + len(tail) or not (key.startswith(head) and key.endswith(tail)):
+        return False
+    at, end = len(head), len(key) - len(tail)
+    for part in middle:
+        found = key.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True
+
+
+def like(pattern: str) -> str:
+    """The same pattern as SQL's `like` reads it."""
+    return pattern.translate({ord("\\"): r"\\", ord("%"): r"\%", ord("_"): r"\_", ord("*"): "%"})

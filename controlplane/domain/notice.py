@@ -51,7 +51,9 @@ def notice_body(notice: Notice) -> bytes:
         "type": text(notice.type),
         "status": text(end.status.value),
         "status_reason": None if end.status_reason is None else text(end.status_reason),
-        "error_category": None if end.status_reason is None else text(end.status_reason),
+        "error_category": None
+        if end.status_reason is None or end.status is Status.SUCCEEDED
+        else text(end.status_reason),
         "started_at": text(moment(started_at)),
         "completed_at": text(moment(notice.finished_at)),
         "duration_ms": str(milliseconds(started_at, notice.finished_at)).encode(),

@@ -17,13 +17,15 @@ import asyncpg
 
 from controlplane.postgres.pool import Connection
 
+# Ordered by the columns, not by the number that `xid` names among what comes out: for that every page read and sorted
+# all that was left (of 50,000 rows: 17 ms instead of 0.2).
 STREAM = """
 select execution_id, seq, xid::text::bigint as xid, namespace, run_id, target, type, attempt, at, data
 from events
 where bucket = $1
   and (xid, seq) > ($2::text::xid8, $3::bigint)
   and (xid < pg_snapshot_xmin(pg_current_snapshot()) or at < clock() - interval '1 hour')
-order by xid, seq
+order by events.xid, events.seq
 limit $4
 """
 
@@ -44,9 +46,8 @@ from events
 where bucket = $1
   and execution_id = $2
   and (xid, seq) > ($3::text::xid8, $4::bigint)
-  and (xid, seq) <= ($5::text::xid8, $6::bigint)
-order by xid, seq
-limit $7
+order by events.xid, events.seq
+limit $5
 """
 
 NOTES = """
@@ -105,13 +106,11 @@ async def trace(
     return [_view(row) for row in await conn.fetch(TRACE, bucket, execution_id, namespace, after_seq, limit)]
 
 
-async def trace_between(
-    conn: Connection, bucket: int, execution_id: UUID, after: Position, until: Position, *, limit: int
+async def trace_after(
+    conn: Connection, bucket: int, execution_id: UUID, after: Position, *, limit: int
 ) -> list[EventView]:
-    """What happened to one execution between two places of the stream."""
-    rows = await conn.fetch(
-        TRACE_STREAM, bucket, execution_id, str(after.xid), after.seq, str(until.xid), until.seq, limit
-    )
+    """What happened to one execution behind a place of the stream; also what may still be told out of turn."""
+    rows = await conn.fetch(TRACE_STREAM, bucket, execution_id, str(after.xid), after.seq, limit)
     return [_view(row) for row in rows]
 
 

@@ -10,9 +10,10 @@ from uuid import UUID
 
 import asyncpg
 
-from controlplane.domain.execution import FINAL, STATUS_OF_STATE, State, Status
+from controlplane.domain.execution import FINAL, STATUS_OF_STATE, Replay, ReplayMode, State, Status, Submission
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.placement import Placement, by_bucket
+from controlplane.domain.retry import RetryPolicy
 from controlplane.postgres.pool import Connection
 
 READ = """
@@ -23,23 +24,10 @@ select e.id, e.run_id, e.root_id, e.parent_id, e.source_execution_id, e.target, 
   q.cancel_requested_at, q.pause_requested,
   o.status, o.attempt, o.failures, o.status_reason, o.result, o.error, o.error_class, o.error_details, o.progress,
   o.started_at, o.finished_at, o.http_status,
-  a.approval_request_id, a.approval_status, a.approval_url,
   clock() as now
 from executions e
 left join queue q on q.bucket = $1 and q.id = e.id and q.id = any($2::uuid[])
 left join outcomes o on o.bucket = $1 and o.id = e.id and o.id = any($2::uuid[])
-left join lateral (
-  select request_id as approval_request_id, status as approval_status, url as approval_url
-  from (
-    select request_id, status, url, requested_at
-    from approvals
-    where bucket = $1
-      and execution_id = e.id
-    order by request_id
-  ) asked
-  order by status = 'pending' desc, requested_at desc
-  limit 1
-) a on true
 where e.bucket = $1
   and e.id = any($2::uuid[])
   and e.namespace = $3
@@ -62,11 +50,29 @@ where bucket = $1
 """
 
 READ_PARENT = """
-select run_id, root_id, session_key, actor_key
+select run_id, root_id, session_key, actor_key, replay_source_run_id, replay_before_id, replay_mode
 from executions
 where bucket = $1
   and id = $2
   and namespace = $3
+"""
+
+READ_ASKED = """
+select id, namespace, run_id, root_id, parent_id, target, type, input, context, session_key, actor_key, priority,
+  retries_max, retry_delay_seconds, retry_factor, retry_cap_seconds, timeout_seconds
+from executions
+where bucket = $1
+  and id = $2
+  and namespace = $3
+"""
+
+KNOWS_RUN = """
+select true
+from executions
+where bucket = $1
+  and run_id = $2
+  and namespace = $3
+limit 1
 """
 
 LIST_ACCEPTED = """
@@ -156,9 +162,6 @@ class ExecutionView:
     error_class: str | None
     error_details: bytes | None
     http_status: int | None
-    approval_request_id: str | None
-    approval_status: str | None
-    approval_url: str | None
     now: datetime
 
 
@@ -181,6 +184,7 @@ class Parent:
     root_id: UUID
     session_key: str | None
     actor_key: str | None
+    replay: Replay | None
 
 
 async def read(conn: Connection, ids: Sequence[UUID], *, namespace: int) -> dict[UUID, ExecutionView]:
@@ -209,9 +213,53 @@ async def read_parent(conn: Connection, bucket: int, id_: UUID, *, namespace: in
     row = await conn.fetchrow(READ_PARENT, bucket, id_, namespace)
     if row is None:
         return None
+    replay = None
+    if row["replay_source_run_id"] is not None:
+        replay = Replay(
+            source_run_id=row["replay_source_run_id"],
+            mode=ReplayMode(row["replay_mode"]),
+            before_id=row["replay_before_id"],
+        )
     return Parent(
-        run_id=row["run_id"], root_id=row["root_id"], session_key=row["session_key"], actor_key=row["actor_key"]
+        run_id=row["run_id"],
+        root_id=row["root_id"],
+        session_key=row["session_key"],
+        actor_key=row["actor_key"],
+        replay=replay,
     )
+
+
+async def read_asked(conn: Connection, bucket: int, id_: UUID, *, namespace: int) -> Submission | None:
+    """What was asked of an execution, to be asked again; without its webhooks, whose secrets are not kept for that."""
+    row = await conn.fetchrow(READ_ASKED, bucket, id_, namespace)
+    if row is None:
+        return None
+    return Submission(
+        id=ExecutionId(row["id"]),
+        namespace=row["namespace"],
+        run_id=row["run_id"],
+        root_id=row["root_id"],
+        parent_id=row["parent_id"],
+        target=row["target"],
+        type=row["type"],
+        input=row["input"],
+        context=row["context"],
+        session_key=row["session_key"],
+        actor_key=row["actor_key"],
+        priority=row["priority"],
+        retry=RetryPolicy(
+            retries_max=row["retries_max"],
+            delay_seconds=row["retry_delay_seconds"],
+            factor=row["retry_factor"],
+            cap_seconds=row["retry_cap_seconds"],
+        ),
+        timeout_seconds=row["timeout_seconds"],
+    )
+
+
+async def knows_run(conn: Connection, bucket: int, run_id: str, *, namespace: int) -> bool:
+    """Whether this run has executions in the bucket."""
+    return await conn.fetchval(KNOWS_RUN, bucket, run_id, namespace) is True
 
 
 async def page(
@@ -278,8 +326,5 @@ def _view(row: asyncpg.Record) -> ExecutionView:
         error_class=row["error_class"],
         error_details=row["error_details"],
         http_status=row["http_status"],
-        approval_request_id=row["approval_request_id"],
-        approval_status=row["approval_status"],
-        approval_url=row["approval_url"],
         now=row["now"],
     )

@@ -24,6 +24,7 @@ from controlplane.domain.approval import (
     callback_body,
     callback_event,
     callback_host,
+    reason_after,
 )
 from controlplane.domain.event import EventType
 from controlplane.domain.execution import STATUS_OF_STATE, Held, Status
@@ -340,7 +341,8 @@ async def _resolve(conn: Connection, bucket: int, held: Held, approval: Approval
     """Let go on who waits for this answer, and plan to tell it. Says whether the attempt that asked is still there."""
     live = held.session_id is not None and held.attempt == approval.attempt
     if live:
-        await wait.resume(conn, bucket, approval.fence, reason=WAITING_FOR_APPROVAL)
+        then = reason_after(approval.status)
+        await wait.resume(conn, bucket, approval.fence, reason=WAITING_FOR_APPROVAL, then=then)
         await _call(conn, bucket, approval, held.namespace, make_id)
     await record.append(conn, bucket, [record.about(held, EventType.APPROVAL_DECIDED, _fact(approval))])
     return live

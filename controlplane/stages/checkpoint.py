@@ -15,16 +15,32 @@ import asyncpg
 
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import Fence
-from controlplane.domain.memory import Append, Op, Place, Put, Remove, Scope, Write, Written, appended_before
+from controlplane.domain.memory import (
+    CHANGE_PREVIOUS_BYTES_MAX,
+    CHANGE_VALUE_BYTES_MAX,
+    Action,
+    Append,
+    Op,
+    Place,
+    Put,
+    Remove,
+    Scope,
+    Write,
+    Written,
+    appended_before,
+    assemble,
+)
 from controlplane.domain.placement import by_bucket, by_place
 from controlplane.errors import ControlPlaneError, LeaseLost, LengthMismatch, NotAList
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
 from controlplane.stages import hold
 
+# `previous`: `octet_length` knows the size without reading the value, which may be large and stored apart.
 LOCK = """
 select m.namespace, m.scope, m.scope_id, m.key, m.length, m.appended, m.version, m.writer_execution_id,
-  m.writer_attempt, m.created_at
+  m.writer_attempt, m.created_at,
+  case when m.appended = 0 and octet_length(m.value) <= $6::int then m.value end as previous
 from unnest($2::smallint[], $3::text[], $4::text[], $5::text[]) as w(namespace, scope, scope_id, key)
 join memory m
   on m.bucket = $1 and m.namespace = w.namespace and m.scope = w.scope and m.scope_id = w.scope_id and m.key = w.key
@@ -120,12 +136,27 @@ where m.bucket = $1
   and m.key = w.key
 """
 
+# In the same transaction: what is told has happened, and what has happened is told. The table is unlogged, so this
+# costs a round trip but no wait for a disk.
+TELL = """
+insert into memory_changes (
+  bucket, namespace, scope, scope_id, key, action, value, previous, run_id, node_id, actor_key, at
+)
+select $1, c.namespace, c.scope, c.scope_id, c.key, c.action, c.value, c.previous, c.run_id, c.node_id, c.actor_key,
+  clock()
+from unnest(
+  $2::smallint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::text[], $10::text[],
+  $11::text[]
+) as c(namespace, scope, scope_id, key, action, value, previous, run_id, node_id, actor_key)
+"""
+
 
 @dataclass(slots=True)
 class Slot:
     """One key while a flush works on it: as it was locked, and as it shall be.
 
     `value` is what to store, None to leave what is stored; `items` are the elements to add behind it.
+    `action` and `by`: what became of it, and whose write said so last.
     """
 
     place: Place
@@ -138,6 +169,9 @@ class Slot:
     items: tuple[bytes, ...] = ()
     gone: bool = False
     touched: bool = False
+    action: Action = Action.APPEND
+    by: Write | None = None
+    previous: bytes | None = None
     writer: UUID | None = None
     writer_attempt: int | None = None
     last_writer: tuple[UUID | None, int | None] = (None, None)
@@ -167,6 +201,7 @@ async def write(conn: Connection, batch: Sequence[Write]) -> list[list[Written] 
                 slots.update(before)
                 answers[index] = error
         await _store(conn, slots.values())
+        await _tell(conn, slots.values())
     stood = {item.fence.execution_id for n, item in enumerate(batch) if answers[n] is None and item.fence is not None}
     await hold.forgive(conn, crashed & stood)
     return [answer if answer is not None else _written(batch[n], slots) for n, answer in enumerate(answers)]
@@ -189,7 +224,7 @@ async def _check_fences(
 async def _lock(conn: Connection, writes: list[Write]) -> dict[Place, Slot]:
     slots = {op.place: Slot(place=op.place) for item in writes for op in item.ops}
     for bucket, places in by_place(sorted(slots), lambda place: place.bucket):
-        for row in await conn.fetch(LOCK, bucket, *_columns(places)):
+        for row in await conn.fetch(LOCK, bucket, *_columns(places), CHANGE_PREVIOUS_BYTES_MAX):
             slot = slots[_place(bucket, row)]
             slot.existed = True
             slot.version = row["version"]
@@ -197,20 +232,22 @@ async def _lock(conn: Connection, writes: list[Write]) -> dict[Place, Slot]:
             slot.appended = row["appended"]
             slot.had_items = row["appended"] > 0
             slot.last_writer = (row["writer_execution_id"], row["writer_attempt"])
+            slot.previous = row["previous"]
             slot.created_at = row["created_at"]
     return slots
 
 
 async def _apply(conn: Connection, slot: Slot, op: Op, item: Write, *, where: str) -> None:
+    slot.by = item
     slot.writer = item.writer
     slot.writer_attempt = None if item.fence is None else item.fence.attempt
     match op:
         case Put():
             slot.value, slot.length, slot.items, slot.appended = op.value, op.length, (), 0
-            slot.gone, slot.touched = False, True
+            slot.gone, slot.touched, slot.action = False, True, Action.SET
         case Remove():
             slot.value, slot.length, slot.items, slot.appended = None, None, (), 0
-            slot.gone, slot.touched = True, slot.existed
+            slot.gone, slot.touched, slot.action = True, slot.existed, Action.DELETE
         case Append():
             await _append(conn, slot, op, where)
 
@@ -219,6 +256,7 @@ async def _append(conn: Connection, slot: Slot, op: Append, where: str) -> None:
     absent = slot.gone or not (slot.existed or slot.touched)
     if absent:
         slot.value, slot.length = b"[]", 0
+        slot.action = Action.SET if slot.existed else Action.APPEND  # a list instead of what was there, or a new one
     if slot.length is None:
         raise NotAList(where=where, fix="Set a list first, or append to another key.")
     if op.expected_length is not None and op.expected_length != slot.length:
@@ -309,6 +347,33 @@ async def _add_items(conn: Connection, bucket: int, grown: list[Slot]) -> None:
             [position for _, position, _ in rows],
             [value for _, _, value in rows],
         )
+
+
+async def _tell(conn: Connection, slots: Iterable[Slot]) -> None:
+    """In the order in which the keys were first named. Nothing appended to a list that is there is nothing to tell."""
+    changed = [
+        slot for slot in slots if slot.touched and (slot.action is not Action.APPEND or slot.items or not slot.existed)
+    ]
+    for bucket, part in by_place(changed, lambda slot: slot.place.bucket):
+        by = [slot.by or Write(ops=()) for slot in part]
+        await conn.execute(
+            TELL,
+            bucket,
+            *_columns([slot.place for slot in part]),
+            [slot.action.value for slot in part],
+            [_told_value(slot) for slot in part],
+            [slot.previous for slot in part],
+            [one.run_id for one in by],
+            [one.node_id for one in by],
+            [one.actor_key for one in by],
+        )
+
+
+def _told_value(slot: Slot) -> bytes | None:
+    if slot.action is not Action.SET or slot.value is None:
+        return None
+    bytes_ = len(slot.value) + sum(len(item) + 1 for item in slot.items)
+    return assemble(slot.value, slot.items) if bytes_ <= CHANGE_VALUE_BYTES_MAX else None
 
 
 def _written(item: Write, slots: dict[Place, Slot]) -> list[Written]:

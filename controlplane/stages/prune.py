@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from controlplane.postgres.pool import Connection
 
+# In one pass: there is one for every write to memory, and what comes in in an hour must go in an hour.
+CHANGES_MAX = 10_000
+
 # Partitions made ahead of time; the function takes its own locks and gives up after 200 ms rather than queue others.
 ENSURE_PARTITIONS = "select ensure_partitions($1)"
 
@@ -54,6 +57,21 @@ where bucket = $1
   )
 """
 
+# By their places in the table, which a lock keeps as they are: by key it was planned to read the whole of it.
+DROP_CHANGES = """
+delete from memory_changes
+where bucket = $1
+  and ctid = any(array(
+    select ctid
+    from memory_changes
+    where bucket = $1
+      and at < clock() - make_interval(secs => $2)
+    order by at
+    limit $3
+    for update skip locked
+  ))
+"""
+
 READ_CLOCK = "select extract(epoch from clock())::float8"
 
 
@@ -71,6 +89,11 @@ async def drop_keys(conn: Connection, bucket: int, *, limit: int = 1_000) -> int
 async def forget_secrets(conn: Connection, bucket: int, *, after_seconds: float, limit: int = 1_000) -> int:
     """Erase webhook secrets of deliveries that were settled long ago."""
     return _count(await conn.execute(FORGET_SECRETS, bucket, after_seconds, limit))
+
+
+async def drop_changes(conn: Connection, bucket: int, *, after_seconds: float, limit: int = CHANGES_MAX) -> int:
+    """Forget changes of memory that nobody looks back to any more."""
+    return _count(await conn.execute(DROP_CHANGES, bucket, after_seconds, limit))
 
 
 async def database_seconds(conn: Connection) -> float:

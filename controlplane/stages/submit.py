@@ -117,6 +117,18 @@ async def accept(conn: Connection, batch: Sequence[Submission]) -> list[Accepted
 
 
 async def _accept(conn: Connection, bucket: int, part: list[Submission]) -> dict[UUID, Accepted | ControlPlaneError]:
+    answers = await admit(conn, bucket, part)
+    fresh = [item for item in part if item.id not in answers]
+    new = await enqueue(conn, bucket, fresh)
+    answers |= await accepted_before(conn, bucket, [item for item in fresh if item.id not in new])
+    return answers | new
+
+
+async def admit(conn: Connection, bucket: int, part: list[Submission]) -> dict[UUID, Accepted | ControlPlaneError]:
+    """Answers for those that are not to be accepted now: children of a stale attempt, keys that were used before.
+
+    The parents of the others keep their leases until this transaction ends, and the keys of the others are theirs.
+    """
     answers: dict[UUID, Accepted | ControlPlaneError] = {}
     fences = {item.id: fence for item in part if (fence := _parent_fence(item))}
     held = await hold.share(conn, bucket, fences.values())
@@ -124,10 +136,7 @@ async def _accept(conn: Connection, bucket: int, part: list[Submission]) -> dict
         await _refuse(conn, bucket, [one for one in part if one.id in fences and fences[one.id] not in held])
     )
     rest = [item for item in part if item.id not in answers]
-    answers.update(await _replay(conn, bucket, [item for item in rest if item.idempotency_key is not None]))
-    fresh = [item for item in rest if item.id not in answers]
-    if fresh:
-        answers.update(await _insert(conn, bucket, fresh))
+    answers.update(await _used_keys(conn, bucket, [item for item in rest if item.idempotency_key is not None]))
     return answers
 
 
@@ -139,12 +148,14 @@ def _parent_fence(item: Submission) -> Fence | None:
 
 async def _refuse(conn: Connection, bucket: int, stale: list[Submission]) -> dict[UUID, Accepted | ControlPlaneError]:
     """Children whose parent attempt is over, but for those that an earlier flush accepted while it was not."""
-    before = await _read(conn, bucket, [item.id for item in stale]) if stale else {}
+    before = await accepted_before(conn, bucket, stale)
     lost = "The parent attempt no longer holds its lease; the child was not accepted."
-    return {item.id: _accepted(before[item.id]) if item.id in before else LeaseLost(lost) for item in stale}
+    return {item.id: before.get(item.id) or LeaseLost(lost) for item in stale}
 
 
-async def _replay(conn: Connection, bucket: int, keyed: list[Submission]) -> dict[UUID, Accepted | ControlPlaneError]:
+async def _used_keys(
+    conn: Connection, bucket: int, keyed: list[Submission]
+) -> dict[UUID, Accepted | ControlPlaneError]:
     """Answers for those whose key was used before; the others own their key from here on."""
     if not keyed:
         return {}
@@ -189,7 +200,10 @@ async def _replay(conn: Connection, bucket: int, keyed: list[Submission]) -> dic
     return answers
 
 
-async def _insert(conn: Connection, bucket: int, fresh: list[Submission]) -> dict[UUID, Accepted | ControlPlaneError]:
+async def enqueue(conn: Connection, bucket: int, fresh: list[Submission]) -> dict[UUID, Accepted]:
+    """Put these into the queue, with their webhooks; the answers of those that were not there before."""
+    if not fresh:
+        return {}
     rows = await conn.fetch(
         INSERT,
         bucket,
@@ -243,14 +257,18 @@ async def _insert(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
                 target=item.target,
                 type=EventType.QUEUED,
                 attempt=0,
+                data=item.origin,
             )
             for item in new
         ],
     )
-    if len(new) < len(fresh):  # an earlier flush of these very ids committed and its answer was lost
-        before = await _read(conn, bucket, [item.id for item in fresh if item.id not in created])
-        created |= {id_: row["created_at"] for id_, row in before.items()}
-    return {item.id: Accepted(id=item.id, run_id=item.run_id, created_at=created[item.id]) for item in fresh}
+    return {item.id: Accepted(id=item.id, run_id=item.run_id, created_at=created[item.id]) for item in new}
+
+
+async def accepted_before(conn: Connection, bucket: int, part: list[Submission]) -> dict[UUID, Accepted]:
+    """The answers of those that an earlier flush of these very ids accepted, and whose answer was lost."""
+    before = await _read(conn, bucket, [item.id for item in part]) if part else {}
+    return {id_: _accepted(row) for id_, row in before.items()}
 
 
 def _accepted(row: asyncpg.Record, *, replayed: bool = False) -> Accepted:

@@ -36,7 +36,7 @@ returning namespace, run_id, target
 RESUME = """
 update queue
 set state = 'leased',
-  status_reason = null,
+  status_reason = $5,
   accepted_at = accepted_at + (clock() - waiting_at),
   waiting_at = null
 where bucket = $1
@@ -120,12 +120,12 @@ async def begin(conn: Connection, bucket: int, fence: Fence, *, reason: str, mes
     return True
 
 
-async def resume(conn: Connection, bucket: int, fence: Fence, *, reason: str) -> bool:
-    """What this attempt waited for has come. Runs inside the transaction of who brings it.
+async def resume(conn: Connection, bucket: int, fence: Fence, *, reason: str, then: str | None = None) -> bool:
+    """What this attempt waited for has come. Runs inside the transaction of who brings it. `then`: why it runs now.
 
     Moves: waiting → leased. Guard: it waits for this very reason and its process still holds it.
     """
-    row = await conn.fetchrow(RESUME, bucket, fence.execution_id, fence.attempt, reason)
+    row = await conn.fetchrow(RESUME, bucket, fence.execution_id, fence.attempt, reason, then)
     if row is None:
         return False
     event = _event(

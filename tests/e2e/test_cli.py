@@ -236,6 +236,22 @@ def test_a_cancelled_execution_is_exit_code_8(dev: Dev, node: Node) -> None:
     assert "enough" in waited.err
 
 
+def test_restart_prints_the_new_id(dev: Dev, node: Node) -> None:
+    """The new execution asks what is given, else what the old one asked; where to wait for it stands on stderr."""
+    execution_id = submitted(dev, node, '{"input": {"a": 1}}')
+    node.report(node.lease(), "succeeded", result=1)
+    again, other = (
+        cli("executions", "restart", execution_id, "--scope", "execution", *more, "--server", dev.url)
+        for more in ((), ("--fork", "--input", INPUT, "--json"))
+    )
+    wrong = cli("executions", "restart", execution_id, "--reuse", "some", "--server", dev.url)
+
+    assert (again.code, other.code, wrong.code) == (0, 0, 2)
+    assert f"controlplane executions wait --server {dev.url} {again.out.decode().strip()}" in again.err
+    assert json.loads(other.out)["kind"] == "fork"
+    assert [bytes(node.lease()["input"]) for _ in range(2)] == [b'{"a": 1}', INPUT.encode()]
+
+
 def test_ctrl_c_leaves_the_execution_running(dev: Dev, node: Node) -> None:
     """Exit 130, and the line that waits again."""
     with started("call", node.target, "--server", dev.url) as process:

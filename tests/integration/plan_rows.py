@@ -118,6 +118,13 @@ select 0, 1, 'run', 'run-' || n % 1000, 'k' || n, '{1}', 1, clock(), clock()
 from generate_series($1::int, $2::int) as n
 """
 
+# Of the last two hours.
+MEMORY_CHANGES = """
+insert into memory_changes (bucket, namespace, scope, scope_id, key, action, value, at)
+select 0, 1, 'run', 'run-' || n % 1000, 'k' || n, 'set', '1', clock() - interval '1 second' * ($2 - n) * 0.144
+from generate_series($1::int, $2::int) as n
+"""
+
 KEYS = """
 insert into idempotency_keys (bucket, namespace, scope, key, execution_id, request_hash, expires_at)
 select 0, 1, '', 'k' || n, made_id('e', n), 'h',
@@ -145,6 +152,7 @@ TABLES = (
     MEMORY,
     MEMORY_ITEMS,
     MEMORY_VECTORS,
+    MEMORY_CHANGES,
     KEYS,
 )
 

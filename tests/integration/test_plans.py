@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from controlplane.postgres.pool import SESSION_SETTINGS, Connection
-from controlplane.reads import approvals, executions
+from controlplane.reads import approvals, changes, events
 from controlplane.stages import (
     approve,
     cancel,
@@ -31,6 +31,7 @@ from controlplane.stages import (
     log,
     prune,
     renew,
+    replay,
     submit,
 )
 from tests.integration import plan_rows
@@ -63,7 +64,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
     """Every statement that is run for each execution, delivery or checkpoint, or again and again by a daemon."""
     leased = await plan_rows.ids(conn, "e", 31, 33, 34, 35, 36, 37, 38, 39, 40, 81)
     ended = await plan_rows.ids(conn, "o", *range(1, 11))
-    asked = await plan_rows.ids(conn, "e", 46, 47, 96)
+    asking = await plan_rows.ids(conn, "e", 46, 47, 96)
     sessions = await plan_rows.ids(conn, "s", 31, 33, 5)
     deliveries = await plan_rows.ids(conn, "d", 15, 65, 115)
 
@@ -72,6 +73,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
 
     keys = (all_(1), all_("run"), [f"run-{n}" for n in range(1, 11)], [f"k{n}" for n in range(1, 11)])
     target = ["n.echo", "n.nothing"]
+    asked = (0, 1, "run-5", "n.echo", replay.AFTER_ALL, leased[:2], "run-6", leased[2])
     return {
         "submit.READ_KEYS": case(submit.READ_KEYS, 0, all_(1), all_(""), keys[3], by="idempotency_keys_pkey"),
         "submit.READ_ACCEPTED": case(submit.READ_ACCEPTED, 0, leased),
@@ -82,7 +84,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "hold.TAKE": case(hold.TAKE, 0, leased, by="queue_pkey"),
         "hold.LOCK": case(hold.LOCK, 0, leased, by="queue_pkey"),
         "log.ADVANCE": case(log.ADVANCE, 0, leased, all_(1), all_(b"{}"), by="queue_pkey"),
-        "checkpoint.LOCK": case(checkpoint.LOCK, 0, *keys, by="memory_pkey"),
+        "checkpoint.LOCK": case(checkpoint.LOCK, 0, *keys, 8_192, by="memory_pkey"),
         "checkpoint.STORE": case(
             checkpoint.STORE, 0, *keys, all_(b"1"), all_(None), all_(0), all_(2), leased, all_(1), by=""
         ),
@@ -92,6 +94,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "checkpoint.REMOVE": case(checkpoint.REMOVE, 0, *keys, by="memory_pkey"),
         "checkpoint.READ_ITEMS": case(checkpoint.READ_ITEMS, 0, 1, "run", "run-1", "k1", 0, 1, by="memory_items_pkey"),
         "checkpoint.DROP_ITEMS": case(checkpoint.DROP_ITEMS, 0, *keys, by="memory_items_pkey"),
+        "checkpoint.TELL": case(checkpoint.TELL, 0, *keys, all_("set"), *([all_(b"1")] * 2), *([all_("x")] * 3), by=""),
         "hold.CLEAR_CRASHES": case(hold.CLEAR_CRASHES, 0, leased, by="queue_pkey"),
         "embed.LOCK": case(embed.LOCK, 0, *keys, by="memory_vectors_pkey"),
         "embed.STORE": case(
@@ -126,16 +129,24 @@ async def cases(conn: Connection) -> dict[str, Case]:
         ),
         "deliver.RECLAIM": case(deliver.RECLAIM, 0, 256, 20, by="deliveries_leased deliveries_pkey"),
         "deliver.READ_HELD": case(deliver.READ_HELD, 0, leased, by="queue_pkey"),
-        "approve.FIND_ASKED": case(approve.FIND_ASKED, 0, asked[0], "r-46", by="approvals_pkey"),
-        "approve.FIND": case(approve.FIND, 0, asked[0], 1, None, by="approvals_pkey"),
+        "approve.FIND_ASKED": case(approve.FIND_ASKED, 0, asking[0], "r-46", by="approvals_pkey"),
+        "approve.FIND": case(approve.FIND, 0, asking[0], 1, None, by="approvals_pkey"),
         "approve.OVERDUE": case(approve.OVERDUE, 0, 64, by="approvals_expiry queue_pkey"),
-        "approve.EXPIRE": case(approve.EXPIRE, 0, asked, by="approvals_pending"),
-        "finish.CLOSE_APPROVALS": case(finish.CLOSE_APPROVALS, 0, asked + leased, by="approvals_pending"),
+        "approve.EXPIRE": case(approve.EXPIRE, 0, asking, by="approvals_pending"),
+        "finish.CLOSE_APPROVALS": case(finish.CLOSE_APPROVALS, 0, asking + leased, by="approvals_pending"),
         "approvals.OF_REQUEST": case(approvals.OF_REQUEST, 0, 1, "r-46", 100, by="approvals_request"),
-        "approvals.LATEST": case(approvals.LATEST, 0, asked[0], 1, by="approvals_pkey"),
-        "executions.READ": case(executions.READ, 0, [*asked, *ended], 1),
+        "approvals.LATEST": case(approvals.LATEST, 0, asking[0], 1, by="approvals_pkey"),
         "deliver.READ_ATTEMPTS": case(deliver.READ_ATTEMPTS, 0, deliveries, [1] * 3),
         "deliver.READ_RUNS": case(deliver.READ_RUNS, 0, ended),
+        "replay.ANCESTORS": case(replay.ANCESTORS, 0, leased[0], 1_000),
+        "replay.MATCH": case(replay.MATCH, *asked, list(range(10)), all_(b"{}"), all_(None), all_(1)),
+        "replay.READ_CANDIDATES": case(replay.READ_CANDIDATES, *asked, 2_000, 4_194_304),
+        "replay.READ_RESULTS": case(replay.READ_RESULTS, 0, ended),
+        "replay.READ_SOURCES": case(replay.READ_SOURCES, 0, ended),
+        "events.STREAM": case(events.STREAM, 0, "5", 0, 500),
+        "changes.STREAM": case(changes.STREAM, 0, "5", 0, 500, by="memory_changes_pkey"),
+        "changes.LATEST": case(changes.LATEST, 0, 1, None, "run", None, ["k%"], 100, 2_000, by="memory_changes_at"),
+        "prune.DROP_CHANGES": case(prune.DROP_CHANGES, 0, 3_600.0, 1_000, by="memory_changes_at"),
         "prune.DROP_KEYS": case(prune.DROP_KEYS, 0, 1_000, by="idempotency_keys_expiry idempotency_keys_pkey"),
     }
 

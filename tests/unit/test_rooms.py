@@ -66,6 +66,7 @@ OPEN_TO_ALL = frozenset({"errors", ""})  # and the package itself, for its versi
 # Stages call each other only along the thread; `hold` and `record` serve all of them.
 STAGES: Mapping[str, frozenset[str]] = {
     "schedule": frozenset({"submit"}),
+    "replay": frozenset({"submit", "finish"}),
     "complete": frozenset({"finish"}),
     "cancel": frozenset({"finish"}),
     "expire": frozenset({"finish"}),
@@ -167,7 +168,7 @@ def test_nobody_imports_the_composition_root(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in IN_ROOMS if name.startswith("stages.")])
 def test_stages_call_each_other_only_along_the_thread(name: str) -> None:
-    """schedule → submit; complete, cancel and expire → finish; approve → wait; all → hold, record."""
+    """schedule → submit; replay → submit, finish; complete, cancel, expire → finish; approve → wait; all → hold …"""
     stage = name.partition(".")[2]
     siblings = {path.partition(".")[2] for path in ours(name) if path.startswith("stages.")}
 

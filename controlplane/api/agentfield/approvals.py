@@ -344,7 +344,6 @@ OPERATIONS = [
         },
         answers={
             200: "Processed, or it was decided before.",
-            401: "The signature is missing, wrong or too old.",
             409: "The execution is being cancelled.",
         }
         | REFUSALS,

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from controlplane.api import shapes
 from controlplane.api.agentfield.callbacks import UNDER_WAY, VERDICTS
-from controlplane.api.body import clean, payload, read_body, read_form
+from controlplane.api.body import clean, payload, read_form
 from controlplane.api.doors import Doors, doors_of, namespace_of
 from controlplane.api.operation import Operation
 from controlplane.api.paging import limit_of
@@ -22,7 +22,7 @@ from controlplane.api.shapes import answer
 from controlplane.domain.ids import ExecutionId, bucket_of, is_execution, read_fenced, show_execution
 from controlplane.domain.lease import Fence
 from controlplane.domain.notice import moment
-from controlplane.errors import ExecutionNotFound, Invalid, LeaseLost, NotFound
+from controlplane.errors import ExecutionNotFound, Invalid, LeaseLost
 from controlplane.reads import executions
 from controlplane.reads import local as locals_read
 from controlplane.reads.local import LocalView
@@ -76,12 +76,6 @@ async def event(request: Request) -> Response:
     )
     done = (await doors.run(local.keep, [call]))[0]
     return answer({"success": True, "updated": not isinstance(done, LeaseLost)})
-
-
-async def execution(request: Request) -> Response:
-    """Calls inside a process are made known by their events; their SDK lives with this answer."""
-    await read_body(request, doors_of(request).limits.body_bytes_max)
-    raise NotFound("Calls inside a process are recorded from their events.", fix="POST …/workflow/executions/events.")
 
 
 async def calls(request: Request) -> Response:
@@ -161,14 +155,6 @@ OPERATIONS = [
         tag="events",
         takes=EventForm,
         answers={200: "Taken note of."} | REFUSALS,
-    ),
-    Operation(
-        method="POST",
-        path="/api/v1/workflow/executions",
-        handler=execution,
-        summary="Not needed here: events make calls known",
-        tag="events",
-        answers={404: "Always; the SDKs go on.", 400: "Malformed.", 413: "Too large."},
     ),
     Operation(
         method="GET",

@@ -63,6 +63,7 @@ class Double:
             ("GET", "/executions/{id}", self.execution),
             ("GET", "/executions", self.list_executions),
             ("POST", "/executions/{id}/cancel", self.cancel),
+            ("POST", "/executions/{id}/restart", self.restart),
             ("GET", "/executions/{id}/events", self.events),
         ]
         doors = [Route("/api/v1" + path, self._hear(call), methods=[method]) for method, path, call in routes]
@@ -299,6 +300,13 @@ class Double:
             return problem(409, "already_finished")
         self.finish(request.path_params["id"], status="cancelled")
         return JSONResponse({"status": "cancelled", "settled": True})
+
+    async def restart(self, request: Request, body: Any) -> Response:
+        key = request.headers["idempotency-key"]
+        execution_id = self.started_keys.setdefault(key, f"exec_again_{len(self.started_keys) + 1}")
+        shape = {"execution_id": execution_id, "run_id": "run_again", "status": "queued"}
+        self.executions.setdefault(execution_id, shape | {"target": "n.f"})
+        return JSONResponse(shape | {"restarted_execution_id": request.path_params["id"]}, 202)
 
     async def events(self, request: Request, body: Any) -> Response:
         after = int(request.headers.get("last-event-id", 0))

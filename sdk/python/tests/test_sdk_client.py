@@ -94,6 +94,31 @@ async def test_cancel_says_whether_it_came_in_time(double):
         assert await handle.cancel() is False
 
 
+async def test_restart_begins_a_new_run_once(double):
+    """What is left out is not sent, a lost answer starts nothing twice, and the handle is that of the new execution."""
+    double.misbehave.append(("restart", "lose the answer"))
+    async with Client(double.url) as client:
+        old = await client.start("n.f")
+        again = await client.restart(
+            old.execution_id, reuse="none", reason="enough", input={"n": 1}, webhook="http://h"
+        )
+        double.finish(again.execution_id, status="succeeded", result=2)
+
+        assert await again.result() == 2
+    sent = double.said("/restart")
+
+    assert sent == 2 * [
+        {
+            "scope": "workflow",
+            "reuse": "none",
+            "reason": "enough",
+            "input": {"n": 1},
+            "webhook": {"url": "http://h"},
+        }
+    ]
+    assert (again.run_id, len(double.executions)) == ("run_again", 2)
+
+
 async def test_get_and_list_read_executions(double):
     """An unknown id is NotFound; a list is a page."""
     async with Client(double.url) as client:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 import websockets
 
-from controlplane.api.streams import BUFFER_MAX
+from controlplane.api.streams import BUFFER_MAX, HEARTBEAT_SECONDS
 from controlplane.server import STALLED_SECONDS, bind
 from controlplane.settings import Settings
 from tests.integration.api.rawhttp import Ask, ask_all
@@ -376,6 +376,18 @@ async def test_what_a_websocket_is_told_changes_nothing(api: Api) -> None:
         await api.run(session)
 
         assert [(await heard(connection))["type"] for _ in LIFE] == LIFE
+
+
+async def test_a_websocket_that_hangs_up_is_forgotten(api: Api) -> None:
+    """At once: nothing has to happen for it to be noticed."""
+    async with web_socket(api):
+        assert len(api.app.state.doors.streams._listeners) == 1
+
+    assert await until(lambda: _nobody_listens(api), seconds=HEARTBEAT_SECONDS / 2)
+
+
+async def _nobody_listens(api: Api) -> bool:
+    return not api.app.state.doors.streams._listeners
 
 
 async def test_trace_and_logs_are_paged(api: Api) -> None:

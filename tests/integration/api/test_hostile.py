@@ -198,7 +198,7 @@ async def place(api: Api) -> Place:
 
 @contextlib.asynccontextmanager
 async def places(api: Api, operations: Iterable[Operation]) -> AsyncIterator[list[tuple[Operation, Place]]]:
-    """A place for each; afterwards what was held there ends, if it has not."""
+    """A place for each; afterwards what was held there ends, if it has not, and what was restarted from it."""
     found = [(operation, await place(api)) for operation in operations]
     try:
         yield found
@@ -206,6 +206,9 @@ async def places(api: Api, operations: Iterable[Operation]) -> AsyncIterator[lis
         for _, one in found:
             await api.post(f"/executions/{one.path['execution_id']}/cancel", {})
             await api.post(f"/sessions/{one.path['session_id']}/close", {})
+            while left := (await api.get("/executions", node_id=one.path["node_id"], status="queued"))["items"]:
+                for execution in left:
+                    await api.post(f"/executions/{execution['execution_id']}/cancel", {})
 
 
 async def judged(house: Apart, asked: Iterable[tuple[Operation, Ask]]) -> Judge:

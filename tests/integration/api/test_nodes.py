@@ -28,7 +28,14 @@ async def test_a_node_registers(api: Api, path: str) -> None:
     answer = await api.post(path, body)
 
     assert answer.status_code == 201
-    assert answer.json() == {"id": "n", "status": "registered", "reasoners": 2, "resolved_base_url": None}
+    assert answer.json() == {
+        "id": "n",
+        "success": True,
+        "status": "registered",
+        "transport": "pull",
+        "reasoners": 2,
+        "resolved_base_url": None,
+    }
 
 
 async def test_a_node_is_seen(api: Api) -> None:
@@ -118,8 +125,11 @@ async def test_an_unknown_node(api: Api) -> None:
         ({"id": "n", "reasoners": [{"id": "a", "timeout_seconds": 0}]}, "body.reasoners[0].timeout_seconds"),
         ({"id": "n", "reasoners": [{"id": "a", "tags": ["a\x1fb"]}]}, "body.reasoners[0].tags"),
         ({"id": "n", "reasoners": [{"id": f"r{n}"} for n in range(1_001)]}, "body.reasoners"),
-        ({"id": "n", "transport": "push"}, "body.transport"),
-        ({"id": "n", "base_url": "http://127.0.0.1:1"}, "body.transport"),
+        ({"id": "n", "transport": "push"}, "body.base_url"),
+        ({"id": "n", "transport": "carrier pigeon"}, "body.transport"),
+        ({"id": "n", "base_url": "n:8001"}, "body.base_url"),
+        ({"id": "n", "base_url": "http://user@n:8001"}, "body.base_url"),
+        ({"id": "n", "base_url": "http://127.0.0.1:8001", "instance_id": "a\x00"}, "body.instance_id"),
     ],
     ids=lambda value: str(value)[:60],
 )

@@ -25,7 +25,7 @@ from controlplane.errors import (
     NotItsNode,
 )
 from controlplane.postgres.pool import Connection
-from controlplane.reads import approvals, deliveries, executions
+from controlplane.reads import approvals, deliveries
 from controlplane.stages import approve, cancel, deliver, expire, wait
 from controlplane.stages.approve import Answered, Question
 from controlplane.stages.deliver import Due, Sent
@@ -127,21 +127,6 @@ async def test_who_asks_waits(conn: Connection, made: Made) -> None:
     assert await callbacks(conn) == []
 
 
-async def test_the_execution_shows_what_it_asks(conn: Connection, made: Made) -> None:
-    """Also after the decision; one that asks nothing shows nothing."""
-    other = await make_execution(conn)
-    await ask(conn, made)
-    views = await executions.read(conn, [made.id, other.id], namespace=NAMESPACE)
-    view = views[made.id]
-
-    assert (view.status, view.status_reason) == (Status.WAITING, "waiting_for_approval")
-    assert (view.approval_request_id, view.approval_status) == ("r-1", "pending")
-    assert view.approval_url == "https://people.example/r-1"
-    assert views[other.id].approval_request_id is None
-    await decide(conn, made)
-    assert (await executions.read(conn, [made.id], namespace=NAMESPACE))[made.id].approval_status == "approved"
-
-
 async def test_asking_twice_is_asking_once(conn: Connection, made: Made) -> None:
     """A lost answer costs nothing; the newest address counts."""
     first = await ask(conn, made)
@@ -192,7 +177,11 @@ async def test_a_decision_lets_it_go_on(conn: Connection, made: Made, decision: 
     [told] = await callbacks(conn)
 
     assert (answered.processed, answered.status, answered.approval.status) == (True, Status.RUNNING, decision)
-    assert (row["state"], row["status_reason"], row["session_id"]) == ("leased", None, made.session.id)
+    assert (row["state"], row["status_reason"], row["session_id"]) == (
+        "leased",
+        f"approval_{decision}",
+        made.session.id,
+    )
     assert (approval["status"], approval["feedback"], approval["response"]) == (decision, "so", b'{ "n" : 1.0 }')
     assert approval["decided_at"] is not None
     assert (told["event"], told["url"], told["host"]) == ("approval.decided:r-1:1", CALLBACK, "agent.example:8001")

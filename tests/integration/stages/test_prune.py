@@ -7,9 +7,9 @@ import pytest
 
 from controlplane.domain.delivery import DeliveryState
 from controlplane.postgres.pool import Connection
-from controlplane.stages import deliver, prune
+from controlplane.stages import checkpoint, deliver, prune
 from tests.integration.stages.test_deliver import due_now, sent
-from tests.make import accept, counts, make_execution, move_clock, only_row, submission, webhook
+from tests.make import accept, counts, make_execution, move_clock, only_row, put, submission, webhook
 
 PARTITIONS = "select count(*)::int from pg_inherits where inhparent = 'executions'::regclass"
 DAY = 86_400.0
@@ -128,6 +128,33 @@ async def test_secrets_are_erased_in_bounded_passes(conn: Connection) -> None:
     assert erased == [10, 10, 5, 0]
 
 
+async def test_old_changes_are_forgotten(conn: Connection) -> None:
+    """In bounded passes, and only those that are older than they are kept."""
+    made = await make_execution(conn, "running")
+    await checkpoint.write(conn, [put(made, b"1", key=f"old-{n}") for n in range(5)])
+    await move_clock(conn, "2 hours")
+    await checkpoint.write(conn, [put(made, b"1", key="new")])
+
+    dropped = [await prune.drop_changes(conn, 0, after_seconds=3_600, limit=3) for _ in range(3)]
+
+    assert dropped == [3, 2, 0]
+    assert await conn.fetchval("select key from memory_changes") == "new"
+
+
+async def test_a_change_that_is_being_forgotten_is_passed_over(conn: Connection, other: Connection) -> None:
+    """Two janitors do not wait for each other."""
+    made = await make_execution(conn, "running")
+    await checkpoint.write(conn, [put(made, b"1", key=f"k{n}") for n in range(4)])
+    for one in (conn, other):
+        await move_clock(one, "2 hours")
+
+    async with other.transaction():
+        theirs = await prune.drop_changes(other, 0, after_seconds=60, limit=3)
+        ours = await prune.drop_changes(conn, 0, after_seconds=60)
+
+    assert (theirs, ours) == (3, 1)
+
+
 async def test_says_what_time_it_is(conn: Connection) -> None:
     """The database's clock, with its offset."""
     now = await prune.database_seconds(conn)
@@ -139,4 +166,5 @@ async def test_says_what_time_it_is(conn: Connection) -> None:
 async def test_pruning_an_empty_database(conn: Connection) -> None:
     """Nothing to do is nothing done."""
     assert (await prune.drop_keys(conn, 0), await prune.forget_secrets(conn, 0, after_seconds=0)) == (0, 0)
+    assert await prune.drop_changes(conn, 0, after_seconds=0) == 0
     assert await counts(conn, "webhooks") == {"webhooks": 0}

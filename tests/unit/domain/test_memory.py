@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controlplane.domain.memory import SCOPE_WORDS, SEARCH_ORDER, Scope, appended_before, assemble
+from controlplane.domain.memory import (
+    KEY_MAX,
+    SCOPE_WORDS,
+    SEARCH_ORDER,
+    Scope,
+    appended_before,
+    assemble,
+    like,
+    matches,
+)
 
 FAST = settings(max_examples=50, deadline=None)
 values = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3))
@@ -55,3 +65,44 @@ def test_every_scope_has_its_word() -> None:
     assert SCOPE_WORDS["workflow"] is SCOPE_WORDS["run"] is Scope.RUN
     assert set(SEARCH_ORDER) == set(Scope) == set(SCOPE_WORDS.values())
     assert (SEARCH_ORDER[0], SEARCH_ORDER[-1]) == (Scope.RUN, Scope.GLOBAL)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "yes", "no"),
+    [
+        ("done", ["done"], ["done2", "xdone", "Done", ""]),
+        ("done*", ["done", "done.1"], ["don", "xdone"]),
+        ("*", ["", "anything", "*"], []),
+        (
+            "user_*.preferences",
+            ["user_1.preferences", "user_.preferences"],
+            ["user_1.preferences.x", "user.preferences"],
+        ),
+        ("aa*aa", ["aaaa", "aaxaa"], ["aaa", "aa"]),
+        ("*a*b*", ["ab", "xaxbx"], ["ba", "a"]),
+        ("a.c%_\\", ["a.c%_\\"], ["abc%_\\", "a.cxx\\"]),
+    ],
+)
+def test_patterns(pattern: str, yes: list[str], no: list[str]) -> None:
+    """Only `*` stands for something else than itself, for any text, also for none."""
+    assert [key for key in yes + no if matches(pattern, key)] == yes
+
+
+texts = st.text(alphabet="ab*%_\\.[?", max_size=8)
+
+
+@FAST
+@given(pattern=texts, key=texts)
+def test_a_pattern_means_what_an_expression_would(pattern: str, key: str) -> None:
+    """As if `*` were `.*`, live and in SQL."""
+    expression = ".*".join(map(re.escape, pattern.split("*")))
+    parts = re.findall(r"(%)|\\(.)|(.)", like(pattern))
+    in_sql = "".join(".*" if any_ else re.escape(quoted or plain) for any_, quoted, plain in parts)
+
+    assert matches(pattern, key) == bool(re.fullmatch(expression, key))
+    assert bool(re.fullmatch(in_sql, key)) == matches(pattern, key)
+
+
+def test_no_pattern_takes_long() -> None:
+    """What would keep an expression busy for ever is one pass."""
+    assert not matches("*a" * (KEY_MAX // 2) + "b", "a" * KEY_MAX)

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote
 
 import httpx
@@ -193,6 +193,43 @@ class Client:
     async def call(self, target: str, input: Mapping[str, Any] | None = None, **arguments: Any) -> Any:  # noqa: A002
         """Start an execution and wait for its result."""
         return await (await self.start(target, input, **arguments)).result()
+
+    async def restart(
+        self,
+        execution_id: str,
+        *,
+        scope: Literal["workflow", "execution"] = "workflow",
+        reuse: Literal["succeeded-before", "all-succeeded", "none"] = "succeeded-before",
+        fork: bool = False,
+        reason: str | None = None,
+        input: Mapping[str, Any] | None = None,  # noqa: A002 - the wire's word
+        context: Any = None,
+        webhook: str | Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Handle:
+        """Begin the execution's run again from its root, or with `scope="execution"` the execution by itself.
+
+        It is a new execution in a new run, whose memory is empty; the old one stays as it is. Calls that had succeeded
+        are answered with what they had found, where target, input and context are equal: those made before the
+        execution (of a root: all), all of the old run, or none. `input` and `context` replace the old ones.
+        """
+        body = {
+            "scope": scope,
+            "reuse": reuse,
+            "fork": fork or None,
+            "reason": reason,
+            "input": None if input is None else dict(input),
+            "context": context,
+            "webhook": {"url": webhook} if isinstance(webhook, str) else webhook,
+        }
+        started = await executions.restart(
+            self._transport,
+            execution_id,
+            body,
+            headers={"Idempotency-Key": idempotency_key},
+            patience_seconds=self._patience_seconds,
+        )
+        return Handle(self._transport, started["execution_id"], started.get("run_id", ""), self._patience_seconds)
 
     def execution(self, execution_id: str) -> Handle:
         """A handle on an execution that was started elsewhere."""

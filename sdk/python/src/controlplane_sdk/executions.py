@@ -1,4 +1,4 @@
-"""Executions as a caller sees them: submit one, look at it, wait for its end."""
+"""Executions as a caller sees them: submit one, look at it, wait for its end, begin it again."""
 
 from __future__ import annotations
 
@@ -82,16 +82,24 @@ async def submit(
 
     Raises: NotJson, NotFound, RequestRefused, LeaseLost, ServerUnreachable.
     """
-    said = {name: value for name, value in headers.items() if value is not None}
-    said.setdefault("Idempotency-Key", uuid.uuid4().hex)
-    reply = await transport.send_until_answered(
-        "POST",
-        f"/execute/async/{quote(target, safe='')}",
-        strict_json.encode({name: value for name, value in body.items() if value is not None}),
-        headers=said,
-        patience_seconds=patience_seconds,
-    )
-    return dict(reply.expect())
+    path = f"/execute/async/{quote(target, safe='')}"
+    return await _begin(transport, path, body, headers=headers, patience_seconds=patience_seconds)
+
+
+async def restart(
+    transport: Transport,
+    execution_id: str,
+    body: Mapping[str, Any],
+    *,
+    headers: Mapping[str, str | None],
+    patience_seconds: float | None,
+) -> dict[str, Any]:
+    """Begin an execution again, in a new run, once however often it has to be sent.
+
+    Raises: NotJson, NotFound, RequestRefused, ServerUnreachable.
+    """
+    path = f"/executions/{quote(execution_id, safe='')}/restart"
+    return await _begin(transport, path, body, headers=headers, patience_seconds=patience_seconds)
 
 
 async def look(
@@ -117,3 +125,23 @@ async def wait(transport: Transport, execution_id: str) -> Execution:
             return execution
         if time.monotonic() - began < PACE_SECONDS:
             await asyncio.sleep(PACE_SECONDS)
+
+
+async def _begin(
+    transport: Transport,
+    path: str,
+    body: Mapping[str, Any],
+    *,
+    headers: Mapping[str, str | None],
+    patience_seconds: float | None,
+) -> dict[str, Any]:
+    said = {name: value for name, value in headers.items() if value is not None}
+    said.setdefault("Idempotency-Key", uuid.uuid4().hex)
+    reply = await transport.send_until_answered(
+        "POST",
+        path,
+        strict_json.encode({name: value for name, value in body.items() if value is not None}),
+        headers=said,
+        patience_seconds=patience_seconds,
+    )
+    return dict(reply.expect())

@@ -132,7 +132,9 @@ async def test_asked_decided_told(api: Api, attempt: Attempt) -> None:
     status = await attempt.status()
     assert (status["status"], status["response"], status["feedback"]) == ("approved", {"by": "Ada"}, "go on")
     assert {"requested_at", "responded_at", "expires_at", "request_url"} <= status.keys()
-    assert (await api.read(attempt.execution_id))["status"] == "running"
+    goes_on = await api.read(attempt.execution_id)
+    assert (goes_on["status"], goes_on["status_reason"]) == ("running", "approval_approved")
+    assert goes_on["approval_status"] == "approved"
     delivered = await callback_of(api, attempt.execution_id, "delivered")
     assert [one["http_status"] for one in delivered["attempts"]] == [200]
     await attempt.finish({"done": True})
