@@ -141,6 +141,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
             lease_floor_seconds=settings.lease_seconds,
             webhook_attempts_max=settings.webhook_attempts_max,
             push_slots=settings.push_slots,
+            push_slots_of=settings.push_slots_of,
             push_lease_seconds=settings.push_lease_seconds,
             push_start_to_close_seconds=settings.push_start_to_close_seconds,
         ),
