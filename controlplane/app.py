@@ -146,6 +146,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
             lease_floor_seconds=settings.lease_seconds,
             webhook_attempts_max=settings.webhook_attempts_max,
             push_slots=settings.push_slots,
+            push_slots_of=settings.push_slots_of,
             push_lease_seconds=settings.push_lease_seconds,
             push_start_to_close_seconds=settings.push_start_to_close_seconds,
         ),
@@ -239,8 +240,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await overseer.drain()
-            await pusher.drain(settings.drain_seconds)
-            await dispatcher.drain(settings.drain_seconds)
+            await asyncio.gather(pusher.drain(settings.drain_seconds), dispatcher.drain(settings.drain_seconds))
             await doors.lanes.close()
     await pool.close()
 

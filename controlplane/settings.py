@@ -67,6 +67,9 @@ class Settings(BaseSettings):
         le=10_000,
         description="Executions at once in a process that is called.",
     )
+    push_slots_of: dict[str, int] = Field(
+        default={}, description="The same for single nodes, as a JSON object of node ids and numbers from 1."
+    )
     push_lease_seconds: float = Field(
         default=120.0,
         ge=1,

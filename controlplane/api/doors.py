@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
@@ -78,6 +78,7 @@ class Limits:
     lease_floor_seconds: float
     webhook_attempts_max: int
     push_slots: int
+    push_slots_of: Mapping[str, int]
     push_lease_seconds: float
     push_start_to_close_seconds: float
 

@@ -17,6 +17,7 @@ import orjson
 
 from controlplane.domain import call, topic
 from controlplane.domain.call import Stop, Taken
+from controlplane.domain.execution import Status
 from controlplane.domain.ids import bucket_of, show, show_execution
 from controlplane.domain.lease import Claim, Fence, Lease, Recorded, Report, ReportCode, Session, Transport
 from controlplane.domain.payload import shallow
@@ -290,6 +291,9 @@ class Pusher:
 
     async def report(self, report: Report) -> Recorded:
         """What the process says of an attempt, said in its name."""
+        if call.away(report):
+            await self.take_back(report.fence, reason=call.AWAY_REASON, crash=True, delay_seconds=call.AGAIN_SECONDS)
+            return Recorded(code=ReportCode.RECORDED, status=Status.QUEUED)
         recorded = await self._complete.put(self._checked(report))
         fresh = recorded.code in (ReportCode.RECORDED, ReportCode.DISCARDED)
         if fresh and recorded.status is not None and recorded.status.final:

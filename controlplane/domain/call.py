@@ -16,16 +16,29 @@ from typing import Any
 from controlplane.domain.execution import ReplayMode
 from controlplane.domain.ids import is_execution, read_fenced, show_execution
 from controlplane.domain.lease import Fence, Lease, Report, Transport, Verdict
-from controlplane.domain.notice import text
+from controlplane.domain.notice import error_text, text
 from controlplane.domain.target import parse
 from controlplane.errors import Invalid
 
+AWAY_REASON = "server_unreachable"
 AGAIN_SECONDS = 1.0
 """How soon work is offered again to a process that was full."""
 
 ERROR_CHARS_MAX = 4_000
 USAGE = b"__agentfield_usage__"
 ELIDED = re.compile(r"<\d+ bytes elided>")
+
+# What AgentField's SDK makes of a control plane that is away, in the words of its memory, calls and HTTP client.
+OUR_DOOR = re.compile(
+    r"(Failed to (set|get|delete|list|submit|perform)\b|Cross-agent call to |AgentField server unavailable)",
+    re.IGNORECASE,
+)
+AWAY = re.compile(
+    r"all connection attempts failed|server disconnected|connection (refused|reset|aborted|broken)|connect(ion)? ?error"
+    r"|timed? ?out|server error '5\d\d|server unavailable|peer closed|cannot connect|max retries exceeded|: ?$",
+    re.IGNORECASE,
+)
+
 FINISHED = {"reasoner.completed": Verdict.SUCCEEDED, "reasoner.failed": Verdict.FAILED}
 
 
@@ -173,6 +186,14 @@ def read_stop(answer: Answer) -> Stop:
     if said.get("cancelled") is True:
         return Stop.STOPPED
     return Stop.IDLE if said.get("reason") == "execution_not_active" else Stop.UNKNOWN
+
+
+def away(report: Report) -> bool:
+    """Whether an attempt failed because its process could not reach us: our failure, and not its reasoner's."""
+    if report.verdict is not Verdict.FAILED or report.error is None:
+        return False
+    words = error_text(report.error)
+    return OUR_DOOR.match(words) is not None and AWAY.search(words) is not None
 
 
 def finished_in(lines: bytes) -> Iterator[tuple[Fence, Report | None]]:

@@ -18,15 +18,15 @@ from controlplane.api.leases import WORD_MAX
 from controlplane.api.operation import Operation
 from controlplane.api.shapes import answer
 from controlplane.domain import topic
-from controlplane.domain.call import printable, refused
-from controlplane.domain.ids import read_fenced
+from controlplane.domain.call import AGAIN_SECONDS, AWAY_REASON, away, printable, refused
+from controlplane.domain.ids import bucket_of, read_fenced
 from controlplane.domain.lease import Fence, Report, ReportCode, Verdict
 from controlplane.domain.notice import text
 from controlplane.domain.target import parse
 from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid, LeaseLost, Malformed, TooLarge
 from controlplane.reads import executions
 from controlplane.reads.executions import ExecutionView
-from controlplane.stages import send
+from controlplane.stages import expire, send
 from controlplane.stages.log import Progress
 
 # What AgentField's SDKs and the agents before them call the ends of an execution.
@@ -85,6 +85,8 @@ async def status(request: Request) -> Response:
         assert form is not None
         await _under_way(doors, fence, form)
         return answer(shapes.execution(view))
+    if away(report) and await _hand_back(doors, fence):
+        return answer(shapes.execution(await _view(doors, fence, namespace)))
     recorded = await doors.lanes.complete.put(report)
     if recorded.code is ReportCode.LEASE_LOST:
         raise LeaseLost(status=view.status.value)
@@ -95,6 +97,22 @@ async def status(request: Request) -> Response:
         doors.ready(namespace, view.target)
     doors.hints.tell(topic.slots(namespace, parse(view.target).node_id))
     return answer(shapes.execution(await _view(doors, fence, namespace)))
+
+
+async def _hand_back(doors: Doors, fence: Fence) -> bool:
+    """The process could not reach us, and its reasoner has failed of that: the attempt begins again where it was."""
+    swept = await doors.run(
+        expire.take_back,
+        bucket_of(fence.execution_id),
+        [fence],
+        reason=AWAY_REASON,
+        crash=True,
+        make_id=doors.ids.new,
+        delay_seconds=AGAIN_SECONDS,
+    )
+    doors.ended(swept.ended)
+    doors.hints.tell(EVENTS_TOPIC)
+    return bool(swept.rows)
 
 
 async def _under_way(doors: Doors, fence: Fence, form: StatusForm) -> None:

@@ -128,7 +128,7 @@ async def join(
         base_url=base_url,
         # Without an id of its own every registration is a new process: it is sent at the start of one.
         instance_id=clean(instance_id, where="body.instance_id") if instance_id else uuid.uuid4().hex,
-        slots=doors.limits.push_slots,
+        slots=_slots(doors, node.id),
         heartbeat_seconds=heartbeat,
         lease_seconds=lease_seconds(heartbeat_seconds=heartbeat, floor_seconds=doors.limits.push_lease_seconds),
         acknowledges=python,
@@ -154,7 +154,7 @@ async def register_serverless(request: Request) -> Response:
         transport=Transport.SERVERLESS,
         base_url=url,
         instance_id=SERVERLESS,
-        slots=doors.limits.push_slots,
+        slots=_slots(doors, node.id),
         heartbeat_seconds=HEARTBEAT_SECONDS,
         lease_seconds=doors.limits.push_lease_seconds,
         acknowledges=False,
@@ -254,6 +254,10 @@ async def _renew_all(doors: Doors, namespace: int, node_id: str) -> None:
     for id_ in open_:
         with contextlib.suppress(SessionClosed):
             await doors.lanes.renew.put(Beat(session_id=id_, held=None, count=0))
+
+
+def _slots(doors: Doors, node_id: str) -> int:
+    return max(1, doors.limits.push_slots_of.get(node_id, doors.limits.push_slots))
 
 
 def _node_id(request: Request) -> str:
