@@ -33,9 +33,17 @@ from controlplane.stages.register import Node, Process
 
 KNOWN_MAX = 10_000
 LOCALS_MAX = 50_000
-HEARTBEAT_SECONDS = 30.0
-"""How often a node is taken to send heartbeats that does not say so: AgentField's TypeScript SDK, every 30 s."""
+HEARTBEAT_SECONDS = {"go": 120.0}
+HEARTBEAT_DEFAULT_SECONDS = 30.0
+"""How often a node is taken to be heard of that does not say so: AgentField's TypeScript SDK every 30 s, Go's 120 s."""
+
+ACKNOWLEDGES = frozenset({"python", "go"})
+"""SDKs that answer 202 at once and report later, whatever the reasoner."""
+
 HEARTBEAT_MAX_SECONDS = 600.0
+LEASE_SECONDS = 300
+"""What AgentField promises a process that renews; Go reads a whole number. What it gets is three of its intervals."""
+
 DRAIN_SECONDS = 30.0
 DRAIN_MARGIN_SECONDS = 5.0
 DRAIN_MAX_SECONDS = 3_600.0
@@ -53,8 +61,13 @@ class Deployment(msgspec.Struct):
     tags: Tags | None = None
 
 
+class Sdk(msgspec.Struct):
+    language: str | None = None
+
+
 class Metadata(msgspec.Struct):
     deployment: Deployment | None = None
+    sdk: Sdk | None = None
 
 
 class HeartbeatForm(msgspec.Struct):
@@ -119,8 +132,8 @@ async def join(
     doors = doors_of(request)
     assert node.base_url is not None
     base_url = _address(doors, node.base_url, peer=request.client.host if request.client else "", where="body.base_url")
-    python = _language(node.metadata) == "python"
-    heartbeat = _heartbeat_seconds(communication)
+    language = _language(node.metadata)
+    heartbeat = _heartbeat_seconds(communication, language)
     process = Process(
         namespace=node.namespace,
         node_id=node.id,
@@ -131,8 +144,8 @@ async def join(
         slots=_slots(doors, node.id),
         heartbeat_seconds=heartbeat,
         lease_seconds=lease_seconds(heartbeat_seconds=heartbeat, floor_seconds=doors.limits.push_lease_seconds),
-        acknowledges=python,
-        start_to_close_seconds=doors.limits.push_start_to_close_seconds if python else None,
+        acknowledges=language in ACKNOWLEDGES,
+        start_to_close_seconds=doors.limits.push_start_to_close_seconds if language == "python" else None,
     )
     return await _join(doors, replace(node, base_url=base_url), process)
 
@@ -155,7 +168,7 @@ async def register_serverless(request: Request) -> Response:
         base_url=url,
         instance_id=SERVERLESS,
         slots=_slots(doors, node.id),
-        heartbeat_seconds=HEARTBEAT_SECONDS,
+        heartbeat_seconds=HEARTBEAT_DEFAULT_SECONDS,
         lease_seconds=doors.limits.push_lease_seconds,
         acknowledges=False,
         start_to_close_seconds=None,
@@ -188,7 +201,7 @@ async def renew_lease(request: Request) -> Response:
     node_id = _node_id(request)
     await read_form(request, LeaseForm, doors.limits.body_bytes_max)
     await _renew(doors, namespace, node_id, None)
-    return answer(_lease(doors.limits.push_lease_seconds))
+    return answer(_lease(LEASE_SECONDS))
 
 
 async def shutdown(request: Request) -> Response:
@@ -204,7 +217,7 @@ async def shutdown(request: Request) -> Response:
         register.drain, bucket, namespace=namespace, node_id=node_id, seconds=seconds + DRAIN_MARGIN_SECONDS
     )
     doors.hints.tell(topic.NODES)
-    return answer(_lease(0.0) | {"message": "shutdown acknowledged"}, 202)
+    return answer(_lease(0) | {"message": "shutdown acknowledged"}, 202)
 
 
 async def _join(doors: Doors, node: Node, process: Process) -> Session:
@@ -267,7 +280,7 @@ def _node_id(request: Request) -> str:
     return node_id
 
 
-def _lease(seconds: float) -> dict[str, object]:
+def _lease(seconds: int) -> dict[str, object]:
     return {"lease_seconds": seconds, "next_lease_renewal": moment(datetime.now(UTC) + timedelta(seconds=seconds))}
 
 
@@ -301,14 +314,16 @@ def _language(metadata: bytes | None) -> str | None:
     except ControlPlaneError:
         return None
     tags = said.deployment.tags if said.deployment else None
-    return None if tags is None else tags.language or tags.sdk_language
+    known = (tags and (tags.language or tags.sdk_language)) or (said.sdk and said.sdk.language)
+    return known.lower() if known else None
 
 
-def _heartbeat_seconds(communication: Communication | None) -> float:
+def _heartbeat_seconds(communication: Communication | None, language: str | None) -> float:
     said = INTERVAL.fullmatch((communication and communication.heartbeat_interval) or "")
-    if said is None:
-        return HEARTBEAT_SECONDS
-    return min(max(float(said[1]) * UNITS[said[2]], 0.1), HEARTBEAT_MAX_SECONDS)
+    seconds = float(said[1]) * UNITS[said[2]] if said else 0.0
+    if seconds <= 0:
+        return HEARTBEAT_SECONDS.get(language or "", HEARTBEAT_DEFAULT_SECONDS)
+    return min(max(seconds, 0.1), HEARTBEAT_MAX_SECONDS)
 
 
 NODE_ANSWERS = {400: "Malformed.", 404: "Unknown: register.", 413: "Too large.", 422: "Not valid.", 503: "Try again."}
