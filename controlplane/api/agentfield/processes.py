@@ -41,9 +41,6 @@ ACKNOWLEDGES = frozenset({"python", "go"})
 """SDKs that answer 202 at once and report later, whatever the reasoner."""
 
 HEARTBEAT_MAX_SECONDS = 600.0
-LEASE_SECONDS = 300
-"""What AgentField promises a process that renews; Go reads a whole number. What it gets is three of its intervals."""
-
 DRAIN_SECONDS = 30.0
 DRAIN_MARGIN_SECONDS = 5.0
 DRAIN_MAX_SECONDS = 3_600.0
@@ -200,8 +197,7 @@ async def renew_lease(request: Request) -> Response:
     doors, namespace = doors_of(request), namespace_of(request)
     node_id = _node_id(request)
     await read_form(request, LeaseForm, doors.limits.body_bytes_max)
-    await _renew(doors, namespace, node_id, None)
-    return answer(_lease(LEASE_SECONDS))
+    return answer(_lease(int(await _renew_all(doors, namespace, node_id))))
 
 
 async def shutdown(request: Request) -> Response:
@@ -259,14 +255,20 @@ async def _renew(doors: Doors, namespace: int, node_id: str, instance_id: str | 
         doors.hints.tell(topic.NODES)
 
 
-async def _renew_all(doors: Doors, namespace: int, node_id: str) -> None:
+async def _renew_all(doors: Doors, namespace: int, node_id: str) -> float:
+    """Renew every process of the node, for none of them says who it is. Says for how many seconds."""
     bucket = doors.placement.of_key(namespace, node_id)
     open_ = await doors.run(nodes.processes, bucket, namespace=namespace, node_id=node_id)
     if not open_:
         raise NodeNotFound
+    seconds: list[float] = []
     for id_ in open_:
         with contextlib.suppress(SessionClosed):
-            await doors.lanes.renew.put(Beat(session_id=id_, held=None, count=0))
+            extended = await doors.lanes.renew.put(Beat(session_id=id_, held=None, count=0))
+            seconds.append(extended.expires_in_seconds)
+    if not seconds:
+        raise NodeNotFound
+    return min(seconds)
 
 
 def _slots(doors: Doors, node_id: str) -> int:
