@@ -160,15 +160,18 @@ class Pusher:
                         recollected = True
                     targets = await self._targets_of(session.namespace, session.node_id)
                     topics = [topic.queue(session.namespace, target) for target in targets]
-                    with self._hints.waiter(*topics, mine, slots) as hint:  # before the look, so that nothing is missed
+                    with self._hints.waiter(*topics, mine) as hint:  # before the look, so that nothing is missed
                         turned = targets[turn % len(targets) :] + targets[: turn % len(targets)] if targets else ()
                         leases = await self._claim.put(Claim(session=session, targets=turned, limit=LEASES_MAX))
                         turn += 1
                         for lease in leases:
                             self._call(session, lease)
                         empty = 0 if leases else empty + 1
-                        if empty > 1:  # woken for work that another took, or that this one has no slot for
-                            await freed.wait(min(FULL_FIRST_SECONDS * 2 ** min(empty, 10), FULL_CAP_SECONDS))
+                        # Woken for nothing: another took it, or there is no slot for it, and one may become free.
+                        if empty > 1 and await freed.wait(
+                            min(FULL_FIRST_SECONDS * 2 ** min(empty, 10), FULL_CAP_SECONDS)
+                        ):
+                            continue
                         if empty and not await hint.wait(IDLE_SECONDS):
                             empty = 0
                 except SessionClosed:
