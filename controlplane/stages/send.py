@@ -46,14 +46,15 @@ where q.bucket = $1
 returning q.id, q.attempt
 """
 
-# So that the process's own word for being stopped is not taken for a person's cancel.
+# So that the process's own word for being stopped is not taken for a person's cancel. Not of an attempt that waits: its
+# reason is what it waits for.
 WITHDRAW = """
 update queue
 set status_reason = 'withdrawing'
 where bucket = $1
   and id = $2
   and attempt = $3
-  and session_id is not null
+  and state = 'leased'
   and sent_at is not null
 returning id
 """
