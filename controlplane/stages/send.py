@@ -54,8 +54,9 @@ set status_reason = 'withdrawing'
 where bucket = $1
   and id = $2
   and attempt = $3
-  and state = 'leased'
+  and session_id is not null
   and sent_at is not null
+  and waiting_at is null
 returning id
 """
 
