@@ -8,8 +8,8 @@ from uuid import UUID
 
 from controlplane.postgres.pool import Connection
 
-# `offset 0`, here and below: what stands inside is found by itself, here along the primary key. Planned in one while the
-# tables were empty, both went through another index, and on reading all that there came to be.
+# `offset 0`, here and below: what stands inside is found by itself. Planned in one while the tables were empty, each
+# went through another index, and on reading all that there came to be.
 PAGE = """
 select local_id, parent_local_id, reasoner_id, status, status_reason, result, error, duration_ms, created_at, updated_at
 from (
