@@ -212,6 +212,15 @@ async def test_who_was_replaced_stays_away(conn: Connection) -> None:
     assert await all_rows(conn, OPEN) == [("new",)]
 
 
+async def test_who_was_replaced_does_not_outlive_its_successor(conn: Connection) -> None:
+    """Also when nobody is at its address any more: a new process was there, so the old one is gone."""
+    old = await make_process(conn, instance_id="old")
+    await gave_up(conn, instance_id="new")
+
+    assert await revive(conn, "old") == old
+    assert await all_rows(conn, OPEN) == []
+
+
 async def test_nobody_comes_back_to_a_taken_address(conn: Connection) -> None:
     """Given up and not replaced, it still stays closed when somebody newer answers there."""
     old = await gave_up(conn, instance_id="old")
