@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState
-from controlplane.domain.execution import CRASHES_MAX, Accepted
+from controlplane.domain.execution import CRASHES_MAX, Accepted, Status
 from controlplane.domain.ids import BUCKETS_MAX, ExecutionId, SessionId, bucket_of
-from controlplane.domain.lease import Beat, Claim, Fence, Verdict
+from controlplane.domain.lease import Beat, Claim, Fence, ReportCode, Verdict
 from controlplane.domain.lease import Session as SessionOf
 from controlplane.domain.memory import Append, Place, Put, Scope, Write, assemble
 from controlplane.domain.placement import Placement
@@ -428,12 +428,17 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.fences)
     @rule(n=pick, verdict=verdicts)
     def report_twice(self, n: int, verdict: Verdict) -> None:
-        """The second says what the first has said, or that it was recorded before."""
+        """The second says what the first has said, or that it was recorded before; who was withdrawn is nobody then."""
         fence = self.fence(n)
+        one = self.model.executions[fence.execution_id]
+        handed_back = verdict is Verdict.CANCELLED and self.model.holds(fence) and one.withdrawing
         self.model.report(fence, verdict, retryable=True)
         first = self.do(report(self.conn, fence, verdict))
         second = self.do(report(self.conn, fence, verdict))
-        assert second == first or (second.code.value, second.status) == ("already_recorded", first.status)
+        if handed_back and first.code is ReportCode.RECORDED and first.status is Status.QUEUED:
+            assert second.code is ReportCode.LEASE_LOST
+        else:
+            assert second == first or (second.code.value, second.status) == ("already_recorded", first.status)
 
     # checkpoint
 
