@@ -14,7 +14,7 @@ import asyncpg
 
 from controlplane.domain.execution import Accepted, Status, Submission, Webhook
 from controlplane.domain.ids import ExecutionId, IdMaker, SessionId
-from controlplane.domain.lease import Claim, Fence, Lease, Recorded, ReportCode, Session, Verdict
+from controlplane.domain.lease import Claim, Fence, Lease, Recorded, ReportCode, Session, Transport, Verdict
 from controlplane.domain.lease import Report as ReportOf
 from controlplane.domain.memory import Append, Place, Put, Remove, Scope, Write
 from controlplane.domain.placement import Placement
@@ -25,6 +25,7 @@ from controlplane.stages import lease as lease_stage
 
 NAMESPACE = 1
 TARGET = "n.echo"
+ADDRESS = "http://127.0.0.1:8001"
 STOCK = Placement()
 DEADLINE_SECONDS = 10.0
 
@@ -40,6 +41,13 @@ TAKE = """
 update queue
 set state = 'leased', session_id = $3, attempt = $4, leased_at = clock(), started_at = clock(),
   deadline_at = clock() + make_interval(secs => timeout_seconds)
+where bucket = $1
+  and id = $2
+"""
+
+SEND = """
+update queue
+set sent_at = clock(), accepted_at = case when $3 then clock() end
 where bucket = $1
   and id = $2
 """
@@ -136,6 +144,43 @@ async def make_session(
         heartbeat_seconds=heartbeat_seconds,
         lease_floor_seconds=lease_floor_seconds,
     )
+
+
+def a_process(**over: Any) -> register.Process:
+    """A process that is called, as its SDK registers it."""
+    made = register.Process(
+        namespace=NAMESPACE,
+        node_id="n",
+        transport=Transport.PUSH,
+        base_url=ADDRESS,
+        instance_id="instance",
+        slots=8,
+        heartbeat_seconds=2.0,
+        lease_seconds=90.0,
+        acknowledges=True,
+        start_to_close_seconds=7_200.0,
+    )
+    return replace(made, **over)
+
+
+async def make_process(conn: Connection, *, bucket: int = 0, **over: Any) -> Session:
+    """The session of a process that is called and has just registered."""
+    process = a_process(**over)
+    node = register.Node(
+        namespace=process.namespace,
+        id=process.node_id,
+        transport=process.transport.value,
+        version="1",
+        base_url=process.base_url,
+    )
+    return await register.join(conn, node, process, SessionId(make_id(bucket)))
+
+
+async def make_sent(conn: Connection, *, session: Session | None = None, accepted: bool = False, **over: Any) -> Made:
+    """An attempt whose request went out to a process that is called."""
+    made = await make_execution(conn, "running", session=session or await make_process(conn), **over)
+    await conn.execute(SEND, bucket(made.id), made.id, accepted)
+    return made
 
 
 async def make_execution(

@@ -40,6 +40,9 @@ AWAY = re.compile(
 )
 
 FINISHED = {"reasoner.completed": Verdict.SUCCEEDED, "reasoner.failed": Verdict.FAILED}
+GATEWAY = {"statusCode", "body", "headers", "isBase64Encoded"}
+STOPPED = "Execution cancelled by upstream client"
+"""The error that the SDK logs for an attempt that was stopped, where its callback says `cancelled`."""
 
 
 class Taken(StrEnum):
@@ -148,12 +151,12 @@ def judge(fence: Fence, answer: Answer, *, transport: Transport) -> Report | Tak
         return Taken.TAKEN
     if status in (429, 503):
         return Taken.FULL
-    if answer.clipped:
-        return refused(fence, "The result is larger than this server takes.")
-    if answer.broken and 200 <= status < 300:
-        return Taken.UNKNOWN
     body = answer.body
     if 200 <= status < 300:
+        if answer.clipped:
+            return refused(fence, "The result is larger than this server takes.")
+        if answer.broken:
+            return Taken.UNKNOWN
         if transport is Transport.SERVERLESS:
             status, body = _unwrap(body)
         if 200 <= status < 300:
@@ -205,9 +208,9 @@ def finished_in(lines: bytes) -> Iterator[tuple[Fence, Report | None]]:
         said = _object(raw).get("line")
         if not isinstance(said, str) or '"reasoner.' not in said:
             continue
-        record = _object(said.encode())
+        record = _object(said)
         event, fence = record.get("event_type"), _fence(record.get("execution_id"))
-        if event in FINISHED and fence is not None:
+        if isinstance(event, str) and event in FINISHED and fence is not None:
             yield fence, report_of(fence, FINISHED[event], record.get("attributes"))
 
 
@@ -217,6 +220,10 @@ def report_of(fence: Fence, verdict: Verdict, attributes: object) -> Report | No
         return None
     if verdict is Verdict.FAILED:
         error = attributes.get("error")
+        if attributes.get("status") == "cancelled":  # by its shutdown: it says so of nothing else
+            return Report(fence=fence, verdict=Verdict.RELEASED)
+        if error == STOPPED:
+            return Report(fence=fence, verdict=Verdict.CANCELLED)
         return Report(fence=fence, verdict=verdict, error=text(printable(str(error or "failed"))))
     result = attributes.get("result")
     if isinstance(result, str) and ELIDED.fullmatch(result):
@@ -252,7 +259,7 @@ def _unwrap(body: bytes) -> tuple[int, bytes]:
     """Functions behind a gateway answer `{statusCode, body}`; without the gateway we see both."""
     said = _object(body)
     code = said.get("statusCode")
-    if not isinstance(code, int) or not set(said) <= {"statusCode", "body", "headers", "isBase64Encoded"}:
+    if type(code) is not int or not 100 <= code < 600 or not set(said) <= GATEWAY:
         return 200, body
     inner = said.get("body")
     return code, inner.encode() if isinstance(inner, str) and _is_json(inner) else json.dumps(inner).encode()
@@ -282,7 +289,7 @@ def _is_json(words: str) -> bool:
     return True
 
 
-def _object(raw: bytes) -> dict[str, Any]:
+def _object(raw: bytes | str) -> dict[str, Any]:
     try:
         said = json.loads(raw)
     except (ValueError, RecursionError):

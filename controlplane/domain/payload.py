@@ -17,6 +17,4 @@ def shallow(raw: bytes, depth_max: int = DEPTH_MAX) -> bool:
     brackets = STRING.sub(b"", raw).translate(SQUARE, NOT_A_BRACKET)
     for _ in range(depth_max):
         brackets = brackets.replace(b"[]", b"")
-        if not brackets:
-            return True
-    return False
+    return not brackets

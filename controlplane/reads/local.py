@@ -8,23 +8,35 @@ from uuid import UUID
 
 from controlplane.postgres.pool import Connection
 
+# `offset 0`, here and below: what stands inside is found by itself. Planned in one while the tables were empty, each
+# went through another index, and on reading all that there came to be.
 PAGE = """
 select local_id, parent_local_id, reasoner_id, status, status_reason, result, error, duration_ms, created_at, updated_at
-from local_calls
-where bucket = $1
-  and execution_id = $2
-  and namespace = $3
+from (
+  select local_id, namespace, parent_local_id, reasoner_id, status, status_reason, result, error, duration_ms,
+    created_at, updated_at
+  from local_calls
+  where bucket = $1
+    and execution_id = $2
+  order by local_id
+  offset 0
+) c
+where namespace = $3
 order by created_at, local_id
 limit $4
 """
 
 OWNER = """
 select c.execution_id, q.attempt
-from local_calls c
+from (
+  select execution_id, created_at
+  from local_calls
+  where bucket = $1
+    and namespace = $2
+    and local_id = $3
+  offset 0
+) c
 join queue q on q.bucket = $1 and q.id = c.execution_id and q.session_id is not null
-where c.bucket = $1
-  and c.namespace = $2
-  and c.local_id = $3
 order by c.created_at desc
 limit 1
 """

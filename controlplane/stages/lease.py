@@ -45,6 +45,8 @@ order by id
 for no key update skip locked
 """
 
+# `offset 0` keeps the look for children a look for each row: planned as a join while the table was empty, it went on
+# reading the whole backlog, at 50,000 rows in 32 ms where this takes 0.3.
 COUNT_HELD = """
 select count(*)
 from queue q
@@ -56,6 +58,7 @@ where q.bucket = $1
     from queue c
     where c.bucket = $1
       and c.parent_id = q.id
+    offset 0
   )
 """
 

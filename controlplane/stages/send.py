@@ -46,7 +46,8 @@ where q.bucket = $1
 returning q.id, q.attempt
 """
 
-# So that the process's own word for being stopped is not taken for a person's cancel.
+# So that the process's own word for being stopped is not taken for a person's cancel. Not of an attempt that waits: its
+# reason is what it waits for.
 WITHDRAW = """
 update queue
 set status_reason = 'withdrawing'
@@ -55,6 +56,7 @@ where bucket = $1
   and attempt = $3
   and session_id is not null
   and sent_at is not null
+  and waiting_at is null
 returning id
 """
 

@@ -21,15 +21,17 @@ from controlplane.stages import hold, record
 
 AWAITING_CHILD = "awaiting_child"
 
+# Who asks for it has surely been taken. Who is being withdrawn keeps that mark: its process is about to be stopped.
 BEGIN = """
 update queue
-set state = 'waiting', status_reason = $4, waiting_at = clock()
+set state = 'waiting', status_reason = $4, waiting_at = clock(), accepted_at = coalesce(accepted_at, sent_at)
 where bucket = $1
   and id = $2
   and attempt = $3
   and session_id is not null
   and state = 'leased'
   and cancel_requested_at is null
+  and status_reason is distinct from 'withdrawing'
 returning namespace, run_id, target
 """
 

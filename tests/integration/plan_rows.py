@@ -19,12 +19,13 @@ create function made_id(kind text, n integer) returns uuid language sql immutabl
 $$
 """
 
-# 2 % ready for the target that is asked for, 60 % for a hundred others, 20 % leased by 200 sessions (some overdue, some
-# cancelled), 10 % delayed, 8 % waiting.
+# 2 % ready for the target that is asked for, children of others; 60 % for a hundred others; 20 % leased by 52 sessions,
+# some overdue, some cancelled, a third of them sent to processes that are called (most of that taken, some
+# running for too long); 10 % delayed, 8 % waiting.
 QUEUE = """
 insert into queue (
   bucket, id, namespace, target, run_id, state, priority, available_at, attempt, retries_max, webhooks, session_id,
-  leased_at, started_at, deadline_at, cancel_requested_at
+  leased_at, started_at, deadline_at, cancel_requested_at, parent_id, sent_at, accepted_at
 )
 select 0, made_id('e', n), 1,
   case when n % 50 = 0 then 'n.echo' else 'n.other' || n % 100 end,
@@ -34,12 +35,16 @@ select 0, made_id('e', n), 1,
   clock() + interval '1 second' * (case when n % 50 between 41 and 45 and n % 1000 <> 41 then n else -n end),
   case when n % 50 between 31 and 40 then 1 else 0 end,
   0, 1,
-  case when n % 50 between 31 and 40 then made_id('s', n % 200) end,
+  case when n % 50 between 31 and 37 then made_id('s', n % 200)
+    when n % 50 between 38 and 40 then made_id('c', n % 200) end,
   case when n % 50 between 31 and 40 then clock() - interval '1 hour' end,
   case when n % 50 between 31 and 40 then clock() - interval '1 hour' end,
   case when n % 1000 = 31 then clock() - make_interval(secs => n)
     when n % 50 between 31 and 40 then clock() + make_interval(secs => n) end,
-  case when n % 50 = 32 then clock() - interval '1 second' * (case when n % 1000 = 32 then 60 else 0 end) end
+  case when n % 50 in (32, 40) then clock() - interval '1 second' * (case n % 1000 when 32 then 60 else 0 end) end,
+  case when n % 50 = 0 then made_id('e', n - 10) end,
+  case when n % 50 between 38 and 40 then clock() - interval '1 min' * (n % 1000 = 38)::int end,
+  case when n % 1000 = 39 then clock() - interval '3 hours' when n % 50 in (39, 40) then clock() end
 from generate_series($1::int, $2::int) as n
 """
 
@@ -141,6 +146,30 @@ select 0, made_id('s', n), 1, 'n', 'i', 8, 10, 30, clock(), clock(), clock() + i
 from generate_series(0, 199) as n
 """
 
+# Ten processes for each of twenty nodes that are called, and those that they have replaced.
+CALLED = """
+insert into sessions (
+  bucket, id, namespace, node_id, instance_id, slots, heartbeat_seconds, lease_seconds, opened_at, renewed_at,
+  expires_at, transport, base_url, acknowledges, start_to_close_seconds, closed_at, closed_reason
+)
+select 0, made_id(k, n), 1, 'p' || n % 20, 'i' || k || n, 8, 2, 90, clock(), clock() - interval '1 minute', clock(),
+  case when n % 10 = 0 then 'serverless' else 'push' end, 'http://p' || n, true, 7200,
+  case when k = 'r' then clock() end, case when k = 'r' then 'replaced' end
+from generate_series(0, 199) as n, unnest(array['c', 'r']) as k
+"""
+
+NODES = """
+insert into nodes (bucket, namespace, id, transport, version, base_url, registered_at, updated_at, left_at)
+select 0, 1, 'p' || n, 'push', '1', 'http://p', clock(), clock(), case when n % 2 = 0 then clock() end
+from generate_series(0, 19) as n
+"""
+
+LOCAL_CALLS = """
+insert into local_calls (bucket, execution_id, local_id, namespace, reasoner_id, status, created_at, updated_at)
+select 0, made_id('e', n), 'l' || n, 1, 'child', 'running', clock(), clock()
+from generate_series($1::int, $2::int) as n
+"""
+
 TABLES = (
     QUEUE,
     EXECUTIONS,
@@ -154,14 +183,16 @@ TABLES = (
     MEMORY_VECTORS,
     MEMORY_CHANGES,
     KEYS,
+    LOCAL_CALLS,
 )
 
 
 async def prepare(conn: Connection) -> None:
-    """Sixty weeks of partitions, and the sessions."""
+    """Sixty weeks of partitions, the nodes that are called, and the sessions."""
     await conn.execute("select ensure_partitions(58)")
     await conn.execute(MAKE_ID)
-    await conn.execute(SESSIONS)
+    for statement in (NODES, SESSIONS, CALLED):
+        await conn.execute(statement)
 
 
 async def load(conn: Connection, first: int, last: int) -> None:

@@ -11,15 +11,30 @@ import asyncpg
 import pytest
 
 from controlplane.domain.approval import Decision
-from controlplane.domain.lease import Verdict
+from controlplane.domain.ids import SessionId
+from controlplane.domain.lease import Beat, Claim, Fence, Session, Verdict
 from controlplane.domain.memory import Op, Place, Put, Scope, Write
 from controlplane.errors import ControlPlaneError
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
-from controlplane.stages import approve, cancel, checkpoint, complete, expire, log, submit
+from controlplane.stages import (
+    approve,
+    cancel,
+    checkpoint,
+    complete,
+    expire,
+    lease,
+    log,
+    register,
+    renew,
+    send,
+    submit,
+)
 from controlplane.stages.log import Line, Progress
 from tests.make import (
     NAMESPACE,
+    STOCK,
+    TARGET,
     Made,
     a_report,
     all_rows,
@@ -27,6 +42,7 @@ from tests.make import (
     counts,
     make_execution,
     make_id,
+    make_process,
     make_session,
     move_clock,
     must,
@@ -239,3 +255,112 @@ async def test_new_keys_in_opposite_order(conn: Connection, connections: list[Co
     with pytest.raises(Raced):
         await waiting
     assert await counts(conn, "memory") == {"memory": 20}
+
+
+FLEET = 3
+SLOTS = 4
+BACKLOG = 120
+HELD = """
+select q.id, q.attempt
+from queue q
+join sessions s on s.id = q.session_id
+where q.state = 'leased'
+  and s.base_url is not null
+"""
+FLEET_NOW = "select * from sessions where closed_at is null and base_url is not null"
+FleetStep = Callable[[Connection, Sequence[Session], int], Awaitable[object]]
+OVERFULL = "select count(*) from queue where state = 'leased' group by session_id having count(*) > $1"
+
+
+async def a_fleet_member(conn: Connection, number: int, instance: str = "first") -> Session:
+    return await make_process(conn, base_url=f"http://127.0.0.1:{8001 + number}", instance_id=instance, slots=SLOTS)
+
+
+async def claim_for_all(conn: Connection, fleet: Sequence[Session], _: int) -> object:
+    claims = [Claim(session=one, targets=(TARGET,), limit=2) for one in fleet]
+    leases = [one for answer in await lease.claim(conn, claims, STOCK) if isinstance(answer, list) for one in answer]
+    await send.accept(conn, [Fence(one.execution_id, one.attempt) for one in leases])
+    return None
+
+
+async def beat_for_all(conn: Connection, fleet: Sequence[Session], _: int) -> object:
+    return await renew.extend(conn, [Beat(session_id=one.id, held=None, count=0) for one in fleet])
+
+
+async def start_again(conn: Connection, fleet: Sequence[Session], turn: int) -> object:
+    """Most registrations are repeats; some are of a new process in the place of an old one."""
+    for number in range(FLEET):
+        await a_fleet_member(conn, number, "first" if turn % 4 else f"{id(conn)}-{turn}")
+    return fleet
+
+
+async def come_back_and_leave(conn: Connection, fleet: Sequence[Session], turn: int) -> object:
+    for instance in ("first", "stranger"):
+        await register.revive(
+            conn, 0, namespace=NAMESPACE, node_id="n", instance_id=instance, session_id=SessionId(make_id(0))
+        )
+    if turn % 3 == 0:
+        await register.drain(conn, 0, namespace=NAMESPACE, node_id="n", seconds=60)
+        await expire.refuse(conn, fleet[0].id, silent_seconds=0.0, drain_seconds=0.001)
+    return None
+
+
+async def take_some_back(conn: Connection, _: Sequence[Session], turn: int) -> object:
+    held = [Fence(row["id"], row["attempt"]) for row in await conn.fetch(HELD)]
+    taken = held[turn % 2 :: 2]
+    await send.prolong(conn, 0, held)
+    return await expire.take_back(conn, 0, taken, reason="node_full", crash=False, make_id=make_id)
+
+
+async def report_some(conn: Connection, _: Sequence[Session], turn: int) -> object:
+    held = [Fence(row["id"], row["attempt"]) for row in await conn.fetch(HELD)]
+    batch = [a_report(fence) for fence in held[turn % 3 :: 3]]
+    await complete.report(conn, batch, make_id=make_id, jitter=no_jitter)
+    return await expire.sweep(conn, 0, make_id=make_id)
+
+
+FLEET_STEPS = (
+    claim_for_all, claim_for_all, beat_for_all, beat_for_all, start_again, come_back_and_leave, take_some_back,
+    report_some,
+)  # fmt: skip
+
+
+async def test_a_fleet_that_is_served_by_many(conn: Connection, connections: list[Connection]) -> None:
+    """Claims, beats, restarts, goodbyes and withdrawals meet: no deadlock, and no process over its slots."""
+    await submit.accept(conn, [submission() for _ in range(BACKLOG)])
+    first = [await a_fleet_member(conn, number) for number in range(FLEET)]
+
+    async def work(own: Connection, step: FleetStep, seed: int) -> None:
+        order = random.Random(seed)
+        for turn in range(25):
+            rows = await own.fetch(FLEET_NOW)
+            fleet = [Session.from_row(row) for row in rows] or first
+            await step(own, order.sample(fleet, len(fleet)), turn)
+            assert await own.fetch(OVERFULL, SLOTS) == []
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(
+            *(work(own, step, seed) for seed, (own, step) in enumerate(zip(connections, FLEET_STEPS, strict=False)))
+        )
+    twice = "select count(*) from queue join outcomes using (bucket, id)"
+    somewhere = "select count(*) from (select id from queue union all select id from outcomes) as a"
+    open_twice = """
+    select base_url from sessions where closed_at is null and not draining group by base_url having count(*) > 1
+    """
+
+    assert await conn.fetchval(twice) == 0
+    assert await conn.fetchval(somewhere) == BACKLOG
+    assert await conn.fetch(open_twice) == []
+    assert await carry_out_the_rest(conn) == {"queue": 0, "outcomes": BACKLOG}
+
+
+async def carry_out_the_rest(conn: Connection) -> dict[str, int]:
+    """One process is left, and gets everything that is not done."""
+    held = [Fence(row["id"], row["attempt"]) for row in await conn.fetch(HELD)]
+    await expire.take_back(conn, 0, held, reason="node_full", crash=False, make_id=make_id)
+    session = await a_fleet_member(conn, 0, "last")
+    claim = Claim(session=session, targets=(TARGET,), limit=SLOTS)
+    while leases := must((await lease.claim(conn, [claim], STOCK))[0]):
+        batch = [a_report(Fence(one.execution_id, one.attempt)) for one in leases]
+        await complete.report(conn, batch, make_id=make_id, jitter=no_jitter)
+    return await counts(conn, "queue", "outcomes")

@@ -17,6 +17,8 @@ import pytest
 
 from controlplane.postgres.pool import SESSION_SETTINGS, Connection
 from controlplane.reads import approvals, changes, events
+from controlplane.reads import local as local_reads
+from controlplane.reads import nodes as nodes_reads
 from controlplane.stages import (
     approve,
     cancel,
@@ -28,11 +30,16 @@ from controlplane.stages import (
     finish,
     hold,
     lease,
+    local,
     log,
+    pause,
     prune,
+    register,
     renew,
     replay,
+    send,
     submit,
+    wait,
 )
 from tests.integration import plan_rows
 
@@ -66,6 +73,8 @@ async def cases(conn: Connection) -> dict[str, Case]:
     ended = await plan_rows.ids(conn, "o", *range(1, 11))
     asking = await plan_rows.ids(conn, "e", 46, 47, 96)
     sessions = await plan_rows.ids(conn, "s", 31, 33, 5)
+    sent = await plan_rows.ids(conn, "e", *(50 * n + m for n in range(5) for m in (38, 40)))
+    called = await plan_rows.ids(conn, "c", 38, 39, 40)
     deliveries = await plan_rows.ids(conn, "d", 15, 65, 115)
 
     def all_(value: object) -> list[object]:
@@ -143,6 +152,45 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "replay.READ_CANDIDATES": case(replay.READ_CANDIDATES, *asked, 2_000, 4_194_304),
         "replay.READ_RESULTS": case(replay.READ_RESULTS, 0, ended),
         "replay.READ_SOURCES": case(replay.READ_SOURCES, 0, ended),
+        "lease.HOLD_CALLED": case(lease.HOLD_CALLED, 0, called, by="sessions_pkey"),
+        "lease.COUNT_HELD": case(lease.COUNT_HELD, 0, called[2], by="queue_session queue_parent"),
+        "send.ACCEPT": case(send.ACCEPT, 0, sent, all_(1), by="queue_pkey"),
+        "send.PROLONG": case(send.PROLONG, 0, sent, all_(1), by="queue_pkey"),
+        "send.WITHDRAW": case(send.WITHDRAW, 0, sent[0], 1, by="queue_pkey"),
+        "send.NOTICE_SIGNS": case(send.NOTICE_SIGNS, 0, 10.0, 256),
+        "send.UNANSWERED": case(send.UNANSWERED, 0, 10.0, 256, by="queue_unaccepted"),
+        "send.OVERRUN": case(send.OVERRUN, 0, 7_200.0, 256, by="queue_accepted"),
+        "send.HELD": case(send.HELD, 0, called[0], by="queue_session"),
+        "send.CALLED": case(send.CALLED, 0, by="sessions_called"),
+        "send.CANCELLING": case(send.CANCELLING, 0, 256, by="queue_cancel"),
+        "send.RENEW_SERVERLESS": case(send.RENEW_SERVERLESS, 0, by="sessions_called sessions_pkey"),
+        "expire.SENT": case(expire.SENT, 0, sent, by="queue_pkey"),
+        "expire.CLOSE_REFUSED": case(expire.CLOSE_REFUSED, 0, called[0], 5.0, 35.0, by="sessions_pkey nodes_pkey"),
+        "register.PROCESSES_AT": case(register.PROCESSES_AT, 0, 1, "p8", "http://p8", by="sessions_process"),
+        "register.DRAIN_ONLY": case(register.DRAIN_ONLY, 0, 1, "p8", 35.0, by="sessions_process"),
+        "wait.BEGIN": case(wait.BEGIN, 0, sent[0], 1, "approval", by="queue_pkey"),
+        "wait.RESUME": case(wait.RESUME, 0, sent[0], 1, "approval", None, by="queue_pkey"),
+        "pause.HOLD_BACK": case(pause.HOLD_BACK, 0, leased[0], by="queue_pkey"),
+        "pause.FLAG": case(pause.FLAG, 0, leased[0], by="queue_pkey"),
+        "pause.LET_GO": case(pause.LET_GO, 0, leased[0], by="queue_pkey"),
+        "pause.UNFLAG": case(pause.UNFLAG, 0, leased[0], by="queue_pkey"),
+        "pause.READ_FINISHED": case(pause.READ_FINISHED, 0, ended[0]),
+        "local.KEEP": case(
+            local.KEEP,
+            0,
+            leased,
+            [f"l{n}" for n in range(10)],
+            all_(1),
+            all_(None),
+            *([all_("x")] * 2),
+            all_(None),
+            *([all_(b"1")] * 3),
+            all_(1),
+            by="",
+        ),
+        "nodes.PROCESSES": case(nodes_reads.PROCESSES, 0, 1, "p8", by="sessions_process"),
+        "local.PAGE": case(local_reads.PAGE, 0, leased[0], 1, 100, by="local_calls_pkey"),
+        "local.OWNER": case(local_reads.OWNER, 0, 1, "l38", by="local_calls_local queue_pkey"),
         "events.STREAM": case(events.STREAM, 0, "5", 0, 500),
         "changes.STREAM": case(changes.STREAM, 0, "5", 0, 500, by="memory_changes_pkey"),
         "changes.LATEST": case(changes.LATEST, 0, 1, None, "run", None, ["k%"], 100, 2_000, by="memory_changes_at"),

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState
-from controlplane.domain.execution import CRASHES_MAX, Accepted
+from controlplane.domain.execution import CRASHES_MAX, Accepted, Status
 from controlplane.domain.ids import BUCKETS_MAX, ExecutionId, SessionId, bucket_of
-from controlplane.domain.lease import Beat, Claim, Fence, Verdict
+from controlplane.domain.lease import Beat, Claim, Fence, ReportCode, Verdict
 from controlplane.domain.lease import Session as SessionOf
 from controlplane.domain.memory import Append, Place, Put, Scope, Write, assemble
 from controlplane.domain.placement import Placement
@@ -23,25 +23,40 @@ from controlplane.errors import (
     AlreadyFinished,
     ControlPlaneError,
     IdempotencyConflict,
+    InvalidState,
     LeaseLost,
     LengthMismatch,
     NotAList,
     SessionClosed,
 )
 from controlplane.postgres.pool import Connection
-from controlplane.stages import cancel, checkpoint, deliver, expire, lease, register, renew, submit
+from controlplane.stages import (
+    cancel,
+    checkpoint,
+    deliver,
+    expire,
+    lease,
+    pause,
+    register,
+    renew,
+    send,
+    submit,
+    wait,
+)
 from controlplane.stages.deliver import Due, Sent
-from tests.make import NAMESPACE, TARGET, make_id, move_clock, must, report, submission, webhook
+from tests.make import NAMESPACE, TARGET, a_process, make_id, move_clock, must, report, submission, webhook
 from tests.property import model as tiny
 from tests.property.model import Model, Value
 
 Answer = TypeVar("Answer")
 
 QUEUE = """
-select id, state, attempt, failures, crashes, session_id, cancel_requested_at is not null as cancelling
+select id, state, attempt, failures, crashes, session_id, cancel_requested_at is not null as cancelling,
+  sent_at is not null as sent, accepted_at is not null as accepted, pause_requested
 from queue
 where bucket = $1
 """
+SESSIONS = "select id, closed_reason, draining from sessions where bucket = $1"
 OUTCOMES = "select id, status, attempt, failures from outcomes where bucket = $1"
 DELIVERIES = "select execution_id, state, attempt, charged from deliveries where bucket = $1"
 MEMORY = """
@@ -187,7 +202,8 @@ class Machine(RuleBasedStateMachine):
             )
         )
         self.sessions.append(session)
-        self.model.sessions[session.id] = tiny.Session(session.id, self.model.now)
+        now = self.model.now
+        self.model.sessions[session.id] = tiny.Session(session.id, now, now + tiny.LEASE_SECONDS)
 
     @rule(n=pick, limit=st.integers(1, 3))
     def claim(self, n: int, limit: int) -> None:
@@ -208,17 +224,195 @@ class Machine(RuleBasedStateMachine):
     def heartbeat(self, n: int, names: list[int]) -> None:
         """With a list that may be incomplete, stale or of another session."""
         session = self.session(n)
-        held = [self.fence(name) for name in names] if self.fences else []
+        held = [self.fence(name) for name in names] if self.fences and not session.called else []
         expected = self.model.renew(self.model.sessions[session.id], held)
         [answer] = self.do(renew.extend(self.conn, [Beat(session_id=session.id, held=tuple(held), count=len(held))]))
         if expected is None:
             assert isinstance(answer, SessionClosed)
             return
         assert list(must(answer).lost) == expected
+        if session.called:  # nobody asks it what it holds
+            return
         self.model.take_back(self.model.sessions[session.id], held)
         self.do(
             expire.release_unnamed(self.conn, self.bucket, session.id, held, older_than_seconds=200.0, make_id=make_id)
         )
+
+    # processes that are called
+
+    def new_session(self, address: str | None, instance: str) -> tiny.Session:
+        now, id_ = self.model.now, SessionId(make_id(self.bucket))
+        return tiny.Session(id_, now, now + tiny.LEASE_SECONDS, address=address, instance=instance)
+
+    def called(self, n: int) -> SessionOf:
+        """A process that is called, the living first."""
+        return choose([one for one in self.sessions if one.called], n, first=self.is_alive)
+
+    @rule(address=st.sampled_from(["http://a", "http://b"]))
+    def join(self, address: str) -> None:
+        """A new process, in the place of the one that was there."""
+        self.register(address, f"i{len(self.sessions)}")
+
+    @precondition(lambda self: any(one.called for one in self.sessions))
+    @rule(n=pick)
+    def join_again(self, n: int) -> None:
+        """The repeat of a registration whose answer was lost, also of one that was replaced since."""
+        session = self.called(n)
+        assert session.base_url is not None
+        self.register(session.base_url, session.instance_id)
+
+    def register(self, address: str, instance: str) -> None:
+        new = self.new_session(address, instance)
+        expected = self.model.join(new)
+        process = a_process(
+            base_url=address, instance_id=instance, slots=tiny.SLOTS, lease_seconds=float(tiny.LEASE_SECONDS)
+        )
+        node = register.Node(namespace=NAMESPACE, id="n", transport="push", version="1", base_url=address)
+        session = self.do(register.join(self.conn, node, process, new.id))
+        assert session.id == expected.id
+        if expected is new:
+            self.sessions.append(session)
+
+    @precondition(lambda self: any(one.called for one in self.sessions))
+    @rule(n=pick)
+    def revive(self, n: int) -> None:
+        """A heartbeat of a process, which may have been given up or replaced."""
+        instance = self.called(n).instance_id
+        new = self.new_session(None, instance)
+        expected = self.model.revive(new)
+        where = {"namespace": NAMESPACE, "node_id": "n", "instance_id": instance, "session_id": new.id}
+        session = self.do(register.revive(self.conn, self.bucket, **where))
+        assert session is not None
+        assert session.id == expected.id
+        if expected is new:
+            self.sessions.append(session)
+
+    @rule()
+    def say_goodbye(self) -> None:
+        self.model.drain()
+        self.do(register.drain(self.conn, self.bucket, namespace=NAMESPACE, node_id="n", seconds=tiny.DRAIN_SECONDS))
+
+    @precondition(lambda self: any(one.called for one in self.sessions))
+    @rule(n=pick)
+    def refuse(self, n: int) -> None:
+        """Nobody listens there."""
+        session = self.called(n)
+        closed = self.model.refuse(self.model.sessions[session.id])
+        times = {"silent_seconds": tiny.SILENT_SECONDS, "drain_seconds": tiny.DRAIN_SECONDS}
+        assert self.do(expire.refuse(self.conn, session.id, **times)) == closed
+
+    @rule(address=st.sampled_from(["http://a", "http://b"]), webhooks=st.booleans(), retries=st.integers(0, 2))
+    def send(self, address: str, webhooks: bool, retries: int) -> None:
+        """Most of what can go wrong with calls needs one that is under way."""
+        self.submit(webhooks=webhooks, retries=retries, priority=1, key=None, request=b"")
+        self.join(address)
+        self.claim(n=0, limit=2)
+
+    @precondition(lambda self: self.fences)
+    @rule(n=pick)
+    def accept_call(self, n: int) -> None:
+        """The answer of a process, in time or late."""
+        fence = self.fence(n)
+        stands = self.model.accept_call(fence)
+        [answer] = self.do(send.accept(self.conn, [fence]))
+        assert isinstance(answer, LeaseLost) != stands
+
+    @precondition(lambda self: self.fences)
+    @rule(n=pick)
+    def prolong(self, n: int) -> None:
+        fence = self.fence(n)
+        held = self.model.is_sent(fence)
+        if held:
+            self.model.executions[fence.execution_id].sent = self.model.now
+        assert self.do(send.prolong(self.conn, self.bucket, [fence])) == ({fence} if held else set())
+
+    @precondition(lambda self: self.fences)
+    @rule(n=pick)
+    def withdraw(self, n: int) -> None:
+        fence = self.fence(n)
+        assert self.do(send.withdraw(self.conn, self.bucket, fence)) == self.model.withdraw(fence)
+
+    @precondition(lambda self: self.fences)
+    @rule(n=pick, stopped=st.booleans())
+    def withdraw_and_hear(self, n: int, stopped: bool) -> None:
+        """Its process stops, and says so, or says how it went before."""
+        self.withdraw(n)
+        self.report(n, Verdict.CANCELLED if stopped else Verdict.SUCCEEDED, retryable=True)
+
+    @precondition(lambda self: self.fences)
+    @rule(n=pick, crash=st.booleans(), delay=st.sampled_from([0, tiny.FULL_SECONDS]))
+    def call_back(self, n: int, crash: bool, delay: int) -> None:
+        """Take back one attempt, twice: as if two of us did."""
+        fence = self.fence(n)
+        rows = [self.model.call_back(fence, crash=crash, delay=delay), False]
+        how = {"reason": "r", "crash": crash, "delay_seconds": float(delay), "make_id": make_id}
+        assert [self.do(expire.take_back(self.conn, self.bucket, [fence], **how)).rows for _ in range(2)] == rows
+
+    @rule()
+    def oversee(self) -> None:
+        """What has to be looked into is what the model says."""
+        found = self.do(send.unanswered(self.conn, self.bucket, after_seconds=tiny.UNANSWERED_SECONDS))
+        assert {one.fence for one in found} == self.model.unanswered()
+        sent = [one for one in self.model.executions.values() if one.sent is not None]
+        stopping = self.do(send.cancelling(self.conn, self.bucket))
+        assert {one.fence.execution_id for one in stopping} == {one.id for one in sent if one.cancelling is not None}
+        for session in self.model.called():
+            held = self.do(send.held(self.conn, self.bucket, session.id))
+            assert {fence.execution_id for fence in held} == {one.id for one in sent if one.session == session.id}
+
+    @rule(taken=st.booleans())
+    def nobody_answers(self, taken: bool) -> None:
+        """A request is out for longer than anybody takes to answer."""
+        self.send("http://a", webhooks=False, retries=0)
+        if taken:
+            self.accept_call(0)
+        self.time_passes(4_000)
+        self.oversee()
+
+    @rule(n=pick, goodbye=st.booleans())
+    def a_process_goes(self, n: int, goodbye: bool) -> None:
+        """It says so, or it does not; nobody listens there any more, and the reaper comes by."""
+        self.send("http://b", webhooks=True, retries=0)
+        if goodbye:
+            self.say_goodbye()
+        self.time_passes(4_000)
+        self.refuse(n)
+        self.close_expired()
+        self.sweep()
+
+    # wait and pause
+
+    @precondition(lambda self: self.fences)
+    @rule(n=pick)
+    def begin_wait(self, n: int) -> None:
+        fence = self.fence(n)
+        stands = self.model.begin_wait(fence)
+        assert self.do(wait.begin(self.conn, self.bucket, fence, reason="approval")) == stands
+
+    @precondition(lambda self: self.fences)
+    @rule(n=pick)
+    def end_wait(self, n: int) -> None:
+        fence = self.fence(n)
+        stands = self.model.end_wait(fence)
+        assert self.do(wait.resume(self.conn, self.bucket, fence, reason="approval")) == stands
+
+    @precondition(lambda self: self.fences)
+    @rule(n=pick, seconds=st.sampled_from(tiny.MOVES))
+    def wait_a_while(self, n: int, seconds: int) -> None:
+        """Meanwhile its slot may be given away."""
+        self.begin_wait(n)
+        self.claim(n=0, limit=1)
+        self.time_passes(seconds)
+        self.end_wait(n)
+
+    @precondition(lambda self: self.submissions)
+    @rule(n=pick, on=st.booleans())
+    def pause(self, n: int, on: bool) -> None:
+        """Hold it back, or let it go."""
+        one = self.execution(n)
+        expected = self.model.pause(one) if on else self.model.resume(one)
+        turn = pause.request(self.conn, one.id, reason=None) if on else pause.resume(self.conn, one.id)
+        assert self.do(answer_to(turn)) == expected
 
     # complete
 
@@ -234,12 +428,17 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.fences)
     @rule(n=pick, verdict=verdicts)
     def report_twice(self, n: int, verdict: Verdict) -> None:
-        """The second says what the first has said, or that it was recorded before."""
+        """The second says what the first has said, or that it was recorded before; who was withdrawn is nobody then."""
         fence = self.fence(n)
+        one = self.model.executions[fence.execution_id]
+        handed_back = verdict is Verdict.CANCELLED and self.model.holds(fence) and one.withdrawing
         self.model.report(fence, verdict, retryable=True)
         first = self.do(report(self.conn, fence, verdict))
         second = self.do(report(self.conn, fence, verdict))
-        assert second == first or (second.code.value, second.status) == ("already_recorded", first.status)
+        if handed_back and first.code is ReportCode.RECORDED and first.status is Status.QUEUED:
+            assert second.code is ReportCode.LEASE_LOST
+        else:
+            assert second == first or (second.code.value, second.status) == ("already_recorded", first.status)
 
     # checkpoint
 
@@ -432,10 +631,19 @@ class Machine(RuleBasedStateMachine):
             else:
                 assert tuple(waiting[id_])[1:] == (
                     one.state, one.attempt, one.failures, one.crashes, one.session, one.cancelling is not None,
+                    one.sent is not None, one.accepted, one.pausing,
                 )  # fmt: skip
             attempt = (waiting.get(id_) or ended[id_])["attempt"]
             assert attempt >= self.attempts.get(id_, 0), "an attempt number went back"
             self.attempts[id_] = attempt
+
+    @invariant()
+    def every_process_is_known(self) -> None:
+        """It is open, drains or was closed for the reason that the model has, and never holds more than its slots."""
+        rows = {row["id"]: row for row in self.do(self.conn.fetch(SESSIONS, self.bucket))}
+        assert {id_: (row["closed_reason"], row["draining"]) for id_, row in rows.items()} == {
+            one.id: (one.closed, one.draining) for one in self.model.sessions.values()
+        }
 
     @invariant()
     def what_has_ended_stays(self) -> None:
@@ -485,11 +693,19 @@ class Machine(RuleBasedStateMachine):
 
     def is_alive(self, session: SessionOf) -> bool:
         one = self.model.sessions[session.id]
-        return one.closed is None and one.renewed + tiny.LEASE_SECONDS >= self.model.now
+        return one.closed is None and one.expires >= self.model.now
 
     def place(self, fence: Fence, key: str) -> Place:
         run_id = self.model.executions[fence.execution_id].asked.run_id
         return Place(bucket_of(fence.execution_id), NAMESPACE, Scope.RUN, run_id, key)
+
+
+async def answer_to(turn: Coroutine[Any, Any, pause.Turned]) -> str:
+    try:
+        await turn
+    except (AlreadyFinished, InvalidState) as refused:
+        return refused.code
+    return "turned"
 
 
 def choose(of: list[Answer], n: int, *, first: Callable[[Answer], bool]) -> Answer:

@@ -9,6 +9,7 @@ from controlplane.domain.execution import CRASHES_MAX, Submission
 from controlplane.domain.ids import ExecutionId, SessionId
 from controlplane.domain.lease import Fence, Verdict
 
+CRASHED = ("expired", "replaced", "refused")
 LEASE_SECONDS = 10_000
 RETRY_SECONDS = 5_000
 GRACE_SECONDS = 3_000
@@ -16,6 +17,11 @@ DELIVERY_LEASE_SECONDS = 3_000
 DELIVERY_WAIT_SECONDS = 5_000
 DELIVERY_ATTEMPTS_MAX = 2
 KEY_SECONDS = 24 * 3600
+DRAIN_SECONDS = 3_000
+SILENT_SECONDS = 3_000
+UNANSWERED_SECONDS = 3_000
+FULL_SECONDS = 5_000
+SLOTS = 2
 # Moves of the clock: no sum of them is one of the spans above, so the seconds that a test really takes do not matter.
 MOVES = (4_000, 11_000)
 
@@ -25,9 +31,19 @@ Moment = tuple[int, int]
 
 @dataclass(slots=True)
 class Session:
+    """One that is called has an address, and is told apart from others there by its instance."""
+
     id: SessionId
     renewed: int
+    expires: int
     closed: str | None = None
+    address: str | None = None
+    instance: str = ""
+    draining: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        return self.closed is None
 
 
 @dataclass(slots=True)
@@ -48,6 +64,10 @@ class Execution:
     session: SessionId | None = None
     leased: int = 0
     cancelling: int | None = None
+    sent: int | None = None
+    accepted: bool = False
+    withdrawing: bool = False
+    pausing: bool = False
     outcome: Outcome | None = None
     given_back: dict[tuple[int, Verdict], None] = field(default_factory=dict)
 
@@ -90,6 +110,7 @@ class Model:
     happened: int = 0
     executions: dict[ExecutionId, Execution] = field(default_factory=dict)
     sessions: dict[SessionId, Session] = field(default_factory=dict)
+    goodbye: int | None = None
     deliveries: dict[ExecutionId, Delivery] = field(default_factory=dict)
     memory: dict[tuple[str, str], Value] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
@@ -114,8 +135,10 @@ class Model:
         """None: the session is closed."""
         if session.closed is not None:
             return None
-        if session.renewed + LEASE_SECONDS < self.now:
+        if session.expires < self.now or session.draining:
             return []
+        if session.address is not None:
+            limit = min(limit, max(0, SLOTS - sum(one.state == "leased" for one in self.held_by(session.id))))
         ready = sorted(
             (one for one in self.executions.values() if one.state == "ready"),
             key=lambda one: (-one.asked.priority, one.available, one.id),
@@ -123,12 +146,13 @@ class Model:
         for one in ready[:limit]:
             one.state, one.session, one.leased = "leased", session.id, self.now
             one.attempt += 1
+            one.sent = None if session.address is None else self.now
         return [one.id for one in ready[:limit]]
 
     def renew(self, session: Session, held: list[Fence]) -> list[Fence] | None:
         if session.closed is not None:
             return None
-        session.renewed = self.now
+        session.renewed, session.expires = self.now, self.now + LEASE_SECONDS
         return [fence for fence in held if not self.holds(fence) or self.executions[fence[0]].session != session.id]
 
     def take_back(self, session: Session, named: list[Fence]) -> None:
@@ -137,6 +161,115 @@ class Model:
         for one in self.held_by(session.id):
             if one.leased < self.now and Fence(one.id, one.attempt) not in named:
                 self.free(one, at, crash=False)
+
+    # processes that are called
+
+    def called(self) -> list[Session]:
+        return [one for one in self.sessions.values() if one.closed is None and one.address is not None]
+
+    def join(self, new: Session) -> Session:
+        """The session that whoever registers has: its own that is open, or this new one."""
+        for one in self.called():
+            if one.address == new.address and one.instance != new.instance and not one.draining:
+                one.closed = "replaced"
+        for one in self.called():
+            if (one.address, one.instance) == (new.address, new.instance):
+                one.draining, one.renewed, one.expires = False, self.now, self.now + LEASE_SECONDS
+                return one
+        self.sessions[new.id] = new
+        return new
+
+    def revive(self, new: Session) -> Session:
+        """The session that whoever is heard of has: an open one, a closed one that stays so, or this new one."""
+        [*_, last] = [one for one in self.sessions.values() if one.instance == new.instance]
+        taken = any(one.address == last.address and not one.draining for one in self.called())
+        if last.closed is None or last.closed == "replaced" or taken:
+            return last
+        new.address = last.address
+        self.sessions[new.id] = new
+        return new
+
+    def drain(self) -> None:
+        self.goodbye = self.now
+        here = [one for one in self.called() if not one.draining]
+        if len(here) == 1:
+            here[0].draining, here[0].expires = True, min(here[0].expires, self.now + DRAIN_SECONDS)
+
+    def refuse(self, session: Session) -> bool:
+        if session.closed is not None or session.draining or session.renewed >= self.now - SILENT_SECONDS:
+            return False
+        session.expires = min(session.expires, self.now + DRAIN_SECONDS)
+        session.draining = self.goodbye is not None and self.goodbye > self.now - DRAIN_SECONDS
+        session.closed = None if session.draining else "refused"
+        return not session.draining
+
+    def is_sent(self, fence: Fence) -> bool:
+        return self.holds(fence) and self.executions[fence.execution_id].sent is not None
+
+    def accept_call(self, fence: Fence) -> bool:
+        stands = self.is_sent(fence)
+        if stands:
+            self.executions[fence.execution_id].accepted = True
+        return stands
+
+    def withdraw(self, fence: Fence) -> bool:
+        one = self.executions[fence.execution_id]
+        stands = self.is_sent(fence) and one.state == "leased"
+        if stands:
+            one.withdrawing = True
+        return stands
+
+    def call_back(self, fence: Fence, *, crash: bool, delay: int) -> bool:
+        """Take back what was sent."""
+        stands = self.is_sent(fence)
+        if stands:
+            self.free(self.executions[fence.execution_id], self.moment(), crash=crash, delay=delay)
+        return stands
+
+    def unanswered(self) -> set[Fence]:
+        return {
+            Fence(one.id, one.attempt)
+            for one in self.executions.values()
+            if one.sent is not None and not one.accepted and one.sent < self.now - UNANSWERED_SECONDS
+        }
+
+    # wait and pause
+
+    def begin_wait(self, fence: Fence) -> bool:
+        one = self.executions[fence.execution_id]
+        if not self.holds(fence) or one.state != "leased" or one.cancelling is not None or one.withdrawing:
+            return False
+        one.state, one.accepted = "waiting", one.sent is not None
+        return True
+
+    def end_wait(self, fence: Fence) -> bool:
+        one = self.executions[fence.execution_id]
+        if not self.holds(fence) or one.state != "waiting" or one.cancelling is not None:
+            return False
+        one.state = "leased"
+        return True
+
+    def pause(self, one: Execution) -> str:
+        """`already_finished`, `invalid_state` or `turned`."""
+        if one.outcome is not None:
+            return "already_finished"
+        if one.cancelling is not None or one.pausing or one.state == "paused":
+            return "invalid_state"
+        if one.session is None:
+            one.state = "paused"
+        else:
+            one.pausing = True
+        return "turned"
+
+    def resume(self, one: Execution) -> str:
+        if one.outcome is not None:
+            return "already_finished"
+        if one.cancelling is not None or not (one.pausing or one.state == "paused"):
+            return "invalid_state"
+        if one.session is None:
+            one.state = "delayed" if one.available[0] > self.now else "ready"
+        one.pausing = False
+        return "turned"
 
     # complete
 
@@ -152,13 +285,15 @@ class Model:
             self.end(one, "cancelled")
             late = verdict in (Verdict.SUCCEEDED, Verdict.FAILED)
             return "discarded" if late else "recorded", "cancelled"
+        if verdict is Verdict.CANCELLED and one.withdrawing:
+            verdict = Verdict.RELEASED
         if verdict is Verdict.RELEASED:
             self.free(one, self.moment(), crash=False)
             one.crashes = 0
         elif verdict is Verdict.FAILED and retryable and one.failures < one.asked.retry.retries_max:
             one.given_back[one.attempt, verdict] = None
             one.failures, one.crashes = one.failures + 1, 0
-            one.state, one.session = "delayed", None
+            self.rest(one, "delayed")
             one.available = (self.now + RETRY_SECONDS, self.moment()[1])
         else:
             one.failures += verdict is Verdict.FAILED
@@ -175,7 +310,7 @@ class Model:
             self.end(one, "cancelled")
             return "settled"
         if one.cancelling is None:
-            one.cancelling = self.now
+            one.cancelling, one.withdrawing = self.now, False
         return "asked"
 
     def force_cancel(self) -> None:
@@ -187,15 +322,15 @@ class Model:
 
     def close_expired(self) -> None:
         for session in self.sessions.values():
-            if session.closed is None and session.renewed + LEASE_SECONDS < self.now:
-                session.closed = "expired"
+            if session.closed is None and session.expires < self.now:
+                session.closed = "drained" if session.draining else "expired"
 
     def sweep(self) -> None:
         at = self.moment()
         for session in self.sessions.values():
             if session.closed is not None:
                 for one in self.held_by(session.id):
-                    self.free(one, at, crash=session.closed == "expired")
+                    self.free(one, at, crash=session.closed in CRASHED)
 
     def leave(self, session: Session) -> None:
         session.closed = session.closed or "left"
@@ -289,7 +424,7 @@ class Model:
     def held_by(self, id_: UUID) -> list[Execution]:
         return [one for one in self.executions.values() if one.session == id_]
 
-    def free(self, one: Execution, at: Moment, *, crash: bool) -> None:
+    def free(self, one: Execution, at: Moment, *, crash: bool, delay: int = 0) -> None:
         if not crash:
             one.given_back[one.attempt, Verdict.RELEASED] = None
         if one.cancelling is not None:
@@ -297,11 +432,19 @@ class Model:
         elif crash and one.crashes + 1 >= CRASHES_MAX:
             self.end(one, "failed")
         else:
-            one.state, one.session, one.available = "ready", None, at
+            self.rest(one, "delayed" if delay else "ready")
+            one.available = (at[0] + delay, at[1])
             one.crashes += crash
 
+    def rest(self, one: Execution, state: str) -> None:
+        """Nobody holds it any more; what was to be paused is."""
+        one.state = "paused" if one.pausing else state
+        one.session = one.sent = None
+        one.accepted = one.withdrawing = one.pausing = False
+
     def end(self, one: Execution, status: str) -> None:
-        one.state, one.session = status, None
+        self.rest(one, status)
+        one.state = status
         one.outcome = Outcome(status=status, attempt=one.attempt, failures=one.failures)
         if one.asked.webhooks:
             self.deliveries[one.id] = Delivery(due=self.now)

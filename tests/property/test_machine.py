@@ -24,7 +24,7 @@ COMMON = settings(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
-settings.register_profile("ci", COMMON, max_examples=120, stateful_step_count=40, derandomize=True)
+settings.register_profile("ci", COMMON, max_examples=400, stateful_step_count=40, derandomize=True)
 settings.register_profile("long", COMMON, max_examples=1_500, stateful_step_count=80)
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -360,3 +361,110 @@ async def test_a_hot_key_does_not_make_every_flush_look_at_everything(own_pool: 
     await wait_for(asyncio.gather(*(lane.put(n) for n in range(400))))
 
     assert len(looked) <= 400 * (4 * 4 + 1)
+
+
+async def test_what_is_offered_is_taken_along(own_pool: Pool, kept: Kept) -> None:
+    """It leaves with the next flush, in its place in the line, and nobody waits for an answer."""
+    gate = Gate()
+    lane = Lane(own_pool, gate.flush, name="test", flushers=1)
+
+    taken = lane.offer(1)
+    await gate.entered.wait()
+    taken_too = lane.offer(2)
+    answer = asyncio.ensure_future(lane.put(3))
+    await settle_down()
+    gate.open.set()
+
+    assert (taken, taken_too, await wait_for(answer)) == (True, True, -3)
+    assert gate.batches == [[1], [2, 3]]
+    assert await kept() == [1, 2, 3]
+
+
+async def test_what_is_offered_gives_way_first(own_pool: Pool, kept: Kept) -> None:
+    """At half of what makes a put refuse it is left behind, and whoever waits for an answer still gets in."""
+    gate = Gate()
+    lane = Lane(own_pool, gate.flush, name="test", flushers=1, waiting_max=4)
+    calls = [asyncio.ensure_future(lane.put(1))]
+    await gate.entered.wait()
+
+    offers = [lane.offer(n) for n in (2, 3, 4)]
+    calls += [asyncio.ensure_future(lane.put(n)) for n in (5, 6)]
+    await settle_down()
+    with pytest.raises(DatabaseUnavailable):
+        await lane.put(7)
+    gate.open.set()
+
+    assert offers == [True, True, False]
+    assert await wait_for(asyncio.gather(*calls)) == [-1, -5, -6]
+    assert await kept() == [1, 2, 3, 5, 6]
+
+
+@pytest.mark.parametrize("bad", [-5, 70_000, 1])
+async def test_a_bad_offer_disturbs_nobody(own_pool: Pool, kept: Kept, bad: int) -> None:
+    """Its error is swallowed, and the calls that it travelled with are answered."""
+    gate = Gate()
+    lane = Lane(own_pool, gate.flush, name="test", flushers=1)
+    calls = [asyncio.ensure_future(lane.put(1))]
+    await gate.entered.wait()
+    assert lane.offer(bad)
+    calls.append(asyncio.ensure_future(lane.put(2)))
+    await settle_down()
+    gate.open.set()
+
+    assert await wait_for(asyncio.gather(*calls)) == [-1, -2]
+    assert await kept() == [1, 2]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, LeaseLost, DatabaseUnavailable, asyncpg.DataError])
+async def test_an_offer_that_fails_is_forgotten(own_pool: Pool, error: type[Exception]) -> None:
+    """Whatever became of it: no exception is left that nobody looked at, and the lane goes on."""
+    unseen: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context))
+
+    async def flush(conn: Connection, items: Sequence[int]) -> list[int | ControlPlaneError]:
+        if 0 in items:
+            raise error("x")
+        return list(items)
+
+    lane = Lane(own_pool, flush, name="test", flushers=1, retry_seconds=0)
+    assert lane.offer(0)
+    await wait_for(asyncio.ensure_future(lane.close()))
+    gc.collect()
+    await settle_down()
+
+    assert unseen == []
+    assert await Lane(own_pool, flush, name="test").put(1) == 1
+
+
+async def test_a_refused_offer_is_forgotten(own_pool: Pool) -> None:
+    """Nor where the stage refuses this item alone."""
+    unseen: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context))
+
+    async def flush(conn: Connection, items: Sequence[int]) -> list[int | ControlPlaneError]:
+        return [LeaseLost() for _ in items]
+
+    lane = Lane(own_pool, flush, name="test")
+    assert lane.offer(0)
+    await wait_for(asyncio.ensure_future(lane.close()))
+    gc.collect()
+    await settle_down()
+
+    assert unseen == []
+
+
+async def test_offers_are_flushed_at_the_close(own_pool: Pool, kept: Kept) -> None:
+    """What was taken along is not left behind; what comes later is."""
+    gate = Gate()
+    lane = Lane(own_pool, gate.flush, name="test", flushers=1)
+    assert lane.offer(1)
+    await gate.entered.wait()
+    assert lane.offer(2)
+    closing = asyncio.ensure_future(lane.close())
+    await settle_down()
+    late = lane.offer(3)
+    gate.open.set()
+    await wait_for(closing)
+
+    assert not late
+    assert await kept() == [1, 2]

@@ -8,7 +8,7 @@ from controlplane.domain.execution import Status
 from controlplane.domain.lease import Fence, Recorded, Report, ReportCode, Verdict
 from controlplane.domain.retry import RetryPolicy
 from controlplane.postgres.pool import Connection
-from controlplane.stages import cancel, complete, expire
+from controlplane.stages import cancel, complete, expire, send, wait
 from tests.make import (
     LEASE_LOST,
     Made,
@@ -19,6 +19,8 @@ from tests.make import (
     lease,
     make_execution,
     make_id,
+    make_process,
+    make_sent,
     make_session,
     move_clock,
     must,
@@ -303,3 +305,126 @@ async def test_the_waiting_time_passes(conn: Connection, made: Made) -> None:
 
     assert (too_early.rows, promoted.rows, promoted.ready) == (0, 1, ((1, "n.echo"),))
     assert [one.attempt for one in await lease(conn, await make_session(conn))] == [2]
+
+
+@pytest.mark.parametrize("status", [None, 418, 503])
+async def test_the_status_of_a_failure_is_kept(conn: Connection, status: int | None) -> None:
+    """Callers who wait for the end get the status that the reasoner gave its failure."""
+    made = await make_sent(conn)
+
+    await report(conn, made.fence, Verdict.FAILED, http_status=status)
+
+    assert (await outcome_row(conn, made.id))["http_status"] == status
+
+
+@pytest.mark.parametrize("verdict", [Verdict.SUCCEEDED, Verdict.CANCELLED])
+async def test_other_ends_have_no_status(conn: Connection, verdict: Verdict) -> None:
+    """There is nothing to pass on."""
+    made = await make_sent(conn)
+
+    await report(conn, made.fence, verdict)
+
+    assert (await outcome_row(conn, made.id))["http_status"] is None
+
+
+async def test_only_the_last_failure_has_a_status(conn: Connection) -> None:
+    """An attempt that is tried again leaves none behind."""
+    made = await make_sent(conn, retry=RETRY_ONCE)
+    await report(conn, made.fence, Verdict.FAILED, http_status=418, retry_after_seconds=0)
+    [again] = await lease(conn, made.session)
+
+    await report(conn, Fence(made.id, again.attempt), Verdict.FAILED)
+
+    assert (await outcome_row(conn, made.id))["http_status"] is None
+
+
+async def test_who_stops_because_we_withdraw_it_hands_it_back(conn: Connection) -> None:
+    """Nobody wants it cancelled: the process says so of what we told it."""
+    made = await make_sent(conn)
+    await send.withdraw(conn, 0, made.fence)
+
+    answer = await report(conn, made.fence, Verdict.CANCELLED)
+    row = await queue_row(conn, made.id)
+
+    assert answer == recorded(Status.QUEUED)
+    assert (row["state"], row["status_reason"], row["failures"], row["crashes"]) == ("ready", "released", 0, 0)
+    assert (await event_types(conn, made.id))[-1] == "lease.released"
+
+
+async def test_a_repeat_of_that_ends_nothing(conn: Connection) -> None:
+    """The process says `cancelled` again after a lost answer: by then its attempt is nobody's."""
+    made = await make_sent(conn)
+    await send.withdraw(conn, 0, made.fence)
+    await report(conn, made.fence, Verdict.CANCELLED)
+
+    assert await report(conn, made.fence, Verdict.CANCELLED) == LEASE_LOST
+    assert (await queue_row(conn, made.id))["state"] == "ready"
+
+
+@pytest.mark.parametrize("first", ["cancel", "withdraw"])
+async def test_a_person_who_cancels_what_is_withdrawn_decides(conn: Connection, first: str) -> None:
+    """Whichever came first."""
+    made = await make_sent(conn)
+    if first == "withdraw":
+        await send.withdraw(conn, 0, made.fence)
+    await cancel.request(conn, [made.id], reason="enough", make_id=make_id)
+    if first == "cancel":
+        await send.withdraw(conn, 0, made.fence)
+
+    assert await report(conn, made.fence, Verdict.CANCELLED) == recorded(Status.CANCELLED)
+    assert (await outcome_row(conn, made.id))["error"] == b'"enough"'
+
+
+async def test_the_next_attempt_is_not_withdrawn(conn: Connection) -> None:
+    """The mark ends with the attempt that bore it: there, `cancelled` is the process's own wish."""
+    made = await make_sent(conn)
+    await send.withdraw(conn, 0, made.fence)
+    await report(conn, made.fence, Verdict.RELEASED)
+    [again] = await lease(conn, made.session)
+
+    answer = await report(conn, Fence(made.id, again.attempt), Verdict.CANCELLED)
+
+    assert answer == recorded(Status.CANCELLED)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.SUCCEEDED, Verdict.FAILED])
+async def test_a_withdrawn_attempt_may_still_end(conn: Connection, verdict: Verdict) -> None:
+    """Its result was on the way when we gave it up: it counts."""
+    made = await make_sent(conn)
+    await send.withdraw(conn, 0, made.fence)
+
+    assert await report(conn, made.fence, verdict) == recorded(Status(verdict.value))
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+async def test_an_attempt_that_waits_may_end(conn: Connection, verdict: Verdict) -> None:
+    """A process that stops waiting by itself says how it went, and it counts."""
+    made = await make_sent(conn)
+    await wait.begin(conn, 0, made.fence, reason="approval")
+
+    answer = await report(conn, made.fence, verdict)
+
+    status = Status.QUEUED if verdict is Verdict.RELEASED else Status(verdict.value)
+    assert answer == recorded(status)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.RELEASED])
+async def test_nothing_is_under_way_after_an_attempt(conn: Connection, verdict: Verdict) -> None:
+    """Sent, taken, waiting: all of that was the attempt's, and the next one begins without it."""
+    made = await make_sent(conn, accepted=True, retry=RETRY_ONCE)
+    await wait.begin(conn, 0, made.fence, reason="approval")
+
+    await report(conn, made.fence, verdict)
+    row = await queue_row(conn, made.id)
+
+    assert (row["sent_at"], row["accepted_at"], row["waiting_at"], row["pause_requested"]) == (None, None, None, False)
+
+
+async def test_a_callback_of_who_was_replaced_is_lost(conn: Connection) -> None:
+    """A process that we took for dead reports after its work was freed: that runs elsewhere now."""
+    made = await make_sent(conn, session=await make_process(conn, instance_id="old"))
+    await make_process(conn, instance_id="new")
+    await expire.sweep(conn, 0, make_id=make_id)
+
+    assert await report(conn, made.fence) == LEASE_LOST
+    assert (await queue_row(conn, made.id))["state"] == "ready"

@@ -5,22 +5,28 @@ from __future__ import annotations
 import pytest
 
 from controlplane.domain.execution import CRASHES_MAX, Status
-from controlplane.domain.lease import Fence, Recorded, ReportCode, Session
+from controlplane.domain.lease import Fence, Recorded, ReportCode, Session, Transport, Verdict
+from controlplane.domain.retry import RetryPolicy
 from controlplane.postgres.pool import Connection
-from controlplane.stages import checkpoint, expire, submit
+from controlplane.stages import cancel, checkpoint, expire, pause, register, submit, wait
 from tests.make import (
     LEASE_LOST,
+    NAMESPACE,
     Made,
+    all_rows,
     counts,
     event_types,
     lease,
     make_execution,
     make_id,
+    make_process,
+    make_sent,
     make_session,
     move_clock,
     outcome_row,
     put,
     queue_row,
+    race,
     report,
     submission,
     webhook,
@@ -324,3 +330,332 @@ async def test_promotes_in_the_order_of_time(conn: Connection) -> None:
 
     assert (promoted.rows, promoted.ready) == (1, ((1, "n.echo"),))
     assert [(await queue_row(conn, made.id))["state"] for made in (due, later)] == ["ready", "delayed"]
+
+
+async def take_back(conn: Connection, *fences: Fence, crash: bool = False, **over: float) -> expire.Swept:
+    return await expire.take_back(conn, 0, fences, reason="node_full", crash=crash, make_id=make_id, **over)
+
+
+async def test_what_was_sent_in_vain_is_taken_back(conn: Connection) -> None:
+    """It is ready again, at once and as if it had never been sent: no retry, no crash."""
+    made = await make_sent(conn, accepted=True)
+
+    swept = await take_back(conn, made.fence)
+    row = await queue_row(conn, made.id)
+
+    assert (swept.rows, swept.ready, swept.ended) == (1, ((1, "n.echo"),), ())
+    assert (row["state"], row["failures"], row["crashes"], row["status_reason"]) == ("ready", 0, 0, "node_full")
+    assert (row["session_id"], row["sent_at"], row["accepted_at"], row["waiting_at"]) == (None, None, None, None)
+    assert (await event_types(conn, made.id))[-1] == "lease.released"
+
+
+async def test_what_a_process_lost_counts_as_a_crash(conn: Connection) -> None:
+    """So that work which kills its process is not handed out for ever."""
+    made = await make_sent(conn)
+
+    await take_back(conn, made.fence, crash=True)
+
+    assert (await queue_row(conn, made.id))["crashes"] == 1
+    assert (await event_types(conn, made.id))[-1] == "lease.expired"
+
+
+async def test_a_full_process_is_not_asked_again_at_once(conn: Connection) -> None:
+    """What it had no room for waits a little, and is promoted then."""
+    made = await make_sent(conn)
+
+    await take_back(conn, made.fence, delay_seconds=5.0)
+    early = await expire.promote(conn, 0)
+    await move_clock(conn, "6 seconds")
+
+    assert (early.rows, (await expire.promote(conn, 0)).rows) == (0, 1)
+    assert len(await lease(conn, made.session)) == 1
+
+
+async def test_what_was_cancelled_is_not_taken_back(conn: Connection) -> None:
+    """It has ended, whatever its process does with it."""
+    made = await make_sent(conn)
+    await cancel.request(conn, [made.id], reason="enough", make_id=make_id)
+
+    swept = await take_back(conn, made.fence, delay_seconds=5.0)
+
+    assert swept.ended == (made.id,)
+    assert (await outcome_row(conn, made.id))["error"] == b'"enough"'
+
+
+async def test_what_is_taken_back_again_and_again_crashes(conn: Connection) -> None:
+    """Ten in a row without a checkpoint are a crash loop, here as in a sweep."""
+    made = await make_sent(conn, webhooks=(webhook(),))
+    await conn.execute("update queue set crashes = $1", CRASHES_MAX - 1)
+
+    swept = await take_back(conn, made.fence, crash=True)
+
+    assert swept.ended == (made.id,)
+    assert (await outcome_row(conn, made.id))["status_reason"] == "crash_loop"
+    assert await counts(conn, "deliveries") == {"deliveries": 1}
+
+
+@pytest.mark.parametrize("attempt", [1, 3])
+async def test_only_the_attempt_that_runs_is_taken_back(conn: Connection, attempt: int) -> None:
+    """Whoever looked when another one ran is too late."""
+    made = await make_sent(conn, attempt=2)
+    before = dict(await queue_row(conn, made.id))
+
+    swept = await take_back(conn, Fence(made.id, attempt), crash=True)
+
+    assert swept.rows == 0
+    assert dict(await queue_row(conn, made.id)) == before
+
+
+async def test_what_was_fetched_is_not_taken_back(conn: Connection, made: Made) -> None:
+    """A process that fetches its work says itself what it holds."""
+    assert (await take_back(conn, made.fence)).rows == 0
+
+
+async def test_taking_back_twice_is_once(conn: Connection) -> None:
+    """The second finds nothing, the next attempt included."""
+    made = await make_sent(conn)
+    await take_back(conn, made.fence, crash=True)
+    resting = await take_back(conn, made.fence, crash=True)
+    await lease(conn, made.session)
+
+    leased = await take_back(conn, made.fence, crash=True)
+
+    assert (resting.rows, leased.rows) == (0, 0)
+    assert (await queue_row(conn, made.id))["crashes"] == 1
+
+
+async def test_two_take_it_back_at_once(conn: Connection, other: Connection) -> None:
+    """The second steps over what the first holds, and finds nothing afterwards."""
+    made = await make_sent(conn)
+
+    async with conn.transaction():
+        first = await take_back(conn, made.fence, crash=True)
+        during = await take_back(other, made.fence, crash=True)
+    after = await take_back(other, made.fence, crash=True)
+
+    assert (first.rows, during.rows, after.rows) == (1, 0, 0)
+    assert (await queue_row(conn, made.id))["crashes"] == 1
+
+
+async def test_a_result_beats_taking_it_back(conn: Connection, other: Connection) -> None:
+    """A callback that is being committed stands."""
+    made = await make_sent(conn)
+
+    async with conn.transaction():
+        answer = await report(conn, made.fence)
+        during = await take_back(other, made.fence)
+    after = await take_back(other, made.fence)
+
+    assert answer == Recorded(code=ReportCode.RECORDED, status=Status.SUCCEEDED)
+    assert (during.rows, after.rows) == (0, 0)
+
+
+async def test_a_result_that_waits_for_taking_it_back_is_lost(
+    conn: Connection, other: Connection, observer: Connection
+) -> None:
+    """The attempt is withdrawn: whatever its process says afterwards is stale."""
+    made = await make_sent(conn)
+
+    _, answer = await race(
+        conn, other, observer, first=lambda c: take_back(c, made.fence), second=lambda c: report(c, made.fence)
+    )
+
+    assert answer == LEASE_LOST
+    assert (await queue_row(conn, made.id))["state"] == "ready"
+
+
+async def test_many_are_taken_back_together(conn: Connection) -> None:
+    """Live, stale, cancelled and unknown in one batch: each goes its own way."""
+    session = await make_process(conn)
+    live, stale, unwanted = [await make_sent(conn, session=session) for _ in range(3)]
+    await cancel.request(conn, [unwanted.id], reason=None, make_id=make_id)
+    fences = [live.fence, Fence(stale.id, 7), unwanted.fence, Fence(submission().id, 1)]
+
+    swept = await take_back(conn, *fences)
+
+    assert (swept.rows, len(swept.ready), swept.ended) == (2, 1, (unwanted.id,))
+    assert (await queue_row(conn, stale.id))["session_id"] == session.id
+
+
+async def refuse(conn: Connection, session: Session) -> bool:
+    return await expire.refuse(conn, session.id, silent_seconds=5.0, drain_seconds=35.0)
+
+
+CLOSED = "select closed_reason, draining from sessions where base_url is not null"
+
+
+async def test_who_does_not_listen_is_dead(conn: Connection) -> None:
+    """Its session closes as after a crash, long before its lease would have run out."""
+    made = await make_sent(conn)
+    await move_clock(conn, "6 seconds")
+
+    closed = await refuse(conn, made.session)
+    swept = await expire.sweep(conn, 0, make_id=make_id)
+
+    assert closed
+    assert await all_rows(conn, CLOSED) == [("refused", False)]
+    assert swept.rows == 1
+    assert (await queue_row(conn, made.id))["crashes"] == 1
+
+
+async def test_who_was_heard_of_meanwhile_is_not_dead(conn: Connection) -> None:
+    """A heartbeat came after we looked: it is only starting to listen."""
+    session = await make_process(conn)
+    await move_clock(conn, "4 seconds")
+
+    assert not await refuse(conn, session)
+    assert await all_rows(conn, CLOSED) == [(None, False)]
+
+
+async def test_who_has_just_said_goodbye_drains(conn: Connection) -> None:
+    """One of two said goodbye and did not say which: it is the one that does not listen, and it may finish."""
+    leaving, staying = await make_process(conn), await make_process(conn, base_url="http://127.0.0.1:8002")
+    made = await make_sent(conn, session=leaving)
+    await move_clock(conn, "6 seconds")
+    await register.drain(conn, 0, namespace=NAMESPACE, node_id="n", seconds=35)
+
+    closed = await refuse(conn, leaving)
+    swept = await expire.sweep(conn, 0, make_id=make_id)
+    left = "select extract(epoch from expires_at - clock())::float8 from sessions where id = $1"
+
+    assert not closed
+    assert await all_rows(conn, "select id from sessions where draining") == [(leaving.id,)]
+    assert 30 < await conn.fetchval(left, leaving.id) <= 35
+    assert await conn.fetchval(left, staying.id) > 60
+    assert swept.rows == 0
+    assert (await queue_row(conn, made.id))["session_id"] == leaving.id
+
+
+async def test_an_old_goodbye_explains_nothing(conn: Connection) -> None:
+    """Whoever said it has gone long ago."""
+    session = await make_process(conn)
+    await make_process(conn, base_url="http://127.0.0.1:8002", instance_id="other")
+    await register.drain(conn, 0, namespace=NAMESPACE, node_id="n", seconds=35)
+    await move_clock(conn, "36 seconds")
+
+    assert await refuse(conn, session)
+
+
+async def test_a_goodbye_of_another_node_explains_nothing(conn: Connection) -> None:
+    """Each node's goodbye is its own."""
+    session = await make_process(conn)
+    await make_process(conn, node_id="m")
+    await move_clock(conn, "6 seconds")
+    await register.drain(conn, 0, namespace=NAMESPACE, node_id="m", seconds=35)
+
+    assert await refuse(conn, session)
+
+
+async def test_who_drains_is_not_refused(conn: Connection) -> None:
+    """It does not listen, as it said."""
+    session = await make_process(conn)
+    await register.drain(conn, 0, namespace=NAMESPACE, node_id="n", seconds=35)
+    await move_clock(conn, "20 seconds")
+
+    assert not await refuse(conn, session)
+    assert await all_rows(conn, CLOSED) == [(None, True)]
+
+
+async def test_refusing_twice_is_once(conn: Connection) -> None:
+    """Two of us that find nobody at once close it once, for one reason."""
+    session = await make_process(conn)
+    await move_clock(conn, "6 seconds")
+    first = await refuse(conn, session)
+    before = await conn.fetch("select closed_at from sessions")
+
+    assert (first, await refuse(conn, session)) == (True, False)
+    assert await conn.fetch("select closed_at from sessions") == before
+
+
+@pytest.mark.parametrize(
+    ("transport", "draining", "reason", "crashes"),
+    [
+        (Transport.PUSH, False, "expired", 1),
+        (Transport.PUSH, True, "drained", 0),
+        (Transport.SERVERLESS, False, "expired", 1),
+        (Transport.SERVERLESS, True, "drained", 0),
+    ],
+)
+async def test_why_a_called_process_was_closed(
+    conn: Connection, transport: Transport, draining: bool, reason: str, crashes: int
+) -> None:
+    """Who said goodbye and did not finish in time has not crashed: its work is handed on."""
+    made = await make_sent(conn, session=await make_process(conn, transport=transport))
+    if draining:
+        await register.drain(conn, 0, namespace=NAMESPACE, node_id="n", seconds=35)
+
+    await expire_all(conn)
+
+    assert await all_rows(conn, CLOSED) == [(reason, draining)]
+    assert (await queue_row(conn, made.id))["crashes"] == crashes
+
+
+async def test_who_fetches_and_drains_may_still_expire(conn: Connection, made: Made) -> None:
+    """It hands back what it holds before it leaves; when it is silent instead, it has died."""
+    await conn.execute("update sessions set draining = true")
+
+    await expire_all(conn)
+
+    assert (await queue_row(conn, made.id))["crashes"] == 1
+
+
+async def test_processes_that_are_replaced_one_after_the_other(conn: Connection) -> None:
+    """An execution that kills every process it is given to has failed after ten of them."""
+    made = await make_execution(conn)
+    for n in range(CRASHES_MAX):
+        session = await make_process(conn, instance_id=f"i{n}")
+        assert len(await lease(conn, session)) == 1
+        await make_process(conn, instance_id=f"i{n}+")
+        swept = await expire.sweep(conn, 0, make_id=make_id)
+
+    assert swept.ended == (made.id,)
+    assert (await outcome_row(conn, made.id))["status_reason"] == "crash_loop"
+
+
+async def test_goodbyes_are_no_crash_loop(conn: Connection) -> None:
+    """A node that is deployed again and again loses nothing but time."""
+    made = await make_execution(conn)
+    for n in range(CRASHES_MAX + 1):
+        session = await make_process(conn, instance_id=f"i{n}")
+        assert len(await lease(conn, session)) == 1
+        await register.drain(conn, 0, namespace=NAMESPACE, node_id="n", seconds=35)
+        await expire_all(conn, f"{n + 1} minutes")
+
+    assert (await queue_row(conn, made.id))["crashes"] == 0
+
+
+@pytest.mark.parametrize("how", ["swept", "left", "taken_back", "handed_back", "failed"])
+async def test_what_shall_pause_is_parked_when_its_attempt_is_over(conn: Connection, how: str) -> None:
+    """However it ended without being the last: it waits for the word of a person, and the wish is fulfilled."""
+    made = await make_sent(conn, retry=RetryPolicy(retries_max=1, delay_seconds=60.0))
+    await pause.request(conn, made.id, reason=None)
+
+    match how:
+        case "swept":
+            await expire_all(conn)
+        case "left":
+            await expire.leave(conn, made.session.id, 0, reason="bye", make_id=make_id)
+        case "taken_back":
+            await take_back(conn, made.fence, delay_seconds=5.0)
+        case "handed_back":
+            await report(conn, made.fence, Verdict.RELEASED)
+        case _:
+            await report(conn, made.fence, Verdict.FAILED)
+    row = await queue_row(conn, made.id)
+
+    assert (row["state"], row["status_reason"], row["pause_requested"]) == ("paused", "paused", False)
+    assert (row["session_id"], row["sent_at"]) == (None, None)
+    assert await lease(conn, await make_session(conn)) == []
+
+
+async def test_an_attempt_that_waited_is_freed_whole(conn: Connection) -> None:
+    """Nothing of its wait is left for the next attempt."""
+    made = await make_sent(conn, accepted=True)
+    await wait.begin(conn, 0, made.fence, reason="approval")
+
+    await expire_all(conn)
+    row = await queue_row(conn, made.id)
+
+    assert (row["state"], row["waiting_at"], row["accepted_at"], row["status_reason"]) == (
+        "ready", None, None, "lease_expired",
+    )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -11,9 +12,10 @@ from controlplane.domain.lease import Beat, Claim, Fence, Session, Verdict
 from controlplane.domain.placement import Placement
 from controlplane.errors import LeaseLost, SessionClosed
 from controlplane.postgres.pool import Connection, Pool
-from controlplane.stages import checkpoint, expire, renew
+from controlplane.stages import cancel, checkpoint, expire, register, renew, wait
 from controlplane.stages import lease as lease_stage
 from tests.make import (
+    NAMESPACE,
     STOCK,
     TARGET,
     accept,
@@ -21,11 +23,14 @@ from tests.make import (
     lease,
     make_execution,
     make_id,
+    make_process,
+    make_sent,
     make_session,
     move_clock,
     must,
     put,
     queue_row,
+    race,
     report,
     submission,
 )
@@ -219,3 +224,198 @@ async def test_work_of_every_bucket_is_found(conn: Connection) -> None:
     )
 
     assert len(must(got)) == 3
+
+
+async def ready(conn: Connection, number: int) -> None:
+    await accept(conn, *(submission() for _ in range(number)))
+
+
+async def test_a_called_process_gets_no_more_than_its_slots(conn: Connection) -> None:
+    """It does not ask for work, so its room is counted for it."""
+    await ready(conn, 5)
+    session = await make_process(conn, slots=3)
+
+    assert [len(await lease(conn, session, limit=n)) for n in (2, 5, 5)] == [2, 1, 0]
+
+
+async def test_a_request_that_goes_out_is_written_down(conn: Connection) -> None:
+    """Between the claim and the answer it is known that a request is under way; nobody asks so of who fetches."""
+    called, fetched = await make_execution(conn), await make_execution(conn)
+    await lease(conn, await make_process(conn), limit=1)
+    await lease(conn, await make_session(conn), limit=1)
+
+    first, second = await queue_row(conn, called.id), await queue_row(conn, fetched.id)
+
+    assert (first["sent_at"], first["accepted_at"]) == (first["leased_at"], None)
+    assert (second["sent_at"], second["accepted_at"]) == (None, None)
+
+
+async def test_an_end_leaves_a_slot(conn: Connection) -> None:
+    """However an attempt ends, its slot is free at once."""
+    await ready(conn, 4)
+    session = await make_process(conn, slots=1)
+    for verdict in (Verdict.SUCCEEDED, Verdict.RELEASED, Verdict.FAILED):
+        [one] = await lease(conn, session)
+        assert await lease(conn, session) == []
+        await report(conn, Fence(one.execution_id, one.attempt), verdict)
+
+    assert len(await lease(conn, session)) == 1
+
+
+async def test_what_is_being_cancelled_holds_its_slot(conn: Connection) -> None:
+    """The process still runs it."""
+    session = await make_process(conn, slots=1)
+    made = await make_sent(conn, session=session)
+    await ready(conn, 1)
+    await cancel.request(conn, [made.id], reason=None, make_id=make_id)
+
+    assert await lease(conn, session) == []
+
+
+async def test_a_parent_of_an_unfinished_child_holds_no_slot(conn: Connection) -> None:
+    """Else parents would keep their own children out for ever; when the child has ended it counts again."""
+    session = await make_process(conn, slots=1)
+    parent = await make_sent(conn, session=session)
+    child = submission(parent_id=parent.id, parent_attempt=1)
+    await accept(conn, child)
+
+    [got] = await lease(conn, session)
+    await ready(conn, 1)
+    during = await lease(conn, session)
+    await report(conn, Fence(child.id, got.attempt))
+    after = await lease(conn, session)
+
+    assert (got.execution_id, during, after) == (child.id, [], [])
+
+
+async def test_a_family_of_any_depth_goes_on(conn: Connection) -> None:
+    """In a process with one slot a chain of calls reaches its end: only the last of it holds the slot."""
+    session = await make_process(conn, slots=1)
+    parent = await make_sent(conn, session=session)
+    for _ in range(4):
+        child = submission(parent_id=parent.id, parent_attempt=parent.attempt)
+        await accept(conn, child)
+        [got] = await lease(conn, session)
+        assert got.execution_id == child.id
+        parent = replace(parent, submission=child)
+
+    await ready(conn, 1)
+    assert await lease(conn, session) == []
+
+
+async def test_who_waits_holds_no_slot(conn: Connection) -> None:
+    """An attempt that waits for people leaves its slot; when it goes on it counts again, and nobody is turned out."""
+    session = await make_process(conn, slots=1)
+    made = await make_sent(conn, session=session, accepted=True)
+    await ready(conn, 2)
+    await wait.begin(conn, 0, made.fence, reason="approval")
+
+    during = await lease(conn, session)
+    await wait.resume(conn, 0, made.fence, reason="approval")
+
+    assert len(during) == 1
+    assert await lease(conn, session) == []
+
+
+async def test_who_says_goodbye_gets_nothing_more(conn: Connection) -> None:
+    """A process that drains is no closed one: it may finish."""
+    await ready(conn, 1)
+    session = await make_process(conn)
+    await register.drain(conn, 0, namespace=NAMESPACE, node_id="n", seconds=35)
+
+    assert await lease(conn, session) == []
+
+
+async def test_who_was_replaced_is_told_so(conn: Connection) -> None:
+    """A claim in the name of a process that is gone is refused."""
+    await ready(conn, 1)
+    session = await make_process(conn, instance_id="old")
+    await make_process(conn, instance_id="new")
+
+    with pytest.raises(SessionClosed):
+        await lease(conn, session)
+
+
+async def test_who_fetches_has_asked_for_so_many(conn: Connection) -> None:
+    """The slots of a process that fetches are counted by itself: it gets what it asks for."""
+    await ready(conn, 5)
+    session = await make_session(conn, slots=1)
+
+    assert len(await lease(conn, session, limit=5)) == 5
+
+
+async def test_two_claims_at_once_do_not_both_find_the_slot(conn: Connection, other: Connection) -> None:
+    """Two replicas serve one process: while one claims for it the other gets nothing, and waits for nothing."""
+    await ready(conn, 4)
+    session = await make_process(conn, slots=2)
+
+    async with other.transaction():
+        first = await lease(other, session)
+        during = await lease(conn, session)
+    after = await lease(conn, session)
+
+    assert (len(first), during, after) == (2, [], [])
+
+
+async def test_many_claims_at_once_never_fill_it_over(conn: Connection, pool: Pool) -> None:
+    """However many replicas claim for one process, what it holds is never more than its slots."""
+    await ready(conn, 40)
+    session = await make_process(conn, slots=3)
+    held: list[int] = []
+
+    async def serve() -> int:
+        done = 0
+        async with pool.acquire() as own:
+            while await own.fetchval("select count(*) from queue") > 0:
+                for one in await lease(own, session, limit=2):
+                    held.append(await own.fetchval("select count(*) from queue where session_id = $1", session.id))
+                    await report(own, Fence(one.execution_id, one.attempt))
+                    done += 1
+        return done
+
+    async with asyncio.timeout(60):
+        done = await asyncio.gather(*(serve() for _ in range(4)))
+
+    assert sum(done) == 40
+    assert max(held) <= 3
+
+
+async def test_two_claims_of_a_batch_share_the_slots(conn: Connection) -> None:
+    """Within one transaction, too, the second sees what the first took."""
+    await ready(conn, 8)
+    session, free = await make_process(conn, slots=3), await make_session(conn)
+    claims = [Claim(session=one, targets=(TARGET,), limit=2) for one in (session, session, free)]
+
+    answers = [must(answer) for answer in await lease_stage.claim(conn, claims, STOCK)]
+
+    assert [len(answer) for answer in answers] == [2, 1, 2]
+
+
+async def test_slots_are_counted_over_all_buckets(conn: Connection) -> None:
+    """A process holds work of every bucket, and its slots are one number."""
+    for bucket in range(4):
+        await accept(conn, submission(bucket=bucket))
+    session = await make_process(conn, bucket=3, slots=3)
+    claim = Claim(session=session, targets=(TARGET,), limit=2)
+    placement = Placement(buckets=4, hashed=4)
+
+    answers = [must(answer) for _ in range(3) for answer in await lease_stage.claim(conn, [claim], placement)]
+
+    assert [len(answer) for answer in answers] == [2, 1, 0]
+
+
+async def test_a_claim_and_a_goodbye_at_once(conn: Connection, other: Connection, observer: Connection) -> None:
+    """The goodbye waits for the claim; what was claimed before it may finish."""
+    await ready(conn, 3)
+    session = await make_process(conn, slots=2)
+
+    leases, _ = await race(
+        conn,
+        other,
+        observer,
+        first=lambda c: lease(c, session, limit=1),
+        second=lambda c: register.drain(c, 0, namespace=NAMESPACE, node_id="n", seconds=35),
+    )
+
+    assert len(leases) == 1
+    assert await lease(conn, session) == []
