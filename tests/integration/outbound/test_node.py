@@ -211,12 +211,15 @@ async def test_more_than_anybody_may_answer(nodes: NodeCaller) -> None:
     assert (len(got.body), got.clipped, got.broken) == (BYTES_MAX, True, False)
 
 
-async def test_when_to_ask_again(nodes: NodeCaller) -> None:
-    """As the process says."""
-    async with answering(said(503, b"", "Retry-After: 7")) as process:
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("7", 7), ("0", 0), ("9" * 9, 3_600), ("9" * 30, None), ("-1", None), ("soon", None)]
+)
+async def test_when_to_ask_again(nodes: NodeCaller, text: str, seconds: float | None) -> None:
+    """As the process says, within an hour."""
+    async with answering(said(503, b"", f"Retry-After: {text}")) as process:
         got = await nodes.hand_over(process.session, LEASE, total_seconds=LONG_SECONDS)
 
-    assert (got.status, got.retry_after_seconds) == (503, 7)
+    assert (got.status, got.retry_after_seconds) == (503, seconds)
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,21 @@ async def test_an_agent_that_is_full(api: Api, agent: AgentDouble, busy: Reply) 
     assert (await events_of(api, id_)).count("lease.released") == 2
 
 
+@pytest.mark.parametrize("status", [500, 503])
+async def test_an_agent_that_wants_to_be_left_alone(
+    api: Api, agent: AgentDouble, conn: Connection, status: int
+) -> None:
+    """For as long as it likes, within an hour: the work is not lost to a number."""
+    await agent.register(reasoners=RETRIED)
+    agent.answer = Reply(status, b"", {"Retry-After": "9" * 9})
+    await api.submit()
+
+    waits = "select available_at < clock() + interval '1 hour' from queue where state = 'delayed'"
+
+    assert await until(lambda: conn.fetchval(waits))
+    assert len(agent.calls) == 1
+
+
 async def test_nobody_listens(api: Api, agent: AgentDouble, conn: Connection) -> None:
     """The work waits without a failure, and runs as soon as somebody listens again."""
     await agent.succeed(await _sent(api, agent))
