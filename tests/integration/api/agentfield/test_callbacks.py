@@ -194,6 +194,18 @@ async def test_a_result_that_cannot_be_kept(api: Api, agent: AgentDouble, raw: b
     assert "cannot be kept" in found["error_message"]
 
 
+async def test_a_result_that_is_far_too_large(api: Api, agent: AgentDouble) -> None:
+    """The agent is answered whole, though nobody reads to the end of what it says: it does not try again."""
+    id_ = (await api.submit())["execution_id"]
+    call = await agent.take()
+
+    said = await agent.succeed(call, "x" * 40_000_000)
+    found = await ended(api, id_)
+
+    assert said.status_code == 200
+    assert (found["status"], found["error_class"]) == ("failed", "ResultInvalid")
+
+
 async def test_an_agent_that_goes_has_not_been_cancelled(api: Api, agent: AgentDouble) -> None:
     """What it could not finish runs again, in the same run, without a failure and without a crash."""
     id_ = (await api.submit(headers={"X-Run-ID": "r-1"}))["execution_id"]
