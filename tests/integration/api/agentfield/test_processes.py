@@ -88,14 +88,14 @@ async def test_where_it_is(api: Api, said: str, resolved: str) -> None:
 @pytest.mark.parametrize(
     "url", ["http://10.0.0.5:8001", "http://192.168.1.1", "http://[fd00::1]:8001", "http://3232235777"]
 )
-async def test_a_private_address(api: Api, url: str) -> None:
+async def test_a_private_address(shared: Api, url: str) -> None:
     """Refused, with what to do about it, and nothing is registered."""
     problem = the_problem(
-        await api.post("/nodes/register", AgentDouble(api).described(base_url=url)), 422, "egress_refused"
+        await shared.post("/nodes/register", AgentDouble(shared).described(base_url=url)), 422, "egress_refused"
     )
 
     assert "CONTROLPLANE_NODES_ALLOW" in problem["fix"]
-    the_problem(await api.client.get("/api/v1/nodes/n"), 404, "node_not_found")
+    the_problem(await shared.client.get("/api/v1/nodes/n"), 404, "node_not_found")
 
 
 @pytest.mark.parametrize("settings", [{"egress_allow_loopback": False}])
@@ -126,9 +126,9 @@ async def test_metadata_addresses(api: Api, host: str) -> None:
 @pytest.mark.parametrize(
     "url", ["ftp://example.com", "http://u:p@example.com", "http://", "x", "http://example.com:22", "http://a b", 5]
 )
-async def test_what_is_no_address(api: Api, url: Json) -> None:
+async def test_what_is_no_address(shared: Api, url: Json) -> None:
     """422, and it says where."""
-    answer = await api.post("/nodes/register", AgentDouble(api).described(base_url=url))
+    answer = await shared.post("/nodes/register", AgentDouble(shared).described(base_url=url))
 
     assert answer.status_code == 422, answer.text
     assert "base_url" in answer.text

@@ -162,23 +162,23 @@ async def test_an_answer_is_lost(api: Api) -> None:
         LOST,
     ],
 )
-async def test_they_do_not_say_what_they_are(api: Api, discovered: Reply) -> None:
+async def test_they_do_not_say_what_they_are(shared: Api, discovered: Reply) -> None:
     """422 with what is wrong, and nothing is registered."""
-    async with await functions(api) as fn:
+    async with await functions(shared) as fn:
         fn.discovered = discovered
-        answer = await api.post("/nodes/register-serverless", {"invocation_url": fn.base_url})
+        answer = await shared.post("/nodes/register-serverless", {"invocation_url": fn.base_url})
 
         assert the_problem(answer, 422, "invalid")["detail"]
-        assert (await api.get("/nodes", show_all=True))["nodes"] == []
+        assert (await shared.get("/nodes", show_all=True))["nodes"] == []
 
 
-async def test_nobody_is_there(api: Api) -> None:
+async def test_nobody_is_there(shared: Api) -> None:
     """422, and what to do."""
-    one = AgentDouble(api)
+    one = AgentDouble(shared)
     url = one.base_url
     await one.__aexit__()
 
-    problem = the_problem(await api.post("/nodes/register-serverless", {"invocation_url": url}), 422, "invalid")
+    problem = the_problem(await shared.post("/nodes/register-serverless", {"invocation_url": url}), 422, "invalid")
 
     assert "discover" in problem["fix"]
 
@@ -192,16 +192,16 @@ async def test_nobody_is_there(api: Api) -> None:
         ("http://u:p@x", "invalid"),
     ],
 )
-async def test_where_they_may_be(api: Api, url: str, code: str) -> None:
+async def test_where_they_may_be(shared: Api, url: str, code: str) -> None:
     """The addresses of agents that register by themselves, and no others."""
-    problem = the_problem(await api.post("/nodes/register-serverless", {"invocation_url": url}), 422, code)
+    problem = the_problem(await shared.post("/nodes/register-serverless", {"invocation_url": url}), 422, code)
 
     assert problem["fix"]
 
 
-async def test_a_name_inside_the_house(api: Api) -> None:
+async def test_a_name_inside_the_house(shared: Api) -> None:
     """Is refused when it is looked up, and not asked."""
-    answer = await api.post("/nodes/register-serverless", {"invocation_url": "http://ip6-allnodes:8001"})
+    answer = await shared.post("/nodes/register-serverless", {"invocation_url": "http://ip6-allnodes:8001"})
 
     assert answer.status_code == 422
 
