@@ -95,6 +95,20 @@ async def test_the_server_goes_before_it_is_answered(database: str, agent: Agent
         assert (await ended(second, id_))["result"] == "again"
 
 
+async def test_the_server_stops_before_an_agent_listens(database: str) -> None:
+    """On its way out it does not send to nobody what the next one can send to somebody."""
+    async with serving(database) as first:
+        early = AgentDouble(first, "early")
+        await early.register()
+        await first.submit("early.echo")
+        async with AgentDouble(first, "other") as other:
+            await other.register()
+            await first.submit("other.echo")
+            await other.succeed(await other.take())  # so the first was found, too, and has been for longer
+    async with serving(database), early:
+        assert (await early.take()).attempt == 1
+
+
 async def test_it_registers_with_a_server_that_forgot_it(database: str, agent: AgentDouble) -> None:
     """A server on an empty database answers 404 to its heartbeat, and knows it after it has registered."""
     async with serving(database) as api:
