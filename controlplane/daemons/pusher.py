@@ -152,8 +152,8 @@ class Pusher:
         with self._hints.waiter(mine) as rejoined, self._hints.waiter(slots) as freed:
             while not self._stopping and session.id in self._live:
                 try:
-                    if session.id in self._unreached:
-                        await self._knock(session)
+                    if session.id in self._unreached and not await self._knock(session):
+                        continue
                     if rejoined.woken or not recollected:
                         await rejoined.wait(0)
                         await self.recollect(session)
@@ -181,15 +181,20 @@ class Pusher:
                     recollected = False  # who finished meanwhile could not tell us
                     await asyncio.sleep(FULL_CAP_SECONDS)
 
-    async def _knock(self, session: Session) -> None:
-        """Return once somebody answers: nodes register before they listen, and no attempt must be spent on that."""
+    async def _knock(self, session: Session) -> bool:
+        """Return once somebody answers: nodes register before they listen, and no attempt must be spent on that.
+
+        False: nobody has, and there is nothing to wait for any more.
+        """
         pause = KNOCK_FIRST_SECONDS
-        while session.transport is Transport.PUSH and not await self._nodes.listens(session):
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, KNOCK_CAP_SECONDS)
-            if self._stopping or session.id not in self._live:
-                return
+        with self._hints.waiter(topic.process(session.id)) as hint:  # it may be back, or be gone, or we may stop
+            while session.transport is Transport.PUSH and not await self._nodes.listens(session):
+                await hint.wait(pause)
+                pause = min(pause * 2, KNOCK_CAP_SECONDS)
+                if self._stopping or session.id not in self._live:
+                    return False
         self._unreached.discard(session.id)
+        return True
 
     def _call(self, session: Session, lease: Lease) -> None:
         fence = Fence(lease.execution_id, lease.attempt)

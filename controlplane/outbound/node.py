@@ -25,6 +25,7 @@ RING_LINES = 20_000
 RING_BYTES_MAX = 64 * 1024 * 1024
 DISCOVER_SECONDS = 10.0
 SHORT_BYTES_MAX = 64 * 1024
+RETRY_AFTER_MAX_SECONDS = 3_600.0
 SOURCE = "cancel-dispatcher"
 
 
@@ -136,11 +137,12 @@ class NodeCaller:
 
 
 def _answer(exchange: Exchange) -> Answer:
+    after = parse_retry_after(exchange.retry_after, now=datetime.now(UTC))
     return Answer(
         status=exchange.status,
         body=bytes(exchange.body),
         broken=exchange.fault is not None,
         clipped=exchange.clipped,
         sent=exchange.fault not in NOTHING_SENT,
-        retry_after_seconds=parse_retry_after(exchange.retry_after, now=datetime.now(UTC)),
+        retry_after_seconds=None if after is None else min(after, RETRY_AFTER_MAX_SECONDS),
     )

@@ -26,8 +26,13 @@ order by created_at, local_id
 limit $4
 """
 
+# A call that is older than the lease there is now was made by an attempt before it.
 OWNER = """
-select c.execution_id, q.attempt
+select c.execution_id,
+  case
+    when q.session_id is not null and c.created_at >= q.leased_at then q.attempt
+    else greatest(coalesce(q.attempt, 1) - 1, 1)
+  end as attempt
 from (
   select execution_id, created_at
   from local_calls
@@ -36,7 +41,7 @@ from (
     and local_id = $3
   offset 0
 ) c
-join queue q on q.bucket = $1 and q.id = c.execution_id and q.session_id is not null
+left join queue q on q.bucket = $1 and q.id = c.execution_id
 order by c.created_at desc
 limit 1
 """
@@ -64,6 +69,6 @@ async def page(conn: Connection, bucket: int, execution_id: UUID, *, namespace: 
 
 
 async def owner(conn: Connection, bucket: int, *, namespace: int, local_id: str) -> tuple[UUID, int] | None:
-    """The execution that this call is part of, and the attempt that runs it now."""
+    """The execution that this call is part of, and the attempt that made it; one that is over holds no lease."""
     row = await conn.fetchrow(OWNER, bucket, namespace, local_id)
     return None if row is None else (row["execution_id"], row["attempt"])

@@ -45,6 +45,8 @@ DRAIN_SECONDS = 30.0
 DRAIN_MARGIN_SECONDS = 5.0
 DRAIN_MAX_SECONDS = 3_600.0
 SERVERLESS = "serverless"
+SERVERLESS_LEASE_SECONDS = 10.0
+"""The shortest lease of functions that we renew ourselves, once a second at best."""
 INTERVAL = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(ms|s|m)")
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 
@@ -166,7 +168,7 @@ async def register_serverless(request: Request) -> Response:
         instance_id=SERVERLESS,
         slots=_slots(doors, node.id),
         heartbeat_seconds=HEARTBEAT_DEFAULT_SECONDS,
-        lease_seconds=doors.limits.push_lease_seconds,
+        lease_seconds=max(doors.limits.push_lease_seconds, SERVERLESS_LEASE_SECONDS),
         acknowledges=False,
         start_to_close_seconds=None,
     )

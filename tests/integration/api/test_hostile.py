@@ -48,7 +48,14 @@ SYNCHRONOUS = ("/api/v1/execute/{target}", "/api/v1/reasoners/{target}", "/api/v
 STREAMS = ("/api/ui/v1/executions/events", "/api/ui/v1/executions/{execution_id}/events")
 
 # Where a form's first answer is not the only one worth having.
-VARIANTS: dict[str, list[Known]] = {"/api/v1/memory/write": [{"op": "set"}, {"op": "append"}]}
+VARIANTS: dict[str, list[Known]] = {
+    "/api/v1/memory/write": [{"op": "set"}, {"op": "append"}],
+    "/api/v1/nodes/register": [{}, {"base_url": "http://127.0.0.1:1024", "instance_id": "i"}],  # nobody is there
+    "/api/v1/executions/{execution_id}/status": [{"status": "running"}, {"status": "succeeded"}],
+    "/api/v1/workflow/executions/events": [{}, {"status": "running", "execution_id": "inside"}],
+}
+SPOKEN = ("/api/v1/executions/{execution_id}/status", "/api/v1/executions/{execution_id}/logs")
+"""Where an attempt speaks, and says which one it is."""
 
 TYPED = [
     value
@@ -160,15 +167,20 @@ class Place:
     path: dict[str, str]
     known: dict[str, object]
     headers: tuple[bytes, ...]
+    fenced: str
 
     def path_of(self, operation: Operation, **over: str) -> str:
-        return PARAMETER.sub(lambda found: (self.path | over)[found[1]], operation.path)
+        spoken = {"execution_id": self.fenced} if operation.method == "POST" and operation.path in SPOKEN else {}
+        return PARAMETER.sub(lambda found: (self.path | spoken | over)[found[1]], operation.path)
 
 
-async def place(api: Api) -> Place:
+async def place(api: Api, operation: Operation) -> Place:
     """A node of its own that holds an execution of its own, so that one operation does not end another's."""
     node = f"aside-{uuid.uuid4().hex[:8]}"
     await api.register(node, "x")
+    if "/nodes/{node_id}/" in operation.path:  # a process to send heartbeats for; nobody listens there
+        body = {"id": node, "base_url": "http://127.0.0.1:1024", "instance_id": "i", "reasoners": [{"id": "x"}]}
+        assert (await api.post("/nodes/register", body)).status_code == 201
     session = await api.open_session(node)
     await api.submit(f"{node}.x")
     lease = await api.take(session)
@@ -192,14 +204,16 @@ async def place(api: Api) -> Place:
         "decision": "approved",
         "embedding": [1],
         "query_embedding": [1],
+        "parent_execution_id": fenced(lease),
+        "invocation_url": "http://127.0.0.1:1024",
     }
-    return Place(path, known, (b"X-Execution-ID: " + fenced(lease).encode(),))
+    return Place(path, known, (b"X-Execution-ID: " + fenced(lease).encode(),), fenced(lease))
 
 
 @contextlib.asynccontextmanager
 async def places(api: Api, operations: Iterable[Operation]) -> AsyncIterator[list[tuple[Operation, Place]]]:
     """A place for each; afterwards what was held there ends, if it has not, and what was restarted from it."""
-    found = [(operation, await place(api)) for operation in operations]
+    found = [(operation, await place(api, operation)) for operation in operations]
     try:
         yield found
     finally:
