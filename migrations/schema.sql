@@ -488,6 +488,7 @@ CREATE TABLE public.queue (
     sent_at timestamp with time zone,
     accepted_at timestamp with time zone,
     waiting_at timestamp with time zone,
+    remaining_seconds double precision,
     CONSTRAINT leased_has_session CHECK (((state <> 'leased'::text) OR ((session_id IS NOT NULL) AND (leased_at IS NOT NULL)))),
     CONSTRAINT queue_attempt_check CHECK ((attempt >= 0)),
     CONSTRAINT queue_crashes_check CHECK ((crashes >= 0)),

@@ -24,7 +24,12 @@ AWAITING_CHILD = "awaiting_child"
 # Who asks for it has surely been taken. Who is being withdrawn keeps that mark: its process is about to be stopped.
 BEGIN = """
 update queue
-set state = 'waiting', status_reason = $4, waiting_at = clock(), accepted_at = coalesce(accepted_at, sent_at)
+set state = 'waiting',
+  status_reason = $4,
+  waiting_at = clock(),
+  accepted_at = coalesce(accepted_at, sent_at),
+  remaining_seconds = extract(epoch from deadline_at - clock()),
+  deadline_at = null
 where bucket = $1
   and id = $2
   and attempt = $3
@@ -40,6 +45,8 @@ update queue
 set state = 'leased',
   status_reason = $5,
   accepted_at = accepted_at + (clock() - waiting_at),
+  deadline_at = clock() + make_interval(secs => remaining_seconds),
+  remaining_seconds = null,
   waiting_at = null
 where bucket = $1
   and id = $2

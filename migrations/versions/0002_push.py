@@ -1,8 +1,8 @@
 """Nodes that are called: their processes have an address, and an attempt says whether its request was taken.
 
 Work for them goes through the same queue, leases and fences as for nodes that fetch it. `sent_at`: the last moment when
-somebody of ours held the request; `accepted_at`: the node took it. A parent whose child is unfinished holds no slot, so
-the queue knows parents.
+somebody of ours held the request; `accepted_at`: the node took it; `remaining_seconds`: what an attempt has left of its
+time, which stands still while it waits. A parent whose child is unfinished holds no slot, so the queue knows parents.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ alter table queue
   add column parent_id uuid,
   add column sent_at timestamptz,
   add column accepted_at timestamptz,
-  add column waiting_at timestamptz
+  add column waiting_at timestamptz,
+  add column remaining_seconds double precision
 """
 
 QUEUE_PARENT = "create index queue_parent on queue (bucket, parent_id) where parent_id is not null"

@@ -475,16 +475,17 @@ async def test_what_is_being_cancelled_is_not_decided(conn: Connection, made: Ma
     assert (late.processed, late.status) == (False, Status.CANCELLED)
 
 
-@pytest.mark.parametrize("how", ["report", "time out", "cancel while nobody holds it"])
+@pytest.mark.parametrize("how", ["report", "forced cancel", "cancel while nobody holds it"])
 async def test_the_end_closes_what_is_open(conn: Connection, how: str) -> None:
     """However it ends, nothing is left to decide."""
     made = await make_execution(conn, "running", timeout_seconds=60)
     await ask(conn, made)
     if how == "report":
         await report(conn, made.fence)
-    elif how == "time out":
+    elif how == "forced cancel":
+        await cancel.request(conn, [made.id], reason=None, make_id=make_id)
         await move_clock(conn, "2 minutes")
-        await expire.time_out(conn, 0, make_id=make_id)
+        await expire.force_cancel(conn, 0, grace_seconds=10.0, make_id=make_id)
     else:
         await conn.execute("update sessions set closed_at = clock(), closed_reason = 'expired'")
         await expire.sweep(conn, 0, make_id=make_id)

@@ -154,6 +154,22 @@ async def test_the_time_it_waits_is_not_active(conn: Connection, made: Made) -> 
     assert 7_200 <= moved.total_seconds() < 7_260
 
 
+async def test_its_timeout_stands_still(conn: Connection) -> None:
+    """An hour of waiting costs nothing of the minute that an attempt may take; what is left of it counts afterwards."""
+    made = await make_execution(conn, "running", timeout_seconds=60.0)
+    await hear(conn, made, waits=True)
+    await move_clock(conn, "1 hour")
+    await expire.time_out(conn, 0, make_id=make_id)
+    await hear(conn, made, waits=False)
+    await move_clock(conn, "1 hour 50 seconds")
+    assert not (await expire.time_out(conn, 0, make_id=make_id)).rows
+
+    await move_clock(conn, "1 hour 2 minutes")
+    await expire.time_out(conn, 0, make_id=make_id)
+
+    assert (await outcome_row(conn, made.id))["status"] == "timeout"
+
+
 async def test_a_result_ends_what_waits(conn: Connection, made: Made) -> None:
     """A process that never says that it goes on may still report."""
     await hear(conn, made, waits=True)
