@@ -65,4 +65,4 @@ schema: $(INSTALLED) ## Write migrations/schema.sql anew
 	@$(BIN)/python -m tests.migrations.snapshot
 
 clean: ## Remove the environment and what dev and tests left
-	@rm -rf $(VENV) .controlplane .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-agentfield .controlplane .pytest_cache .mypy_cache .ruff_cache .hypothesis

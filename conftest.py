@@ -13,6 +13,7 @@ SHARES = {
     "tests/integration": 12,
     "tests/migrations": 1,
     "tests/property": 5,
+    "tests/e2e/agentfield": 5,
     "tests/e2e": 12,
     "tests/docs": 2,
     "sdk/python/tests": 3,

@@ -2,10 +2,14 @@
 
 submit ──► lease ──► complete ──► finish ──► deliver
              └── *log*
+
+AgentField's SDK waits for none of its lines and notes, so that the last ones overtake the result or come after it: for
+a moment the attempt that ended an execution may still speak.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +30,27 @@ select $1, l.execution_id, l.namespace, l.attempt, coalesce(l.at, clock()), l.le
 from unnest(
   $2::uuid[], $3::smallint[], $4::int[], $5::timestamptz[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[]
 ) as l(execution_id, namespace, attempt, at, level, event_type, source, message, attributes)
+"""
+
+LATE_SECONDS = 60.0
+"""For how long the attempt that ended an execution is heard."""
+
+ENDED = """
+select o.id, o.attempt, o.progress, e.namespace, e.run_id, e.target
+from outcomes o
+join executions e on e.bucket = $1 and e.id = o.id
+where o.bucket = $1
+  and o.id = any($2::uuid[])
+  and o.finished_at > clock() - make_interval(secs => $3)
+"""
+
+ADVANCE_ENDED = """
+update outcomes o
+set progress = p.progress
+from unnest($2::uuid[], $3::int[], $4::bytea[]) as p(id, attempt, progress)
+where o.bucket = $1
+  and o.id = p.id
+  and o.attempt = p.attempt
 """
 
 ADVANCE = """
@@ -76,7 +101,8 @@ Entry = Line | Progress | Note
 async def append(conn: Connection, batch: Sequence[Entry]) -> list[ControlPlaneError | None]:
     """Keep these in order. Raises: per item LeaseLost; a stale attempt's words change nothing.
 
-    Guard: the queue row is held at this attempt, `for share`, or `for update` where progress is written to it.
+    Guard: the queue row is held at this attempt, `for share`, or `for update` where progress is written to it; or the
+    execution has ended with this attempt a moment ago.
     """
     held: set[Fence] = set()
     async with conn.transaction():
@@ -102,6 +128,7 @@ async def _append(conn: Connection, bucket: int, part: list[Entry]) -> set[Fence
         )
         moved = {Fence(row["id"], row["attempt"]): row for row in rows}
         events += [_event(fence, row, EventType.PROGRESS, newest[fence].progress) for fence, row in moved.items()]
+    held |= await _ended(conn, bucket, {item.fence for item in part} - set(held), newest)
     lines = [item for item in part if isinstance(item, Line) and item.fence in held]
     if lines:
         await conn.execute(
@@ -124,6 +151,36 @@ async def _append(conn: Connection, bucket: int, part: list[Entry]) -> set[Fence
     ]
     await record.append(conn, bucket, events)
     return set(held)
+
+
+async def _ended(
+    conn: Connection, bucket: int, fences: set[Fence], newest: dict[Fence, Progress]
+) -> dict[Fence, asyncpg.Record]:
+    """Those of the fences that ended their execution a moment ago. Their progress only grows any more."""
+    if not fences:
+        return {}
+    rows = await conn.fetch(ENDED, bucket, [fence.execution_id for fence in fences], LATE_SECONDS)
+    ended = {fence: row for row in rows if (fence := Fence(row["id"], row["attempt"])) in fences}
+    further = sorted(
+        fence for fence, row in ended.items() if fence in newest and _grows(newest[fence].progress, row["progress"])
+    )
+    if further:
+        await conn.execute(
+            ADVANCE_ENDED,
+            bucket,
+            [fence.execution_id for fence in further],
+            [fence.attempt for fence in further],
+            [newest[fence].progress for fence in further],
+        )
+    return ended
+
+
+def _grows(progress: bytes, kept: bytes | None) -> bool:
+    return kept is None or _fraction(progress) >= _fraction(kept)
+
+
+def _fraction(progress: bytes) -> float:
+    return float(json.loads(progress).get("fraction") or 0.0)
 
 
 def _event(fence: Fence, row: asyncpg.Record, type_: EventType, data: bytes) -> Event:

@@ -58,9 +58,11 @@ def free_port() -> int:
 class Process:
     """One process, and everything that it ever said."""
 
-    def __init__(self, name: str, *command: str, folder: Path, env: dict[str, str]) -> None:
+    def __init__(
+        self, name: str, *command: str, folder: Path, env: dict[str, str], python: Path | str = sys.executable
+    ) -> None:
         self.name = name
-        self._command = [sys.executable, *command]
+        self._command = [str(python), *command]
         self._folder = folder
         self._env = env
         self._log = folder / f"{name}.log"
@@ -189,14 +191,25 @@ class Plane(Process):
 
 
 class Node(Process):
-    """An agent's process."""
+    """An agent's process. `says`: what is in its log as often as it was started and is connected."""
+
+    def __init__(
+        self, name: str, *command: str, folder: Path, env: dict[str, str], python: Path | str, says: str
+    ) -> None:
+        super().__init__(name, *command, folder=folder, env=env, python=python)
+        self._says = says
+        self._starts = 0
+
+    def start(self) -> None:
+        self._starts += 1
+        super().start()
 
     def ready(self) -> None:
-        """Return once it has a session."""
+        """Return once it is connected."""
 
         def connected() -> bool:
             assert self.alive, f"{self.name} has ended:\n{self.log()}"
-            return " serves " in self.log()
+            return self.log().count(self._says) >= self._starts
 
         until(f"{self.name} to be connected", connected, seconds=START_SECONDS)
 
@@ -223,11 +236,21 @@ class Stage:
         plane.ready()
         return plane
 
-    def node(self, plane: Plane, script: str, *, name: str | None = None, **env: str) -> Node:
-        """A node that runs this script and is connected."""
+    def node(
+        self,
+        plane: Plane,
+        script: str,
+        *,
+        name: str | None = None,
+        python: Path | str = sys.executable,
+        says: str = " serves ",
+        **env: str,
+    ) -> Node:
+        """A node that runs this script and is connected, as it says in its log."""
         name = name or f"node-{len(self._processes)}"
         (self.folder / f"{name}.py").write_text(script)
-        node = Node(name, f"{name}.py", folder=self.folder, env={"AGENTFIELD_SERVER": plane.url} | env)
+        env = {"AGENTFIELD_SERVER": plane.url} | env
+        node = Node(name, f"{name}.py", folder=self.folder, env=env, python=python, says=says)
         self._processes.append(node)
         node.start()
         node.ready()

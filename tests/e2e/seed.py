@@ -5,6 +5,12 @@ The first line of each block is where it begins, and a line that was glued to th
 
 from __future__ import annotations
 
+import json
+import subprocess
+from typing import Any
+
+from tests.e2e.processes import Plane
+
 AGENT = """
 import asyncio
 import os
@@ -91,3 +97,28 @@ curl -s http://localhost:8080/api/v1/executions/exec_7b21...
 # ... later ...
 # => {"status": "succeeded", "result": {"processed": 3, ...}, "completed_at": "..."}
 """
+
+
+def shell(script: str, plane: Plane, url: str = "") -> Any:
+    """What these lines print when they are pasted into a terminal, with this server's port and this receiver."""
+    done = subprocess.run(["bash", "-c", addressed(script, plane, url)], capture_output=True, timeout=20, check=True)
+    return json.loads(done.stdout)
+
+
+def addressed(script: str, plane: Plane, url: str) -> str:
+    for published in ("https://your-app.com/hooks/agentfield", "https://your-app.com/hook"):
+        script = script.replace(f'"{published}"', f'"{url}"')
+    return script.replace("localhost:8080", f"localhost:{plane.port}")
+
+
+def written(text: str) -> list[str]:
+    """The lines without indentation, runs of spaces, empty lines, and what is said to the linter."""
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("# ruff:")]
+
+
+def summaries(*items: str) -> dict[str, Any]:
+    """What the agent makes of the model's answers."""
+    asked = "Summarize this document in three sentences."
+    results = [{"item": n, "summary": f"{asked} {text}"} for n, text in enumerate(items)]
+    return {"processed": len(items), "results": results}

@@ -15,6 +15,7 @@ from tests.e2e import seed
 from tests.e2e.conftest import StartNode
 from tests.e2e.processes import Node, Plane, until
 from tests.e2e.receiver import Model, Receiver
+from tests.e2e.seed import addressed, shell, summaries, written
 
 HERE = Path(__file__).parent
 AGENT = HERE / "seed_agent.py"
@@ -28,24 +29,6 @@ NEW_IMPORTS = {
 def agent(node: StartNode, model: Model) -> Node:
     """The example's agent, connected, with a model behind `app.ai`."""
     return node(AGENT.read_text(), name="main", **model.env)
-
-
-def shell(script: str, plane: Plane, url: str = "") -> Any:
-    """What these lines print when they are pasted into a terminal, with this server's port and this receiver."""
-    done = subprocess.run(["bash", "-c", addressed(script, plane, url)], capture_output=True, timeout=20, check=True)
-    return json.loads(done.stdout)
-
-
-def addressed(script: str, plane: Plane, url: str) -> str:
-    for published in ("https://your-app.com/hooks/agentfield", "https://your-app.com/hook"):
-        script = script.replace(f'"{published}"', f'"{url}"')
-    return script.replace("localhost:8080", f"localhost:{plane.port}")
-
-
-def written(text: str) -> list[str]:
-    """The lines without indentation, runs of spaces, empty lines, and what is said to the linter."""
-    lines = (" ".join(line.split()) for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith("# ruff:")]
 
 
 def test_the_agent_differs_in_two_import_lines_only() -> None:
@@ -149,10 +132,3 @@ def frames(lines: Path) -> list[dict[str, Any]]:
 
 def types(lines: Path) -> list[str]:
     return [frame["type"] for frame in frames(lines)]
-
-
-def summaries(*items: str) -> dict[str, Any]:
-    """What the agent makes of the model's answers."""
-    asked = "Summarize this document in three sentences."
-    results = [{"item": n, "summary": f"{asked} {text}"} for n, text in enumerate(items)]
-    return {"processed": len(items), "results": results}

@@ -91,19 +91,53 @@ async def test_a_stale_attempt_says_nothing(conn: Connection, kind: str) -> None
     assert await counts(conn, "events") == before
 
 
-async def test_a_finished_execution_says_nothing_more(conn: Connection) -> None:
-    """After the end there is no lease to speak under."""
+@pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])
+async def test_the_last_words_may_come_after_the_end(conn: Connection, status: str) -> None:
+    """Lines, notes and progress of the attempt that ended an execution are kept when they come a moment later."""
+    made = await make_execution(conn, status)
+    said = [
+        Line(fence=made.fence, level="info", message="late"),
+        Note(fence=made.fence, data=b'{"message":"late"}'),
+        Progress(fence=made.fence, progress=b'{"fraction":1.0}'),
+    ]
+
+    answers = await log.append(conn, said)
+
+    assert answers == [None] * 3
+    assert await all_rows(conn, "select message, attempt from logs") == [("late", made.fence.attempt)]
+    assert await conn.fetchval("select data from events where type = 'note.added'") == b'{"message":"late"}'
+    assert (await outcome_row(conn, made.id))["progress"] == b'{"fraction":1.0}'
+
+
+async def test_progress_after_the_end_only_grows(conn: Connection) -> None:
+    """Progress that was overtaken by the end does not take back what came before it."""
     made = await make_execution(conn, "succeeded")
+    for said in (b'{"fraction":0.9}', b'{"fraction":0.1}'):
+        await log.append(conn, [Progress(fence=made.fence, progress=said)])
 
-    [answer] = await log.append(conn, [Line(fence=made.fence, level="info", message="late")])
-
-    assert isinstance(answer, LeaseLost)
+    assert (await outcome_row(conn, made.id))["progress"] == b'{"fraction":0.9}'
 
 
-async def test_a_line_that_waits_for_the_end_is_refused(
-    conn: Connection, other: Connection, observer: Connection
-) -> None:
-    """A line or progress that met the end of its attempt is not written after it."""
+@pytest.mark.parametrize("kind", ["an attempt before", "too late"])
+async def test_who_did_not_end_it_just_now_says_nothing_more(conn: Connection, kind: str) -> None:
+    """An earlier attempt, and one whose execution ended long ago, are refused."""
+    made = await make_execution(conn, "succeeded", attempt=2)
+    late = kind == "too late"
+    if late:
+        await conn.execute("update outcomes set finished_at = finished_at - interval '1 hour'")
+    fence = Fence(made.id, 2 if late else 1)
+
+    answers = await log.append(
+        conn, [Line(fence=fence, level="info", message="m"), Progress(fence=fence, progress=b"{}")]
+    )
+
+    assert [type(answer) for answer in answers] == [LeaseLost, LeaseLost]
+    assert await counts(conn, "logs") == {"logs": 0}
+    assert (await outcome_row(conn, made.id))["progress"] is None
+
+
+async def test_a_line_that_waits_for_the_end_is_kept(conn: Connection, other: Connection, observer: Connection) -> None:
+    """A line and progress that met the end of their attempt are its last words."""
     made = await make_execution(conn, "running")
     line = Line(fence=made.fence, level="info", message="m")
     entries: list[log.Entry] = [Progress(fence=made.fence, progress=b"{}"), line]
@@ -112,8 +146,8 @@ async def test_a_line_that_waits_for_the_end_is_refused(
         conn, other, observer, first=lambda c: report(c, made.fence), second=lambda c: log.append(c, entries)
     )
 
-    assert [type(answer) for answer in answers] == [LeaseLost, LeaseLost]
-    assert await counts(conn, "logs") == {"logs": 0}
+    assert answers == [None, None]
+    assert await counts(conn, "logs") == {"logs": 1}
 
 
 async def test_an_empty_batch_is_nothing(conn: Connection) -> None:
