@@ -171,6 +171,12 @@ class Extended:
 WITHDRAWING = "withdrawing"
 """The `status_reason` of an attempt that its process is told to stop because we withdraw it."""
 
+SILENT = "silent"
+"""Why the session of a process that is called was closed when nothing was heard of it: it may only be busy."""
+
+NODE_SILENT = "node_silent"
+"""The `status_reason` of work that was freed so. As long as nobody has taken it up, what its process says counts."""
+
 CRASHED = frozenset({"expired", "replaced", "refused"})
 """Why a session was closed, when its process is thought to have died: its leases count as crashes."""
 

@@ -16,7 +16,7 @@ import asyncpg
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import Held, Settlement, Status
 from controlplane.domain.ids import ExecutionId
-from controlplane.domain.lease import WITHDRAWING, Fence, Recorded, Report, ReportCode, Verdict
+from controlplane.domain.lease import NODE_SILENT, WITHDRAWING, Fence, Recorded, Report, ReportCode, Verdict
 from controlplane.domain.notice import text
 from controlplane.domain.placement import by_bucket
 from controlplane.domain.retry import RetryPolicy, delay_seconds
@@ -117,7 +117,15 @@ async def _report(
 
 
 def _holds(item: Report, held: Held) -> bool:
-    return held.session_id is not None and held.attempt == item.fence.attempt
+    """Whether this attempt still speaks for its execution.
+
+    A process that is called may be silent because its reasoner keeps it busy, for longer than any lease. What it says
+    then counts until another attempt has begun; else the same reasoner would run again and again, and be refused.
+    """
+    if held.attempt != item.fence.attempt:
+        return False
+    late = held.status_reason == NODE_SILENT and item.verdict in (Verdict.SUCCEEDED, Verdict.FAILED)
+    return held.session_id is not None or late
 
 
 def _withdrawn(item: Report, held: Held) -> Report:

@@ -13,7 +13,7 @@ from uuid import UUID
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import Held, Settlement, Status
 from controlplane.domain.ids import bucket_of
-from controlplane.domain.lease import CRASHED, Fence, crash_loops
+from controlplane.domain.lease import CRASHED, NODE_SILENT, SILENT, Fence, crash_loops
 from controlplane.domain.notice import text
 from controlplane.domain.placement import by_bucket
 from controlplane.postgres.pool import Connection
@@ -26,7 +26,8 @@ LEAVE_MAX = 10_000
 # everybody: they could not have renewed.
 CLOSE_EXPIRED = """
 update sessions
-set closed_at = clock(), closed_reason = case when draining and transport <> 'pull' then 'drained' else 'expired' end
+set closed_at = clock(),
+  closed_reason = case when transport = 'pull' then 'expired' when draining then 'drained' else 'silent' end
 where bucket = $1
   and id = any(array(
     select id
@@ -248,11 +249,17 @@ async def sweep(conn: Connection, bucket: int, *, make_id: finish.MakeId) -> Swe
         return Swept(rows=0)
     async with conn.transaction():
         rows = await _lock(conn, bucket, ORPHANED, list(closed), BATCH)
+        silent = [held for held in rows if closed.get(held.session_id) == SILENT]
         crashed = [held for held in rows if closed.get(held.session_id) in CRASHED]
-        handed_back = [held for held in rows if closed.get(held.session_id) not in CRASHED]
+        handed_back = [held for held in rows if closed.get(held.session_id) not in CRASHED | {SILENT}]
+        quiet = await _free(conn, bucket, silent, reason=NODE_SILENT, crash=True, make_id=make_id)
         done = await _free(conn, bucket, crashed, reason="lease_expired", crash=True, make_id=make_id)
         also = await _free(conn, bucket, handed_back, reason="released", crash=False, make_id=make_id)
-        return Swept(rows=done.rows + also.rows, ready=done.ready + also.ready, ended=done.ended + also.ended)
+        return Swept(
+            rows=quiet.rows + done.rows + also.rows,
+            ready=quiet.ready + done.ready + also.ready,
+            ended=quiet.ended + done.ended + also.ended,
+        )
 
 
 async def forget_sessions(conn: Connection, bucket: int, *, after_seconds: float) -> None:

@@ -9,7 +9,6 @@ a moment the attempt that ended an execution may still speak.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,21 +35,12 @@ LATE_SECONDS = 60.0
 """For how long the attempt that ended an execution is heard."""
 
 ENDED = """
-select o.id, o.attempt, o.progress, e.namespace, e.run_id, e.target
+select o.id, o.attempt, e.namespace, e.run_id, e.target
 from outcomes o
 join executions e on e.bucket = $1 and e.id = o.id
 where o.bucket = $1
   and o.id = any($2::uuid[])
   and o.finished_at > clock() - make_interval(secs => $3)
-"""
-
-ADVANCE_ENDED = """
-update outcomes o
-set progress = p.progress
-from unnest($2::uuid[], $3::int[], $4::bytea[]) as p(id, attempt, progress)
-where o.bucket = $1
-  and o.id = p.id
-  and o.attempt = p.attempt
 """
 
 ADVANCE = """
@@ -128,7 +118,7 @@ async def _append(conn: Connection, bucket: int, part: list[Entry]) -> set[Fence
         )
         moved = {Fence(row["id"], row["attempt"]): row for row in rows}
         events += [_event(fence, row, EventType.PROGRESS, newest[fence].progress) for fence, row in moved.items()]
-    held |= await _ended(conn, bucket, {item.fence for item in part} - set(held), newest)
+    held |= await _ended(conn, bucket, {item.fence for item in part} - set(held))
     lines = [item for item in part if isinstance(item, Line) and item.fence in held]
     if lines:
         await conn.execute(
@@ -153,34 +143,12 @@ async def _append(conn: Connection, bucket: int, part: list[Entry]) -> set[Fence
     return set(held)
 
 
-async def _ended(
-    conn: Connection, bucket: int, fences: set[Fence], newest: dict[Fence, Progress]
-) -> dict[Fence, asyncpg.Record]:
-    """Those of the fences that ended their execution a moment ago. Their progress only grows any more."""
+async def _ended(conn: Connection, bucket: int, fences: set[Fence]) -> dict[Fence, asyncpg.Record]:
+    """Those of the fences that ended their execution a moment ago. How far it was is settled: nothing moves an end."""
     if not fences:
         return {}
     rows = await conn.fetch(ENDED, bucket, [fence.execution_id for fence in fences], LATE_SECONDS)
-    ended = {fence: row for row in rows if (fence := Fence(row["id"], row["attempt"])) in fences}
-    further = sorted(
-        fence for fence, row in ended.items() if fence in newest and _grows(newest[fence].progress, row["progress"])
-    )
-    if further:
-        await conn.execute(
-            ADVANCE_ENDED,
-            bucket,
-            [fence.execution_id for fence in further],
-            [fence.attempt for fence in further],
-            [newest[fence].progress for fence in further],
-        )
-    return ended
-
-
-def _grows(progress: bytes, kept: bytes | None) -> bool:
-    return kept is None or _fraction(progress) >= _fraction(kept)
-
-
-def _fraction(progress: bytes) -> float:
-    return float(json.loads(progress).get("fraction") or 0.0)
+    return {fence: row for row in rows if (fence := Fence(row["id"], row["attempt"])) in fences}
 
 
 def _event(fence: Fence, row: asyncpg.Record, type_: EventType, data: bytes) -> Event:

@@ -9,7 +9,7 @@ from controlplane.domain.execution import CRASHES_MAX, Submission
 from controlplane.domain.ids import ExecutionId, SessionId
 from controlplane.domain.lease import Fence, Verdict
 
-CRASHED = ("expired", "replaced", "refused")
+CRASHED = ("expired", "silent", "replaced", "refused")
 LEASE_SECONDS = 10_000
 RETRY_SECONDS = 5_000
 GRACE_SECONDS = 3_000
@@ -68,6 +68,7 @@ class Execution:
     accepted: bool = False
     withdrawing: bool = False
     pausing: bool = False
+    silent: bool = False
     outcome: Outcome | None = None
     given_back: dict[tuple[int, Verdict], None] = field(default_factory=dict)
 
@@ -146,6 +147,7 @@ class Model:
         for one in ready[:limit]:
             one.state, one.session, one.leased = "leased", session.id, self.now
             one.attempt += 1
+            one.silent = False
             one.sent = None if session.address is None else self.now
         return [one.id for one in ready[:limit]]
 
@@ -256,7 +258,7 @@ class Model:
         if one.cancelling is not None or one.pausing or one.state == "paused":
             return "invalid_state"
         if one.session is None:
-            one.state = "paused"
+            one.state, one.silent = "paused", False
         else:
             one.pausing = True
         return "turned"
@@ -276,15 +278,16 @@ class Model:
     def report(self, fence: Fence, verdict: Verdict, *, retryable: bool) -> tuple[str, str | None]:
         """The code and the status of the answer."""
         one = self.executions[fence.execution_id]
-        if not self.holds(fence):
+        late = one.silent and one.attempt == fence.attempt and verdict in (Verdict.SUCCEEDED, Verdict.FAILED)
+        if not self.holds(fence) and not late:
             if one.outcome is not None and one.outcome.attempt == fence.attempt:
                 return "already_recorded", one.outcome.status
             known = (fence.attempt, verdict) in one.given_back
             return ("already_recorded", "queued") if known else ("lease_lost", None)
         if one.cancelling is not None:
             self.end(one, "cancelled")
-            late = verdict in (Verdict.SUCCEEDED, Verdict.FAILED)
-            return "discarded" if late else "recorded", "cancelled"
+            done = verdict in (Verdict.SUCCEEDED, Verdict.FAILED)
+            return "discarded" if done else "recorded", "cancelled"
         if verdict is Verdict.CANCELLED and one.withdrawing:
             verdict = Verdict.RELEASED
         if verdict is Verdict.RELEASED:
@@ -323,7 +326,8 @@ class Model:
     def close_expired(self) -> None:
         for session in self.sessions.values():
             if session.closed is None and session.expires < self.now:
-                session.closed = "drained" if session.draining else "expired"
+                quiet = "expired" if session.address is None else "silent"
+                session.closed = "drained" if session.draining else quiet
 
     def sweep(self) -> None:
         at = self.moment()
@@ -331,6 +335,7 @@ class Model:
             if session.closed is not None:
                 for one in self.held_by(session.id):
                     self.free(one, at, crash=session.closed in CRASHED)
+                    one.silent = session.closed == "silent" and one.state == "ready"
 
     def leave(self, session: Session) -> None:
         session.closed = session.closed or "left"
@@ -440,7 +445,7 @@ class Model:
         """Nobody holds it any more; what was to be paused is."""
         one.state = "paused" if one.pausing else state
         one.session = one.sent = None
-        one.accepted = one.withdrawing = one.pausing = False
+        one.accepted = one.withdrawing = one.pausing = one.silent = False
 
     def end(self, one: Execution, status: str) -> None:
         self.rest(one, status)

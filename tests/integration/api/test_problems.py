@@ -28,7 +28,7 @@ async def test_a_method_that_a_path_does_not_take(shared: Api) -> None:
         taken = {one.method for one in OPERATIONS if one.path == path}
         for method in {"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"} - taken:
             answer = await shared.client.request(method, path.replace("{", "").replace("}", ""))
-            if method == "GET" and answer.status_code != 405:  # another route takes it, as an id
+            if method in ("GET", "DELETE") and answer.status_code != 405:  # another route takes it, as an id or a key
                 continue
 
             assert answer.status_code == 405, (method, path)

@@ -428,3 +428,53 @@ async def test_a_callback_of_who_was_replaced_is_lost(conn: Connection) -> None:
 
     assert await report(conn, made.fence) == LEASE_LOST
     assert (await queue_row(conn, made.id))["state"] == "ready"
+
+
+async def fall_silent(conn: Connection, made: Made) -> None:
+    """The process of this attempt was not heard of for longer than its lease; it may only be busy."""
+    await move_clock(conn, "1 hour")
+    await expire.close_expired(conn, 0, up_seconds=1e9)
+    await expire.sweep(conn, 0, make_id=make_id)
+    assert (await queue_row(conn, made.id))["status_reason"] == "node_silent"
+
+
+@pytest.mark.parametrize("verdict", [Verdict.SUCCEEDED, Verdict.FAILED])
+async def test_a_busy_process_is_heard_late(conn: Connection, verdict: Verdict) -> None:
+    """What it says after its lease counts, once, as long as nobody else has begun."""
+    made = await make_sent(conn, webhooks=(webhook(),))
+    await fall_silent(conn, made)
+
+    first, second = [await report(conn, made.fence, verdict) for _ in range(2)]
+
+    assert (first.code, second.code) == (ReportCode.RECORDED, ReportCode.ALREADY_RECORDED)
+    assert (await outcome_row(conn, made.id))["status"] == verdict.value
+    assert await conn.fetchval("select count(*) from deliveries") == 1
+
+
+async def test_a_busy_process_is_too_late(conn: Connection) -> None:
+    """Once another attempt has begun, its fence decides."""
+    made = await make_sent(conn)
+    await fall_silent(conn, made)
+    await lease(conn, await make_session(conn))
+
+    assert await report(conn, made.fence) == LEASE_LOST
+    assert (await queue_row(conn, made.id))["attempt"] == 2
+
+
+@pytest.mark.parametrize("verdict", [Verdict.CANCELLED, Verdict.RELEASED])
+async def test_a_busy_process_cannot_take_its_work_away(conn: Connection, verdict: Verdict) -> None:
+    """Only an end is heard late: that it was stopped meanwhile says nothing of the attempt that comes."""
+    made = await make_sent(conn)
+    await fall_silent(conn, made)
+
+    assert await report(conn, made.fence, verdict) == LEASE_LOST
+    assert (await queue_row(conn, made.id))["state"] == "ready"
+
+
+async def test_a_dead_process_is_not_heard(conn: Connection) -> None:
+    """Whose address another process has, or nobody, does not come back."""
+    made = await make_sent(conn)
+    await conn.execute("update sessions set closed_at = clock(), closed_reason = 'refused'")
+    await expire.sweep(conn, 0, make_id=make_id)
+
+    assert await report(conn, made.fence) == LEASE_LOST

@@ -570,9 +570,9 @@ async def test_refusing_twice_is_once(conn: Connection) -> None:
 @pytest.mark.parametrize(
     ("transport", "draining", "reason", "crashes"),
     [
-        (Transport.PUSH, False, "expired", 1),
+        (Transport.PUSH, False, "silent", 1),
         (Transport.PUSH, True, "drained", 0),
-        (Transport.SERVERLESS, False, "expired", 1),
+        (Transport.SERVERLESS, False, "silent", 1),
         (Transport.SERVERLESS, True, "drained", 0),
     ],
 )
@@ -657,5 +657,5 @@ async def test_an_attempt_that_waited_is_freed_whole(conn: Connection) -> None:
     row = await queue_row(conn, made.id)
 
     assert (row["state"], row["waiting_at"], row["accepted_at"], row["status_reason"]) == (
-        "ready", None, None, "lease_expired",
+        "ready", None, None, "node_silent",
     )  # fmt: skip

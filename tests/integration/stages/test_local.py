@@ -15,6 +15,7 @@ from controlplane.stages.local import LocalCall
 from tests.make import (
     NAMESPACE,
     Made,
+    all_rows,
     counts,
     lease,
     make_execution,
@@ -153,27 +154,27 @@ async def test_the_calls_of_one_execution(conn: Connection, made: Made) -> None:
 
 
 async def test_whom_a_call_belongs_to(conn: Connection, made: Made) -> None:
-    """A call inside a process finds the attempt that it is part of, as long as that runs."""
+    """A call inside a process finds the attempt that it is part of, and its fence decides whether that still runs."""
     await keep(conn, a_call(made.fence))
     found = await local_reads.owner(conn, 0, namespace=NAMESPACE, local_id="exec_1_a")
     elsewhere = await local_reads.owner(conn, 0, namespace=2, local_id="exec_1_a")
     await report(conn, made.fence)
 
     assert (found, elsewhere) == ((made.id, 1), None)
-    assert await local_reads.owner(conn, 0, namespace=NAMESPACE, local_id="exec_1_a") is None
+    assert await local_reads.owner(conn, 0, namespace=NAMESPACE, local_id="exec_1_a") == (made.id, 1)
+    assert await keep(conn, a_call(made.fence, "later")) == [False]
 
 
 async def test_an_id_that_two_executions_use(conn: Connection, made: Made) -> None:
-    """Nodes make these ids up: the newest that still runs is meant, and each execution keeps its own."""
+    """Nodes make these ids up: the newest is meant, and each execution keeps its own."""
     await keep(conn, a_call(made.fence, "same"))
     await move_clock(conn, "1 second")
     newer = await make_sent(conn, session=await make_process(conn, node_id="m"))
     await keep(conn, a_call(newer.fence, "same"))
-    both = await local_reads.owner(conn, 0, namespace=NAMESPACE, local_id="same")
-    await report(conn, newer.fence)
 
-    assert both == (newer.id, 1)
-    assert await local_reads.owner(conn, 0, namespace=NAMESPACE, local_id="same") == (made.id, 1)
+    assert await local_reads.owner(conn, 0, namespace=NAMESPACE, local_id="same") == (newer.id, 1)
+    kept = await all_rows(conn, "select execution_id from local_calls order by created_at")
+    assert kept == [(made.id,), (newer.id,)]
 
 
 async def test_calls_of_a_process_that_fetches(conn: Connection) -> None:

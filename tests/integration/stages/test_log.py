@@ -93,7 +93,7 @@ async def test_a_stale_attempt_says_nothing(conn: Connection, kind: str) -> None
 
 @pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])
 async def test_the_last_words_may_come_after_the_end(conn: Connection, status: str) -> None:
-    """Lines, notes and progress of the attempt that ended an execution are kept when they come a moment later."""
+    """Lines and notes of the attempt that ended an execution are kept when they come a moment later; its end stays."""
     made = await make_execution(conn, status)
     said = [
         Line(fence=made.fence, level="info", message="late"),
@@ -106,16 +106,7 @@ async def test_the_last_words_may_come_after_the_end(conn: Connection, status: s
     assert answers == [None] * 3
     assert await all_rows(conn, "select message, attempt from logs") == [("late", made.fence.attempt)]
     assert await conn.fetchval("select data from events where type = 'note.added'") == b'{"message":"late"}'
-    assert (await outcome_row(conn, made.id))["progress"] == b'{"fraction":1.0}'
-
-
-async def test_progress_after_the_end_only_grows(conn: Connection) -> None:
-    """Progress that was overtaken by the end does not take back what came before it."""
-    made = await make_execution(conn, "succeeded")
-    for said in (b'{"fraction":0.9}', b'{"fraction":0.1}'):
-        await log.append(conn, [Progress(fence=made.fence, progress=said)])
-
-    assert (await outcome_row(conn, made.id))["progress"] == b'{"fraction":0.9}'
+    assert (await outcome_row(conn, made.id))["progress"] is None
 
 
 @pytest.mark.parametrize("kind", ["an attempt before", "too late"])

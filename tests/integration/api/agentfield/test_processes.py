@@ -344,7 +344,7 @@ async def test_silent_for_too_long(api: Api, conn: Connection) -> None:
 
         second = await other.take()
 
-        assert (second.id, await conn.fetchval(REASON)) == (f"{first.execution_id}~2", "expired")
+        assert (second.id, await conn.fetchval(REASON)) == (f"{first.execution_id}~2", "silent")
         assert await conn.fetchval("select crashes from queue") == 1
 
 
