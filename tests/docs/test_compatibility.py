@@ -18,9 +18,6 @@ from tests.docs.generated import ROOT
 
 PAGE = ROOT / absent.PAGE
 SERVED = ("yes", "partly", "not here")
-UNDECIDED = "TBD"
-UNDECIDED_ALLOWED = True
-"""While others still write what these rows name; then this goes."""
 
 ROUTE = re.compile(r"`(→ )?(GET|POST|PUT|PATCH|DELETE|WS) (\S+)`")
 PARAMETER = re.compile(r"{\w+}")
@@ -71,16 +68,10 @@ def names_in(path: str) -> frozenset[str]:
     return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
-def decided(text: str) -> bool:
-    undecided = text.startswith(UNDECIDED)
-    assert UNDECIDED_ALLOWED or not undecided, text
-    return not undecided
-
-
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_a_row_says_one_of_three_things(row: Row) -> None:
     """Served, partly, or not here."""
-    assert not decided(row.served) or row.served in SERVED
+    assert row.served in SERVED
 
 
 @pytest.mark.parametrize("row", HERE, ids=str)
@@ -102,7 +93,7 @@ def test_what_is_not_here_says_so(row: Row) -> None:
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_every_named_test_exists(row: Row) -> None:
     """And there is one in every row."""
-    for one in row.tests if decided(row.tests[0]) else ():
+    for one in row.tests:
         path, _, name = one.partition("::")
 
         assert name in names_in(path), one
