@@ -7,6 +7,8 @@
       └──────────────────────── promote when due ────────────────────────────────┘            │
     ready, delayed, paused, blocked, waiting without a session ── cancel ─────────────────────┘
 
+    leased ◄── wait, continue ──► waiting with its session        ready, delayed, blocked ◄── pause, resume ──► paused
+
 A finished execution never moves again.
 """
 
