@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -20,11 +23,12 @@ from controlplane.api.paging import limit_of, seconds, words
 from controlplane.api.problems import TITLES, TYPE_BASE, body_of
 from controlplane.api.replay import HIT_HEADER, REPLAY_HEADERS, replay_of
 from controlplane.api.shapes import answer
+from controlplane.api.start import start_of
 from controlplane.domain import call
 from controlplane.domain import target as targets
 from controlplane.domain.approval import may_have_asked
 from controlplane.domain.delivery import sealed_for
-from controlplane.domain.execution import Accepted, Status, Submission, Webhook
+from controlplane.domain.execution import SCHEDULED, Accepted, Replay, Status, Submission, Webhook
 from controlplane.domain.ids import (
     ExecutionId,
     bucket_of,
@@ -37,6 +41,7 @@ from controlplane.domain.ids import (
 from controlplane.domain.notice import milliseconds, moment
 from controlplane.domain.retry import RetryPolicy
 from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid, InvalidParameter, WaitedTooLong
+from controlplane.postgres.lane import Lane
 from controlplane.reads import approvals, deliveries, executions
 from controlplane.reads.executions import ExecutionView, Filter, Parent
 from controlplane.reads.nodes import Entry
@@ -62,7 +67,10 @@ class WebhookForm(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class SubmitForm(msgspec.Struct, forbid_unknown_fields=True):
-    """`input` are the reasoner's arguments. `run_metadata` and `authority` are taken and left alone (AgentField)."""
+    """`input` are the reasoner's arguments. `delay_seconds` or `run_at` (RFC 3339): when it may begin.
+
+    `run_metadata` and `authority` are taken and left alone (AgentField).
+    """
 
     input: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     context: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
@@ -70,6 +78,8 @@ class SubmitForm(msgspec.Struct, forbid_unknown_fields=True):
     priority: int = 0
     retries: int | None = None
     timeout_seconds: float | None = None
+    delay_seconds: float | None = None
+    run_at: datetime | None = None
     idempotency_key: str | None = None
     run_metadata: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     authority: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
@@ -86,10 +96,20 @@ class CancelForm(msgspec.Struct):
 async def submit_async(request: Request) -> Response:
     """Accept and answer at once; the work is in the database when this returns 202."""
     submission, accepted, _, warnings = await _accept(request)
-    id_ = show_execution(accepted.id)
+    shape = shape_of(submission, accepted)
+    if warnings:
+        shape["warnings"] = warnings
+    headers = headers_of(accepted)
+    if accepted.source_id is not None:
+        headers[HIT_HEADER] = show_execution(accepted.source_id)
+    return answer(shape, 202, headers)
+
+
+def shape_of(submission: Submission, accepted: Accepted) -> shapes.Shape:
+    """What is answered to whoever asked for this."""
     created_at = moment(accepted.created_at)
     shape: shapes.Shape = {
-        "execution_id": id_,
+        "execution_id": show_execution(accepted.id),
         "run_id": accepted.run_id,
         "workflow_id": accepted.run_id,
         "status": "queued" if accepted.source_id is None else "succeeded",
@@ -99,14 +119,15 @@ async def submit_async(request: Request) -> Response:
         "enqueued_at": created_at,
         "webhook_registered": bool(submission.webhooks),
     }
-    if warnings:
-        shape["warnings"] = warnings
+    if accepted.scheduled_at is not None:
+        shape |= {"status_reason": SCHEDULED, "available_at": moment(accepted.scheduled_at)}
+    return shape
+
+
+def headers_of(accepted: Accepted) -> dict[str, str]:
+    id_ = show_execution(accepted.id)
     headers = {"Location": f"/api/v1/executions/{id_}", "X-Execution-ID": id_, "X-Run-ID": accepted.run_id}
-    if accepted.replayed:
-        headers["Idempotent-Replayed"] = "true"
-    if accepted.source_id is not None:
-        headers[HIT_HEADER] = show_execution(accepted.source_id)
-    return answer(shape, 202, headers)
+    return headers | ({"Idempotent-Replayed": "true"} if accepted.replayed else {})
 
 
 async def submit_sync(request: Request) -> Response:
@@ -254,15 +275,121 @@ async def _accept(request: Request) -> tuple[Submission, Accepted, Entry, list[d
     entry = await doors.catalogue.find(namespace, str(target))
     raw = await read_body(request, doors.limits.body_bytes_max)
     form = decode(raw or EMPTY, SubmitForm)
-    submission, warnings = await _submission(request, doors, namespace, entry, form, raw)
-    lane = doors.lanes.submit if submission.replay is None else doors.lanes.replay
-    accepted = await lane.put(submission)
+    caller = await caller_of(request, doors, namespace)
+    key = request.headers.get("idempotency-key", form.idempotency_key)
+    keyed = None if key is None else Keyed.of(key, caller.run_id or "", entry.target.encode() + b"\0" + raw)
+    bucket = bucket_for(doors, caller, keyed)
+    replay, ignored = await replay_of(request, doors, namespace, bucket, caller.run_id, caller.parent)
+    submission = submission_of(doors, caller, entry, form, bucket=bucket, keyed=keyed, replay=replay)
+    warnings = [*caller.warnings, *ignored]
+    accepted = await lane_of(doors, submission).put(submission)
     if accepted.source_id is not None:
         doors.ended([accepted.id])
         return submission, accepted, entry, warnings
-    if not accepted.replayed:
+    if begins(accepted):
         doors.ready(namespace, submission.target)
     return submission, accepted, entry, warnings + no_node(entry)
+
+
+def lane_of(doors: Doors, submission: Submission) -> Lane[Submission, Accepted]:
+    return doors.lanes.submit if submission.replay is None else doors.lanes.replay
+
+
+def begins(accepted: Accepted) -> bool:
+    """Whether there is new work now that a node may take."""
+    return not accepted.replayed and accepted.source_id is None and accepted.scheduled_at is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """In whose name work is asked for, as the headers say it: the same for everything that one request asks for."""
+
+    namespace: int
+    run_id: str | None
+    parent_id: UUID | None
+    parent_attempt: int | None
+    parent: Parent | None
+    session_key: str | None
+    actor_key: str | None
+    warnings: tuple[dict[str, str], ...]
+
+
+class Keyed(NamedTuple):
+    """An idempotency key, what it is unique within, and the hash of what was asked with it."""
+
+    key: str
+    scope: str
+    request_hash: bytes
+
+    @classmethod
+    def of(cls, key: str, scope: str, asked: bytes) -> Keyed:
+        """Raises Invalid."""
+        return cls(clean(key, where="Idempotency-Key"), scope, hashlib.sha256(asked).digest())
+
+
+async def caller_of(request: Request, doors: Doors, namespace: int) -> Caller:
+    """Who asks. Raises Invalid, ExecutionNotFound for a parent that there is not."""
+    run_id = _header(request, "x-run-id")
+    parent_id, parent_attempt, parent, warnings = await _parent(request, doors, namespace)
+    return Caller(
+        namespace=namespace,
+        run_id=run_id or (parent.run_id if parent else None),
+        parent_id=parent_id,
+        parent_attempt=parent_attempt,
+        parent=parent,
+        session_key=_header(request, "x-session-id") or (parent.session_key if parent else None),
+        actor_key=_header(request, "x-actor-id") or (parent.actor_key if parent else None),
+        warnings=tuple(warnings),
+    )
+
+
+def bucket_for(doors: Doors, caller: Caller, keyed: Keyed | None) -> int:
+    """Where a new execution of this caller lives: always the same for the same key."""
+    if caller.parent_id is not None:
+        return bucket_of(caller.parent_id)
+    key = None if keyed is None else keyed.key
+    return doors.placement.of_submit(caller.namespace, run_id=caller.run_id, idempotency_key=key)
+
+
+def submission_of(
+    doors: Doors,
+    caller: Caller,
+    entry: Entry,
+    form: SubmitForm,
+    *,
+    bucket: int,
+    keyed: Keyed | None,
+    replay: Replay | None,
+) -> Submission:
+    """What this form asks for. Raises what a submit is refused with; `where` counts from `body`."""
+    input_ = input_of(form.input, doors.limits.payload_bytes_max)
+    context = context_of(form.context, doors.limits.payload_bytes_max)
+    id_ = ExecutionId(doors.ids.new(bucket))
+    delay_seconds, run_at = start_of(form.delay_seconds, form.run_at, id_)
+    return Submission(
+        id=id_,
+        namespace=caller.namespace,
+        run_id=caller.run_id or show("run", doors.ids.new(bucket)),
+        root_id=caller.parent.root_id if caller.parent else id_,
+        parent_id=caller.parent_id,
+        parent_attempt=caller.parent_attempt,
+        target=entry.target,
+        type=entry.type,
+        input=input_,
+        context=context,
+        replay=replay,
+        session_key=caller.session_key,
+        actor_key=caller.actor_key,
+        priority=_bounded(form.priority, "body.priority", -PRIORITY_MAX, PRIORITY_MAX),
+        retry=_retry(entry, form),
+        timeout_seconds=_timeout(entry, form),
+        delay_seconds=delay_seconds,
+        run_at=run_at,
+        webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_),),
+        idempotency_key=None if keyed is None else keyed.key,
+        idempotency_scope="" if keyed is None else keyed.scope,
+        request_hash=b"" if keyed is None else keyed.request_hash,
+    )
 
 
 def no_node(entry: Entry) -> list[dict[str, str]]:
@@ -271,50 +398,6 @@ def no_node(entry: Entry) -> list[dict[str, str]]:
         return []
     said = f"No node that serves {entry.target} is connected right now; the work waits."
     return [{"code": "no_node", "message": said}]
-
-
-async def _submission(
-    request: Request, doors: Doors, namespace: int, entry: Entry, form: SubmitForm, raw: bytes
-) -> tuple[Submission, list[dict[str, str]]]:
-    limits = doors.limits
-    input_ = input_of(form.input, limits.payload_bytes_max)
-    context = context_of(form.context, limits.payload_bytes_max)
-    key = request.headers.get("idempotency-key", form.idempotency_key)
-    if key is not None:
-        clean(key, where="Idempotency-Key")
-    run_id = _header(request, "x-run-id")
-    parent_id, parent_attempt, parent, warnings = await _parent(request, doors, namespace)
-    run_id = run_id or (parent.run_id if parent else None)
-    bucket = (
-        bucket_of(parent_id)
-        if parent_id is not None
-        else doors.placement.of_submit(namespace, run_id=run_id, idempotency_key=key)
-    )
-    id_ = ExecutionId(doors.ids.new(bucket))
-    replay, ignored = await replay_of(request, doors, namespace, bucket, run_id, parent)
-    submission = Submission(
-        id=id_,
-        namespace=namespace,
-        run_id=run_id or show("run", doors.ids.new(bucket)),
-        root_id=parent.root_id if parent else id_,
-        parent_id=parent_id,
-        parent_attempt=parent_attempt,
-        target=entry.target,
-        type=entry.type,
-        input=input_,
-        context=context,
-        replay=replay,
-        session_key=_header(request, "x-session-id") or (parent.session_key if parent else None),
-        actor_key=_header(request, "x-actor-id") or (parent.actor_key if parent else None),
-        priority=_bounded(form.priority, "body.priority", -PRIORITY_MAX, PRIORITY_MAX),
-        retry=_retry(entry, form),
-        timeout_seconds=_timeout(entry, form),
-        webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_),),
-        idempotency_key=key,
-        idempotency_scope=run_id or "",
-        request_hash=hashlib.sha256(entry.target.encode() + b"\0" + raw).digest() if key is not None else b"",
-    )
-    return submission, warnings + ignored
 
 
 def input_of(raw: msgspec.Raw, bytes_max: int) -> bytes:

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from controlplane.api import shapes
 from controlplane.api.body import clean, decode, read_body
 from controlplane.api.doors import Doors, doors_of, namespace_of
-from controlplane.api.executions import EMPTY, WebhookForm, context_of, input_of, no_node, webhook_of
+from controlplane.api.executions import EMPTY, WebhookForm, context_of, headers_of, input_of, no_node, webhook_of
 from controlplane.api.operation import Operation
 from controlplane.api.shapes import answer
 from controlplane.domain.execution import Replay, ReplayMode, Submission
@@ -86,10 +86,7 @@ async def restart(request: Request) -> Response:
             "warnings": no_node(entry) or None,
         }
     )
-    headers = {"Location": f"/api/v1/executions/{id_}", "X-Execution-ID": id_, "X-Run-ID": accepted.run_id}
-    if accepted.replayed:
-        headers["Idempotent-Replayed"] = "true"
-    return answer(shape, 202, headers)
+    return answer(shape, 202, headers_of(accepted))
 
 
 def _submission(

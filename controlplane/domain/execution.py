@@ -7,6 +7,8 @@
       └──────────────────────── promote when due ────────────────────────────────┘            │
     ready, delayed, paused, blocked, waiting without a session ── cancel ─────────────────────┘
 
+    What is asked for a later moment is accepted as delayed (`scheduled`).
+
     leased ◄── wait, continue ──► waiting with its session        ready, delayed, blocked ◄── pause, resume ──► paused
 
 A finished execution never moves again.
@@ -24,6 +26,8 @@ from controlplane.domain.retry import RetryPolicy
 
 DEFAULT_NAMESPACE = 1
 CRASHES_MAX = 10
+SCHEDULED = "scheduled"
+"""The `status_reason` of what was accepted for a later moment, until that has come."""
 
 
 class Status(StrEnum):
@@ -99,7 +103,8 @@ class Replay:
 class Submission:
     """Everything that is asked of one execution; never changed afterwards.
 
-    `origin`: JSON that the event of its beginning carries (why it was started anew).
+    `origin`: JSON that the event of its beginning carries (why it was started anew). It may be leased `delay_seconds`
+    after it was accepted, and not before `run_at`.
     """
 
     id: ExecutionId
@@ -120,6 +125,8 @@ class Submission:
     priority: int = 0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     timeout_seconds: float | None = None
+    delay_seconds: float = 0.0
+    run_at: datetime | None = None
     webhooks: tuple[Webhook, ...] = ()
     idempotency_key: str | None = None
     idempotency_scope: str = ""
@@ -131,6 +138,7 @@ class Accepted:
     """The answer to a submission. `replayed`: an earlier request with this idempotency key made it.
 
     `source_id`: it has ended already, with the result of this execution of the run that was started anew.
+    `scheduled_at`: it waits for this moment before it may be leased for the first time.
     """
 
     id: ExecutionId
@@ -138,6 +146,7 @@ class Accepted:
     created_at: datetime
     replayed: bool = False
     source_id: ExecutionId | None = None
+    scheduled_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

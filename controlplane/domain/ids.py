@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import NewType
 from uuid import UUID
 
@@ -48,6 +49,11 @@ class IdMaker:
         self._last = now
         high, low = self._counter >> 50, self._counter & ((1 << 50) - 1)
         return UUID(int=now << 80 | 7 << 76 | high << 64 | 2 << 62 | low << 12 | bucket)
+
+
+def made_at(id_: UUID) -> datetime:
+    """When this id was made, by the clock of its maker (the database's, give or take a round trip)."""
+    return datetime.fromtimestamp((id_.int >> 80) / 1000, UTC)
 
 
 def bucket_of(id_: UUID) -> int:

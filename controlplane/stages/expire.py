@@ -205,7 +205,7 @@ where q.bucket = $1
 
 PROMOTE = """
 update queue
-set state = 'ready'
+set state = 'ready', status_reason = nullif(status_reason, 'scheduled')
 where bucket = $1
   and id = any(array(
     select id

@@ -38,7 +38,8 @@ returning clock() as at
 
 LET_GO = """
 update queue
-set state = case when available_at > clock() then 'delayed' else 'ready' end, status_reason = null
+set state = case when available_at > clock() then 'delayed' else 'ready' end,
+  status_reason = case when available_at > clock() and attempt = 0 then 'scheduled' end
 where bucket = $1
   and id = $2
   and state = 'paused'

@@ -12,15 +12,17 @@ import asyncpg
 
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import Accepted, Submission
-from controlplane.domain.ids import ExecutionId
+from controlplane.domain.ids import ExecutionId, bucket_of
 from controlplane.domain.lease import Fence
 from controlplane.domain.placement import by_bucket
-from controlplane.errors import ControlPlaneError, IdempotencyConflict, LeaseLost
+from controlplane.errors import ControlPlaneError, DatabaseUnavailable, IdempotencyConflict, LeaseLost
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
 from controlplane.stages import hold, record
 
 IDEMPOTENCY_SECONDS = 24 * 3600
+RESERVE_TRIES = 3
+"""How often a key is looked at that expires between the look that finds it taken and the one that reads it."""
 
 # Keys are taken in one order, so that two flushes wait for each other and never in a circle.
 TAKE_KEYS = """
@@ -42,10 +44,11 @@ join idempotency_keys k on k.bucket = $1 and k.namespace = w.namespace and k.sco
 """
 
 READ_ACCEPTED = """
-select id, run_id, created_at
-from executions
-where bucket = $1
-  and id = any($2::uuid[])
+select e.id, e.run_id, e.created_at, case when q.status_reason = 'scheduled' then q.available_at end as scheduled_at
+from executions e
+left join queue q on q.bucket = $1 and q.id = e.id and q.id = any($2::uuid[])
+where e.bucket = $1
+  and e.id = any($2::uuid[])
 """
 
 # The id is made before the transaction begins: a flush that is repeated after a lost answer inserts nothing twice, not
@@ -56,11 +59,13 @@ with item as (
   from unnest(
     $2::uuid[], $3::smallint[], $4::text[], $5::uuid[], $6::uuid[], $7::uuid[], $8::text[], $9::text[], $10::bytea[],
     $11::bytea[], $12::text[], $13::text[], $14::smallint[], $15::smallint[], $16::float8[], $17::float8[],
-    $18::float8[], $19::float8[], $20::smallint[], $21::text[], $22::uuid[], $23::text[]
+    $18::float8[], $19::float8[], $20::smallint[], $21::text[], $22::uuid[], $23::text[], $24::float8[],
+    $25::timestamptz[]
   ) as i(
     id, namespace, run_id, root_id, parent_id, source_execution_id, target, type, input,
     context, session_key, actor_key, priority, retries_max, retry_delay_seconds, retry_factor,
-    retry_cap_seconds, timeout_seconds, webhooks, replay_source_run_id, replay_before_id, replay_mode
+    retry_cap_seconds, timeout_seconds, webhooks, replay_source_run_id, replay_before_id, replay_mode, delay_seconds,
+    run_at
   )
 ),
 accepted as (
@@ -79,15 +84,21 @@ accepted as (
 ),
 queued as (
   insert into queue (
-    bucket, id, namespace, target, run_id, parent_id, state, priority, available_at, retries_max, webhooks,
-    timeout_seconds
+    bucket, id, namespace, target, run_id, parent_id, state, status_reason, priority, available_at, retries_max,
+    webhooks, timeout_seconds
   )
-  select $1, i.id, i.namespace, i.target, i.run_id, i.parent_id, 'ready', i.priority, a.created_at, i.retries_max,
-    i.webhooks, i.timeout_seconds
+  select $1, i.id, i.namespace, i.target, i.run_id, i.parent_id,
+    case when start.at > a.created_at then 'delayed' else 'ready' end,
+    case when start.at > a.created_at then 'scheduled' end,
+    i.priority, start.at, i.retries_max, i.webhooks, i.timeout_seconds
   from item i
   join accepted a on a.id = i.id
+  cross join lateral (select greatest(a.created_at + make_interval(secs => i.delay_seconds), i.run_at) as at) start
+  returning id, status_reason, available_at
 )
-select id, created_at from accepted
+select a.id, a.created_at, case when q.status_reason = 'scheduled' then q.available_at end as scheduled_at
+from accepted a
+join queued q on q.id = a.id
 """
 
 INSERT_WEBHOOKS = """
@@ -105,8 +116,9 @@ from unnest(
 async def accept(conn: Connection, batch: Sequence[Submission]) -> list[Accepted | ControlPlaneError]:
     """Once this returns, the execution is in the database and will come to exactly one end.
 
-    Moves: nothing → ready. Guard: the id is the caller's own, so the same submission twice is one execution; the
-    idempotency key is unique; a child is accepted only while the attempt that asks holds its lease.
+    Moves: nothing → ready, or → delayed when it is asked for later. Guard: the id is the caller's own, so the same
+    submission twice is one execution; the idempotency key is unique; a child is accepted only while the attempt that
+    asks holds its lease.
     Raises: per item LeaseLost, IdempotencyConflict.
     """
     answers: dict[UUID, Accepted | ControlPlaneError] = {}
@@ -190,14 +202,39 @@ async def _used_keys(
         if row["execution_id"] == item.id:
             continue  # our own earlier try, whose answer was lost
         if row["request_hash"] != item.request_hash:
-            answers[item.id] = IdempotencyConflict(
-                "This idempotency key was used before with another request.",
-                where="Idempotency-Key",
-                fix="Use a new key for a new request, or send the very same body again.",
-            )
+            answers[item.id] = _conflict()
             continue
         answers[item.id] = _accepted(accepted[row["execution_id"]], replayed=True)
     return answers
+
+
+async def reserve(conn: Connection, id_: UUID, *, namespace: int, scope: str, key: str, request_hash: bytes) -> UUID:
+    """Keep this id under an idempotency key, for a request that asks for many executions at once.
+
+    Answers the id that the first such request brought, for 24 hours. Guard: the key is unique.
+    Raises: IdempotencyConflict when the key was used with another request.
+    """
+    bucket = bucket_of(id_)
+    for _ in range(RESERVE_TRIES):
+        if await conn.fetch(
+            TAKE_KEYS, bucket, [namespace], [scope], [key], [id_], [request_hash], float(IDEMPOTENCY_SECONDS)
+        ):
+            return id_
+        row = await conn.fetchrow(READ_KEYS, bucket, [namespace], [scope], [key])
+        if row is not None:
+            if row["request_hash"] != request_hash:
+                raise _conflict()
+            kept: UUID = row["execution_id"]
+            return kept
+    raise DatabaseUnavailable("The idempotency key expires again and again; try again.")
+
+
+def _conflict() -> IdempotencyConflict:
+    return IdempotencyConflict(
+        "This idempotency key was used before with another request.",
+        where="Idempotency-Key",
+        fix="Use a new key for a new request, or send the very same body again.",
+    )
 
 
 async def enqueue(conn: Connection, bucket: int, fresh: list[Submission]) -> dict[UUID, Accepted]:
@@ -229,8 +266,10 @@ async def enqueue(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
         [None if item.replay is None else item.replay.source_run_id for item in fresh],
         [None if item.replay is None else item.replay.before_id for item in fresh],
         [None if item.replay is None else item.replay.mode.value for item in fresh],
+        [item.delay_seconds for item in fresh],
+        [item.run_at for item in fresh],
     )
-    created = {row["id"]: row["created_at"] for row in rows}
+    created = {row["id"]: row for row in rows}
     new = [item for item in fresh if item.id in created]
     hooks = [(item, n, webhook) for item in new for n, webhook in enumerate(item.webhooks, 1)]
     if hooks:
@@ -262,7 +301,15 @@ async def enqueue(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
             for item in new
         ],
     )
-    return {item.id: Accepted(id=item.id, run_id=item.run_id, created_at=created[item.id]) for item in new}
+    return {
+        item.id: Accepted(
+            id=item.id,
+            run_id=item.run_id,
+            created_at=created[item.id]["created_at"],
+            scheduled_at=created[item.id]["scheduled_at"],
+        )
+        for item in new
+    }
 
 
 async def accepted_before(conn: Connection, bucket: int, part: list[Submission]) -> dict[UUID, Accepted]:
@@ -272,7 +319,13 @@ async def accepted_before(conn: Connection, bucket: int, part: list[Submission])
 
 
 def _accepted(row: asyncpg.Record, *, replayed: bool = False) -> Accepted:
-    return Accepted(id=ExecutionId(row["id"]), run_id=row["run_id"], created_at=row["created_at"], replayed=replayed)
+    return Accepted(
+        id=ExecutionId(row["id"]),
+        run_id=row["run_id"],
+        created_at=row["created_at"],
+        scheduled_at=row["scheduled_at"],
+        replayed=replayed,
+    )
 
 
 async def _read(conn: Connection, bucket: int, ids: list[UUID]) -> dict[UUID, asyncpg.Record]:

@@ -97,7 +97,7 @@ async def test_it_is_let_go(conn: Connection) -> None:
 
 async def test_a_retry_keeps_its_time(conn: Connection) -> None:
     """Let go before its time has come, it waits on."""
-    made = await make_execution(conn, "delayed")
+    made = await make_execution(conn, "delayed", attempt=1)
     await request(conn, made.id)
 
     await pause.resume(conn, made.id)

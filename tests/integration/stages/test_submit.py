@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -12,16 +14,18 @@ from controlplane.domain.execution import Submission
 from controlplane.domain.retry import RetryPolicy
 from controlplane.errors import IdempotencyConflict, LeaseLost
 from controlplane.postgres.pool import Connection
-from controlplane.stages import submit
+from controlplane.stages import cancel, expire, pause, submit
 from tests.make import (
     accept,
     counts,
     event_types,
     lease,
     make_execution,
+    make_id,
     make_session,
     move_clock,
     must,
+    new_execution_id,
     only_row,
     queue_row,
     queued,
@@ -275,3 +279,124 @@ async def test_a_retry_rule_that_could_never_be_followed_is_not_stored(conn: Con
     """A wait that cannot be computed is refused here: later it would fail the report of the attempt."""
     with pytest.raises(asyncpg.IntegrityConstraintViolationError):
         await accept(conn, submission(retry=rule))
+
+
+async def now(conn: Connection) -> datetime:
+    moment: datetime = await conn.fetchval("select clock()")
+    return moment
+
+
+async def test_a_delay_is_counted_by_the_database(conn: Connection) -> None:
+    """It is delayed, says why and until when, and nobody is given it."""
+    wish = submission(delay_seconds=60.0)
+
+    [accepted] = await accept(conn, wish)
+    row = await queue_row(conn, wish.id)
+
+    assert (row["state"], row["status_reason"]) == ("delayed", "scheduled")
+    assert accepted.scheduled_at == row["available_at"] == accepted.created_at + timedelta(seconds=60)
+    assert await lease(conn, await make_session(conn)) == []
+
+
+async def test_what_was_delayed_is_promoted_when_its_time_has_come(conn: Connection) -> None:
+    """Not before; from then on it is ready as anything else, and says no more that it is scheduled."""
+    wish = submission(delay_seconds=60.0)
+    await accept(conn, wish)
+
+    await move_clock(conn, "59 seconds")
+    early = await expire.promote(conn, 0)
+    await move_clock(conn, "61 seconds")
+    promoted = await expire.promote(conn, 0)
+    row = await queue_row(conn, wish.id)
+
+    assert (early.rows, promoted.rows, promoted.ready) == (0, 1, ((1, "n.echo"),))
+    assert (row["state"], row["status_reason"]) == ("ready", None)
+    assert [one.execution_id for one in await lease(conn, await make_session(conn))] == [wish.id]
+
+
+@pytest.mark.parametrize(("ahead", "state"), [(60, "delayed"), (0, "ready"), (-3600, "ready")])
+async def test_a_moment_that_has_passed_means_now(conn: Connection, ahead: int, state: str) -> None:
+    """Whether it has, is decided by the clock of the database, which here is an hour ahead."""
+    await move_clock(conn, "1 hour")
+    wish = submission(run_at=await now(conn) + timedelta(seconds=ahead))
+
+    [accepted] = await accept(conn, wish)
+    row = await queue_row(conn, wish.id)
+
+    assert row["state"] == state
+    assert row["available_at"] == (wish.run_at if state == "delayed" else accepted.created_at)
+
+
+async def test_a_repeat_says_when_it_begins(conn: Connection) -> None:
+    """The flush that is repeated after a lost answer and the second use of a key say what was said the first time."""
+    wish = keyed(delay_seconds=60.0)
+    first = await accept(conn, wish)
+
+    assert await accept(conn, wish) == first
+    assert (await accept(conn, keyed(delay_seconds=60.0)))[0].scheduled_at == first[0].scheduled_at
+
+
+async def test_what_is_scheduled_can_be_cancelled(conn: Connection) -> None:
+    """It ends at once, and its time may come."""
+    wish = submission(delay_seconds=60.0)
+    await accept(conn, wish)
+
+    [done] = await cancel.request(conn, [wish.id], reason=None, make_id=make_id)
+    await move_clock(conn, "2 minutes")
+
+    assert must(done).settled
+    assert (await expire.promote(conn, 0)).rows == 0
+
+
+async def test_what_is_scheduled_can_be_paused(conn: Connection) -> None:
+    """Let go before its time it is scheduled again, afterwards it is ready."""
+    early, late = submission(delay_seconds=60.0), submission(delay_seconds=60.0)
+    await accept(conn, early, late)
+    for wish in (early, late):
+        await pause.request(conn, wish.id, reason=None)
+
+    await pause.resume(conn, early.id)
+    again = await queue_row(conn, early.id)
+    await move_clock(conn, "2 minutes")
+    await pause.resume(conn, late.id)
+    ready = await queue_row(conn, late.id)
+
+    assert (again["state"], again["status_reason"]) == ("delayed", "scheduled")
+    assert (ready["state"], ready["status_reason"]) == ("ready", None)
+
+
+async def reserve(conn: Connection, **over: Any) -> UUID:
+    fields = {"namespace": 1, "scope": "batch", "key": "k", "request_hash": b"hash"} | over
+    return await submit.reserve(conn, fields.pop("id", None) or new_execution_id(), **fields)
+
+
+async def test_a_reserved_key_keeps_its_first_id(conn: Connection) -> None:
+    """Who comes with the same request is given the id that the first one brought."""
+    first = new_execution_id()
+
+    assert await reserve(conn, id=first) == first
+    assert await reserve(conn) == first
+
+
+async def test_a_reserved_key_with_another_request_is_refused(conn: Connection) -> None:
+    """And keeps its id."""
+    first = await reserve(conn)
+
+    with pytest.raises(IdempotencyConflict):
+        await reserve(conn, request_hash=b"other")
+    assert await reserve(conn) == first
+
+
+async def test_racing_reservations_of_one_key(conn: Connection, other: Connection, observer: Connection) -> None:
+    """The second waits for the first and is given its id."""
+    began, waited = await race(conn, other, observer, first=reserve, second=reserve)
+
+    assert waited == began
+
+
+async def test_a_reserved_key_is_free_again_after_its_time(conn: Connection) -> None:
+    """After 24 hours it is reserved anew."""
+    first = await reserve(conn)
+    await move_clock(conn, "24 hours 1 second")
+
+    assert await reserve(conn, request_hash=b"other") != first
