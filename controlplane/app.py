@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 
 from controlplane import __version__
 from controlplane.api import (
+    batch,
     changes,
     deliveries,
     events,
@@ -66,6 +67,7 @@ from controlplane.stages import checkpoint, complete, lease, log, renew, replay,
 logger = logging.getLogger(__name__)
 
 OPERATIONS = [
+    *batch.OPERATIONS,  # before a path that takes `batch` for a target
     *executions.OPERATIONS,
     *restart.OPERATIONS,
     *nodes.OPERATIONS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 from controlplane.domain.placement import Placement
@@ -16,6 +16,8 @@ from controlplane.reads.nodes import Entry
 
 FRESH_SECONDS = 1.0
 RETRY_SECONDS = 10.0
+NEAREST_MAX = 10
+"""Unknown targets of one request for which the nearest known names are looked up."""
 
 
 class Catalogue:
@@ -31,23 +33,34 @@ class Catalogue:
 
     async def find(self, namespace: int, target: str) -> Entry:
         """The entry of this target. Raises TargetNotFound with the nearest names."""
+        entry = (await self.find_each(namespace, [target]))[target]
+        if isinstance(entry, TargetNotFound):
+            raise entry
+        return entry
+
+    async def find_each(self, namespace: int, wanted: Collection[str]) -> dict[str, Entry | TargetNotFound]:
+        """The entries of many; the nearest names of the first few that are unknown (to look for them is slow)."""
         if time.monotonic() - self._read_at > FRESH_SECONDS:
             await self.refresh()
-        entry = self._entries.get((namespace, target))
-        if entry is None:
+        if any((namespace, target) not in self._entries for target in wanted):
             await self.refresh()
+        found: dict[str, Entry | TargetNotFound] = {}
+        unknown = 0
+        for target in wanted:
             entry = self._entries.get((namespace, target))
-        if entry is None:
-            near = nearest(target, (known for space, known in self._entries if space == namespace))
-            raise TargetNotFound(
-                "No node has ever registered this target.",
-                where="path",
-                fix=f"Did you mean {' or '.join(near)}?"
-                if near
-                else "Start a node that serves it; GET /api/v1/reasoners.",
-                nearest=near,
-            )
-        return entry
+            unknown += entry is None
+            found[target] = entry or self._unknown(namespace, target, look=unknown <= NEAREST_MAX)
+        return found
+
+    def _unknown(self, namespace: int, target: str, *, look: bool) -> TargetNotFound:
+        known = (known for space, known in self._entries if space == namespace) if look else ()
+        near = nearest(target, known)
+        return TargetNotFound(
+            "No node has ever registered this target.",
+            where="path",
+            fix=f"Did you mean {' or '.join(near)}?" if near else "Start a node that serves it; GET /api/v1/reasoners.",
+            nearest=near,
+        )
 
     async def targets_of(self, namespace: int, node_id: str) -> tuple[str, ...]:
         """What this node serves."""
