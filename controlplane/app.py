@@ -29,6 +29,7 @@ from controlplane.api import (
     pauses,
     problems,
     restart,
+    retry,
 )
 from controlplane.api.agentfield import approvals
 from controlplane.api.agentfield import operations as agentfield
@@ -70,6 +71,7 @@ OPERATIONS = [
     *batch.OPERATIONS,  # before a path that takes `batch` for a target
     *executions.OPERATIONS,
     *restart.OPERATIONS,
+    *retry.OPERATIONS,
     *nodes.OPERATIONS,
     *leases.OPERATIONS,
     *memory.OPERATIONS,
