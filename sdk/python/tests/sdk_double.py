@@ -63,7 +63,9 @@ class Double:
             ("GET", "/executions/{id}", self.execution),
             ("GET", "/executions", self.list_executions),
             ("POST", "/executions/{id}/cancel", self.cancel),
+            ("POST", "/execute/batch", self.batch),
             ("POST", "/executions/{id}/restart", self.restart),
+            ("POST", "/executions/{id}/retry", self.restart),
             ("GET", "/executions/{id}/events", self.events),
         ]
         doors = [Route("/api/v1" + path, self._hear(call), methods=[method]) for method, path, call in routes]
@@ -273,6 +275,18 @@ class Double:
         shape = {"execution_id": execution_id, "run_id": request.headers.get("x-run-id", "run_new"), "status": "queued"}
         self.executions.setdefault(execution_id, shape | {"target": request.path_params["target"]})
         return JSONResponse(shape | {"webhook_registered": bool(body.get("webhook"))}, 202)
+
+    async def batch(self, request: Request, body: Any) -> Response:
+        key, run_id = request.headers["idempotency-key"], request.headers.get("x-run-id", "run_new")
+        items: list[dict[str, Any]] = []
+        for n, item in enumerate(body["items"]):
+            if item["target"] == "n.nobody":
+                items.append({"http_status": 404, "code": "target_not_found", "message": "no such target"})
+                continue
+            execution_id = self.started_keys.setdefault(f"{key}.{n}", f"exec_{key}_{n}")
+            self.executions[execution_id] = {"execution_id": execution_id, "run_id": run_id, "status": "queued"}
+            items.append(self.executions[execution_id] | {"http_status": 202})
+        return JSONResponse({"run_id": run_id, "items": items})
 
     async def execution(self, request: Request, body: Any) -> Response:
         execution_id = request.path_params["id"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
@@ -117,6 +118,57 @@ async def test_restart_begins_a_new_run_once(double):
         }
     ]
     assert (again.run_id, len(double.executions)) == ("run_again", 2)
+
+
+async def test_many_are_started_in_pieces_that_share_a_run(double):
+    """A thousand to a request, which is sent again after a lost answer; handles and refusals stand in their places."""
+    double.misbehave.append(("batch", "lose the answer"))
+    items = [{"target": "n.f", "input": {"n": n}, "webhook": "http://h"} for n in range(2_400)]
+    items[1_200]["target"] = "n.nobody"
+    async with Client(double.url) as client:
+        started = await client.submit_many(items, same_run=True, idempotency_key="k")
+    heard = [(headers["idempotency-key"], headers.get("x-run-id")) for _, _, headers, _ in double.heard]
+
+    assert heard == [("k-0", None), ("k-0", None), ("k-1", "run_new"), ("k-2", "run_new")]
+    assert [len(body["items"]) for body in double.said("/batch")] == [1_000, 1_000, 1_000, 400]
+    assert double.said("/batch")[0]["items"][1] == {"target": "n.f", "input": {"n": 1}, "webhook": {"url": "http://h"}}
+    assert [one.execution_id for one in started[998:1_001]] == ["exec_k-0_998", "exec_k-0_999", "exec_k-1_0"]
+    assert isinstance(started[1_200], NotFound)
+    assert len(started) == 2_400
+
+
+async def test_large_items_are_sent_in_smaller_pieces(double):
+    """No request is larger than the control plane takes; an item that is, is sent alone and refused there."""
+    async with Client(double.url) as client:
+        await client.submit_many([{"target": "n.f", "input": {"text": "a" * 3_000_000}} for _ in range(5)])
+
+    assert [len(body["items"]) for body in double.said("/batch")] == [2, 2, 1]
+
+
+async def test_a_start_may_wait_for_its_moment(double):
+    """A moment is sent with its offset; without one it could mean any hour."""
+    async with Client(double.url) as client:
+        await client.start("n.f", run_at=datetime(2030, 1, 1, 9, tzinfo=timezone(timedelta(hours=1))))
+        await client.start("n.f", delay_seconds=60)
+        with pytest.raises(ValueError, match="time zone"):
+            await client.start("n.f", run_at=datetime(2030, 1, 1, 9))  # noqa: DTZ001 - that is what is refused
+
+    assert double.said("n.f") == [
+        {"input": {}, "run_at": "2030-01-01T09:00:00+01:00"},
+        {"input": {}, "delay_seconds": 60},
+    ]
+
+
+async def test_what_failed_is_retried_once(double):
+    """A lost answer retries nothing twice, and the handle is that of the new execution."""
+    double.misbehave.append(("retry", "lose the answer"))
+    async with Client(double.url) as client:
+        old = await client.start("n.f")
+        again = await client.retry(old.execution_id, reason="enough", delay_seconds=5)
+
+    assert double.said("/retry") == 2 * [{"reuse": "succeeded-before", "reason": "enough", "delay_seconds": 5}]
+    assert again.execution_id != old.execution_id
+    assert len(double.executions) == 2
 
 
 async def test_get_and_list_read_executions(double):

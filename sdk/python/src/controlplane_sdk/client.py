@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+import builtins
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import quote
@@ -14,11 +16,11 @@ import httpx
 
 from controlplane_sdk import executions, strict_json
 from controlplane_sdk.connection import Connection
-from controlplane_sdk.errors import AlreadyFinished, ServerUnavailable, ServerUnreachable
+from controlplane_sdk.errors import AlreadyFinished, LeaseLost, RequestRefused, ServerUnavailable, ServerUnreachable
 from controlplane_sdk.executions import Execution
 from controlplane_sdk.memory import Memory
 from controlplane_sdk.sse import frames
-from controlplane_sdk.transport import Backoff, Transport, read, server_url, standard_headers, unreachable
+from controlplane_sdk.transport import Backoff, Transport, read, refusal, server_url, standard_headers, unreachable
 
 SILENCE_SECONDS = 75.0
 LAST_WORD_SECONDS = 2.0
@@ -169,26 +171,63 @@ class Client:
         priority: int | None = None,
         retries: int | None = None,
         timeout_seconds: float | None = None,
+        delay_seconds: float | None = None,
+        run_at: datetime | str | None = None,
         **arguments: Any,
     ) -> Handle:
         """Start an execution of `node.reasoner` and return at once. Arguments by name, or as `input`.
 
-        `webhook` is a URL or {"url", "secret", "headers"}. Sent again after a lost answer, it still starts once.
+        `webhook` is a URL or {"url", "secret", "headers"}. It begins after `delay_seconds`, or at `run_at` (a moment
+        with its offset from UTC). Sent again after a lost answer, it still starts once.
         """
         body = {
             "input": {**(input or {}), **arguments},
-            "webhook": {"url": webhook} if isinstance(webhook, str) else webhook,
+            "webhook": _webhook(webhook),
             "context": context,
             "priority": priority,
             "retries": retries,
             "timeout_seconds": timeout_seconds,
+            "delay_seconds": delay_seconds,
+            "run_at": _moment(run_at),
         }
         names = {"X-Run-ID": run_id, "X-Session-ID": session_id, "X-Actor-ID": actor_id}
         names |= {"Idempotency-Key": idempotency_key}
         started = await executions.submit(
             self._transport, target, body, headers=names, patience_seconds=self._patience_seconds
         )
-        return Handle(self._transport, started["execution_id"], started.get("run_id", ""), self._patience_seconds)
+        return self._handle(started)
+
+    async def submit_many(
+        self,
+        items: Iterable[Mapping[str, Any]],
+        *,
+        same_run: bool = False,
+        run_id: str | None = None,
+        idempotency_key: str | None = None,
+        session_id: str | None = None,
+        actor_id: str | None = None,
+    ) -> builtins.list[Handle | RequestRefused | LeaseLost]:
+        """Start many executions with few requests, and get a handle for each, or the error that it was refused with.
+
+        An item says `target`, `input` and what else `start` takes. `same_run`: they share one run, `run_id` or a new
+        one. Sent again after a lost answer, or by you with the same `idempotency_key` and items, each still starts
+        once.
+        """
+        names = {"X-Run-ID": run_id, "X-Session-ID": session_id, "X-Actor-ID": actor_id}
+        answers = await executions.submit_many(
+            self._transport,
+            [
+                {**item, "webhook": _webhook(item.get("webhook")), "run_at": _moment(item.get("run_at"))}
+                for item in items
+            ],
+            same_run=same_run,
+            headers=names | {"Idempotency-Key": idempotency_key},
+            patience_seconds=self._patience_seconds,
+        )
+        return [
+            self._handle(one) if one["http_status"] == 202 else refusal(one["http_status"], one["code"], one)
+            for one in answers
+        ]
 
     async def call(self, target: str, input: Mapping[str, Any] | None = None, **arguments: Any) -> Any:  # noqa: A002
         """Start an execution and wait for its result."""
@@ -220,7 +259,7 @@ class Client:
             "reason": reason,
             "input": None if input is None else dict(input),
             "context": context,
-            "webhook": {"url": webhook} if isinstance(webhook, str) else webhook,
+            "webhook": _webhook(webhook),
         }
         started = await executions.restart(
             self._transport,
@@ -229,7 +268,40 @@ class Client:
             headers={"Idempotency-Key": idempotency_key},
             patience_seconds=self._patience_seconds,
         )
-        return Handle(self._transport, started["execution_id"], started.get("run_id", ""), self._patience_seconds)
+        return self._handle(started)
+
+    async def retry(
+        self,
+        execution_id: str,
+        *,
+        reuse: Literal["succeeded-before", "none"] = "succeeded-before",
+        reason: str | None = None,
+        delay_seconds: float | None = None,
+        run_at: datetime | str | None = None,
+        webhook: str | Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Handle:
+        """Ask once more what failed, was cancelled or ran out of time.
+
+        It is a new execution in the same run, whose memory it finds. Calls that had succeeded in the run are answered
+        with what they had found, or made again with `reuse="none"`. Raises: RequestRefused when there is nothing to
+        retry.
+        """
+        body = {
+            "reuse": reuse,
+            "reason": reason,
+            "delay_seconds": delay_seconds,
+            "run_at": _moment(run_at),
+            "webhook": _webhook(webhook),
+        }
+        started = await executions.retry(
+            self._transport,
+            execution_id,
+            body,
+            headers={"Idempotency-Key": idempotency_key},
+            patience_seconds=self._patience_seconds,
+        )
+        return self._handle(started)
 
     def execution(self, execution_id: str) -> Handle:
         """A handle on an execution that was started elsewhere."""
@@ -260,6 +332,9 @@ class Client:
         body = reply.expect()
         return Page([Execution.model_validate(item) for item in body["items"]], body.get("next_cursor"))
 
+    def _handle(self, started: Mapping[str, Any]) -> Handle:
+        return Handle(self._transport, started["execution_id"], started.get("run_id", ""), self._patience_seconds)
+
     def _reach(self) -> Connection:
         if self._connection is None:
             self._connection = Connection(self.server, self._headers)
@@ -268,6 +343,19 @@ class Client:
     @property
     def _transport(self) -> Transport:
         return self._reach().transport
+
+
+def _webhook(given: str | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    return {"url": given} if isinstance(given, str) else given
+
+
+def _moment(given: datetime | str | None) -> str | None:
+    """A moment as it is written on the wire. Raises: ValueError when it does not say where its clock stands."""
+    if not isinstance(given, datetime):
+        return given
+    if given.tzinfo is None:
+        raise ValueError("run_at needs a time zone: datetime.now(UTC) + timedelta(hours=1)")
+    return given.isoformat()
 
 
 async def _next(stream: AsyncIterator[Event], within_seconds: float | None) -> Event | None:

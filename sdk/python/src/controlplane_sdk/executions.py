@@ -1,11 +1,11 @@
-"""Executions as a caller sees them: submit one, look at it, wait for its end, begin it again."""
+"""Executions as a caller sees them: submit one or many, look at it, wait for its end, ask it once more."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +18,9 @@ from controlplane_sdk.transport import Transport
 WAIT_SECONDS = 30.0
 ANSWER_MARGIN_SECONDS = 15.0
 PACE_SECONDS = 0.25
+BATCH_MAX = 1_000
+BATCH_BYTES_MAX = 8 * 1024 * 1024
+BATCH_ANSWER_SECONDS = 60.0
 FINISHED = frozenset({"succeeded", "failed", "cancelled", "timeout"})
 
 _ENDINGS: dict[str, type[ExecutionError]] = {
@@ -86,6 +89,72 @@ async def submit(
     return await _begin(transport, path, body, headers=headers, patience_seconds=patience_seconds)
 
 
+async def submit_many(
+    transport: Transport,
+    items: Iterable[Mapping[str, Any]],
+    *,
+    same_run: bool,
+    headers: Mapping[str, str | None],
+    patience_seconds: float | None,
+) -> list[dict[str, Any]]:
+    """Start many, and say of each, in order, how it began or why it was refused; however often it has to be sent.
+
+    Raises: NotJson, NotFound (the parent), RequestRefused, ServerUnreachable.
+    """
+    said = present(headers)
+    key = said.pop("Idempotency-Key", uuid.uuid4().hex)
+    answers: list[dict[str, Any]] = []
+    for n, piece in enumerate(_pieces([strict_json.encode(present(item)) for item in items])):
+        reply = await transport.send_until_answered(
+            "POST",
+            "/execute/batch",
+            b'{"same_run":%b,"items":[%b]}' % (b"true" if same_run else b"false", b",".join(piece)),
+            headers=said | {"Idempotency-Key": f"{key}-{n}"},
+            answer_seconds=BATCH_ANSWER_SECONDS,
+            patience_seconds=patience_seconds,
+        )
+        body = reply.expect()
+        answers += body["items"]
+        if same_run:
+            said["X-Run-ID"] = body["run_id"]  # the next thousand joins them
+    return answers
+
+
+def present(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is not there."""
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _pieces(items: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """The items in as few requests as their number and their size allow."""
+    piece: list[bytes] = []
+    size = 0
+    for item in items:
+        if piece and (len(piece) == BATCH_MAX or size + len(item) > BATCH_BYTES_MAX):
+            yield piece
+            piece, size = [], 0
+        piece.append(item)
+        size += len(item) + 1
+    if piece:
+        yield piece
+
+
+async def retry(
+    transport: Transport,
+    execution_id: str,
+    body: Mapping[str, Any],
+    *,
+    headers: Mapping[str, str | None],
+    patience_seconds: float | None,
+) -> dict[str, Any]:
+    """Ask once more what has failed, in the same run, once however often it has to be sent.
+
+    Raises: NotFound, RequestRefused, ServerUnreachable.
+    """
+    path = f"/executions/{quote(execution_id, safe='')}/retry"
+    return await _begin(transport, path, body, headers=headers, patience_seconds=patience_seconds)
+
+
 async def restart(
     transport: Transport,
     execution_id: str,
@@ -135,12 +204,12 @@ async def _begin(
     headers: Mapping[str, str | None],
     patience_seconds: float | None,
 ) -> dict[str, Any]:
-    said = {name: value for name, value in headers.items() if value is not None}
+    said = present(headers)
     said.setdefault("Idempotency-Key", uuid.uuid4().hex)
     reply = await transport.send_until_answered(
         "POST",
         path,
-        strict_json.encode({name: value for name, value in body.items() if value is not None}),
+        strict_json.encode(present(body)),
         headers=said,
         patience_seconds=patience_seconds,
     )
