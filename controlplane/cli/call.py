@@ -24,6 +24,10 @@ def call(
     wait: bool,
     timeout_seconds: float | None,
     run_id: str | None,
+    delay_seconds: float | None,
+    run_at: str | None,
+    retries: int | None,
+    priority: int | None,
     webhook_url: str | None,
     webhook_secret: str | None,
     idempotency_key: str | None,
@@ -37,23 +41,22 @@ def call(
             fix="`controlplane nodes` shows who is there.",
             code=ExitCode.USAGE,
         )
-    headers = {}
-    if run_id is not None:
-        if not (run_id.isascii() and run_id.isprintable()):
-            raise Failure("--run-id travels in a header: printable ASCII only.", code=ExitCode.USAGE)
-        headers["X-Run-ID"] = run_id
+    headers = run_header(run_id)
     body = submit_body(
         read_input(input_given, pairs),
         # One of our own where none is given: a submit whose answer was lost is said again, and accepted once.
         idempotency_key=idempotency_key or f"cli-{uuid.uuid4().hex}",
         webhook_url=webhook_url,
         webhook_secret=webhook_secret,
+        options={"delay_seconds": delay_seconds, "run_at": run_at, "retries": retries, "priority": priority},
     )
     accepted = client.submit(target, body, headers=headers)
     found = members(accepted)
     execution_id = text_of(found, "execution_id") or ""
     for warning in msgspec.json.decode(found.get("warnings", msgspec.Raw(b"[]")), type=list[dict[str, str]]):
         output.say(f"Note: {warning.get('message', '')}")
+    if "available_at" in found:
+        output.say(f"It begins at {output.moment(text_of(found, 'available_at'))}.")
     if not wait:
         output.data(accepted if as_json else execution_id)
         output.say(f"Wait for it: {again} {execution_id}")
@@ -61,6 +64,15 @@ def call(
     output.say(f"{execution_id} is accepted; waiting for its end (Ctrl-C leaves it running).")
     seen = follow(client, execution_id, timeout_seconds=timeout_seconds, again=f"{again} {execution_id}")
     report(seen, execution_id, as_json=as_json)
+
+
+def run_header(run_id: str | None) -> dict[str, str]:
+    """The header that names a run. Raises Failure."""
+    if run_id is None:
+        return {}
+    if not (run_id.isascii() and run_id.isprintable()):
+        raise Failure("A run is named in a header: printable ASCII only.", code=ExitCode.USAGE)
+    return {"X-Run-ID": run_id}
 
 
 def _is_target(text: str) -> bool:

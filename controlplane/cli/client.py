@@ -86,11 +86,16 @@ class Client:
 
     def submit(self, target: str, body: bytes, *, headers: Mapping[str, str]) -> bytes:
         """Submit once: the body has an idempotency key, so it may be said again when an answer is lost."""
+        return self._repeat(f"{PREFIX}/execute/async/{quote(target, safe='')}", body, headers, about=target)
+
+    def submit_batch(self, body: bytes, *, headers: Mapping[str, str]) -> bytes:
+        """Submit many once: each has an idempotency key."""
+        return self._repeat(f"{PREFIX}/execute/batch", body, headers, about=None)
+
+    def _repeat(self, path: str, body: bytes, headers: Mapping[str, str], *, about: str | None) -> bytes:
         for n in range(1, SUBMIT_TRIES + 1):
             try:
-                return self.post(
-                    f"{PREFIX}/execute/async/{quote(target, safe='')}", body, headers=headers, about=target
-                )
+                return self.post(path, body, headers=headers, about=about)
             except Unreachable as error:
                 if n == SUBMIT_TRIES or isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout):
                     raise

@@ -51,6 +51,10 @@ DatabaseUrl = Annotated[
     str | None, typer.Option("--database-url", metavar="DSN", help="PostgreSQL to use (else DATABASE_URL).")
 ]
 ExecutionId = Annotated[str, typer.Argument(metavar="EXECUTION", help="Its id, exec_….")]
+Delay = Annotated[
+    float | None, typer.Option("--delay", min=0, metavar="SECONDS", help="Begin so much later; 366 days at most.")
+]
+RunId = Annotated[str | None, typer.Option("--run-id", metavar="RUN", help="Join this run.")]
 Timeout = Annotated[
     float | None,
     typer.Option("--timeout", min=0, metavar="SECONDS", help="Stop waiting after so long; the execution goes on."),
@@ -64,7 +68,7 @@ app = typer.Typer(
     epilog=EPILOG,
     pretty_exceptions_enable=False,
 )
-executions_app = typer.Typer(help="List, show, cancel, wait for and restart executions.")
+executions_app = typer.Typer(help="List, show, cancel, wait for, restart and retry executions.")
 app.add_typer(executions_app, name="executions")
 
 
@@ -134,7 +138,16 @@ def call(
     ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result, or print the id.")] = True,
     timeout: Timeout = None,
-    run_id: Annotated[str | None, typer.Option("--run-id", metavar="RUN", help="Join this run.")] = None,
+    run_id: RunId = None,
+    delay: Delay = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="MOMENT", help="Begin then: 2030-01-31T09:00:00+01:00. What has passed is now."),
+    ] = None,
+    retries: Annotated[
+        int | None, typer.Option("--retries", min=0, help="How often a failure is tried again (else as registered).")
+    ] = None,
+    priority: Annotated[int | None, typer.Option("--priority", help="What is higher is leased first; 0.")] = None,
     webhook: Annotated[
         str | None, typer.Option("--webhook", metavar="URL", help="Where the result is POSTed when it has ended.")
     ] = None,
@@ -161,12 +174,41 @@ def call(
             wait=wait,
             timeout_seconds=timeout,
             run_id=run_id,
+            delay_seconds=delay,
+            run_at=at,
+            retries=retries,
+            priority=priority,
             webhook_url=webhook,
             webhook_secret=webhook_secret,
             idempotency_key=idempotency_key,
             again=_again(server),
             as_json=as_json,
         )
+
+
+@app.command()
+def batch(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE.jsonl|-", help='A line for each: {"target": …, "input": …}, and what a submit takes.'
+        ),
+    ],
+    same_run: Annotated[bool, typer.Option("--same-run", help="Let them share a new run.")] = False,
+    run_id: RunId = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option("--idempotency-key", metavar="KEY", help="Sent twice with one key, no line is submitted twice."),
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit what the lines of a file say and print the ids, in order."""
+    from controlplane.cli.batch import batch as run
+
+    with _client(server, api_key) as client:
+        run(client, file, same_run=same_run, run_id=run_id, idempotency_key=idempotency_key, as_json=as_json)
 
 
 @executions_app.command("list")
@@ -275,6 +317,36 @@ def executions_restart(
             fork=fork,
             reason=reason,
             input_given=input_given,
+            again=_again(server),
+            as_json=as_json,
+        )
+
+
+@executions_app.command("retry")
+def executions_retry(
+    execution_id: ExecutionId,
+    reuse: Annotated[
+        str,
+        typer.Option(
+            "--reuse", help="succeeded-before: calls that had succeeded are not made again; none: all are made again."
+        ),
+    ] = "succeeded-before",
+    reason: Annotated[str | None, typer.Option("--reason", help="Why, for those who look at it later.")] = None,
+    delay: Delay = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask once more what has failed, in its run and with its memory, and print the new id."""
+    from controlplane.cli.executions import retry
+
+    with _client(server, api_key) as client:
+        retry(
+            client,
+            execution_id,
+            reuse=reuse,
+            reason=reason,
+            delay_seconds=delay,
             again=_again(server),
             as_json=as_json,
         )

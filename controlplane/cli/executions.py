@@ -1,4 +1,4 @@
-"""`controlplane executions …`: list, show, cancel, wait, restart."""
+"""`controlplane executions …`: list, show, cancel, wait, restart, retry."""
 
 from __future__ import annotations
 
@@ -172,6 +172,33 @@ def restart(
     new_id = text_of(found, "execution_id")
     output.data(str(new_id))
     output.say(f"A new run of {text_of(found, 'target')}: {text_of(found, 'run_id')}. Its end: {again} {new_id}")
+
+
+def retry(
+    client: Client,
+    execution_id: str,
+    *,
+    reuse: str,
+    reason: str | None,
+    delay_seconds: float | None,
+    again: str,
+    as_json: bool,
+) -> None:
+    """Ask it once more in its run, and print the id of the new execution."""
+    said: dict[str, object] = {"reuse": reuse, "reason": reason, "delay_seconds": delay_seconds}
+    body = client.post(
+        f"{PREFIX}/executions/{_id(execution_id)}/retry",
+        orjson.dumps(said),
+        headers={"Idempotency-Key": uuid.uuid4().hex},
+        about=execution_id,
+    )
+    if as_json:
+        output.data(body)
+        return
+    found = members(body)
+    new_id = text_of(found, "execution_id")
+    output.data(str(new_id))
+    output.say(f"{text_of(found, 'target')} once more, in {text_of(found, 'run_id')}. Its end: {again} {new_id}")
 
 
 def wait(client: Client, execution_id: str, *, timeout_seconds: float | None, again: str, as_json: bool) -> None:

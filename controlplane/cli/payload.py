@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -42,10 +42,16 @@ def json_or_text(text: str) -> bytes:
 
 
 def submit_body(
-    input_: bytes, *, idempotency_key: str, webhook_url: str | None = None, webhook_secret: str | None = None
+    input_: bytes,
+    *,
+    idempotency_key: str,
+    webhook_url: str | None = None,
+    webhook_secret: str | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> bytes:
-    """The body of a submit, with the input in it byte for byte."""
+    """The body of a submit, with the input in it byte for byte, and those options that are given."""
     body: dict[str, object] = {"input": orjson.Fragment(input_), "idempotency_key": idempotency_key}
+    body |= {name: value for name, value in (options or {}).items() if value is not None}
     if webhook_secret is not None and webhook_url is None:
         raise Failure("--webhook-secret needs --webhook URL.", code=ExitCode.USAGE)
     if webhook_url is not None:

@@ -252,6 +252,52 @@ def test_restart_prints_the_new_id(dev: Dev, node: Node) -> None:
     assert [bytes(node.lease()["input"]) for _ in range(2)] == [b'{"a": 1}', INPUT.encode()]
 
 
+def test_a_batch_is_submitted_line_by_line(dev: Dev, node: Node, tmp_path: Path) -> None:
+    """Ids in order on stdout; a wrong line is named, and put right it is the only one that is submitted again."""
+    file = tmp_path / "items.jsonl"
+    good, other, wrong = (json.dumps({"target": one}) for one in (node.target, node.target, "nobody.work"))
+    file.write_text(f"{good}\n{wrong}\n\n{other}\n")
+    command = ("batch", str(file), "--same-run", "--idempotency-key", node.target, "--server", dev.url)
+
+    first = cli(*command)
+    file.write_text(f"{good}\n{good}\n\n{other}\n")
+    again = cli(*command, "--json")
+    items = [json.loads(line) for line in again.out.splitlines()]
+
+    assert (first.code, again.code) == (3, 0)
+    assert "line 2: body.target: No node has ever registered this target." in first.err
+    assert "2 of 3 lines are accepted" in first.err
+    assert [one["execution_id"] for one in items[::2]] == first.out.decode().split()
+    assert [one.get("replayed") for one in items] == [True, None, True]
+    assert len({one["run_id"] for one in items}) == 1
+
+
+def test_a_call_may_begin_later(dev: Dev, node: Node) -> None:
+    """After a delay or at a moment, which is said; both are too much."""
+    later, both = ("--delay", "3600"), ("--delay", "1", "--at", "2030-01-01T00:00:00Z")
+    call = ("call", node.target, "--no-wait", "--server", dev.url)
+    scheduled, refused = cli(*call, *later, "--json"), cli(*call, *both)
+
+    assert json.loads(scheduled.out)["status_reason"] == "scheduled"
+    assert "It begins at " in scheduled.err
+    assert (refused.code, refused.out) == (2, b"")
+    cli("executions", "cancel", json.loads(scheduled.out)["execution_id"], "--server", dev.url)
+
+
+def test_retry_prints_the_new_id(dev: Dev, node: Node) -> None:
+    """It asks the same in the same run; what has not failed is a conflict."""
+    execution_id = submitted(dev, node, '{"input": {"a": 1}}', **{"X-Run-ID": node.target})
+    node.report(node.lease(), "failed", error="boom", retryable=False)
+    again = cli("executions", "retry", execution_id, "--reason", "once more", "--server", dev.url)
+    lease = node.lease()
+    early = cli("executions", "retry", again.out.decode().strip(), "--server", dev.url)
+
+    assert (again.code, early.code) == (0, 5)
+    assert again.out.decode().strip() == msgspec.json.decode(lease["execution_id"])
+    assert [bytes(lease[name]) for name in ("input", "run_id")] == [b'{"a": 1}', json.dumps(node.target).encode()]
+    assert f"controlplane executions wait --server {dev.url}" in again.err
+
+
 def test_ctrl_c_leaves_the_execution_running(dev: Dev, node: Node) -> None:
     """Exit 130, and the line that waits again."""
     with started("call", node.target, "--server", dev.url) as process:

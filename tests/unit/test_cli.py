@@ -17,6 +17,7 @@ import pytest
 
 from controlplane.cli import dev, main, output, serving
 from controlplane.cli.agent import Agent
+from controlplane.cli.batch import read_lines
 from controlplane.cli.client import Problem, Unreachable, refusal, server_url
 from controlplane.cli.database import place
 from controlplane.cli.environment import settings_with
@@ -106,6 +107,28 @@ def test_a_pair_needs_a_name_and_a_value(pair: str) -> None:
     """key=value, both halves."""
     with pytest.raises(Failure, match="key=value"):
         read_input(None, [pair])
+
+
+def test_every_line_of_a_batch_has_a_key() -> None:
+    """Made from the number of the line, unless it brings its own; the rest of it stays as it was given."""
+    raw = b'{"target":"n.f","input":%b}\n\n {} \r\n{"idempotency_key":"mine"}' % EXACT.encode()
+
+    lines = list(read_lines(raw, key="k"))
+
+    assert lines == [
+        (1, b'{"idempotency_key":"k-1","target":"n.f","input":%b}' % EXACT.encode()),
+        (3, b'{"idempotency_key":"k-3"}'),
+        (4, b'{"idempotency_key":"mine"}'),
+    ]
+
+
+@pytest.mark.parametrize("line", [b"{", b"[1]", b"3", b'{"a": NaN}', b"\xff"])
+def test_a_line_that_is_no_object_is_a_failure(line: bytes) -> None:
+    """It is named, and nothing is sent."""
+    with pytest.raises(Failure, match="Line 2 is not") as caught:
+        list(read_lines(b"{}\n" + line, key="k"))
+
+    assert caught.value.code == ExitCode.USAGE
 
 
 def test_a_secret_needs_its_webhook() -> None:
