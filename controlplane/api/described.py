@@ -10,6 +10,7 @@ import msgspec
 
 from controlplane.api.body import clean, decode, payload, spoken
 from controlplane.api.doors import Doors
+from controlplane.api.policy import RetryPolicyForm, policy_of, retries_of
 from controlplane.domain.lease import Transport
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.target import Target, is_name
@@ -19,7 +20,6 @@ from controlplane.stages.register import Node, Reasoner
 REASONERS_MAX = 1_000
 TAGS_MAX = 50
 SECONDS_MAX = 10 * 365 * 86_400.0
-RETRIES_MAX = 1_000
 DESCRIPTION_MAX = 10_000
 
 
@@ -30,7 +30,10 @@ class Communication(msgspec.Struct):
 
 
 class ReasonerForm(msgspec.Struct):
-    """A function that the node serves, and how often and how soon a failure of it is tried again."""
+    """A function that the node serves, and how often and how soon a failure of it is tried again.
+
+    What `retry` says overrules the four fields above it.
+    """
 
     id: str
     description: str | None = None
@@ -41,6 +44,7 @@ class ReasonerForm(msgspec.Struct):
     retry_delay_seconds: float = 5.0
     retry_factor: float = 2.0
     retry_cap_seconds: float = 300.0
+    retry: RetryPolicyForm | None = None
     timeout_seconds: float | None = None
 
 
@@ -100,8 +104,6 @@ def node_of(form: RegisterForm, namespace: int, doors: Doors) -> Node:
 
 def _reasoner(form: ReasonerForm, node_id: str, type_: str, where: str, bytes_max: int) -> Reasoner:
     _name(form.id, f"{where}.id")
-    if not 0 <= form.retries <= RETRIES_MAX:
-        raise Invalid(f"A whole number from 0 to {RETRIES_MAX}.", where=f"{where}.retries")
     tags = form.tags or []
     if len(tags) > TAGS_MAX:
         raise Invalid(f"More than {TAGS_MAX} tags.", where=f"{where}.tags")
@@ -113,16 +115,21 @@ def _reasoner(form: ReasonerForm, node_id: str, type_: str, where: str, bytes_ma
         tags=tuple(clean(tag, where=f"{where}.tags") for tag in tags),
         input_schema=_optional(form.input_schema, f"{where}.input_schema", bytes_max),
         output_schema=_optional(form.output_schema, f"{where}.output_schema", bytes_max),
-        retry=RetryPolicy(
-            retries_max=form.retries,
-            delay_seconds=_within(form.retry_delay_seconds, 0, f"{where}.retry_delay_seconds"),
-            factor=_within(form.retry_factor, 1, f"{where}.retry_factor"),
-            cap_seconds=_within(form.retry_cap_seconds, 0, f"{where}.retry_cap_seconds"),
-        ),
+        retry=_retry(form, where),
         timeout_seconds=None
         if form.timeout_seconds is None
         else _within(form.timeout_seconds, 0.001, f"{where}.timeout_seconds"),
     )
+
+
+def _retry(form: ReasonerForm, where: str) -> RetryPolicy:
+    policy = RetryPolicy(
+        retries_max=retries_of(form.retries, where=f"{where}.retries"),
+        delay_seconds=_within(form.retry_delay_seconds, 0, f"{where}.retry_delay_seconds"),
+        factor=_within(form.retry_factor, 1, f"{where}.retry_factor"),
+        cap_seconds=_within(form.retry_cap_seconds, 0, f"{where}.retry_cap_seconds"),
+    )
+    return policy if form.retry is None else policy_of(form.retry, policy, where=f"{where}.retry")
 
 
 def _name(text: str, where: str) -> None:

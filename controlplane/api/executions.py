@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -20,6 +20,7 @@ from controlplane.api.body import clean, decode, payload, read_body, read_form
 from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, doors_of, namespace_of
 from controlplane.api.operation import Operation
 from controlplane.api.paging import limit_of, seconds, words
+from controlplane.api.policy import RetryPolicyForm, policy_of, retries_of
 from controlplane.api.problems import TITLES, TYPE_BASE, body_of
 from controlplane.api.replay import HIT_HEADER, REPLAY_HEADERS, replay_of
 from controlplane.api.shapes import answer
@@ -52,7 +53,6 @@ WAIT_MAX_SECONDS = 60.0
 BATCH_STATUS_MAX = 500
 SECRET_MAX = 4096
 REASON_MAX = 1_000
-RETRIES_MAX = 1_000
 PRIORITY_MAX = 1_000
 TIMEOUT_MAX_SECONDS = 10 * 365 * 86_400.0
 EMPTY = b"{}"
@@ -69,6 +69,7 @@ class WebhookForm(msgspec.Struct, forbid_unknown_fields=True):
 class SubmitForm(msgspec.Struct, forbid_unknown_fields=True):
     """`input` are the reasoner's arguments. `delay_seconds` or `run_at` (RFC 3339): when it may begin.
 
+    `retry` says more than `retries`: one of the two.
     `run_metadata` and `authority` are taken and left alone (AgentField).
     """
 
@@ -77,6 +78,7 @@ class SubmitForm(msgspec.Struct, forbid_unknown_fields=True):
     webhook: WebhookForm | None = None
     priority: int = 0
     retries: int | None = None
+    retry: RetryPolicyForm | None = None
     timeout_seconds: float | None = None
     delay_seconds: float | None = None
     run_at: datetime | None = None
@@ -460,14 +462,13 @@ def webhook_of(doors: Doors, form: WebhookForm, id_: ExecutionId) -> Webhook:
 
 
 def _retry(entry: Entry, form: SubmitForm) -> RetryPolicy:
+    if form.retry is not None:
+        if form.retries is not None:
+            raise Invalid("Either retries or retry.", where="body.retries", fix="Say it as retry.max.")
+        return policy_of(form.retry, entry.retry, where="body.retry")
     if form.retries is None:
         return entry.retry
-    return RetryPolicy(
-        retries_max=_bounded(form.retries, "body.retries", 0, RETRIES_MAX),
-        delay_seconds=entry.retry.delay_seconds,
-        factor=entry.retry.factor,
-        cap_seconds=entry.retry.cap_seconds,
-    )
+    return replace(entry.retry, retries_max=retries_of(form.retries, where="body.retries"))
 
 
 def _timeout(entry: Entry, form: SubmitForm) -> float | None:

@@ -15,6 +15,7 @@ from controlplane.domain.ids import show, show_execution
 from controlplane.domain.lease import Lease
 from controlplane.domain.memory import WORKFLOW, Action, Scope, Value
 from controlplane.domain.notice import error_text, milliseconds, moment
+from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.target import parse
 from controlplane.domain.vector import Hit, Vector
 from controlplane.reads.changes import ChangeView
@@ -364,6 +365,20 @@ def node(view: NodeView) -> Shape:
     )
 
 
+def retry(policy: RetryPolicy) -> Shape:
+    """When a failure is tried again, in the words that a submit takes."""
+    return {
+        "max": policy.retries_max,
+        "backoff": "exponential" if policy.factor > 1 else "fixed",
+        "delay_seconds": policy.delay_seconds,
+        "factor": policy.factor,
+        "cap_seconds": policy.cap_seconds,
+        "jitter": policy.jitter,
+        "fatal_errors": list(policy.fatal_errors),
+        "retry_errors": list(policy.retry_errors),
+    }
+
+
 def reasoner(entry: Entry) -> Shape:
     return present(
         {
@@ -374,6 +389,7 @@ def reasoner(entry: Entry) -> Shape:
             "description": entry.description,
             "tags": list(entry.tags),
             "retries": entry.retry.retries_max,
+            "retry": retry(entry.retry),
             "timeout_seconds": entry.timeout_seconds,
             "up": entry.up,
         }

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 from uuid import UUID
 
 from controlplane.domain.execution import CRASHES_MAX, Held, Replay, Status
 from controlplane.domain.ids import ExecutionId, SessionId
+from controlplane.domain.row import Row
 
 
 class Transport(StrEnum):
@@ -18,12 +19,6 @@ class Transport(StrEnum):
     PULL = "pull"
     PUSH = "push"
     SERVERLESS = "serverless"
-
-
-class Row(Protocol):
-    """Something with named fields: a row, as the database hands it out."""
-
-    def __getitem__(self, name: str, /) -> Any: ...
 
 
 class Fence(NamedTuple):

@@ -59,7 +59,8 @@ where bucket = $1
 
 READ_ASKED = """
 select id, namespace, run_id, root_id, parent_id, target, type, input, context, session_key, actor_key, priority,
-  retries_max, retry_delay_seconds, retry_factor, retry_cap_seconds, timeout_seconds
+  retries_max, retry_delay_seconds, retry_factor, retry_cap_seconds, retry_jitter, fatal_errors, retry_errors,
+  timeout_seconds
 from executions
 where bucket = $1
   and id = $2
@@ -247,12 +248,7 @@ async def read_asked(conn: Connection, bucket: int, id_: UUID, *, namespace: int
         session_key=row["session_key"],
         actor_key=row["actor_key"],
         priority=row["priority"],
-        retry=RetryPolicy(
-            retries_max=row["retries_max"],
-            delay_seconds=row["retry_delay_seconds"],
-            factor=row["retry_factor"],
-            cap_seconds=row["retry_cap_seconds"],
-        ),
+        retry=RetryPolicy.from_row(row),
         timeout_seconds=row["timeout_seconds"],
     )
 

@@ -23,7 +23,8 @@ where bucket = $1
 
 CATALOGUE = """
 select r.namespace, r.target, r.node_id, r.reasoner_id, r.type, r.description, r.tags, r.retries_max,
-  r.retry_delay_seconds, r.retry_factor, r.retry_cap_seconds, r.timeout_seconds,
+  r.retry_delay_seconds, r.retry_factor, r.retry_cap_seconds, r.retry_jitter, r.fatal_errors, r.retry_errors,
+  r.timeout_seconds,
   coalesce(n.version, '') as version,
   exists (
     select 1
@@ -214,12 +215,7 @@ def _entry(row: asyncpg.Record) -> Entry:
         type=row["type"],
         description=row["description"],
         tags=tuple(row["tags"]),
-        retry=RetryPolicy(
-            retries_max=row["retries_max"],
-            delay_seconds=row["retry_delay_seconds"],
-            factor=row["retry_factor"],
-            cap_seconds=row["retry_cap_seconds"],
-        ),
+        retry=RetryPolicy.from_row(row),
         timeout_seconds=row["timeout_seconds"],
         version=row["version"],
         up=row["up"],

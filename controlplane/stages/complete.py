@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from uuid import UUID
 
-import asyncpg
-
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import Held, Settlement, Status
 from controlplane.domain.ids import ExecutionId
@@ -27,7 +25,7 @@ from controlplane.stages import finish, hold, record
 RETURNED = {Verdict.FAILED: EventType.RETRYING, Verdict.RELEASED: EventType.RELEASED}
 
 READ_POLICIES = """
-select id, retry_delay_seconds, retry_factor, retry_cap_seconds
+select id, retries_max, retry_delay_seconds, retry_factor, retry_cap_seconds, retry_jitter, fatal_errors, retry_errors
 from executions
 where bucket = $1
   and id = any($2::uuid[])
@@ -100,10 +98,11 @@ async def _report(
         for item in part
         if (held := locked.get(item.fence.execution_id)) and _holds(item, held)
     ]
-    ending = [(item, held) for item, held in live if _ends(item, held)]
-    returning = [(item, held) for item, held in live if not _ends(item, held)]
+    policies = await _policies(conn, bucket, [held for item, held in live if _has_retry(item, held)])
+    ending = [(item, held) for item, held in live if _ends(item, held, policies)]
+    returning = [(item, held) for item, held in live if not _ends(item, held, policies)]
     settled = await finish.settle(conn, bucket, [_settlement(item, held) for item, held in ending], make_id=make_id)
-    await _retry(conn, bucket, returning, jitter)
+    await _retry(conn, bucket, returning, policies, jitter)
     await record.append(conn, bucket, [_discarded(item, held) for item, held in ending if _comes_too_late(item, held)])
     answers = {
         item.fence: Recorded(
@@ -135,13 +134,26 @@ def _withdrawn(item: Report, held: Held) -> Report:
     return item
 
 
-def _ends(item: Report, held: Held) -> bool:
+async def _policies(conn: Connection, bucket: int, failed: list[Held]) -> dict[UUID, RetryPolicy]:
+    if not failed:
+        return {}
+    rows = await conn.fetch(READ_POLICIES, bucket, [held.id for held in failed])
+    return {row["id"]: RetryPolicy.from_row(row) for row in rows}
+
+
+def _has_retry(item: Report, held: Held) -> bool:
+    """Whether this is a failure that may be tried again, if its class may."""
+    failed = item.verdict is Verdict.FAILED and not held.cancel_requested
+    return failed and item.retryable and held.failures < held.retries_max
+
+
+def _ends(item: Report, held: Held, policies: dict[UUID, RetryPolicy]) -> bool:
     """Whether this report is the last word on the execution, or it goes back to the queue."""
     if held.cancel_requested or item.verdict in (Verdict.SUCCEEDED, Verdict.CANCELLED):
         return True
     if item.verdict is Verdict.RELEASED:
         return False
-    return not item.retryable or held.failures >= held.retries_max
+    return not _has_retry(item, held) or not policies[held.id].retries(item.error_class)
 
 
 def _comes_too_late(item: Report, held: Held) -> bool:
@@ -174,12 +186,14 @@ def _settlement(item: Report, held: Held) -> Settlement:
 
 
 async def _retry(
-    conn: Connection, bucket: int, returning: list[tuple[Report, Held]], jitter: Callable[[], float]
+    conn: Connection,
+    bucket: int,
+    returning: list[tuple[Report, Held]],
+    policies: dict[UUID, RetryPolicy],
+    jitter: Callable[[], float],
 ) -> None:
     if not returning:
         return
-    failed = [held.id for item, held in returning if item.verdict is Verdict.FAILED]
-    policies = {row["id"]: row for row in await conn.fetch(READ_POLICIES, bucket, failed)} if failed else {}
     delays = [_delay(item, held, policies.get(held.id), jitter) for item, held in returning]
     await conn.execute(
         RETRY,
@@ -195,16 +209,10 @@ async def _retry(
     )
 
 
-def _delay(item: Report, held: Held, policy: asyncpg.Record | None, jitter: Callable[[], float]) -> float:
+def _delay(item: Report, held: Held, policy: RetryPolicy | None, jitter: Callable[[], float]) -> float:
     if policy is None:  # handed back: at once
         return 0.0
-    rule = RetryPolicy(
-        retries_max=held.retries_max,
-        delay_seconds=policy["retry_delay_seconds"],
-        factor=policy["retry_factor"],
-        cap_seconds=policy["retry_cap_seconds"],
-    )
-    own = delay_seconds(rule, failures=held.failures + 1, jitter=jitter())
+    own = delay_seconds(policy, failures=held.failures + 1, jitter=jitter())
     return own if item.retry_after_seconds is None else max(item.retry_after_seconds, 0.0)
 
 

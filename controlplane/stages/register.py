@@ -29,17 +29,19 @@ set transport = excluded.transport,
 REGISTER_REASONERS = """
 insert into reasoners (
   bucket, namespace, target, node_id, reasoner_id, type, description, tags, input_schema, output_schema,
-  retries_max, retry_delay_seconds, retry_factor, retry_cap_seconds, timeout_seconds, registered_at, updated_at
+  retries_max, retry_delay_seconds, retry_factor, retry_cap_seconds, retry_jitter, fatal_errors, retry_errors,
+  timeout_seconds, registered_at, updated_at
 )
 select $1, $2, r.target, $3, r.reasoner_id, r.type, r.description,
   coalesce(string_to_array(nullif(r.tags, ''), chr(31)), '{}'), r.input_schema, r.output_schema, r.retries_max,
-  r.retry_delay_seconds, r.retry_factor, r.retry_cap_seconds, r.timeout_seconds, clock(), clock()
+  r.retry_delay_seconds, r.retry_factor, r.retry_cap_seconds, r.retry_jitter, string_to_array(r.fatal_errors, chr(31)),
+  string_to_array(r.retry_errors, chr(31)), r.timeout_seconds, clock(), clock()
 from unnest(
   $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bytea[], $10::bytea[], $11::smallint[],
-  $12::float8[], $13::float8[], $14::float8[], $15::float8[]
+  $12::float8[], $13::float8[], $14::float8[], $15::float8[], $16::float8[], $17::text[], $18::text[]
 ) as r(
   target, reasoner_id, type, description, tags, input_schema, output_schema, retries_max, retry_delay_seconds,
-  retry_factor, retry_cap_seconds, timeout_seconds
+  retry_factor, retry_cap_seconds, timeout_seconds, retry_jitter, fatal_errors, retry_errors
 )
 order by r.target
 on conflict (bucket, namespace, target) do update
@@ -54,6 +56,9 @@ set node_id = excluded.node_id,
   retry_delay_seconds = excluded.retry_delay_seconds,
   retry_factor = excluded.retry_factor,
   retry_cap_seconds = excluded.retry_cap_seconds,
+  retry_jitter = excluded.retry_jitter,
+  fatal_errors = excluded.fatal_errors,
+  retry_errors = excluded.retry_errors,
   timeout_seconds = excluded.timeout_seconds,
   updated_at = excluded.updated_at
 """
@@ -197,7 +202,7 @@ class Node:
     reasoners: Sequence[Reasoner] = ()
 
 
-TAG_SEPARATOR = "\x1f"
+APART = "\x1f"
 
 
 async def register(conn: Connection, node: Node, *, bucket: int) -> None:
@@ -220,7 +225,7 @@ async def register(conn: Connection, node: Node, *, bucket: int) -> None:
             [one.reasoner_id for one in reasoners],
             [one.type for one in reasoners],
             [one.description for one in reasoners],
-            [TAG_SEPARATOR.join(one.tags) for one in reasoners],
+            [APART.join(one.tags) for one in reasoners],
             [one.input_schema for one in reasoners],
             [one.output_schema for one in reasoners],
             [one.retry.retries_max for one in reasoners],
@@ -228,6 +233,9 @@ async def register(conn: Connection, node: Node, *, bucket: int) -> None:
             [one.retry.factor for one in reasoners],
             [one.retry.cap_seconds for one in reasoners],
             [one.timeout_seconds for one in reasoners],
+            [one.retry.jitter for one in reasoners],
+            [APART.join(one.retry.fatal_errors) or None for one in reasoners],
+            [APART.join(one.retry.retry_errors) or None for one in reasoners],
         )
 
 

@@ -15,8 +15,9 @@ from typing import Any
 from uuid import UUID
 
 from controlplane.domain.ids import ExecutionId, SessionId
-from controlplane.domain.lease import Fence, Row, Session
+from controlplane.domain.lease import Fence, Session
 from controlplane.domain.placement import by_bucket
+from controlplane.domain.row import Row
 from controlplane.errors import ControlPlaneError, LeaseLost
 from controlplane.postgres.pool import Connection
 

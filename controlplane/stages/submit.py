@@ -21,6 +21,8 @@ from controlplane.postgres.pool import Connection
 from controlplane.stages import hold, record
 
 IDEMPOTENCY_SECONDS = 24 * 3600
+APART = "\x1f"
+"""Parts the names in a list of them: an array of arrays would have to be rectangular. No name holds it."""
 RESERVE_TRIES = 3
 """How often a key is looked at that expires between the look that finds it taken and the one that reads it."""
 
@@ -60,24 +62,25 @@ with item as (
     $2::uuid[], $3::smallint[], $4::text[], $5::uuid[], $6::uuid[], $7::uuid[], $8::text[], $9::text[], $10::bytea[],
     $11::bytea[], $12::text[], $13::text[], $14::smallint[], $15::smallint[], $16::float8[], $17::float8[],
     $18::float8[], $19::float8[], $20::smallint[], $21::text[], $22::uuid[], $23::text[], $24::float8[],
-    $25::timestamptz[]
+    $25::timestamptz[], $26::float8[], $27::text[], $28::text[]
   ) as i(
     id, namespace, run_id, root_id, parent_id, source_execution_id, target, type, input,
     context, session_key, actor_key, priority, retries_max, retry_delay_seconds, retry_factor,
     retry_cap_seconds, timeout_seconds, webhooks, replay_source_run_id, replay_before_id, replay_mode, delay_seconds,
-    run_at
+    run_at, retry_jitter, fatal_errors, retry_errors
   )
 ),
 accepted as (
   insert into executions (
     bucket, id, namespace, run_id, root_id, parent_id, source_execution_id, target, type, input,
     context, session_key, actor_key, priority, retries_max, retry_delay_seconds, retry_factor,
-    retry_cap_seconds, timeout_seconds, webhooks, replay_source_run_id, replay_before_id, replay_mode, created_at
+    retry_cap_seconds, timeout_seconds, webhooks, replay_source_run_id, replay_before_id, replay_mode, retry_jitter,
+    fatal_errors, retry_errors, created_at
   )
   select $1, i.id, i.namespace, i.run_id, i.root_id, i.parent_id, i.source_execution_id, i.target, i.type, i.input,
     i.context, i.session_key, i.actor_key, i.priority, i.retries_max, i.retry_delay_seconds, i.retry_factor,
     i.retry_cap_seconds, i.timeout_seconds, i.webhooks, i.replay_source_run_id, i.replay_before_id, i.replay_mode,
-    clock()
+    i.retry_jitter, string_to_array(i.fatal_errors, chr(31)), string_to_array(i.retry_errors, chr(31)), clock()
   from item i
   on conflict (bucket, id) do nothing
   returning id, created_at
@@ -268,6 +271,9 @@ async def enqueue(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
         [None if item.replay is None else item.replay.mode.value for item in fresh],
         [item.delay_seconds for item in fresh],
         [item.run_at for item in fresh],
+        [item.retry.jitter for item in fresh],
+        [APART.join(item.retry.fatal_errors) or None for item in fresh],
+        [APART.join(item.retry.retry_errors) or None for item in fresh],
     )
     created = {row["id"]: row for row in rows}
     new = [item for item in fresh if item.id in created]

@@ -114,3 +114,17 @@ async def test_a_lane_batches_what_comes_while_it_sends():
 
     assert answers == [2, 4, 6, 18, 100, 2]
     assert batches == [[1, 2, 3], [9], [50], [1]]
+
+
+async def test_errors_are_announced_by_their_names(double, make_agent, serving):
+    """Classes as failures are reported, words as they are."""
+    app = make_agent()
+
+    @app.reasoner(retry_jitter=0, fatal_errors=[ValueError, "HTTP 4*"], retry_errors=["HTTP *"])
+    async def picky() -> None: ...
+
+    async with serving(app):
+        await double.until(lambda: double.registrations)
+    [said] = double.registrations[0]["reasoners"]
+
+    assert said["retry"] == {"jitter": 0, "fatal_errors": ["ValueError", "HTTP 4*"], "retry_errors": ["HTTP *"]}

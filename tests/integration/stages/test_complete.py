@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from controlplane.domain.execution import Status
@@ -117,6 +120,37 @@ async def test_the_node_may_say_when_to_retry(conn: Connection, made: Made, seco
     await report(conn, made.fence, Verdict.FAILED, retry_after_seconds=seconds)
 
     assert (await queue_row(conn, made.id))["state"] == state
+
+
+@pytest.mark.parametrize(
+    ("policy", "status"),
+    [
+        ({"fatal_errors": ("Boom",)}, Status.FAILED),
+        ({"fatal_errors": ("Bo*", "Other")}, Status.FAILED),
+        ({"fatal_errors": ("Other",)}, Status.QUEUED),
+        ({"retry_errors": ("Other", "Another")}, Status.FAILED),
+        ({"retry_errors": ("Other", "Boom")}, Status.QUEUED),
+    ],
+)
+async def test_the_class_of_an_error_decides(conn: Connection, policy: Any, status: Status) -> None:
+    """What the policy calls fatal ends with retries left, and so does what it does not name where it names some."""
+    made = await make_execution(conn, "running", retry=replace(RETRY_ONCE, **policy))
+
+    assert await report(conn, made.fence, Verdict.FAILED) == recorded(status)
+
+
+async def test_the_node_has_the_last_word_on_what_is_fatal(conn: Connection) -> None:
+    """What it says is not to be tried again is not, whatever the policy names."""
+    made = await make_execution(conn, "running", retry=replace(RETRY_ONCE, retry_errors=("Boom",)))
+
+    assert await report(conn, made.fence, Verdict.FAILED, retryable=False) == recorded(Status.FAILED)
+
+
+async def test_a_policy_of_before_there_were_classes(conn: Connection, made: Made) -> None:
+    """What an older server accepted is tried again as it was."""
+    await conn.execute("update executions set retry_jitter = null, fatal_errors = null, retry_errors = null")
+
+    assert await report(conn, made.fence, Verdict.FAILED) == recorded(Status.QUEUED)
 
 
 async def test_a_retry_tells_why(conn: Connection, made: Made) -> None:

@@ -45,6 +45,36 @@ def test_jitter_only_adds() -> None:
     assert delay_seconds(RetryPolicy(), failures=1, jitter=0.5) == pytest.approx(5.5)
 
 
+def test_jitter_is_a_share_of_the_wait() -> None:
+    """None at all, or up to the whole wait once more."""
+    assert delay_seconds(RetryPolicy(jitter=0.0), failures=1, jitter=0.9) == 5
+    assert delay_seconds(RetryPolicy(jitter=1.0), failures=1, jitter=0.5) == pytest.approx(7.5)
+
+
+@pytest.mark.parametrize(
+    ("fatal", "only", "error_class", "retried"),
+    [
+        ((), (), "Boom", True),
+        ((), (), None, True),
+        (("Boom",), (), "Boom", False),
+        (("Boom",), (), "Boomerang", True),
+        (("Boom*",), (), "Boomerang", False),
+        (("*",), (), "Boom", False),
+        (("*",), (), None, True),
+        ((), ("Timeout", "HTTP 5*"), "HTTP 503", True),
+        ((), ("Timeout", "HTTP 5*"), "HTTP 429", False),
+        ((), ("Timeout",), None, False),
+        (("HTTP 501",), ("HTTP 5*",), "HTTP 501", False),
+        (("HTTP 501",), ("HTTP 5*",), "HTTP 502", True),
+    ],
+)
+def test_which_errors_are_tried_again(
+    fatal: tuple[str, ...], only: tuple[str, ...], error_class: str | None, retried: bool
+) -> None:
+    """By their exact name or its beginning; what is fatal comes first, and what has no class is none that is named."""
+    assert RetryPolicy(fatal_errors=fatal, retry_errors=only).retries(error_class) is retried
+
+
 @FAST
 @given(policies, st.integers(1, 40_000))
 def test_the_wait_can_always_be_computed(policy: RetryPolicy, failures: int) -> None:

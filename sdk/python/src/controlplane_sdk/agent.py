@@ -15,7 +15,7 @@ from controlplane_sdk.checkpoints import PATIENCE_SECONDS
 from controlplane_sdk.connection import Connection
 from controlplane_sdk.context import SENT, Context, Sent, current
 from controlplane_sdk.errors import LeaseLost
-from controlplane_sdk.function import Function
+from controlplane_sdk.function import Function, names_of
 from controlplane_sdk.logger import set_up
 from controlplane_sdk.memory import Memory
 from controlplane_sdk.node import Node
@@ -77,6 +77,9 @@ class Agent:
         retry_delay: float = ...,
         retry_factor: float = ...,
         retry_cap: float = ...,
+        retry_jitter: float = ...,
+        fatal_errors: Sequence[type[BaseException] | str] = ...,
+        retry_errors: Sequence[type[BaseException] | str] = ...,
         timeout: float | None = ...,
     ) -> Callable[[F], F]: ...
 
@@ -84,7 +87,10 @@ class Agent:
         """Serve the function as `node.name`; it can still be called directly.
 
         Its input schema comes from its signature. `retries` counts the new tries after a failure of its own: the
-        first comes `retry_delay` seconds later, the next `retry_factor` times as late, none later than `retry_cap`.
+        first comes `retry_delay` seconds later, the next `retry_factor` times as late, none later than `retry_cap`;
+        chance adds up to the share `retry_jitter` of each wait. Errors of the classes `fatal_errors` are not tried
+        again, and with `retry_errors` no others are: classes (not what is derived from them), or names, where a `*` at
+        the end stands for any rest.
         A crash of the process costs no retry. `timeout` bounds one attempt, in seconds.
         """
         return self._serve("reasoner", name, options)
@@ -102,6 +108,9 @@ class Agent:
         retry_delay: float = ...,
         retry_factor: float = ...,
         retry_cap: float = ...,
+        retry_jitter: float = ...,
+        fatal_errors: Sequence[type[BaseException] | str] = ...,
+        retry_errors: Sequence[type[BaseException] | str] = ...,
         timeout: float | None = ...,
     ) -> Callable[[F], F]: ...
 
@@ -218,6 +227,9 @@ class Agent:
         retry_delay: float = 5.0,
         retry_factor: float = 2.0,
         retry_cap: float = 300.0,
+        retry_jitter: float = 0.2,
+        fatal_errors: Sequence[type[BaseException] | str] = (),
+        retry_errors: Sequence[type[BaseException] | str] = (),
         timeout: float | None = None,
     ) -> F:
         known = name or call.__name__
@@ -233,6 +245,9 @@ class Agent:
             retry_delay=retry_delay,
             retry_factor=retry_factor,
             retry_cap=retry_cap,
+            retry_jitter=retry_jitter,
+            fatal_errors=names_of(fatal_errors),
+            retry_errors=names_of(retry_errors),
             timeout=timeout,
         )
         return call

@@ -170,6 +170,7 @@ class Client:
         context: Any = None,
         priority: int | None = None,
         retries: int | None = None,
+        retry: Mapping[str, Any] | None = None,
         timeout_seconds: float | None = None,
         delay_seconds: float | None = None,
         run_at: datetime | str | None = None,
@@ -178,7 +179,8 @@ class Client:
         """Start an execution of `node.reasoner` and return at once. Arguments by name, or as `input`.
 
         `webhook` is a URL or {"url", "secret", "headers"}. It begins after `delay_seconds`, or at `run_at` (a moment
-        with its offset from UTC). Sent again after a lost answer, it still starts once.
+        with its offset from UTC). `retry` says more than `retries`: {"max", "backoff", "delay_seconds", "factor",
+        "cap_seconds", "jitter", "fatal_errors", "retry_errors"}. Sent again after a lost answer, it still starts once.
         """
         body = {
             "input": {**(input or {}), **arguments},
@@ -186,6 +188,7 @@ class Client:
             "context": context,
             "priority": priority,
             "retries": retries,
+            "retry": retry,
             "timeout_seconds": timeout_seconds,
             "delay_seconds": delay_seconds,
             "run_at": _moment(run_at),

@@ -24,6 +24,9 @@ class Function:
     retry_delay: float
     retry_factor: float
     retry_cap: float
+    retry_jitter: float
+    fatal_errors: Sequence[str]
+    retry_errors: Sequence[str]
     timeout: float | None
 
     @cached_property
@@ -48,5 +51,15 @@ class Function:
             "retry_factor": self.retry_factor,
             "retry_cap_seconds": self.retry_cap,
             "timeout_seconds": self.timeout,
+            "retry": {
+                "jitter": self.retry_jitter,
+                "fatal_errors": list(self.fatal_errors),
+                "retry_errors": list(self.retry_errors),
+            },
         }
         return {name: value for name, value in said.items() if value is not None}
+
+
+def names_of(errors: Sequence[type[BaseException] | str]) -> tuple[str, ...]:
+    """Classes of errors by the names that failures are reported with."""
+    return tuple(error if isinstance(error, str) else error.__name__ for error in errors)
