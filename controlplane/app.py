@@ -177,15 +177,6 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
         changes_seconds=settings.memory_changes_seconds,
     )
     await janitor.tick()  # before the first id is made
-    reaper = Reaper(
-        pool,
-        placement,
-        make_id=ids.new,
-        cancel_grace_seconds=settings.cancel_grace_seconds,
-        ready=doors.ready,
-        ended=doors.ended,
-        due=doors.due,
-    )
     async with contextlib.AsyncExitStack() as stack:
         sender = await stack.enter_async_context(WebhookSender(egress))
         callbacks = await stack.enter_async_context(WebhookSender(nodes_egress))
@@ -220,6 +211,16 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
             result_bytes_max=settings.payload_bytes_max,
         )
         overseer = Overseer(pool, placement, caller, hints, pusher, dispatch_seconds=settings.push_dispatch_seconds)
+        reaper = Reaper(
+            pool,
+            placement,
+            make_id=ids.new,
+            cancel_grace_seconds=settings.cancel_grace_seconds,
+            ready=doors.ready,
+            ended=doors.ended,
+            due=doors.due,
+            stopped=overseer.late,
+        )
         came = stack.enter_context(hints.waiter(topic.NODES))
         due = stack.enter_context(hints.waiter(DELIVERIES_TOPIC))
         every = partial(loop.run, jitter=random.random)

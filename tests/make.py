@@ -40,7 +40,7 @@ BLOCKED = "select cardinality(pg_blocking_pids($1)) > 0"
 TAKE = """
 update queue
 set state = 'leased', session_id = $3, attempt = $4, leased_at = clock(), started_at = clock(),
-  deadline_at = clock() + make_interval(secs => timeout_seconds)
+  deadline_at = least(clock() + make_interval(secs => timeout_seconds), total_deadline_at)
 where bucket = $1
   and id = $2
 """

@@ -69,7 +69,8 @@ class WebhookForm(msgspec.Struct, forbid_unknown_fields=True):
 class SubmitForm(msgspec.Struct, forbid_unknown_fields=True):
     """`input` are the reasoner's arguments. `delay_seconds` or `run_at` (RFC 3339): when it may begin.
 
-    `retry` says more than `retries`: one of the two.
+    From then on it may wait `schedule_to_start_seconds` for a node and take `total_seconds` in all, and each attempt
+    `timeout_seconds`. `retry` says more than `retries`: one of the two.
     `run_metadata` and `authority` are taken and left alone (AgentField).
     """
 
@@ -80,6 +81,8 @@ class SubmitForm(msgspec.Struct, forbid_unknown_fields=True):
     retries: int | None = None
     retry: RetryPolicyForm | None = None
     timeout_seconds: float | None = None
+    schedule_to_start_seconds: float | None = None
+    total_seconds: float | None = None
     delay_seconds: float | None = None
     run_at: datetime | None = None
     idempotency_key: str | None = None
@@ -384,7 +387,9 @@ def submission_of(
         actor_key=caller.actor_key,
         priority=_bounded(form.priority, "body.priority", -PRIORITY_MAX, PRIORITY_MAX),
         retry=_retry(entry, form),
-        timeout_seconds=_timeout(entry, form),
+        timeout_seconds=_time(form.timeout_seconds, "timeout_seconds") or entry.timeout_seconds,
+        schedule_to_start_seconds=_time(form.schedule_to_start_seconds, "schedule_to_start_seconds"),
+        total_seconds=_time(form.total_seconds, "total_seconds"),
         delay_seconds=delay_seconds,
         run_at=run_at,
         webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_),),
@@ -471,12 +476,10 @@ def _retry(entry: Entry, form: SubmitForm) -> RetryPolicy:
     return replace(entry.retry, retries_max=retries_of(form.retries, where="body.retries"))
 
 
-def _timeout(entry: Entry, form: SubmitForm) -> float | None:
-    if form.timeout_seconds is None:
-        return entry.timeout_seconds
-    if not 0 < form.timeout_seconds <= TIMEOUT_MAX_SECONDS:
-        raise Invalid(f"A number of seconds above 0, at most {TIMEOUT_MAX_SECONDS:g}.", where="body.timeout_seconds")
-    return form.timeout_seconds
+def _time(seconds: float | None, name: str) -> float | None:
+    if seconds is not None and not 0 < seconds <= TIMEOUT_MAX_SECONDS:
+        raise Invalid(f"A number of seconds above 0, at most {TIMEOUT_MAX_SECONDS:g}.", where=f"body.{name}")
+    return seconds
 
 
 def _bounded(value: int, where: str, least: int, most: int) -> int:

@@ -147,6 +147,7 @@ def lease(one: Lease) -> Shape:
         "actor_key": one.actor_key,
         "input": raw(one.input),
         "timeout_seconds": one.timeout_seconds,
+        "deadline_in_seconds": one.deadline_in_seconds,
         "created_at": moment(one.created_at),
     }
     if one.context is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
@@ -25,6 +25,7 @@ from controlplane.outbound.node import NodeCaller
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import PASSING, Pool, persist
 from controlplane.stages import expire, send
+from controlplane.stages.expire import Stopped
 from controlplane.stages.send import Called, Sent
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Cares:
     cancels: list[Sent] = field(default_factory=list)
     unanswered: list[Sent] = field(default_factory=list)
     overrun: list[Sent] = field(default_factory=list)
+    late: list[Stopped] = field(default_factory=list)
 
 
 class Overseer:
@@ -67,6 +69,14 @@ class Overseer:
         self._dispatch_seconds = dispatch_seconds
         self._told: dict[Fence, float] = {}
         self._busy: dict[UUID, asyncio.Task[None]] = {}
+        self._late: list[Stopped] = []
+
+    def late(self, stopped: Sequence[Stopped]) -> None:
+        """These attempts have run out of time and ended; with the next tick their processes are told to stop.
+
+        Told once: a process that does not hear it goes on for nothing, and what it says is stale.
+        """
+        self._late += stopped
 
     async def tick(self) -> int:
         """Look at everything that is called; what there is to do is done for each process by itself, so that one that
@@ -86,10 +96,18 @@ class Overseer:
             for sent in await self._overrun(bucket, called):
                 cares.setdefault(sent.session_id, Cares()).overrun.append(sent)
         self._busy = {id_: task for id_, task in self._busy.items() if not task.done()}
+        for stopped in self._take_late(called):
+            cares.setdefault(stopped.session_id, Cares()).late.append(stopped)
         for id_, care in cares.items():
             if id_ in called and id_ not in self._busy:
                 self._busy[id_] = asyncio.create_task(self._care_for(called[id_], care), name="overseer.care")
         return 0
+
+    def _take_late(self, called: Mapping[UUID, Called]) -> list[Stopped]:
+        """Those whose process can be told now. Processes that fetch their work hear it from their heartbeats."""
+        known = [one for one in self._late if one.session_id in called]
+        self._late = [one for one in known if one.session_id in self._busy]
+        return [one for one in known if one.session_id not in self._busy]
 
     async def drain(self) -> None:
         """Leave what is under way; whoever looks next finds the same."""
@@ -125,6 +143,8 @@ class Overseer:
                 return
             for sent in care.cancels:
                 await self._cancel(one.session, sent)
+            for stopped in care.late:
+                await self._nodes.stop(one.session, stopped.fence, run_id=stopped.run_id, reason=stopped.reason)
             memories = await self._pusher.memories(one.session) if care.unanswered or care.overrun else {}
             for sent in care.unanswered:
                 await self._pusher.find_out(one.session, sent.fence, memories)

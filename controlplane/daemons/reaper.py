@@ -12,14 +12,17 @@ from uuid import UUID
 from controlplane.domain.placement import Placement
 from controlplane.postgres.pool import PASSING, STATEMENT_SECONDS, Pool
 from controlplane.stages import approve, deliver, expire
-from controlplane.stages.expire import Swept
+from controlplane.stages.expire import Stopped, Swept
 from controlplane.stages.finish import MakeId
 
 FORGET_AFTER_SECONDS = STATEMENT_SECONDS + 60.0
 
 
 class Reaper:
-    """`ready` and `ended` are told what a pass made ready and what it ended, `due` that callbacks are to be sent."""
+    """`ready` and `ended` are told what a pass made ready and what it ended, `due` that callbacks are to be sent.
+
+    `stopped` is told of attempts that have run out of time, whose processes do not know it yet.
+    """
 
     def __init__(
         self,
@@ -31,6 +34,7 @@ class Reaper:
         ready: Callable[[int, str], None],
         ended: Callable[[Sequence[UUID]], None],
         due: Callable[[], None],
+        stopped: Callable[[Sequence[Stopped]], None],
     ) -> None:
         self._pool = pool
         self._placement = placement
@@ -39,6 +43,7 @@ class Reaper:
         self._ready = ready
         self._ended = ended
         self._due = due
+        self._stopped = stopped
         self._up_since: float | None = None
 
     async def tick(self) -> int:
@@ -77,4 +82,5 @@ class Reaper:
         for namespace, target in swept.ready:
             self._ready(namespace, target)
         self._ended(swept.ended)
+        self._stopped(swept.stopped)
         return swept.rows

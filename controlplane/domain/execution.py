@@ -104,7 +104,8 @@ class Submission:
     """Everything that is asked of one execution; never changed afterwards.
 
     `origin`: JSON that the event of its beginning carries (why it was started anew). It may be leased `delay_seconds`
-    after it was accepted, and not before `run_at`.
+    after it was accepted, and not before `run_at`; from then on it has `schedule_to_start_seconds` to be leased for the
+    first time and `total_seconds` to end, whatever it waits for. One attempt may be active for `timeout_seconds`.
     """
 
     id: ExecutionId
@@ -125,6 +126,8 @@ class Submission:
     priority: int = 0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     timeout_seconds: float | None = None
+    schedule_to_start_seconds: float | None = None
+    total_seconds: float | None = None
     delay_seconds: float = 0.0
     run_at: datetime | None = None
     webhooks: tuple[Webhook, ...] = ()
@@ -149,6 +152,14 @@ class Accepted:
     scheduled_at: datetime | None = None
 
 
+class Overdue(StrEnum):
+    """Why an execution has timed out (the `status_reason`): nobody began it, an attempt took too long, or all of it."""
+
+    SCHEDULE_TO_START = "schedule_to_start"
+    START_TO_CLOSE = "start_to_close"
+    TOTAL = "total"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
     """One row of the queue, locked by the stage that reads it."""
@@ -170,6 +181,14 @@ class Held:
     cancel_reason: str | None
     progress: bytes | None
     status_reason: str | None = None
+    total_passed: bool = False
+
+    @property
+    def overdue(self) -> Overdue:
+        """Which of its times is over, when one is."""
+        if self.total_passed:
+            return Overdue.TOTAL
+        return Overdue.SCHEDULE_TO_START if self.session_id is None else Overdue.START_TO_CLOSE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

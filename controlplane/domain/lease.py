@@ -81,7 +81,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """Work handed to a session: what was asked, and the attempt that every answer must carry."""
+    """Work handed to a session: what was asked, and the attempt that every answer must carry.
+
+    `deadline_in_seconds`: after so long it ends as timed out, unless it waits in between.
+    """
 
     execution_id: ExecutionId
     attempt: int
@@ -98,6 +101,7 @@ class Lease:
     context: bytes | None
     timeout_seconds: float | None
     created_at: datetime
+    deadline_in_seconds: float | None = None
     replay: Replay | None = None
 
 

@@ -60,7 +60,7 @@ where bucket = $1
 READ_ASKED = """
 select id, namespace, run_id, root_id, parent_id, target, type, input, context, session_key, actor_key, priority,
   retries_max, retry_delay_seconds, retry_factor, retry_cap_seconds, retry_jitter, fatal_errors, retry_errors,
-  timeout_seconds
+  timeout_seconds, schedule_to_start_seconds, total_seconds
 from executions
 where bucket = $1
   and id = $2
@@ -250,6 +250,8 @@ async def read_asked(conn: Connection, bucket: int, id_: UUID, *, namespace: int
         priority=row["priority"],
         retry=RetryPolicy.from_row(row),
         timeout_seconds=row["timeout_seconds"],
+        schedule_to_start_seconds=row["schedule_to_start_seconds"],
+        total_seconds=row["total_seconds"],
     )
 
 

@@ -7,11 +7,11 @@ leased ──► *expire* ──► ready        the session died: a crash is a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from controlplane.domain.event import Event, EventType
-from controlplane.domain.execution import Held, Settlement, Status
+from controlplane.domain.execution import Held, Overdue, Settlement, Status
 from controlplane.domain.ids import bucket_of
 from controlplane.domain.lease import CRASHED, NODE_SILENT, SILENT, Fence, crash_loops
 from controlplane.domain.notice import text
@@ -19,6 +19,11 @@ from controlplane.domain.placement import by_bucket
 from controlplane.postgres.pool import Connection
 from controlplane.stages import finish, hold, record
 
+TIMED_OUT = {
+    Overdue.SCHEDULE_TO_START: "Nobody began it within the time that it may wait for that.",
+    Overdue.START_TO_CLOSE: "The attempt ran longer than its timeout allows.",
+    Overdue.TOTAL: "It did not end within the time that it has altogether.",
+}
 BATCH = 256
 LEAVE_MAX = 10_000
 
@@ -189,7 +194,7 @@ update queue q
 set state = case when q.pause_requested then 'paused' when $6::float8 > 0 then 'delayed' else 'ready' end,
   session_id = null,
   leased_at = null,
-  deadline_at = null,
+  deadline_at = q.total_deadline_at,
   sent_at = null,
   accepted_at = null,
   waiting_at = null,
@@ -222,12 +227,26 @@ returning namespace, target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """An attempt that has ended while its process still worked on it."""
+
+    fence: Fence
+    session_id: UUID
+    run_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Swept:
-    """What one pass did: the targets that have work again, the executions that ended, and how many rows it touched."""
+    """What one pass did: the targets that have work again, the executions that ended, and how many rows it touched.
+
+    `stopped`: the attempts that were running when they ended.
+    """
 
     rows: int
     ready: tuple[tuple[int, str], ...] = ()
     ended: tuple[UUID, ...] = ()
+    stopped: tuple[Stopped, ...] = ()
 
 
 async def close_expired(conn: Connection, bucket: int, *, up_seconds: float) -> int:
@@ -335,13 +354,21 @@ async def release_unnamed(
 
 
 async def time_out(conn: Connection, bucket: int, *, make_id: finish.MakeId) -> Swept:
-    """End attempts that ran longer than they were allowed to.
+    """End what was not begun in time, what ran longer than an attempt may, and what took too long altogether.
 
-    Moves: leased → (outcome `timeout`, or `cancelled` when that was asked before). A late result finds no lease.
+    Moves: any unfinished state → (outcome `timeout`, or `cancelled` when that was asked before). Guard: `deadline_at`,
+    the nearest of the three, by the database's clock. A late result finds no lease.
     """
     async with conn.transaction():
         rows = await _lock(conn, bucket, OVERDUE, BATCH)
-        return await _end(conn, bucket, rows, make_id=make_id)
+        swept = await _end(conn, bucket, rows, make_id=make_id)
+    return replace(swept, stopped=tuple(_stopped(held, held.session_id) for held in rows if held.session_id))
+
+
+def _stopped(held: Held, session_id: UUID) -> Stopped:
+    return Stopped(
+        fence=Fence(held.id, held.attempt), session_id=session_id, run_id=held.run_id, reason=held.overdue.value
+    )
 
 
 async def force_cancel(conn: Connection, bucket: int, *, grace_seconds: float, make_id: finish.MakeId) -> Swept:
@@ -437,8 +464,8 @@ def _timed_out(held: Held) -> Settlement:
     return Settlement(
         held=held,
         status=Status.TIMEOUT,
-        status_reason="start_to_close",
-        error=text("The attempt ran longer than its timeout allows."),
+        status_reason=held.overdue.value,
+        error=text(TIMED_OUT[held.overdue]),
         failures=held.failures,
     )
 

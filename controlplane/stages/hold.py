@@ -40,7 +40,8 @@ for update
 
 LOCK = """
 select id, namespace, target, run_id, state, attempt, failures, crashes, retries_max, webhooks,
-  session_id, leased_at, started_at, cancel_requested_at, cancel_reason, status_reason, progress
+  session_id, leased_at, started_at, cancel_requested_at, cancel_reason, status_reason, progress,
+  coalesce(total_deadline_at < clock(), false) as total_passed
 from queue
 where bucket = $1
   and id = any($2::uuid[])
@@ -106,6 +107,7 @@ def from_row(row: asyncpg.Record) -> Held:
         cancel_reason=row["cancel_reason"],
         status_reason=row["status_reason"],
         progress=row["progress"],
+        total_passed=row["total_passed"],
     )
 
 

@@ -88,14 +88,15 @@ set state = 'leased',
   attempt = attempt + 1,
   leased_at = clock(),
   started_at = coalesce(started_at, clock()),
-  deadline_at = clock() + make_interval(secs => timeout_seconds),
+  deadline_at = least(clock() + make_interval(secs => timeout_seconds), total_deadline_at),
   sent_at = case when $6::boolean then clock() end,
   accepted_at = null,
   waiting_at = null,
   status_reason = null
 where bucket = $1
   and id = any(array(select id from pick))
-returning id, attempt, failures, namespace, target, run_id, priority, available_at
+returning id, attempt, failures, namespace, target, run_id, priority, available_at,
+  extract(epoch from deadline_at - clock())::float8 as deadline_in_seconds
 """
 
 # Read after the commit: what was asked never changes, and by id only the partitions that hold it are opened.
@@ -223,6 +224,7 @@ def _lease(row: asyncpg.Record, asked: dict[UUID, asyncpg.Record]) -> Lease:
         input=wish["input"],
         context=wish["context"],
         timeout_seconds=wish["timeout_seconds"],
+        deadline_in_seconds=row["deadline_in_seconds"],
         replay=_replay(wish),
         created_at=wish["created_at"],
     )

@@ -29,7 +29,7 @@ set state = 'waiting',
   waiting_at = clock(),
   accepted_at = coalesce(accepted_at, sent_at),
   remaining_seconds = extract(epoch from deadline_at - clock()),
-  deadline_at = null
+  deadline_at = total_deadline_at
 where bucket = $1
   and id = $2
   and attempt = $3
@@ -45,7 +45,7 @@ update queue
 set state = 'leased',
   status_reason = $5,
   accepted_at = accepted_at + (clock() - waiting_at),
-  deadline_at = clock() + make_interval(secs => remaining_seconds),
+  deadline_at = least(clock() + make_interval(secs => remaining_seconds), total_deadline_at),
   remaining_seconds = null,
   waiting_at = null
 where bucket = $1

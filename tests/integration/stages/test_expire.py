@@ -13,6 +13,7 @@ from tests.make import (
     LEASE_LOST,
     NAMESPACE,
     Made,
+    accept,
     all_rows,
     counts,
     event_types,
@@ -305,6 +306,91 @@ async def test_out_of_time_after_a_cancel_is_cancelled(conn: Connection) -> None
     await expire.time_out(conn, 0, make_id=make_id)
 
     assert (await outcome_row(conn, made.id))["status"] == "cancelled"
+
+
+async def test_what_nobody_begins_in_time_ends(conn: Connection) -> None:
+    """Counted from when it may begin, whether it waits for that, is ready or held back."""
+    now, later = (submission(schedule_to_start_seconds=60.0, delay_seconds=delay) for delay in (0.0, 100.0))
+    await accept(conn, now, later)
+    await move_clock(conn, "61 seconds")
+
+    first = await expire.time_out(conn, 0, make_id=make_id)
+    await move_clock(conn, "161 seconds")
+    second = await expire.time_out(conn, 0, make_id=make_id)
+    outcome = await outcome_row(conn, now.id)
+
+    assert (first.ended, second.ended) == ((now.id,), (later.id,))
+    assert (first.stopped, outcome["status"], outcome["status_reason"]) == ((), "timeout", "schedule_to_start")
+    assert (outcome["attempt"], outcome["started_at"]) == (0, None)
+
+
+async def test_what_was_begun_in_time_goes_on(conn: Connection) -> None:
+    """Also when it is back in the queue by then: it was begun."""
+    made = submission(schedule_to_start_seconds=60.0)
+    await accept(conn, made)
+    [got] = await lease(conn, await make_session(conn))
+    await report(conn, Fence(got.execution_id, got.attempt), Verdict.RELEASED)
+    await move_clock(conn, "1 hour")
+
+    assert (await expire.time_out(conn, 0, make_id=make_id)).rows == 0
+
+
+@pytest.mark.parametrize("state", ["ready", "leased", "delayed", "waiting", "paused", "expired"])
+async def test_what_takes_too_long_altogether_ends(conn: Connection, state: str) -> None:
+    """Wherever it stands, and whatever was lost or waited for on the way."""
+    retry = RetryPolicy(retries_max=3, delay_seconds=1_000)
+    made = await make_execution(conn, "running", total_seconds=60.0, timeout_seconds=100.0, retry=retry)
+    match state:
+        case "ready":
+            await report(conn, made.fence, Verdict.RELEASED)
+        case "delayed":
+            await report(conn, made.fence, Verdict.FAILED)
+        case "waiting":
+            await wait.begin(conn, 0, made.fence, reason="awaiting_child")
+        case "paused":
+            await pause.request(conn, made.id, reason=None)
+            await report(conn, made.fence, Verdict.RELEASED)
+        case "expired":
+            await expire_all(conn, "31 seconds")
+    await move_clock(conn, "59 seconds")
+    early = await expire.time_out(conn, 0, make_id=make_id)
+    await move_clock(conn, "61 seconds")
+
+    late = await expire.time_out(conn, 0, make_id=make_id)
+    outcome = await outcome_row(conn, made.id)
+
+    assert (early.rows, late.ended) == (0, (made.id,))
+    assert (outcome["status"], outcome["status_reason"]) == ("timeout", "total")
+
+
+@pytest.mark.parametrize(
+    ("timeout", "total", "reason"),
+    [(60.0, None, "start_to_close"), (60.0, 90.0, "start_to_close"), (90.0, 60.0, "total")],
+)
+async def test_the_nearest_deadline_decides(conn: Connection, timeout: float, total: float | None, reason: str) -> None:
+    """Of one attempt and of the whole; the process that runs it is told which."""
+    await accept(conn, submission(timeout_seconds=timeout, total_seconds=total))
+    session = await make_session(conn)
+    [got] = await lease(conn, session)
+    await move_clock(conn, "61 seconds")
+
+    [stopped] = (await expire.time_out(conn, 0, make_id=make_id)).stopped
+
+    assert got.deadline_in_seconds == pytest.approx(60, abs=5)
+    assert (stopped.fence, stopped.session_id) == (Fence(got.execution_id, 1), session.id)
+    assert (stopped.reason, (await outcome_row(conn, got.execution_id))["status_reason"]) == (reason, reason)
+
+
+async def test_a_wait_does_not_outlast_the_whole(conn: Connection) -> None:
+    """What an attempt has left after a wait is no more than the whole has left."""
+    made = await make_execution(conn, "running", timeout_seconds=50.0, total_seconds=60.0)
+    await wait.begin(conn, 0, made.fence, reason="awaiting_child")
+    await move_clock(conn, "40 seconds")
+    await wait.resume(conn, 0, made.fence, reason="awaiting_child")
+
+    row = await queue_row(conn, made.id)
+
+    assert row["deadline_at"] == row["total_deadline_at"]
 
 
 async def test_the_deadline_is_of_the_attempt(conn: Connection) -> None:

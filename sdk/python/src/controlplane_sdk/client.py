@@ -172,6 +172,8 @@ class Client:
         retries: int | None = None,
         retry: Mapping[str, Any] | None = None,
         timeout_seconds: float | None = None,
+        schedule_to_start_seconds: float | None = None,
+        total_seconds: float | None = None,
         delay_seconds: float | None = None,
         run_at: datetime | str | None = None,
         **arguments: Any,
@@ -179,8 +181,10 @@ class Client:
         """Start an execution of `node.reasoner` and return at once. Arguments by name, or as `input`.
 
         `webhook` is a URL or {"url", "secret", "headers"}. It begins after `delay_seconds`, or at `run_at` (a moment
-        with its offset from UTC). `retry` says more than `retries`: {"max", "backoff", "delay_seconds", "factor",
-        "cap_seconds", "jitter", "fatal_errors", "retry_errors"}. Sent again after a lost answer, it still starts once.
+        with its offset from UTC); from then on it may wait `schedule_to_start_seconds` for a node and take
+        `total_seconds` in all, and each attempt `timeout_seconds`. `retry` says more than `retries`: {"max", "backoff",
+        "delay_seconds", "factor", "cap_seconds", "jitter", "fatal_errors", "retry_errors"}.
+        Sent again after a lost answer, it still starts once.
         """
         body = {
             "input": {**(input or {}), **arguments},
@@ -190,6 +194,8 @@ class Client:
             "retries": retries,
             "retry": retry,
             "timeout_seconds": timeout_seconds,
+            "schedule_to_start_seconds": schedule_to_start_seconds,
+            "total_seconds": total_seconds,
             "delay_seconds": delay_seconds,
             "run_at": _moment(run_at),
         }

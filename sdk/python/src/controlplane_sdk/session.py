@@ -193,9 +193,11 @@ class Session:
         attempt.task = self._loop.create_task(self._carry(attempt), name=f"{context.target} {context.fence}")
         # A task that is cancelled before its first step never runs: only the callback is sure to come.
         attempt.task.add_done_callback(lambda _: self._ended(attempt))
-        if context.timeout_seconds is not None:
+        if context.deadline_in_seconds is not None:
             # By then the control plane has ended it, and says so to a heartbeat that names it.
-            overdue = self._loop.call_later(context.timeout_seconds + TIMEOUT_MARGIN_SECONDS, self._membership.tell_all)
+            overdue = self._loop.call_later(
+                context.deadline_in_seconds + TIMEOUT_MARGIN_SECONDS, self._membership.tell_all
+            )
             attempt.task.add_done_callback(lambda _: overdue.cancel())
 
     async def _carry(self, attempt: Attempt) -> None:

@@ -46,6 +46,18 @@ async def test_an_agent_is_told(api: Api, agent: AgentDouble) -> None:
     assert (found["status"], found["error_message"]) == ("cancelled", "enough")
 
 
+async def test_an_agent_is_told_when_the_time_is_over(api: Api, agent: AgentDouble) -> None:
+    """It has ended by then; the agent stops what nobody waits for any more."""
+    accepted = await api.submit(total_seconds=0.5)
+    call = await agent.take()
+    found = await ended(api, accepted["execution_id"])
+
+    [told] = await agent.wait_for("cancels", 1)
+
+    assert (found["status"], found["status_reason"]) == ("timeout", "total")
+    assert (told.json["execution_id"], told.json["reason"]) == (call.id, "total")
+
+
 async def test_no_reason_is_a_reason(api: Api, agent: AgentDouble) -> None:
     """The agent is told one all the same."""
     id_ = (await api.submit())["execution_id"]
