@@ -80,6 +80,7 @@ async def test_a_lease_carries_all_that_was_asked(api: Api) -> None:
         "input": {"a": 1},
         "context": {"c": 2},
         "timeout_seconds": 60.0,
+        "deadline_in_seconds": 60.0,
     }
 
 
