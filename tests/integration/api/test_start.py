@@ -42,7 +42,7 @@ async def test_a_moment_is_kept_to_the_microsecond(api: Api) -> None:
 
 
 async def test_it_is_leased_when_its_time_has_come(api: Api) -> None:
-    """A node that waits is told, and what was asked for later but is due now comes first."""
+    """A node that waits for work is woken by then, and no reason is left over."""
     session = await api.node()
     delayed = await api.submit(delay_seconds=0.2)
 
