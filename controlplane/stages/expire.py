@@ -141,8 +141,8 @@ where bucket = $1
 order by session_id
 """
 
-# An attempt that was sent and is not to be waited for any longer. Not `skip locked`: nobody looks at it again, and a log
-# line that is being written in its name holds the row for a moment.
+# An attempt that was sent and is not to be waited for any longer. Not `skip locked`: nobody looks at it again, and a
+# line that is being logged in its name holds the row for a moment.
 SENT = """
 select id
 from queue

@@ -279,6 +279,26 @@ async def test_a_goodbye(api: Api, agent: AgentDouble) -> None:
     assert (await ended(api, call.execution_id))["result"] == "in time"
 
 
+async def test_the_goodbye_of_who_was_replaced(api: Api, agent: AgentDouble) -> None:
+    """It comes after its successor has registered at the same address, which goes on being given work."""
+    await agent.restart()
+    await agent.say_goodbye()
+
+    assert (await started(api, agent)).attempt == 1
+
+
+async def test_a_goodbye_that_was_somebody_elses(api: Api, conn: Connection) -> None:
+    """Who still sends heartbeats and listens long afterwards has not gone."""
+    async with AgentDouble(api, heartbeat="5s") as agent:
+        await agent.register()
+        await agent.say_goodbye()
+        await api.submit()
+        await conn.execute("update nodes set left_at = left_at - interval '1 minute'")
+        await agent.beat()
+
+        assert (await agent.take()).attempt == 1
+
+
 @IMPATIENT
 async def test_a_goodbye_without_an_end(api: Api, conn: Connection) -> None:
     """What was not finished in time runs elsewhere, and nobody calls that a crash."""
