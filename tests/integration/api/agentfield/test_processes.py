@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from controlplane.postgres.pool import Connection
-from tests.integration.api.agentfield.agent import AgentDouble, Asked
+from tests.integration.api.agentfield.agent import AgentDouble, Asked, inline
 from tests.integration.api.serving import DEADLINE_SECONDS, Api, Json, serving, the_problem, until
 
 OTHER = "other"
@@ -277,6 +279,22 @@ async def test_a_goodbye(api: Api, agent: AgentDouble) -> None:
     assert (said.status_code, said.json()["lease_seconds"]) == (202, 0)
     assert (done.status_code, len(agent.calls)) == (200, 1)
     assert (await ended(api, call.execution_id))["result"] == "in time"
+
+
+@pytest.mark.parametrize("settings", [{"push_dispatch_seconds": 0.5}])
+async def test_registered_again_with_other_words(api: Api, agent: AgentDouble) -> None:
+    """The same process says now that it answers with the result itself: its answer is waited for from then on."""
+    await agent.succeed(await started(api, agent))
+    agent.metadata = {}
+    await agent.register()
+    agent.answer = replace(inline("slow"), hang=True)
+
+    id_ = (await api.submit())["execution_id"]
+    await agent.take()
+    await asyncio.sleep(2.0)  # four times as long as one that acknowledges may take
+    agent.let_go()
+
+    assert (await ended(api, id_))["attempt"] == 1
 
 
 async def test_the_goodbye_of_who_was_replaced(api: Api, agent: AgentDouble) -> None:
