@@ -126,7 +126,18 @@ async def test_metadata_addresses(api: Api, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://example.com", "http://u:p@example.com", "http://", "x", "http://example.com:22", "http://a b", 5]
+    "url",
+    [
+        "ftp://example.com",
+        "http://u:p@example.com",
+        "http://",
+        "x",
+        "http://example.com:22",
+        "http://a b",
+        "http://[::1",
+        "http://127.0.0.1:8001/?x=",
+        5,
+    ],
 )
 async def test_what_is_no_address(shared: Api, url: Json) -> None:
     """422, and it says where."""
