@@ -90,6 +90,26 @@ where bucket = $1
   and id = any($2::uuid[])
 """
 
+# Functions that exist only while they are called are at one address. What runs at the old one may end there.
+MOVED = """
+update sessions
+set draining = true
+where bucket = $1
+  and id = any(array(
+    select id
+    from sessions
+    where bucket = $1
+      and namespace = $2
+      and node_id = $3
+      and base_url <> $4
+      and transport = 'serverless'
+      and closed_at is null
+      and not draining
+    order by id
+    for update
+  ))
+"""
+
 REJOIN = """
 update sessions
 set slots = $3,
@@ -313,6 +333,8 @@ async def join(conn: Connection, node: Node, process: Process, session_id: Sessi
         others = [row["id"] for row in there if row["instance_id"] != process.instance_id and not row["draining"]]
         if others:
             await conn.execute(REPLACE, bucket, others)
+        if process.transport is Transport.SERVERLESS:
+            await conn.execute(MOVED, bucket, process.namespace, process.node_id, process.base_url)
         if not same:
             return await _join(conn, process, session_id)
         await conn.execute(

@@ -11,7 +11,7 @@ from controlplane.domain.ids import SessionId
 from controlplane.domain.lease import Beat, Session, Transport
 from controlplane.errors import NodeNotFound
 from controlplane.postgres.pool import Connection
-from controlplane.stages import expire, register, renew
+from controlplane.stages import expire, register, renew, send
 from tests.make import (
     ADDRESS,
     NAMESPACE,
@@ -42,6 +42,10 @@ async def revive(conn: Connection, instance_id: str, node_id: str = "n") -> Sess
 
 async def drain(conn: Connection, seconds: float = 35.0) -> None:
     await register.drain(conn, 0, namespace=NAMESPACE, node_id="n", seconds=seconds)
+
+
+async def functions_at(conn: Connection, url: str) -> Session:
+    return await make_process(conn, transport=Transport.SERVERLESS, base_url=url, instance_id="serverless")
 
 
 async def gave_up(conn: Connection, **over: Any) -> Session:
@@ -84,6 +88,21 @@ async def test_a_second_address_is_a_second_process(conn: Connection) -> None:
 
     assert first.id != second.id
     assert await all_rows(conn, OPEN) == [("a",), ("b",)]
+
+
+async def test_functions_that_moved_are_called_where_they_are_now(conn: Connection) -> None:
+    """Nothing more is sent to where they were, and that address is not kept alive; processes beside them stay."""
+    beside = await make_process(conn, instance_id="beside")
+    made = await make_sent(conn, session=await functions_at(conn, OTHER))
+    now = await functions_at(conn, "http://127.0.0.1:8003")
+    await move_clock(conn, "60 seconds")
+    await send.renew_serverless(conn, 0)
+    await move_clock(conn, "100 seconds")
+
+    assert await expire.close_expired(conn, 0, up_seconds=1e6) == 2
+    assert await all_rows(conn, "select id from sessions where closed_at is null") == [(now.id,)]
+    assert await all_rows(conn, "select closed_reason from sessions where id = $1", made.session.id) == [("drained",)]
+    assert await all_rows(conn, "select draining from sessions where id = $1", beside.id) == [(False,)]
 
 
 async def test_another_node_at_the_address_replaces_nobody(conn: Connection) -> None:
