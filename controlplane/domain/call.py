@@ -6,6 +6,7 @@ connection means that nothing was sent, an answer that never came means that nob
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ AGAIN_SECONDS = 1.0
 """How soon work is offered again to a process that was full."""
 
 ERROR_CHARS_MAX = 4_000
+LOG_LINE_BYTES_MAX = 256 * 1024
+"""Longer lines of a process's own log are passed over: its SDK cuts them at 16 KiB, before they become JSON."""
+
 USAGE = b"__agentfield_usage__"
 ELIDED = re.compile(r"<\d+ bytes elided>")
 
@@ -204,7 +208,9 @@ def finished_in(lines: bytes) -> Iterator[tuple[Fence, Report | None]]:
 
     None: it is over, but its result was too long for the log. Lines that are cut or say something else are left out.
     """
-    for raw in lines.splitlines():
+    for raw in io.BytesIO(lines):  # one after the other: millions of short ones at once would fill the memory
+        if b"reasoner." not in raw or len(raw) > LOG_LINE_BYTES_MAX:
+            continue
         said = _object(raw).get("line")
         if not isinstance(said, str) or '"reasoner.' not in said:
             continue

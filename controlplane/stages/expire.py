@@ -141,7 +141,8 @@ where bucket = $1
 order by session_id
 """
 
-# An attempt that was sent and is not to be waited for any longer.
+# An attempt that was sent and is not to be waited for any longer. Not `skip locked`: nobody looks at it again, and a
+# line that is being logged in its name holds the row for a moment.
 SENT = """
 select id
 from queue
@@ -150,7 +151,7 @@ where bucket = $1
   and session_id is not null
   and sent_at is not null
 order by id
-for update skip locked
+for update
 """
 
 UNNAMED = """

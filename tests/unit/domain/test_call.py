@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -513,3 +514,24 @@ def test_each_attempt_is_its_own() -> None:
 
     assert [one and one.verdict for one in found.values()] == [Verdict.FAILED, Verdict.SUCCEEDED]
     assert list(found) == [Fence(ID, 1), FENCE]
+
+
+def test_a_log_of_very_many_lines_takes_little_memory() -> None:
+    """It comes from a process that may say anything: its lines are looked at one after the other."""
+    lines = b"{}\n" * 1_000_000
+    tracemalloc.start()
+    try:
+        assert list(finished_in(lines)) == []
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak_bytes < 2 * len(lines)
+
+
+@pytest.mark.parametrize(("padding", "found"), [(1_000, 1), (300_000, 0)])
+def test_a_line_longer_than_any_is_passed_over(padding: int, found: int) -> None:
+    """No SDK logs one, and it is not taken apart."""
+    said = {"execution_id": fenced(FENCE), "event_type": "reasoner.completed", "attributes": {"result": "x" * padding}}
+
+    assert len(list(finished_in(json.dumps({"line": json.dumps(said)}).encode()))) == found
