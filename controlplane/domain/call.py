@@ -39,6 +39,12 @@ AWAY = re.compile(
     re.IGNORECASE,
 )
 
+# What it makes of our refusing an attempt that has lost its lease: of a memory write only the status, else our words.
+REFUSED = re.compile(
+    r"Failed to (set|delete)\b.*client error '409 |409, .*no longer holds|Approval request failed \(409\).*lease_lost",
+    re.IGNORECASE | re.DOTALL,
+)
+
 FINISHED = {"reasoner.completed": Verdict.SUCCEEDED, "reasoner.failed": Verdict.FAILED}
 GATEWAY = {"statusCode", "body", "headers", "isBase64Encoded"}
 STOPPED = "Execution cancelled by upstream client"
@@ -197,6 +203,13 @@ def away(report: Report) -> bool:
         return False
     words = error_text(report.error)
     return OUR_DOOR.match(words) is not None and AWAY.search(words) is not None
+
+
+def counts_late(report: Report) -> bool:
+    """Whether this end of an attempt that has lost its lease is its own, and not what losing it has brought about."""
+    if report.verdict is not Verdict.FAILED or report.error is None:
+        return report.verdict in (Verdict.SUCCEEDED, Verdict.FAILED)
+    return not away(report) and REFUSED.match(error_text(report.error)) is None
 
 
 def finished_in(lines: bytes) -> Iterator[tuple[Fence, Report | None]]:
