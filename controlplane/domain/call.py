@@ -30,7 +30,8 @@ ELIDED = re.compile(r"<\d+ bytes elided>")
 
 # What AgentField's SDK makes of a control plane that is away, in the words of its memory, calls and HTTP client.
 OUR_DOOR = re.compile(
-    r"(Failed to (set|get|delete|list|submit|perform)\b|Cross-agent call to |AgentField server unavailable)",
+    r"Failed to (set|get|delete|list|submit|perform|request approval|wait for|poll)\b"
+    r"|Cross-agent call to |AgentField server unavailable",
     re.IGNORECASE,
 )
 AWAY = re.compile(
@@ -39,9 +40,17 @@ AWAY = re.compile(
     re.IGNORECASE,
 )
 
+# A call that we, or a proxy in front of us, could not take, and a look of its at what became of one.
+SHUT = re.compile(
+    r"50[234](: \{'error': ['\"]50[234]\b|, .*try again\.)"
+    r"|Server error '5\d\d [^']*' for url '[^']+/api/v1/execut(e|ions)/",
+    re.IGNORECASE | re.DOTALL,
+)
+
 # What it makes of our refusing an attempt that has lost its lease: of a memory write only the status, else our words.
 REFUSED = re.compile(
-    r"Failed to (set|delete)\b.*client error '409 |409, .*no longer holds|Approval request failed \(409\).*lease_lost",
+    r"Failed to (set|delete)\b.*client error '409 |409[:,] .*no longer holds"
+    r"|Approval request failed \(409\).*lease_lost",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -202,7 +211,7 @@ def away(report: Report) -> bool:
     if report.verdict is not Verdict.FAILED or report.error is None:
         return False
     words = error_text(report.error)
-    return OUR_DOOR.match(words) is not None and AWAY.search(words) is not None
+    return SHUT.match(words) is not None or (OUR_DOOR.match(words) is not None and AWAY.search(words) is not None)
 
 
 def counts_late(report: Report) -> bool:

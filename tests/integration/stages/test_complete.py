@@ -456,6 +456,7 @@ async def test_a_busy_process_is_heard_late(conn: Connection, verdict: Verdict) 
     [
         b"\"Failed to set memory key 'done': Client error '409 Conflict' for url 'http://cp/api/v1/memory/set'\"",
         b'"409, The parent attempt no longer holds its lease; the child was not accepted."',
+        b"\"409: {'error': '409, The parent attempt no longer holds its lease; the child was not accepted.'}\"",
         b"\"Failed to get memory key 'done': All connection attempts failed\"",
     ],
 )

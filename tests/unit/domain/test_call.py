@@ -15,6 +15,7 @@ from controlplane.domain.call import (
     Answer,
     Stop,
     Taken,
+    away,
     event_of,
     fenced,
     finished_in,
@@ -513,3 +514,26 @@ def test_each_attempt_is_its_own() -> None:
 
     assert [one and one.verdict for one in found.values()] == [Verdict.FAILED, Verdict.SUCCEEDED]
     assert list(found) == [Fence(ID, 1), FENCE]
+
+
+@pytest.mark.parametrize(
+    ("words", "ours"),
+    [
+        ("Failed to set memory key 'done': All connection attempts failed", True),
+        ("Failed to get memory key 'done': ", True),
+        ("Failed to request approval: Server disconnected without sending a response.", True),
+        ("503, The database cannot be reached right now; try again.", True),
+        ("503: {'error': '503, This server is shutting down; try again.', 'error_details': {'status': 503}}", True),
+        ("502: {'error': '502'}", True),
+        ("Server error '503 Service Unavailable' for url 'http://cp:8080/api/v1/executions/exec_1'\nFor more", True),
+        ("Server error '503 Service Unavailable' for url 'http://shop/api/v1/orders/1'", False),
+        ("All connection attempts failed", False),
+        ("503: the shop is closed", False),
+        ("503, sold out", False),
+        ("Failed to set memory key 'done': Client error '409 Conflict' for url 'http://cp/api/v1/memory/set'", False),
+        ("boom", False),
+    ],
+)
+def test_whether_it_was_us_who_was_away(words: str, ours: bool) -> None:
+    """What the SDK makes of a control plane that is away is told apart from what a reasoner's own errors say."""
+    assert away(Report(fence=FENCE, verdict=Verdict.FAILED, error=json.dumps(words).encode())) is ours
