@@ -7,6 +7,7 @@ connection means that nothing was sent, an answer that never came means that nob
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from controlplane.domain.target import parse
 from controlplane.errors import Invalid
 
 AWAY_REASON = "server_unreachable"
+BACK_SECONDS = 20.0
+"""How long after our start we hear of what failed of our absence: the SDK tries for 15 s to tell us."""
 AGAIN_SECONDS = 1.0
 """How soon work is offered again to a process that was full."""
 
@@ -46,6 +49,9 @@ SHUT = re.compile(
     r"|Server error '5\d\d [^']*' for url '[^']+/api/v1/execut(e|ions)/",
     re.IGNORECASE | re.DOTALL,
 )
+
+# How a call fails in the SDK whose connection to us was refused or cut. So says any other request of a reasoner, too.
+CUT = re.compile(r"All connection attempts failed|Server disconnected without sending a response\.|", re.IGNORECASE)
 
 # What it makes of our refusing an attempt that has lost its lease: of a memory write only the status, else our words.
 REFUSED = re.compile(
@@ -206,11 +212,16 @@ def read_stop(answer: Answer) -> Stop:
     return Stop.IDLE if said.get("reason") == "execution_not_active" else Stop.UNKNOWN
 
 
-def away(report: Report) -> bool:
-    """Whether an attempt failed because its process could not reach us: our failure, and not its reasoner's."""
+def away(report: Report, *, up_seconds: float = math.inf) -> bool:
+    """Whether an attempt failed because its process could not reach us: our failure, and not its reasoner's.
+
+    `up_seconds`: how long we have been there. Words that do not name us mean us only when we were away just now.
+    """
     if report.verdict is not Verdict.FAILED or report.error is None:
         return False
     words = error_text(report.error)
+    if up_seconds < BACK_SECONDS and CUT.fullmatch(words) is not None:
+        return True
     return SHUT.match(words) is not None or (OUR_DOOR.match(words) is not None and AWAY.search(words) is not None)
 
 

@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 
 from controlplane.domain.call import (
+    BACK_SECONDS,
     ERROR_CHARS_MAX,
     Answer,
     Stop,
@@ -537,3 +538,15 @@ def test_each_attempt_is_its_own() -> None:
 def test_whether_it_was_us_who_was_away(words: str, ours: bool) -> None:
     """What the SDK makes of a control plane that is away is told apart from what a reasoner's own errors say."""
     assert away(Report(fence=FENCE, verdict=Verdict.FAILED, error=json.dumps(words).encode())) is ours
+
+
+@pytest.mark.parametrize(
+    "words", ["All connection attempts failed", "Server disconnected without sending a response.", ""]
+)
+def test_words_that_do_not_name_us(words: str) -> None:
+    """A connection that failed was one to us when we have just begun; else it is the reasoner's own affair."""
+    failed = Report(fence=FENCE, verdict=Verdict.FAILED, error=json.dumps(words).encode())
+
+    assert away(failed, up_seconds=BACK_SECONDS / 2)
+    assert not away(failed, up_seconds=BACK_SECONDS)
+    assert not away(replace(failed, error=json.dumps(f"the shop: {words}!").encode()), up_seconds=0.0)
