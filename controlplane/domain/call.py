@@ -226,10 +226,13 @@ def away(report: Report, *, up_seconds: float = math.inf) -> bool:
 
 
 def counts_late(report: Report) -> bool:
-    """Whether this end of an attempt that has lost its lease is its own, and not what losing it has brought about."""
+    """Whether this end of an attempt that has lost its lease is its own, and not what losing it has brought about.
+
+    A connection that broke meanwhile is taken for one to us: the work is there to be run again in any case.
+    """
     if report.verdict is not Verdict.FAILED or report.error is None:
         return report.verdict in (Verdict.SUCCEEDED, Verdict.FAILED)
-    return not away(report) and REFUSED.match(error_text(report.error)) is None
+    return not away(report, up_seconds=0.0) and REFUSED.match(error_text(report.error)) is None
 
 
 def finished_in(lines: bytes) -> Iterator[tuple[Fence, Report | None]]:

@@ -458,6 +458,7 @@ async def test_a_busy_process_is_heard_late(conn: Connection, verdict: Verdict) 
         b'"409, The parent attempt no longer holds its lease; the child was not accepted."',
         b"\"409: {'error': '409, The parent attempt no longer holds its lease; the child was not accepted.'}\"",
         b"\"Failed to get memory key 'done': All connection attempts failed\"",
+        b'"Server disconnected without sending a response."',
     ],
 )
 async def test_who_was_refused_has_not_failed(conn: Connection, error: bytes) -> None:
