@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
@@ -105,6 +106,11 @@ class Doors:
     processes: Processes
     stopping: bool = False
     turns: Iterator[int] = field(default_factory=itertools.count)
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def up_seconds(self) -> float:
+        return time.monotonic() - self.began
 
     async def run(
         self, call: Callable[Concatenate[Connection, P], Awaitable[Result]], *args: P.args, **kwargs: P.kwargs

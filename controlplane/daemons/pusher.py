@@ -89,6 +89,7 @@ class Pusher:
         self._unreached: set[UUID] = set()
         self._stopping = False
         self._hold_on_at = 0.0
+        self._began = time.monotonic()
 
     async def tick(self) -> int:
         """See to it that each live process that is called is served, and that calls under way are not taken for lost.
@@ -306,7 +307,7 @@ class Pusher:
 
     async def report(self, report: Report) -> Recorded:
         """What the process says of an attempt, said in its name."""
-        if call.away(report):
+        if call.away(report, up_seconds=time.monotonic() - self._began):
             await self.take_back(report.fence, reason=call.AWAY_REASON, crash=True, delay_seconds=call.AGAIN_SECONDS)
             return Recorded(code=ReportCode.RECORDED, status=Status.QUEUED)
         recorded = await self._complete.put(self._checked(report))

@@ -85,7 +85,7 @@ async def status(request: Request) -> Response:
         assert form is not None
         await _under_way(doors, fence, form)
         return answer(shapes.execution(view))
-    if away(report) and await _hand_back(doors, fence):
+    if away(report, up_seconds=doors.up_seconds) and await _hand_back(doors, fence):
         return answer(shapes.execution(await _view(doors, fence, namespace)))
     recorded = await doors.lanes.complete.put(report)
     if recorded.code is ReportCode.LEASE_LOST:

@@ -71,6 +71,28 @@ async def test_the_server_is_started_again(database: str, agent: AgentDouble, en
         assert (len(agent.calls), agent.cancels) == (1, [])
 
 
+@pytest.mark.parametrize("told", ["callback", "log"])
+async def test_a_call_that_met_our_absence(database: str, agent: AgentDouble, told: str) -> None:
+    """A reasoner whose call of another found nobody here has not failed: it begins again when we are back."""
+    words = "All connection attempts failed"
+    async with serving(database, **QUICK) as first:
+        agent.api = first
+        await agent.register()
+        id_ = (await first.submit())["execution_id"]
+        call = await agent.take()
+        await until(lambda: _accepted(first, id_))
+    if told == "log":
+        agent.remember(call, "reasoner.failed", status="failed", error=words)
+    async with serving(database, **QUICK) as second:
+        agent.api = second
+        if told == "callback":
+            await agent.call_back(call, status="failed", error=words)
+        again = await agent.take()
+        await agent.succeed(again, "there")
+
+        assert (again.attempt, (await ended(second, id_))["result"]) == (2, "there")
+
+
 async def test_its_own_log_is_read_before_anything_is_sent(database: str, agent: AgentDouble) -> None:
     """The next server asks at once, without the agent saying anything."""
     async with serving(database, **QUICK) as first:
