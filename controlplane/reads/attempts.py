@@ -110,19 +110,13 @@ async def page(
     numbers = [row["attempt"] for row in started]
     ends: dict[int, asyncpg.Record] = {}
     for row in await conn.fetch(ENDED, bucket, execution_id, namespace, numbers, ENDS_MAX * limit):
-        if row["attempt"] not in ends or _overrules(row, ends[row["attempt"]]):
+        # A process that was silent may still say how it went, and that is how it ended. What is cancelled once its
+        # attempt is over changes nothing of it.
+        if row["attempt"] not in ends or row["type"] != EventType.CANCELLED:
             ends[row["attempt"]] = row
     progress = await conn.fetchrow(LAST_PROGRESS, bucket, execution_id, namespace)
     outcome = await conn.fetchrow(OUTCOME, bucket, execution_id)
     return [_view(row, ends.get(row["attempt"]), progress, outcome) for row in started]
-
-
-def _overrules(late: asyncpg.Record, first: asyncpg.Record) -> bool:
-    """Whether a later event says better how the attempt ended.
-
-    A process that was silent may still say how it went. What is cancelled once its attempt has ended changes nothing.
-    """
-    return bool(first["type"] == EventType.EXPIRED and late["type"] != EventType.CANCELLED)
 
 
 def _view(
