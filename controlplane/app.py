@@ -16,10 +16,12 @@ from starlette.middleware import Middleware
 
 from controlplane import __version__
 from controlplane.api import (
+    attempts,
     changes,
     deliveries,
     events,
     executions,
+    explain,
     health,
     leases,
     memory,
@@ -67,6 +69,8 @@ logger = logging.getLogger(__name__)
 
 OPERATIONS = [
     *executions.OPERATIONS,
+    *explain.OPERATIONS,
+    *attempts.OPERATIONS,
     *restart.OPERATIONS,
     *nodes.OPERATIONS,
     *leases.OPERATIONS,
@@ -143,11 +147,13 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
             body_bytes_max=settings.body_bytes_max,
             payload_bytes_max=settings.payload_bytes_max,
             sync_wait_seconds=settings.sync_wait_seconds,
+            cancel_grace_seconds=settings.cancel_grace_seconds,
             lease_floor_seconds=settings.lease_seconds,
             webhook_attempts_max=settings.webhook_attempts_max,
             push_slots=settings.push_slots,
             push_slots_of=settings.push_slots_of,
             push_lease_seconds=settings.push_lease_seconds,
+            push_dispatch_seconds=settings.push_dispatch_seconds,
             push_start_to_close_seconds=settings.push_start_to_close_seconds,
         ),
         keyring=keyring,

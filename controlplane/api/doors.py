@@ -76,11 +76,13 @@ class Limits:
     body_bytes_max: int
     payload_bytes_max: int
     sync_wait_seconds: float
+    cancel_grace_seconds: float
     lease_floor_seconds: float
     webhook_attempts_max: int
     push_slots: int
     push_slots_of: Mapping[str, int]
     push_lease_seconds: float
+    push_dispatch_seconds: float
     push_start_to_close_seconds: float
 
 

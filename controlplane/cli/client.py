@@ -97,14 +97,14 @@ class Client:
                 time.sleep(REPEAT_SECONDS)
         raise AssertionError("the last try returns or raises")
 
-    def pages(self, path: str, cursor_name: str, *, about: str) -> Iterator[msgspec.Raw]:
+    def pages(self, path: str, cursor_name: str, *, about: str, page: int = PAGE) -> Iterator[msgspec.Raw]:
         """Every item of a paged list, oldest first."""
         cursor: str | None = None
         while True:
-            body = self.get(path, {"limit": PAGE, cursor_name: cursor}, about=about)
-            page = msgspec.json.decode(body, type=_Page)
-            yield from page.items
-            cursor = page.next_cursor
+            body = self.get(path, {"limit": page, cursor_name: cursor}, about=about)
+            found = msgspec.json.decode(body, type=_Page)
+            yield from found.items
+            cursor = found.next_cursor
             if cursor is None:
                 return
 

@@ -64,7 +64,7 @@ app = typer.Typer(
     epilog=EPILOG,
     pretty_exceptions_enable=False,
 )
-executions_app = typer.Typer(help="List, show, cancel, wait for and restart executions.")
+executions_app = typer.Typer(help="List, show, explain, pause, cancel, wait for and restart executions.")
 app.add_typer(executions_app, name="executions")
 
 
@@ -209,6 +209,64 @@ def executions_show(
 
     with _client(server, api_key) as client:
         show(client, execution_id, events=events, logs=logs, deliveries=deliveries, as_json=as_json)
+
+
+@executions_app.command("explain")
+def executions_explain(
+    execution_id: ExecutionId,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say in one sentence why an execution waits, or what it does, and what to do next."""
+    from controlplane.cli.executions import explain
+
+    with _client(server, api_key) as client:
+        explain(client, execution_id, as_json=as_json)
+
+
+@executions_app.command("attempts")
+def executions_attempts(
+    execution_id: ExecutionId,
+    tracebacks: Annotated[bool, typer.Option("--tracebacks", help="With the traceback of each failure.")] = False,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the attempts of an execution: where each ran, how long, and how it ended; the newest last."""
+    from controlplane.cli.executions import attempts
+
+    with _client(server, api_key) as client:
+        attempts(client, execution_id, tracebacks=tracebacks, as_json=as_json)
+
+
+@executions_app.command("pause")
+def executions_pause(
+    execution_id: ExecutionId,
+    reason: Annotated[str | None, typer.Option("--reason", help="Why, for those who look at it later.")] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold an execution back; an attempt that runs goes on to its end."""
+    from controlplane.cli.executions import pause
+
+    with _client(server, api_key) as client:
+        pause(client, execution_id, reason=reason, as_json=as_json)
+
+
+@executions_app.command("resume")
+def executions_resume(
+    execution_id: ExecutionId,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a paused execution go on."""
+    from controlplane.cli.executions import resume
+
+    with _client(server, api_key) as client:
+        resume(client, execution_id, as_json=as_json)
 
 
 @executions_app.command("cancel")

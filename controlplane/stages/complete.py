@@ -170,6 +170,7 @@ def _settlement(item: Report, held: Held) -> Settlement:
         error=item.error,
         error_class=item.error_class,
         error_details=item.error_details,
+        traceback=item.traceback,
         http_status=item.http_status,
         failures=held.failures + (0 if cancelled else 1),
     )

@@ -236,6 +236,47 @@ def test_a_cancelled_execution_is_exit_code_8(dev: Dev, node: Node) -> None:
     assert "enough" in waited.err
 
 
+def test_explain_says_why_it_waits(dev: Dev, node: Node) -> None:
+    """One sentence on stdout with its facts below, the next step on stderr; --json is what the server says."""
+    execution_id = submitted(dev, node)
+    lease = node.lease()
+    cli("executions", "pause", execution_id, "--reason", "hold on", "--server", dev.url)
+    said = cli("executions", "explain", execution_id, "--server", dev.url)
+    found = json.loads(cli("executions", "explain", execution_id, "--json", "--server", dev.url).out)
+    node.report(lease, "succeeded", result=1)
+    ended = cli("executions", "explain", execution_id, "--server", dev.url)
+
+    assert (said.code, said.out.decode().splitlines()[0]) == (0, found["sentence"])
+    assert "(hold on); attempt 1 still goes on to its end" in found["sentence"]
+    assert "Next: Let it go on: POST" in said.err
+    assert ended.out.startswith(b"It succeeded in attempt 1 at ")
+
+
+def test_pause_and_resume(dev: Dev, node: Node) -> None:
+    """What is paused is not leased until it is resumed; a second resume is a conflict."""
+    execution_id = submitted(dev, node)
+    paused = cli("executions", "pause", execution_id, "--json", "--server", dev.url)
+    resumed, again = (cli("executions", "resume", execution_id, "--server", dev.url) for _ in range(2))
+    node.report(node.lease(), "succeeded", result=1)
+
+    assert (paused.code, json.loads(paused.out)["status"]) == (0, "paused")
+    assert (resumed.code, resumed.out.decode()) == (0, f"{execution_id} resumed\n")
+    assert again.code == 5
+
+
+def test_attempts_are_listed(dev: Dev, node: Node) -> None:
+    """One line each, the newest last; tracebacks when asked for."""
+    execution_id = submitted(dev, node)
+    none = cli("executions", "attempts", execution_id, "--server", dev.url)
+    node.report(node.lease(), "failed", error="boom", error_class="E", traceback="line 1", retryable=False)
+    shown = cli("executions", "attempts", execution_id, "--tracebacks", "--server", dev.url)
+    [found] = json.loads(cli("executions", "attempts", execution_id, "--json", "--server", dev.url).out)["items"]
+
+    assert (none.code, none.out) == (0, b"")
+    assert all(word in shown.out.decode() for word in ("failed", "boom", "user_error", "\nline 1\n"))
+    assert (found["attempt"], found["ended"], found["traceback"]) == (1, "failed", "line 1")
+
+
 def test_restart_prints_the_new_id(dev: Dev, node: Node) -> None:
     """The new execution asks what is given, else what the old one asked; where to wait for it stands on stderr."""
     execution_id = submitted(dev, node, '{"input": {"a": 1}}')

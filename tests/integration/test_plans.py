@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from controlplane.postgres.pool import SESSION_SETTINGS, Connection
-from controlplane.reads import approvals, changes, events
+from controlplane.reads import approvals, attempts, changes, events, explain
 from controlplane.reads import local as local_reads
 from controlplane.reads import nodes as nodes_reads
 from controlplane.stages import (
@@ -194,6 +194,23 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "events.STREAM": case(events.STREAM, 0, "5", 0, 500),
         "changes.STREAM": case(changes.STREAM, 0, "5", 0, 500, by="memory_changes_pkey"),
         "changes.LATEST": case(changes.LATEST, 0, 1, None, "run", None, ["k%"], 100, 2_000, by="memory_changes_at"),
+        "explain.READ": case(explain.READ, 0, leased[0], 1),
+        "explain.HOLDER": case(explain.HOLDER, 0, sessions[0], by="sessions_pkey"),
+        "explain.NODE": case(explain.NODE, 0, 1, "p8", by="nodes_pkey"),
+        "explain.PROCESSES": case(explain.PROCESSES, 0, 1, "n", 50, by="sessions_node"),
+        "explain.CLOSED_LATELY": case(explain.CLOSED_LATELY, 0, 1, "p8", 1_000, by="sessions_pkey"),
+        "explain.HELD": case(
+            explain.HELD, 0, [sessions[0], *called], [False, *([True] * 3)], 1_000, 10, by="queue_session queue_parent"
+        ),
+        "explain.AHEAD": case(explain.AHEAD, 0, 1, "n.echo", 1, "2000-01-01", leased[0], 1_001, by="queue_ready"),
+        "explain.FINISHES": case(explain.FINISHES, 0, 1, "n.echo", 1_000, 900.0),
+        "explain.LAST_OF_TYPE": case(explain.LAST_OF_TYPE, 0, ended[0], 1, "execution.paused"),
+        "explain.LAST_LINE": case(explain.LAST_LINE, 0, leased[0], 1),
+        "explain.CHILDREN": case(explain.CHILDREN, 0, leased[0], 1, 1_001, 10, by="queue_parent"),
+        "attempts.STARTED": case(attempts.STARTED, 0, ended[0], 1, 0, 51),
+        "attempts.ENDED": case(attempts.ENDED, 0, ended[0], 1, [1, 2], 153),
+        "attempts.LAST_PROGRESS": case(attempts.LAST_PROGRESS, 0, ended[0], 1),
+        "attempts.OUTCOME": case(attempts.OUTCOME, 0, ended[0]),
         "prune.DROP_CHANGES": case(prune.DROP_CHANGES, 0, 3_600.0, 1_000, by="memory_changes_at"),
         "prune.DROP_KEYS": case(prune.DROP_KEYS, 0, 1_000, by="idempotency_keys_expiry idempotency_keys_pkey"),
     }

@@ -63,6 +63,10 @@ class Double:
             ("GET", "/executions/{id}", self.execution),
             ("GET", "/executions", self.list_executions),
             ("POST", "/executions/{id}/cancel", self.cancel),
+            ("POST", "/executions/{id}/pause", self.pause),
+            ("POST", "/executions/{id}/resume", self.resume),
+            ("GET", "/executions/{id}/explain", self.explain),
+            ("GET", "/executions/{id}/attempts", self.attempts),
             ("POST", "/executions/{id}/restart", self.restart),
             ("GET", "/executions/{id}/events", self.events),
         ]
@@ -300,6 +304,34 @@ class Double:
             return problem(409, "already_finished")
         self.finish(request.path_params["id"], status="cancelled")
         return JSONResponse({"status": "cancelled", "settled": True})
+
+    async def pause(self, request: Request, body: Any) -> Response:
+        return self._turn(request.path_params["id"], "waiting", "paused")
+
+    async def resume(self, request: Request, body: Any) -> Response:
+        return self._turn(request.path_params["id"], "queued", None)
+
+    def _turn(self, execution_id: str, status: str, reason: str | None) -> Response:
+        shape = self.executions[execution_id]
+        if shape["status"] in {"succeeded", "failed", "cancelled"}:
+            return problem(409, "already_finished")
+        if shape.get("status_reason") == "cancelling" or shape.get("status_reason") == reason:
+            return problem(409, "invalid_state")
+        self.finish(execution_id, status=status, status_reason=reason)
+        return JSONResponse({"execution_id": execution_id, "status": "paused" if reason else status})
+
+    async def explain(self, request: Request, body: Any) -> Response:
+        execution_id = request.path_params["id"]
+        if execution_id not in self.executions:
+            return problem(404, "execution_not_found")
+        said = {"execution_id": execution_id, "status": "queued", "code": "no_node", "sentence": "Nobody is there."}
+        return JSONResponse(said | {"facts": {"processes": 0}})
+
+    async def attempts(self, request: Request, body: Any) -> Response:
+        after, limit = int(request.query_params["cursor"]), int(request.query_params["limit"])
+        tries = [{"attempt": n, "ended": "retried", "started_at": "2030-01-01T00:00:00Z"} for n in range(1, 252)]
+        items = tries[after : after + limit]
+        return JSONResponse({"items": items, "next_cursor": str(after + limit) if after + limit < 251 else None})
 
     async def restart(self, request: Request, body: Any) -> Response:
         key = request.headers["idempotency-key"]

@@ -27,7 +27,7 @@ from controlplane_sdk.errors import (
     ServerUnreachable,
     Unauthorized,
 )
-from controlplane_sdk.executions import Execution
+from controlplane_sdk.executions import AttemptRecord, Execution, Explanation
 from controlplane_sdk.version import VERSION
 
 __version__ = VERSION
@@ -36,6 +36,7 @@ __all__ = [
     "AIUnavailable",
     "Agent",
     "AlreadyFinished",
+    "AttemptRecord",
     "Client",
     "Context",
     "ControlPlaneError",
@@ -45,6 +46,7 @@ __all__ = [
     "ExecutionError",
     "ExecutionFailed",
     "ExecutionTimeout",
+    "Explanation",
     "Fatal",
     "Handle",
     "InvalidInput",
