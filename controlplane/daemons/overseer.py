@@ -66,6 +66,7 @@ class Overseer:
         self._pusher = pusher
         self._dispatch_seconds = dispatch_seconds
         self._told: dict[Fence, float] = {}
+        self._silent: set[UUID] = set()
         self._busy: dict[UUID, asyncio.Task[None]] = {}
 
     async def tick(self) -> int:
@@ -77,7 +78,11 @@ class Overseer:
             await persist(self._pool, partial(send.renew_serverless, bucket=bucket), seconds=RETRY_SECONDS)
             found = await persist(self._pool, partial(send.called, bucket=bucket), seconds=RETRY_SECONDS)
             called |= {one.session.id: one for one in found}
-        cares = {id_: Cares() for id_, one in called.items() if _is_silent(one) or _may_stay(one)}
+        silent = {id_ for id_, one in called.items() if _is_silent(one)}
+        for id_ in self._silent - silent:  # heard of again: what it could not tell us meanwhile is in its own log
+            self._hints.wake(topic.process(id_))
+        self._silent = silent
+        cares = {id_: Cares() for id_, one in called.items() if id_ in silent or _may_stay(one)}
         for bucket in self._placement.all() if called else ():
             for sent in await self._wanted(bucket):
                 cares.setdefault(sent.session_id, Cares()).cancels.append(sent)

@@ -198,6 +198,10 @@ class Pusher:
         with self._hints.waiter(topic.process(session.id)) as hint:  # it may be back, or be gone, or we may stop
             while session.transport is Transport.PUSH and not await self._nodes.listens(session):
                 await hint.wait(pause)
+                if pause < KNOCK_CAP_SECONDS <= pause * 2:  # once: its work waits until it answers
+                    log.warning(
+                        "node.unreached", extra={"node_id": session.node_id, "session_id": show("ses", session.id)}
+                    )
                 pause = min(pause * 2, KNOCK_CAP_SECONDS)
                 if self._stopping or session.id not in self._live:
                     return False

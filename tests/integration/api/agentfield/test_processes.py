@@ -214,6 +214,19 @@ async def test_it_was_given_up_and_is_heard_of(api: Api, conn: Connection) -> No
         assert (await agent.succeed(call)).status_code == 200
 
 
+async def test_it_was_cut_off_when_it_finished(api: Api) -> None:
+    """Its callback did not get through and is not sent again: when it is heard of again, its own log is asked."""
+    async with AgentDouble(api, heartbeat="1s") as agent:
+        await agent.register()
+        call = await started(api, agent)
+        agent.remember(call, result="unheard")
+        await agent.wait_for_path("/health", agent.count("/health") + 1)  # it is silent, and asked for that
+        await agent.beat()
+        found = await ended(api, call.execution_id)
+
+        assert (found["status"], found["result"], found["attempt"]) == ("succeeded", "unheard", 1)
+
+
 async def test_a_replaced_process_is_told_nothing(api: Api, agent: AgentDouble, conn: Connection) -> None:
     """Its heartbeats are answered, and it gets nothing: another one answers at its address."""
     old = agent.instance_id
