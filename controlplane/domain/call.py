@@ -54,8 +54,14 @@ SHUT = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
-# How a call fails in the SDK whose connection to us was refused or cut. So says any other request of a reasoner, too.
-CUT = re.compile(r"All connection attempts failed|Server disconnected without sending a response\.|", re.IGNORECASE)
+WORDLESS = "failed"
+"""The error of a failure that a process's own log has no words for."""
+
+# How a call fails in the SDK whose connection to us was refused or cut, at times without a word. So says any other
+# request of a reasoner, too.
+CUT = re.compile(
+    rf"All connection attempts failed|Server disconnected without sending a response\.|{WORDLESS}|", re.IGNORECASE
+)
 
 # What it makes of our refusing an attempt that has lost its lease: of a memory write only the status, else our words.
 REFUSED = re.compile(
@@ -266,7 +272,7 @@ def report_of(fence: Fence, verdict: Verdict, attributes: object) -> Report | No
             return Report(fence=fence, verdict=Verdict.RELEASED)
         if error == STOPPED:
             return Report(fence=fence, verdict=Verdict.CANCELLED)
-        return Report(fence=fence, verdict=verdict, error=text(printable(str(error or "failed"))))
+        return Report(fence=fence, verdict=verdict, error=text(printable(str(error or WORDLESS))))
     result = attributes.get("result")
     if isinstance(result, str) and ELIDED.fullmatch(result):
         return None

@@ -71,10 +71,10 @@ async def test_the_server_is_started_again(database: str, agent: AgentDouble, en
         assert (len(agent.calls), agent.cancels) == (1, [])
 
 
+@pytest.mark.parametrize("words", ["All connection attempts failed", ""])
 @pytest.mark.parametrize("told", ["callback", "log"])
-async def test_a_call_that_met_our_absence(database: str, agent: AgentDouble, told: str) -> None:
+async def test_a_call_that_met_our_absence(database: str, agent: AgentDouble, told: str, words: str) -> None:
     """A reasoner whose call of another found nobody here has not failed: it begins again when we are back."""
-    words = "All connection attempts failed"
     async with serving(database, **QUICK) as first:
         agent.api = first
         await agent.register()
