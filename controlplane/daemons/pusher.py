@@ -314,7 +314,7 @@ class Pusher:
         if call.away(report, up_seconds=time.monotonic() - self._began):
             await self.take_back(report.fence, reason=call.AWAY_REASON, crash=True, delay_seconds=call.AGAIN_SECONDS)
             return Recorded(code=ReportCode.RECORDED, status=Status.QUEUED)
-        recorded = await self._complete.put(self._checked(report))
+        recorded = await self._complete.put(self._checked(call.worded(report)))
         fresh = recorded.code in (ReportCode.RECORDED, ReportCode.DISCARDED)
         if fresh and recorded.status is not None and recorded.status.final:
             self._ended([report.fence.execution_id])

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -55,13 +55,11 @@ SHUT = re.compile(
 )
 
 WORDLESS = "failed"
-"""The error of a failure that a process's own log has no words for."""
+"""The error of a failure that its process has no words for."""
 
 # How a call fails in the SDK whose connection to us was refused or cut, at times without a word. So says any other
 # request of a reasoner, too.
-CUT = re.compile(
-    rf"All connection attempts failed|Server disconnected without sending a response\.|{WORDLESS}|", re.IGNORECASE
-)
+CUT = re.compile(r"All connection attempts failed|Server disconnected without sending a response\.|", re.IGNORECASE)
 
 # What it makes of our refusing an attempt that has lost its lease: of a memory write only the status, else our words.
 REFUSED = re.compile(
@@ -235,6 +233,11 @@ def away(report: Report, *, up_seconds: float = math.inf) -> bool:
     return SHUT.match(words) is not None or (OUR_DOOR.match(words) is not None and AWAY.search(words) is not None)
 
 
+def worded(report: Report) -> Report:
+    """A failure that somebody can read about, whatever its process has said."""
+    return replace(report, error=text(WORDLESS)) if report.error == b'""' else report
+
+
 def counts_late(report: Report) -> bool:
     """Whether this end of an attempt that has lost its lease is its own, and not what losing it has brought about.
 
@@ -272,7 +275,7 @@ def report_of(fence: Fence, verdict: Verdict, attributes: object) -> Report | No
             return Report(fence=fence, verdict=Verdict.RELEASED)
         if error == STOPPED:
             return Report(fence=fence, verdict=Verdict.CANCELLED)
-        return Report(fence=fence, verdict=verdict, error=text(printable(str(error or WORDLESS))))
+        return Report(fence=fence, verdict=verdict, error=text(printable(str(error or ""))))
     result = attributes.get("result")
     if isinstance(result, str) and ELIDED.fullmatch(result):
         return None

@@ -27,6 +27,7 @@ from controlplane.domain.call import (
     printable,
     read_stop,
     refused,
+    worded,
 )
 from controlplane.domain.execution import Replay, ReplayMode
 from controlplane.domain.ids import ExecutionId, show_execution
@@ -453,8 +454,8 @@ def test_a_number_that_is_no_json() -> None:
         ({"error": {"why": 1}}, b"\"{'why': 1}\""),
         ({"error": "\ud800"}, b'"?"'),
         ({"error": "<702 bytes elided>"}, b'"<702 bytes elided>"'),
-        ({"error": ""}, b'"failed"'),
-        ({}, b'"failed"'),
+        ({"error": ""}, b'""'),
+        ({}, b'""'),
     ],
 )
 def test_a_failure_is_found_in_the_log(attributes: dict[str, object], error: bytes) -> None:
@@ -572,3 +573,13 @@ def test_words_that_do_not_name_us(words: str) -> None:
     assert away(failed, up_seconds=BACK_SECONDS / 2)
     assert not away(failed, up_seconds=BACK_SECONDS)
     assert not away(replace(failed, error=json.dumps(f"the shop: {words}!").encode()), up_seconds=0.0)
+
+
+def test_a_failure_without_words_gets_one() -> None:
+    """Somebody will read it; words that are there stay."""
+    failed = Report(fence=FENCE, verdict=Verdict.FAILED, error=b'""')
+
+    assert worded(failed).error == b'"failed"'
+    assert worded(replace(failed, error=b'"boom"')).error == b'"boom"'
+    assert away(failed, up_seconds=0.0)
+    assert not away(worded(failed), up_seconds=0.0)
