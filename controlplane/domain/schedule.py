@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import cache
-from typing import NewType, assert_never
+from typing import Any, NewType, Protocol, assert_never
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
@@ -46,6 +46,12 @@ MICROSECOND = timedelta(microseconds=1)
 ZONE = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
 MACHINE_ZONES = frozenset({"localtime", "Factory"})  # another on every machine, or none
 CRON_EXAMPLE = "Five fields: minute, hour, day of month, month, day of week, as in `30 9 * * MON-FRI`."
+
+
+class Row(Protocol):
+    """A row of `schedules`, as the driver or a test brings it."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
 
 
 class Overlap(StrEnum):
@@ -110,6 +116,10 @@ class Definition:
     retries_max: int | None = None
     timeout_seconds: float | None = None
 
+    def same(self, other: Definition) -> bool:
+        """Whether both were asked for in the same words."""
+        return self.rule.same_times(other.rule) and replace(self, rule=other.rule) == other
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
@@ -125,6 +135,39 @@ class Schedule:
     last_at: datetime | None
     created_at: datetime
     updated_at: datetime
+
+    @classmethod
+    def from_row(cls, row: Row) -> Schedule:
+        rule = Rule(
+            cron=row["cron"],
+            interval_seconds=row["interval_seconds"],
+            run_at=row["run_at"],
+            time_zone=row["time_zone"],
+            anchor_at=row["anchor_at"],
+        )
+        return cls(
+            id=ScheduleId(row["id"]),
+            namespace=row["namespace"],
+            name=row["name"],
+            definition=Definition(
+                target=row["target"],
+                input=row["input"],
+                rule=rule,
+                context=row["context"],
+                overlap=Overlap(row["overlap"]),
+                catch_up=CatchUp(row["catch_up"]),
+                jitter_seconds=row["jitter_seconds"],
+                priority=row["priority"],
+                retries_max=row["retries_max"],
+                timeout_seconds=row["timeout_seconds"],
+            ),
+            paused=row["paused"],
+            waiting=row["waiting"],
+            next_at=row["next_at"],
+            last_at=row["last_at"],
+            created_at=row["created_at"],
+            updated_at=row["updated_at"],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +228,7 @@ def check(definition: Definition, *, now: datetime) -> None:
 def following(rule: Rule, after: datetime) -> Iterator[datetime]:
     """The planned ticks after this moment, in UTC and in order; each of a cron rule may take 20 ms to find."""
     if rule.cron is not None:
-        for tick in CronSim(rule.cron, after.astimezone(zone_of(rule.time_zone))):
+        for tick in _cron(rule, after):
             at = tick.astimezone(UTC)  # two of one zone are compared without their offsets
             if at > after:  # what is asked for between the two comings of an hour finds the first ones again
                 after = at
@@ -274,12 +317,16 @@ def _check_cron(rule: Rule, now: datetime) -> None:
     zone_of(rule.time_zone)
     if len(rule.cron) > CRON_CHARS_MAX or len(rule.cron.split()) != CRON_FIELDS:
         raise Invalid("Not a cron expression of five fields.", where="body.cron", fix=CRON_EXAMPLE)
+    if next_after(rule, now) is None:
+        raise Invalid("It would not fire within fifty years.", where="body.cron", fix=CRON_EXAMPLE)
+
+
+def _cron(rule: Rule, after: datetime, *, reverse: bool = False) -> CronSim:
+    assert rule.cron is not None
     try:
-        at = next_after(rule, now)
+        return CronSim(rule.cron, after.astimezone(zone_of(rule.time_zone)), reverse=reverse)
     except CronSimError as error:
         raise Invalid(f"Not a cron expression: {error}.", where="body.cron", fix=CRON_EXAMPLE) from None
-    if at is None:
-        raise Invalid("It would not fire within fifty years.", where="body.cron", fix=CRON_EXAMPLE)
 
 
 def _made_up(catch_up: CatchUp, due: list[datetime], in_time: list[datetime]) -> list[datetime]:
@@ -303,8 +350,7 @@ def _shortly_before(rule: Rule, first: datetime, now: datetime, most: int) -> da
     if rule.interval_seconds is not None:
         return max(start, now - most * timedelta(seconds=rule.interval_seconds))
     if rule.cron is not None and len(list(itertools.islice(_until(rule, start, now), most + 1))) > most:
-        local = now.astimezone(zone_of(rule.time_zone))
-        back = deque(itertools.islice(CronSim(rule.cron, local, reverse=True), most + 1), maxlen=1)
+        back = deque(itertools.islice(_cron(rule, now, reverse=True), most + 1), maxlen=1)
         return max(start, back[0].astimezone(UTC))
     return start
 
