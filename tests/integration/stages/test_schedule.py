@@ -218,10 +218,11 @@ async def test_a_crash_before_the_commit_loses_nothing(database: str, conn: Conn
     transaction = dying.transaction()
     await transaction.start()
     assert len((await fire(dying, "61 minutes")).started) == 1
+    pid = dying.get_server_pid()
     dying.terminate()
 
     async def left() -> bool:
-        return bool(await conn.fetchval("select 1 from pg_locks where relation = 'queue'::regclass"))
+        return bool(await conn.fetchval("select 1 from pg_stat_activity where pid = $1", pid))
 
     while await left():  # noqa: ASYNC110 - the server's own pace
         await asyncio.sleep(0.005)
