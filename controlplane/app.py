@@ -30,13 +30,14 @@ from controlplane.api import (
     pauses,
     problems,
     restart,
+    schedules,
 )
 from controlplane.api.agentfield import approvals
 from controlplane.api.agentfield import operations as agentfield
 from controlplane.api.agentfield.processes import Processes
 from controlplane.api.auth import Gate
 from controlplane.api.catalogue import Catalogue
-from controlplane.api.doors import CHANGES_TOPIC, DELIVERIES_TOPIC, EVENTS_TOPIC, Doors, Lanes, Limits
+from controlplane.api.doors import CHANGES_TOPIC, DELIVERIES_TOPIC, EVENTS_TOPIC, SCHEDULES_TOPIC, Doors, Lanes, Limits
 from controlplane.api.front import Front
 from controlplane.api.lookout import Lookout
 from controlplane.api.operation import install
@@ -48,11 +49,15 @@ from controlplane.daemons.janitor import DatabaseClock, Janitor
 from controlplane.daemons.overseer import Overseer
 from controlplane.daemons.pusher import Pusher
 from controlplane.daemons.reaper import Reaper
+from controlplane.daemons.scheduler import Scheduler
 from controlplane.domain import topic
 from controlplane.domain.execution import Submission
 from controlplane.domain.ids import IdMaker
 from controlplane.domain.memory import Append, Op, Put, Remove
 from controlplane.domain.placement import Placement
+from controlplane.domain.retry import RetryPolicy
+from controlplane.domain.schedule import Served
+from controlplane.errors import TargetNotFound
 from controlplane.outbound.node import NodeCaller
 from controlplane.outbound.webhook import WebhookSender
 from controlplane.postgres.lane import Lane
@@ -72,6 +77,7 @@ OPERATIONS = [
     *explain.OPERATIONS,
     *attempts.OPERATIONS,
     *restart.OPERATIONS,
+    *schedules.OPERATIONS,
     *nodes.OPERATIONS,
     *leases.OPERATIONS,
     *memory.OPERATIONS,
@@ -88,6 +94,7 @@ DISPATCHER_SECONDS = 1.0
 JANITOR_SECONDS = 60.0
 PUSHER_SECONDS = 1.0
 OVERSEER_SECONDS = 1.0
+SCHEDULER_SECONDS = 1.0
 REPLAYS_MAX = 16
 """Children that one flush looks up in the source run: the results of all of them are in memory at once."""
 
@@ -188,6 +195,15 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
         ended=doors.ended,
         due=doors.due,
     )
+    scheduler = Scheduler(
+        pool,
+        placement,
+        make_id=ids.new,
+        serves=partial(_served, doors.catalogue),
+        ready=doors.ready,
+        ended=doors.ended,
+        cancelling=doors.cancelling,
+    )
     async with contextlib.AsyncExitStack() as stack:
         sender = await stack.enter_async_context(WebhookSender(egress))
         callbacks = await stack.enter_async_context(WebhookSender(nodes_egress))
@@ -224,6 +240,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
         overseer = Overseer(pool, placement, caller, hints, pusher, dispatch_seconds=settings.push_dispatch_seconds)
         came = stack.enter_context(hints.waiter(topic.NODES))
         due = stack.enter_context(hints.waiter(DELIVERIES_TOPIC))
+        scheduled = stack.enter_context(hints.waiter(SCHEDULES_TOPIC))
         every = partial(loop.run, jitter=random.random)
         tasks = _start(
             {
@@ -231,6 +248,9 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
                 "janitor": every(janitor.tick, name="janitor", interval_seconds=JANITOR_SECONDS),
                 "dispatcher": every(dispatcher.tick, name="dispatcher", interval_seconds=DISPATCHER_SECONDS, hint=due),
                 "pusher": every(pusher.tick, name="pusher", interval_seconds=PUSHER_SECONDS, hint=came),
+                "scheduler": every(
+                    scheduler.tick, name="scheduler", interval_seconds=SCHEDULER_SECONDS, hint=scheduled
+                ),
                 "overseer": every(overseer.tick, name="overseer", interval_seconds=OVERSEER_SECONDS),
                 "waiting": doors.waiting.run(),
                 "lookout.work": doors.lookout.watch_work(),
@@ -309,6 +329,15 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
         ),
         log=Lane(pool, log.append, name="log", retry_seconds=2.0, waiting_max=20_000),
     )
+
+
+async def _served(catalogue: Catalogue, namespace: int, target: str) -> Served:
+    """What a schedule's target is; one that nobody knows any more waits in the queue, as any other work would."""
+    try:
+        entry = await catalogue.find(namespace, target)
+    except TargetNotFound:
+        return Served(type="reasoner", retry=RetryPolicy(), timeout_seconds=None)
+    return Served(type=entry.type, retry=entry.retry, timeout_seconds=entry.timeout_seconds)
 
 
 def _idempotency(item: Submission) -> tuple[tuple[int, str, str], ...]:

@@ -47,6 +47,7 @@ CHANGES_TOPIC = "changes"
 ENDED_TOPIC = "ended"
 DELIVERIES_TOPIC = "deliveries"
 CANCEL_TOPIC = "cancel"
+SCHEDULES_TOPIC = "schedules"
 
 queue_topic = topic.queue
 session_topic = topic.session
@@ -131,6 +132,11 @@ class Doors:
     def due(self) -> None:
         """Somebody has to be told something, and it can be seen."""
         self.hints.tell(DELIVERIES_TOPIC)
+        self.hints.tell(EVENTS_TOPIC)
+
+    def cancelling(self) -> None:
+        """Some attempt shall stop."""
+        self.hints.tell(CANCEL_TOPIC)
         self.hints.tell(EVENTS_TOPIC)
 
     def ready(self, namespace: int, target: str, rows: int = 1) -> None:

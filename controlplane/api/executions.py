@@ -200,9 +200,9 @@ async def page(request: Request) -> Response:
     limit = limit_of(request)
     wanted = Filter(
         statuses=tuple(_status(word) for word in words(request, "status")),
-        target=_query_text(request, "target"),
-        node_id=_query_text(request, "node_id"),
-        run_id=_query_text(request, "run_id"),
+        target=query_text(request, "target"),
+        node_id=query_text(request, "node_id"),
+        run_id=query_text(request, "run_id"),
         before=_cursor(request),
     )
     views = await doors.run(executions.page, wanted, namespace=namespace, limit=limit + 1, placement=doors.placement)
@@ -306,7 +306,7 @@ async def _submission(
         replay=replay,
         session_key=_header(request, "x-session-id") or (parent.session_key if parent else None),
         actor_key=_header(request, "x-actor-id") or (parent.actor_key if parent else None),
-        priority=_bounded(form.priority, "body.priority", -PRIORITY_MAX, PRIORITY_MAX),
+        priority=bounded(form.priority, "body.priority", -PRIORITY_MAX, PRIORITY_MAX),
         retry=_retry(entry, form),
         timeout_seconds=_timeout(entry, form),
         webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_),),
@@ -380,7 +380,7 @@ def _retry(entry: Entry, form: SubmitForm) -> RetryPolicy:
     if form.retries is None:
         return entry.retry
     return RetryPolicy(
-        retries_max=_bounded(form.retries, "body.retries", 0, RETRIES_MAX),
+        retries_max=bounded(form.retries, "body.retries", 0, RETRIES_MAX),
         delay_seconds=entry.retry.delay_seconds,
         factor=entry.retry.factor,
         cap_seconds=entry.retry.cap_seconds,
@@ -395,7 +395,8 @@ def _timeout(entry: Entry, form: SubmitForm) -> float | None:
     return form.timeout_seconds
 
 
-def _bounded(value: int, where: str, least: int, most: int) -> int:
+def bounded(value: int, where: str, least: int, most: int) -> int:
+    """A whole number in its bounds. Raises Invalid."""
     if not least <= value <= most:
         raise Invalid(f"A whole number from {least} to {most}.", where=where)
     return value
@@ -406,7 +407,8 @@ def _header(request: Request, name: str) -> str | None:
     return clean(text, where=name.title().replace("-Id", "-ID")) if text else None
 
 
-def _query_text(request: Request, name: str) -> str | None:
+def query_text(request: Request, name: str) -> str | None:
+    """A name in the query. Raises Invalid for what can be none."""
     text = request.query_params.get(name)
     return clean(text, where=f"query/{name}", chars_max=260) if text else None
 

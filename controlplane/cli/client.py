@@ -84,6 +84,14 @@ class Client:
         """The body of a 2xx."""
         return self._ask("POST", path, body=body, headers=headers, about=about)
 
+    def put(self, path: str, body: bytes, *, about: str | None = None) -> bytes:
+        """The body of a 2xx."""
+        return self._ask("PUT", path, body=body, about=about)
+
+    def delete(self, path: str, *, about: str | None = None) -> bytes:
+        """The body of a 2xx."""
+        return self._ask("DELETE", path, about=about)
+
     def submit(self, target: str, body: bytes, *, headers: Mapping[str, str]) -> bytes:
         """Submit once: the body has an idempotency key, so it may be said again when an answer is lost."""
         for n in range(1, SUBMIT_TRIES + 1):

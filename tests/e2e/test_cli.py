@@ -293,6 +293,45 @@ def test_restart_prints_the_new_id(dev: Dev, node: Node) -> None:
     assert [bytes(node.lease()["input"]) for _ in range(2)] == [b'{"a": 1}', INPUT.encode()]
 
 
+def test_a_schedule_from_its_creation_to_its_end(dev: Dev, node: Node) -> None:
+    """Created, shown, listed, run now and deleted; an id or a moment is a line on stdout, talk is on stderr."""
+    at = ("--server", dev.url)
+    made = cli("schedules", "create", "nightly", node.target, "--cron", "30 2 * * *", "--input", INPUT, *at)
+    taken = cli("schedules", "create", "nightly", node.target, "--interval", "60", *at)
+    coming = cli("schedules", "next", "nightly", "--count", "2", *at)
+    shown = cli("schedules", "show", "nightly", "--ticks", *at)
+    listed = cli("schedules", "list", *at)
+    ran = cli("schedules", "run", "nightly", *at)
+    lease = node.lease()
+    node.report(lease, "succeeded", result=1)
+    ticks = json.loads(cli("schedules", "show", "nightly", "--ticks", "--json", *at).out)["ticks"]
+    gone, unknown = (cli("schedules", "delete", "nightly", *at) for _ in range(2))
+
+    assert (made.code, taken.code, unknown.code) == (0, 5, 3)
+    assert (made.out, "Next: " in made.err) == (b"nightly active\n", True)
+    assert [line[10:] for line in coming.out.decode().split()] == ["T02:30:00Z"] * 2
+    assert INPUT in shown.out.decode()
+    assert node.target in listed.out.decode()
+    assert bytes(lease["input"]) == INPUT.encode()
+    assert [(one["execution_id"], one["by_hand"]) for one in ticks] == [(ran.out.decode().strip(), True)]
+    assert gone.out == b"nightly deleted\n"
+
+
+def test_a_schedule_is_paused_and_replaced(dev: Dev, node: Node) -> None:
+    """Each says where it stands; a rule that is none is exit code 2 with the part that is wrong."""
+    at = ("--server", dev.url)
+    made = cli("schedules", "create", "every", node.target, "--interval", "3600", "--paused", *at)
+    turned = [cli("schedules", verb, "every", *at).out for verb in ("resume", "pause")]
+    replaced = cli("schedules", "create", "every", node.target, "--cron", "@never", "--replace", *at)
+    nothing = cli("schedules", "create", "other", node.target, *at)
+    cli("schedules", "delete", "every", *at)
+
+    assert made.out == b"every paused\n"
+    assert turned == [b"every active\n", b"every paused\n"]
+    assert (replaced.code, "body.cron" in replaced.err) == (2, True)
+    assert (nothing.code, "Exactly one of cron, interval_seconds and run_at" in nothing.err) == (2, True)
+
+
 def test_ctrl_c_leaves_the_execution_running(dev: Dev, node: Node) -> None:
     """Exit 130, and the line that waits again."""
     with started("call", node.target, "--server", dev.url) as process:

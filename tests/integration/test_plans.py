@@ -37,6 +37,7 @@ from controlplane.stages import (
     register,
     renew,
     replay,
+    schedule,
     send,
     submit,
     wait,
@@ -76,6 +77,8 @@ async def cases(conn: Connection) -> dict[str, Case]:
     sent = await plan_rows.ids(conn, "e", *(50 * n + m for n in range(5) for m in (38, 40)))
     called = await plan_rows.ids(conn, "c", 38, 39, 40)
     deliveries = await plan_rows.ids(conn, "d", 15, 65, 115)
+    schedules = await plan_rows.ids(conn, "k", 1, 31, 81, 100, 101, 131, 181, 200, 201, 231)
+    new = await plan_rows.ids(conn, "x", *range(10))
 
     def all_(value: object) -> list[object]:
         return [value] * len(leased)
@@ -214,6 +217,21 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "attempts.LAST_PROGRESS": case(attempts.LAST_PROGRESS, 0, ended[0], 1),
         "attempts.OUTCOME": case(attempts.OUTCOME, 0, ended[0]),
         "prune.DROP_CHANGES": case(prune.DROP_CHANGES, 0, 3_600.0, 1_000, by="memory_changes_at"),
+        "schedule.DUE_TARGETS": case(schedule.DUE_TARGETS, 0, 64, by="schedules_due"),
+        "schedule.LOCK_DUE": case(schedule.LOCK_DUE, 0, 64, by="schedules_due"),
+        "schedule.WAITING_TARGETS": case(
+            schedule.WAITING_TARGETS, 0, 64, by="schedules_waiting schedule_ticks_open queue_pkey"
+        ),
+        "schedule.LOCK_WAITING": case(
+            schedule.LOCK_WAITING, 0, 64, by="schedules_waiting schedule_ticks_open queue_pkey"
+        ),
+        "schedule.CLOSE": case(schedule.CLOSE, 0, schedules, by="schedule_ticks_open queue_pkey"),
+        "schedule.READ_OPEN": case(schedule.READ_OPEN, 0, schedules, by="schedule_ticks_open"),
+        "schedule.TAKE_WAITING": case(schedule.TAKE_WAITING, 0, schedules, new, by="schedule_ticks_waiting"),
+        "schedule.MOVE_ON": case(schedule.MOVE_ON, 0, schedules, *([all_(None)] * 3), all_(0), by="schedules_pkey"),
+        "schedule.COUNT_DOWN": case(schedule.COUNT_DOWN, 0, schedules, schedules[::4], by="schedules_pkey"),
+        "schedule.LAST_BY_HAND": case(schedule.LAST_BY_HAND, 0, schedules[0], by="schedule_ticks_pkey"),
+        "prune.DROP_TICKS": case(prune.DROP_TICKS, 0, 86_400.0 * 30, 1_000),
         "prune.DROP_KEYS": case(prune.DROP_KEYS, 0, 1_000, by="idempotency_keys_expiry idempotency_keys_pkey"),
     }
 

@@ -28,6 +28,7 @@ from controlplane_sdk.errors import (
     Unauthorized,
 )
 from controlplane_sdk.executions import AttemptRecord, Execution, Explanation
+from controlplane_sdk.schedules import Schedule, Tick
 from controlplane_sdk.version import VERSION
 
 __version__ = VERSION
@@ -58,10 +59,12 @@ __all__ = [
     "RequestRefused",
     "ResultInvalid",
     "Retryable",
+    "Schedule",
     "ScopeMissing",
     "ServerError",
     "ServerUnavailable",
     "ServerUnreachable",
+    "Tick",
     "Unauthorized",
     "__version__",
     "webhook",

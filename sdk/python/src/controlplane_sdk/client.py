@@ -17,6 +17,7 @@ from controlplane_sdk.connection import Connection
 from controlplane_sdk.errors import AlreadyFinished, ServerUnavailable, ServerUnreachable
 from controlplane_sdk.executions import AttemptRecord, Execution, Explanation
 from controlplane_sdk.memory import Memory
+from controlplane_sdk.schedules import Schedules
 from controlplane_sdk.sse import frames
 from controlplane_sdk.transport import Backoff, Reply, Transport, read, server_url, standard_headers, unreachable
 
@@ -180,6 +181,9 @@ class Client:
         self._patience_seconds = patience_seconds
         self._connection: Connection | None = None
         self.memory = Memory(self._reach)
+        self.schedules: Schedules[Handle] = Schedules(
+            lambda: self._transport, self._handle, patience_seconds=patience_seconds
+        )
 
     async def __aenter__(self) -> Self:
         self._reach()
@@ -315,6 +319,9 @@ class Client:
         )
         body = reply.expect()
         return Page([Execution.model_validate(item) for item in body["items"]], body.get("next_cursor"))
+
+    def _handle(self, execution_id: str, run_id: str) -> Handle:
+        return Handle(self._transport, execution_id, run_id, self._patience_seconds)
 
     def _reach(self) -> Connection:
         if self._connection is None:
