@@ -521,6 +521,23 @@ CREATE TABLE public.reasoners (
     CONSTRAINT reasoners_type_check CHECK ((type = ANY (ARRAY['reasoner'::text, 'skill'::text])))
 );
 
+CREATE TABLE public.schedule_ticks (
+    bucket smallint NOT NULL,
+    schedule_id uuid NOT NULL,
+    planned_at timestamp with time zone NOT NULL,
+    by_hand boolean NOT NULL,
+    namespace smallint NOT NULL,
+    outcome text NOT NULL,
+    until_at timestamp with time zone,
+    execution_id uuid,
+    open boolean NOT NULL,
+    at timestamp with time zone NOT NULL,
+    CONSTRAINT missed_has_an_end CHECK (((outcome = 'missed'::text) = (until_at IS NOT NULL))),
+    CONSTRAINT open_has_execution CHECK (((NOT open) OR (execution_id IS NOT NULL))),
+    CONSTRAINT schedule_ticks_outcome_check CHECK ((outcome = ANY (ARRAY['submitted'::text, 'waiting'::text, 'skipped'::text, 'missed'::text]))),
+    CONSTRAINT submitted_has_execution CHECK (((outcome = 'submitted'::text) = (execution_id IS NOT NULL)))
+);
+
 CREATE TABLE public.schedules (
     bucket smallint NOT NULL,
     id uuid NOT NULL,
@@ -536,8 +553,26 @@ CREATE TABLE public.schedules (
     last_at timestamp with time zone,
     created_at timestamp with time zone NOT NULL,
     updated_at timestamp with time zone NOT NULL,
-    CONSTRAINT cron_or_interval CHECK (((cron IS NULL) <> (interval_seconds IS NULL))),
-    CONSTRAINT schedules_interval_seconds_check CHECK ((interval_seconds > (0)::double precision))
+    run_at timestamp with time zone,
+    anchor_at timestamp with time zone DEFAULT public.clock() NOT NULL,
+    context bytea,
+    overlap text DEFAULT 'skip'::text NOT NULL,
+    catch_up text DEFAULT 'one'::text NOT NULL,
+    jitter_seconds double precision DEFAULT 0 NOT NULL,
+    priority smallint DEFAULT 0 NOT NULL,
+    retries_max smallint,
+    timeout_seconds double precision,
+    due_at timestamp with time zone,
+    waiting smallint DEFAULT 0 NOT NULL,
+    CONSTRAINT one_way_to_say_when CHECK ((num_nonnulls(cron, interval_seconds, run_at) = 1)),
+    CONSTRAINT planned_comes_due CHECK ((((next_at IS NULL) = (due_at IS NULL)) AND (due_at >= next_at))),
+    CONSTRAINT schedules_catch_up_check CHECK ((catch_up = ANY (ARRAY['none'::text, 'one'::text, 'all'::text]))),
+    CONSTRAINT schedules_interval_seconds_check CHECK ((interval_seconds > (0)::double precision)),
+    CONSTRAINT schedules_jitter_seconds_check CHECK (((jitter_seconds >= (0)::double precision) AND (jitter_seconds <= ('1000000000'::numeric)::double precision))),
+    CONSTRAINT schedules_overlap_check CHECK ((overlap = ANY (ARRAY['skip'::text, 'queue'::text, 'cancel_other'::text]))),
+    CONSTRAINT schedules_retries_max_check CHECK ((retries_max >= 0)),
+    CONSTRAINT schedules_timeout_seconds_check CHECK (((timeout_seconds > (0)::double precision) AND (timeout_seconds <= ('1000000000'::numeric)::double precision))),
+    CONSTRAINT schedules_waiting_check CHECK ((waiting >= 0))
 );
 
 CREATE TABLE public.sessions (
@@ -673,6 +708,9 @@ ALTER TABLE ONLY public.reasoners
 ALTER TABLE public.executions
     ADD CONSTRAINT replay_mode_is_known CHECK ((replay_mode = ANY (ARRAY['succeeded-before'::text, 'all-succeeded'::text, 'none'::text]))) NOT VALID;
 
+ALTER TABLE ONLY public.schedule_ticks
+    ADD CONSTRAINT schedule_ticks_pkey PRIMARY KEY (bucket, schedule_id, planned_at, by_hand);
+
 ALTER TABLE ONLY public.schedules
     ADD CONSTRAINT schedules_bucket_namespace_name_key UNIQUE (bucket, namespace, name);
 
@@ -732,6 +770,18 @@ CREATE INDEX queue_ready ON public.queue USING btree (bucket, namespace, target,
 CREATE INDEX queue_session ON public.queue USING btree (bucket, session_id) WHERE (state = ANY (ARRAY['leased'::text, 'waiting'::text]));
 
 CREATE INDEX queue_unaccepted ON public.queue USING btree (bucket, sent_at) WHERE ((sent_at IS NOT NULL) AND (accepted_at IS NULL));
+
+CREATE UNIQUE INDEX schedule_ticks_execution ON public.schedule_ticks USING btree (bucket, execution_id) WHERE (execution_id IS NOT NULL);
+
+CREATE INDEX schedule_ticks_open ON public.schedule_ticks USING btree (bucket, schedule_id) WHERE open;
+
+CREATE INDEX schedule_ticks_over ON public.schedule_ticks USING btree (bucket, at) WHERE ((NOT open) AND (outcome <> 'waiting'::text));
+
+CREATE INDEX schedule_ticks_waiting ON public.schedule_ticks USING btree (bucket, schedule_id, planned_at) WHERE (outcome = 'waiting'::text);
+
+CREATE INDEX schedules_due ON public.schedules USING btree (bucket, due_at) WHERE ((NOT paused) AND (due_at IS NOT NULL));
+
+CREATE INDEX schedules_waiting ON public.schedules USING btree (bucket, id) WHERE ((NOT paused) AND (waiting > 0));
 
 CREATE INDEX sessions_called ON public.sessions USING btree (bucket, id) WHERE ((closed_at IS NULL) AND (base_url IS NOT NULL));
 
