@@ -16,11 +16,13 @@ from starlette.middleware import Middleware
 
 from controlplane import __version__
 from controlplane.api import (
+    attempts,
     batch,
     changes,
     deliveries,
     events,
     executions,
+    explain,
     health,
     leases,
     memory,
@@ -30,13 +32,14 @@ from controlplane.api import (
     problems,
     restart,
     retry,
+    schedules,
 )
 from controlplane.api.agentfield import approvals
 from controlplane.api.agentfield import operations as agentfield
 from controlplane.api.agentfield.processes import Processes
 from controlplane.api.auth import Gate
 from controlplane.api.catalogue import Catalogue
-from controlplane.api.doors import CHANGES_TOPIC, DELIVERIES_TOPIC, EVENTS_TOPIC, Doors, Lanes, Limits
+from controlplane.api.doors import CHANGES_TOPIC, DELIVERIES_TOPIC, EVENTS_TOPIC, SCHEDULES_TOPIC, Doors, Lanes, Limits
 from controlplane.api.front import Front
 from controlplane.api.lookout import Lookout
 from controlplane.api.operation import install
@@ -48,11 +51,15 @@ from controlplane.daemons.janitor import DatabaseClock, Janitor
 from controlplane.daemons.overseer import Overseer
 from controlplane.daemons.pusher import Pusher
 from controlplane.daemons.reaper import Reaper
+from controlplane.daemons.scheduler import Scheduler
 from controlplane.domain import topic
 from controlplane.domain.execution import Submission
 from controlplane.domain.ids import IdMaker
 from controlplane.domain.memory import Append, Op, Put, Remove
 from controlplane.domain.placement import Placement
+from controlplane.domain.retry import RetryPolicy
+from controlplane.domain.schedule import Served
+from controlplane.errors import TargetNotFound
 from controlplane.outbound.node import NodeCaller
 from controlplane.outbound.webhook import WebhookSender
 from controlplane.postgres.lane import Lane
@@ -70,8 +77,11 @@ logger = logging.getLogger(__name__)
 OPERATIONS = [
     *batch.OPERATIONS,  # before a path that takes `batch` for a target
     *executions.OPERATIONS,
+    *explain.OPERATIONS,
+    *attempts.OPERATIONS,
     *restart.OPERATIONS,
     *retry.OPERATIONS,
+    *schedules.OPERATIONS,
     *nodes.OPERATIONS,
     *leases.OPERATIONS,
     *memory.OPERATIONS,
@@ -88,6 +98,7 @@ DISPATCHER_SECONDS = 1.0
 JANITOR_SECONDS = 60.0
 PUSHER_SECONDS = 1.0
 OVERSEER_SECONDS = 1.0
+SCHEDULER_SECONDS = 1.0
 REPLAYS_MAX = 16
 """Children that one flush looks up in the source run: the results of all of them are in memory at once."""
 
@@ -147,11 +158,13 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
             body_bytes_max=settings.body_bytes_max,
             payload_bytes_max=settings.payload_bytes_max,
             sync_wait_seconds=settings.sync_wait_seconds,
+            cancel_grace_seconds=settings.cancel_grace_seconds,
             lease_floor_seconds=settings.lease_seconds,
             webhook_attempts_max=settings.webhook_attempts_max,
             push_slots=settings.push_slots,
             push_slots_of=settings.push_slots_of,
             push_lease_seconds=settings.push_lease_seconds,
+            push_dispatch_seconds=settings.push_dispatch_seconds,
             push_start_to_close_seconds=settings.push_start_to_close_seconds,
         ),
         keyring=keyring,
@@ -177,6 +190,15 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
         changes_seconds=settings.memory_changes_seconds,
     )
     await janitor.tick()  # before the first id is made
+    scheduler = Scheduler(
+        pool,
+        placement,
+        make_id=ids.new,
+        serves=partial(_served, doors.catalogue),
+        ready=doors.ready,
+        ended=doors.ended,
+        cancelling=doors.cancelling,
+    )
     async with contextlib.AsyncExitStack() as stack:
         sender = await stack.enter_async_context(WebhookSender(egress))
         callbacks = await stack.enter_async_context(WebhookSender(nodes_egress))
@@ -223,6 +245,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
         )
         came = stack.enter_context(hints.waiter(topic.NODES))
         due = stack.enter_context(hints.waiter(DELIVERIES_TOPIC))
+        scheduled = stack.enter_context(hints.waiter(SCHEDULES_TOPIC))
         every = partial(loop.run, jitter=random.random)
         tasks = _start(
             {
@@ -230,6 +253,9 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
                 "janitor": every(janitor.tick, name="janitor", interval_seconds=JANITOR_SECONDS),
                 "dispatcher": every(dispatcher.tick, name="dispatcher", interval_seconds=DISPATCHER_SECONDS, hint=due),
                 "pusher": every(pusher.tick, name="pusher", interval_seconds=PUSHER_SECONDS, hint=came),
+                "scheduler": every(
+                    scheduler.tick, name="scheduler", interval_seconds=SCHEDULER_SECONDS, hint=scheduled
+                ),
                 "overseer": every(overseer.tick, name="overseer", interval_seconds=OVERSEER_SECONDS),
                 "waiting": doors.waiting.run(),
                 "lookout.work": doors.lookout.watch_work(),
@@ -308,6 +334,15 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
         ),
         log=Lane(pool, log.append, name="log", retry_seconds=2.0, waiting_max=20_000),
     )
+
+
+async def _served(catalogue: Catalogue, namespace: int, target: str) -> Served:
+    """What a schedule's target is; one that nobody knows any more waits in the queue, as any other work would."""
+    try:
+        entry = await catalogue.find(namespace, target)
+    except TargetNotFound:
+        return Served(type="reasoner", retry=RetryPolicy(), timeout_seconds=None)
+    return Served(type=entry.type, retry=entry.retry, timeout_seconds=entry.timeout_seconds)
 
 
 def _idempotency(item: Submission) -> tuple[tuple[int, str, str], ...]:

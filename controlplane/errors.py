@@ -2,9 +2,9 @@
 
     ControlPlaneError
     ├── NotFound       ExecutionNotFound  TargetNotFound  NodeNotFound  SessionNotFound  MemoryNotFound
-    │                  DeliveryNotFound  NoApprovalRequest
+    │                  DeliveryNotFound  NoApprovalRequest  ScheduleNotFound
     ├── Conflict       LeaseLost  AlreadyFinished  InvalidState  SessionClosed  LengthMismatch  NotAList
-    │                  IdempotencyConflict  ApprovalAlreadyRequested
+    │                  IdempotencyConflict  ApprovalAlreadyRequested  ScheduleExists
     ├── Refused        Malformed  Invalid  InvalidParameter  TooLarge  TargetMalformed  EgressRefused  NoWebhook
     │                  Unauthorized  NotItsNode
     └── Unavailable    DatabaseUnavailable  ShuttingDown  WaitedTooLong
@@ -82,6 +82,12 @@ class NoApprovalRequest(NotFound):
     code = "no_approval_request"
 
 
+class ScheduleNotFound(NotFound):
+    """There is no schedule of this name."""
+
+    code = "schedule_not_found"
+
+
 class Conflict(ControlPlaneError):
     """The request contradicts what is already true."""
 
@@ -134,6 +140,12 @@ class ApprovalAlreadyRequested(Conflict):
     """This attempt already waits for another approval."""
 
     code = "approval_already_requested"
+
+
+class ScheduleExists(Conflict):
+    """There is another schedule of this name."""
+
+    code = "schedule_exists"
 
 
 class Refused(ControlPlaneError):

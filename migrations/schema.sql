@@ -201,6 +201,11 @@ CREATE TABLE public.executions (
     replay_source_run_id text,
     replay_before_id uuid,
     replay_mode text,
+    retry_jitter double precision,
+    fatal_errors text[],
+    retry_errors text[],
+    schedule_to_start_seconds double precision,
+    total_seconds double precision,
     CONSTRAINT executions_retries_max_check CHECK ((retries_max >= 0)),
     CONSTRAINT executions_retry_cap_seconds_check CHECK (((retry_cap_seconds >= (0)::double precision) AND (retry_cap_seconds <= ('1000000000'::numeric)::double precision))),
     CONSTRAINT executions_retry_delay_seconds_check CHECK (((retry_delay_seconds >= (0)::double precision) AND (retry_delay_seconds <= ('1000000000'::numeric)::double precision))),
@@ -235,6 +240,11 @@ CREATE TABLE public.executions_default (
     replay_source_run_id text,
     replay_before_id uuid,
     replay_mode text,
+    retry_jitter double precision,
+    fatal_errors text[],
+    retry_errors text[],
+    schedule_to_start_seconds double precision,
+    total_seconds double precision,
     CONSTRAINT executions_retries_max_check CHECK ((retries_max >= 0)),
     CONSTRAINT executions_retry_cap_seconds_check CHECK (((retry_cap_seconds >= (0)::double precision) AND (retry_cap_seconds <= ('1000000000'::numeric)::double precision))),
     CONSTRAINT executions_retry_delay_seconds_check CHECK (((retry_delay_seconds >= (0)::double precision) AND (retry_delay_seconds <= ('1000000000'::numeric)::double precision))),
@@ -489,6 +499,7 @@ CREATE TABLE public.queue (
     accepted_at timestamp with time zone,
     waiting_at timestamp with time zone,
     remaining_seconds double precision,
+    total_deadline_at timestamp with time zone,
     CONSTRAINT leased_has_session CHECK (((state <> 'leased'::text) OR ((session_id IS NOT NULL) AND (leased_at IS NOT NULL)))),
     CONSTRAINT queue_attempt_check CHECK ((attempt >= 0)),
     CONSTRAINT queue_crashes_check CHECK ((crashes >= 0)),
@@ -517,8 +528,28 @@ CREATE TABLE public.reasoners (
     timeout_seconds double precision,
     registered_at timestamp with time zone NOT NULL,
     updated_at timestamp with time zone NOT NULL,
+    retry_jitter double precision,
+    fatal_errors text[],
+    retry_errors text[],
     CONSTRAINT reasoners_retries_max_check CHECK ((retries_max >= 0)),
     CONSTRAINT reasoners_type_check CHECK ((type = ANY (ARRAY['reasoner'::text, 'skill'::text])))
+);
+
+CREATE TABLE public.schedule_ticks (
+    bucket smallint NOT NULL,
+    schedule_id uuid NOT NULL,
+    planned_at timestamp with time zone NOT NULL,
+    by_hand boolean NOT NULL,
+    namespace smallint NOT NULL,
+    outcome text NOT NULL,
+    until_at timestamp with time zone,
+    execution_id uuid,
+    open boolean NOT NULL,
+    at timestamp with time zone NOT NULL,
+    CONSTRAINT missed_has_an_end CHECK (((outcome = 'missed'::text) = (until_at IS NOT NULL))),
+    CONSTRAINT open_has_execution CHECK (((NOT open) OR (execution_id IS NOT NULL))),
+    CONSTRAINT schedule_ticks_outcome_check CHECK ((outcome = ANY (ARRAY['submitted'::text, 'waiting'::text, 'skipped'::text, 'missed'::text]))),
+    CONSTRAINT submitted_has_execution CHECK (((outcome = 'submitted'::text) = (execution_id IS NOT NULL)))
 );
 
 CREATE TABLE public.schedules (
@@ -536,8 +567,26 @@ CREATE TABLE public.schedules (
     last_at timestamp with time zone,
     created_at timestamp with time zone NOT NULL,
     updated_at timestamp with time zone NOT NULL,
-    CONSTRAINT cron_or_interval CHECK (((cron IS NULL) <> (interval_seconds IS NULL))),
-    CONSTRAINT schedules_interval_seconds_check CHECK ((interval_seconds > (0)::double precision))
+    run_at timestamp with time zone,
+    anchor_at timestamp with time zone DEFAULT public.clock() NOT NULL,
+    context bytea,
+    overlap text DEFAULT 'skip'::text NOT NULL,
+    catch_up text DEFAULT 'one'::text NOT NULL,
+    jitter_seconds double precision DEFAULT 0 NOT NULL,
+    priority smallint DEFAULT 0 NOT NULL,
+    retries_max smallint,
+    timeout_seconds double precision,
+    due_at timestamp with time zone,
+    waiting smallint DEFAULT 0 NOT NULL,
+    CONSTRAINT one_way_to_say_when CHECK ((num_nonnulls(cron, interval_seconds, run_at) = 1)),
+    CONSTRAINT planned_comes_due CHECK ((((next_at IS NULL) = (due_at IS NULL)) AND (due_at >= next_at))),
+    CONSTRAINT schedules_catch_up_check CHECK ((catch_up = ANY (ARRAY['none'::text, 'one'::text, 'all'::text]))),
+    CONSTRAINT schedules_interval_seconds_check CHECK ((interval_seconds > (0)::double precision)),
+    CONSTRAINT schedules_jitter_seconds_check CHECK (((jitter_seconds >= (0)::double precision) AND (jitter_seconds <= ('1000000000'::numeric)::double precision))),
+    CONSTRAINT schedules_overlap_check CHECK ((overlap = ANY (ARRAY['skip'::text, 'queue'::text, 'cancel_other'::text]))),
+    CONSTRAINT schedules_retries_max_check CHECK ((retries_max >= 0)),
+    CONSTRAINT schedules_timeout_seconds_check CHECK (((timeout_seconds > (0)::double precision) AND (timeout_seconds <= ('1000000000'::numeric)::double precision))),
+    CONSTRAINT schedules_waiting_check CHECK ((waiting >= 0))
 );
 
 CREATE TABLE public.sessions (
@@ -625,6 +674,15 @@ ALTER TABLE ONLY public.executions
 ALTER TABLE ONLY public.executions_default
     ADD CONSTRAINT executions_default_pkey PRIMARY KEY (bucket, id);
 
+ALTER TABLE public.executions
+    ADD CONSTRAINT executions_retry_jitter_check CHECK (((retry_jitter >= (0)::double precision) AND (retry_jitter <= (1)::double precision))) NOT VALID;
+
+ALTER TABLE public.executions
+    ADD CONSTRAINT executions_schedule_to_start_seconds_check CHECK (((schedule_to_start_seconds > (0)::double precision) AND (schedule_to_start_seconds <= ('1000000000'::numeric)::double precision))) NOT VALID;
+
+ALTER TABLE public.executions
+    ADD CONSTRAINT executions_total_seconds_check CHECK (((total_seconds > (0)::double precision) AND (total_seconds <= ('1000000000'::numeric)::double precision))) NOT VALID;
+
 ALTER TABLE ONLY public.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (bucket, namespace, scope, key);
 
@@ -672,6 +730,9 @@ ALTER TABLE ONLY public.reasoners
 
 ALTER TABLE public.executions
     ADD CONSTRAINT replay_mode_is_known CHECK ((replay_mode = ANY (ARRAY['succeeded-before'::text, 'all-succeeded'::text, 'none'::text]))) NOT VALID;
+
+ALTER TABLE ONLY public.schedule_ticks
+    ADD CONSTRAINT schedule_ticks_pkey PRIMARY KEY (bucket, schedule_id, planned_at, by_hand);
 
 ALTER TABLE ONLY public.schedules
     ADD CONSTRAINT schedules_bucket_namespace_name_key UNIQUE (bucket, namespace, name);
@@ -732,6 +793,18 @@ CREATE INDEX queue_ready ON public.queue USING btree (bucket, namespace, target,
 CREATE INDEX queue_session ON public.queue USING btree (bucket, session_id) WHERE (state = ANY (ARRAY['leased'::text, 'waiting'::text]));
 
 CREATE INDEX queue_unaccepted ON public.queue USING btree (bucket, sent_at) WHERE ((sent_at IS NOT NULL) AND (accepted_at IS NULL));
+
+CREATE UNIQUE INDEX schedule_ticks_execution ON public.schedule_ticks USING btree (bucket, execution_id) WHERE (execution_id IS NOT NULL);
+
+CREATE INDEX schedule_ticks_open ON public.schedule_ticks USING btree (bucket, schedule_id) WHERE open;
+
+CREATE INDEX schedule_ticks_over ON public.schedule_ticks USING btree (bucket, at) WHERE ((NOT open) AND (outcome <> 'waiting'::text));
+
+CREATE INDEX schedule_ticks_waiting ON public.schedule_ticks USING btree (bucket, schedule_id, planned_at) WHERE (outcome = 'waiting'::text);
+
+CREATE INDEX schedules_due ON public.schedules USING btree (bucket, due_at) WHERE ((NOT paused) AND (due_at IS NOT NULL));
+
+CREATE INDEX schedules_waiting ON public.schedules USING btree (bucket, id) WHERE ((NOT paused) AND (waiting > 0));
 
 CREATE INDEX sessions_called ON public.sessions USING btree (bucket, id) WHERE ((closed_at IS NULL) AND (base_url IS NOT NULL));
 

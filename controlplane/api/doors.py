@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
@@ -46,6 +47,7 @@ CHANGES_TOPIC = "changes"
 ENDED_TOPIC = "ended"
 DELIVERIES_TOPIC = "deliveries"
 CANCEL_TOPIC = "cancel"
+SCHEDULES_TOPIC = "schedules"
 
 queue_topic = topic.queue
 session_topic = topic.session
@@ -75,11 +77,13 @@ class Limits:
     body_bytes_max: int
     payload_bytes_max: int
     sync_wait_seconds: float
+    cancel_grace_seconds: float
     lease_floor_seconds: float
     webhook_attempts_max: int
     push_slots: int
     push_slots_of: Mapping[str, int]
     push_lease_seconds: float
+    push_dispatch_seconds: float
     push_start_to_close_seconds: float
 
 
@@ -105,6 +109,11 @@ class Doors:
     processes: Processes
     stopping: bool = False
     turns: Iterator[int] = field(default_factory=itertools.count)
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def up_seconds(self) -> float:
+        return time.monotonic() - self.began
 
     async def run(
         self, call: Callable[Concatenate[Connection, P], Awaitable[Result]], *args: P.args, **kwargs: P.kwargs
@@ -123,6 +132,11 @@ class Doors:
     def due(self) -> None:
         """Somebody has to be told something, and it can be seen."""
         self.hints.tell(DELIVERIES_TOPIC)
+        self.hints.tell(EVENTS_TOPIC)
+
+    def cancelling(self) -> None:
+        """Some attempt shall stop."""
+        self.hints.tell(CANCEL_TOPIC)
         self.hints.tell(EVENTS_TOPIC)
 
     def ready(self, namespace: int, target: str, rows: int = 1) -> None:

@@ -226,9 +226,9 @@ async def page(request: Request) -> Response:
     limit = limit_of(request)
     wanted = Filter(
         statuses=tuple(_status(word) for word in words(request, "status")),
-        target=_query_text(request, "target"),
-        node_id=_query_text(request, "node_id"),
-        run_id=_query_text(request, "run_id"),
+        target=query_text(request, "target"),
+        node_id=query_text(request, "node_id"),
+        run_id=query_text(request, "run_id"),
         before=_cursor(request),
     )
     views = await doors.run(executions.page, wanted, namespace=namespace, limit=limit + 1, placement=doors.placement)
@@ -385,7 +385,7 @@ def submission_of(
         replay=replay,
         session_key=caller.session_key,
         actor_key=caller.actor_key,
-        priority=_bounded(form.priority, "body.priority", -PRIORITY_MAX, PRIORITY_MAX),
+        priority=bounded(form.priority, "body.priority", -PRIORITY_MAX, PRIORITY_MAX),
         retry=_retry(entry, form),
         timeout_seconds=_time(form.timeout_seconds, "timeout_seconds") or entry.timeout_seconds,
         schedule_to_start_seconds=_time(form.schedule_to_start_seconds, "schedule_to_start_seconds"),
@@ -482,7 +482,8 @@ def _time(seconds: float | None, name: str) -> float | None:
     return seconds
 
 
-def _bounded(value: int, where: str, least: int, most: int) -> int:
+def bounded(value: int, where: str, least: int, most: int) -> int:
+    """A whole number in its bounds. Raises Invalid."""
     if not least <= value <= most:
         raise Invalid(f"A whole number from {least} to {most}.", where=where)
     return value
@@ -493,7 +494,8 @@ def _header(request: Request, name: str) -> str | None:
     return clean(text, where=name.title().replace("-Id", "-ID")) if text else None
 
 
-def _query_text(request: Request, name: str) -> str | None:
+def query_text(request: Request, name: str) -> str | None:
+    """A name in the query. Raises Invalid for what can be none."""
     text = request.query_params.get(name)
     return clean(text, where=f"query/{name}", chars_max=260) if text else None
 

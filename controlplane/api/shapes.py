@@ -16,6 +16,7 @@ from controlplane.domain.lease import Lease
 from controlplane.domain.memory import WORKFLOW, Action, Scope, Value
 from controlplane.domain.notice import error_text, milliseconds, moment
 from controlplane.domain.retry import RetryPolicy
+from controlplane.domain.schedule import Schedule
 from controlplane.domain.target import parse
 from controlplane.domain.vector import Hit, Vector
 from controlplane.reads.changes import ChangeView
@@ -24,6 +25,7 @@ from controlplane.reads.events import EventView
 from controlplane.reads.executions import ExecutionView
 from controlplane.reads.logs import LineView
 from controlplane.reads.nodes import Entry, NodeView
+from controlplane.reads.schedules import TickView
 
 Shape = dict[str, Any]
 
@@ -153,6 +155,49 @@ def lease(one: Lease) -> Shape:
     if one.context is not None:
         shape["context"] = raw(one.context)
     return shape
+
+
+def schedule(one: Schedule, *, payloads: bool = False) -> Shape:
+    """A schedule in the words it was asked for in, and where it stands."""
+    asked, rule = one.definition, one.definition.rule
+    return present(
+        {
+            "name": one.name,
+            "schedule_id": show("sch", one.id),
+            "target": asked.target,
+            "cron": rule.cron,
+            "time_zone": None if rule.cron is None else rule.time_zone,
+            "interval_seconds": rule.interval_seconds,
+            "run_at": None if rule.run_at is None else moment(rule.run_at),
+            "overlap": asked.overlap.value,
+            "catch_up": asked.catch_up.value,
+            "jitter_seconds": asked.jitter_seconds,
+            "priority": asked.priority,
+            "retries": asked.retries_max,
+            "timeout_seconds": asked.timeout_seconds,
+            "input": raw(asked.input) if payloads else None,
+            "context": raw(asked.context) if payloads else None,
+            "paused": one.paused,
+            "waiting": one.waiting,
+            "next_at": None if one.next_at is None else moment(one.next_at),
+            "last_at": None if one.last_at is None else moment(one.last_at),
+            "created_at": moment(one.created_at),
+            "updated_at": moment(one.updated_at),
+        }
+    )
+
+
+def tick(view: TickView) -> Shape:
+    return present(
+        {
+            "planned_at": moment(view.planned_at),
+            "by_hand": view.by_hand,
+            "outcome": view.outcome.value,
+            "until_at": None if view.until_at is None else moment(view.until_at),
+            "execution_id": None if view.execution_id is None else show_execution(view.execution_id),
+            "at": moment(view.at),
+        }
+    )
 
 
 def memory(value: Value, scope: str) -> Shape:

@@ -84,6 +84,14 @@ class Client:
         """The body of a 2xx."""
         return self._ask("POST", path, body=body, headers=headers, about=about)
 
+    def put(self, path: str, body: bytes, *, about: str | None = None) -> bytes:
+        """The body of a 2xx."""
+        return self._ask("PUT", path, body=body, about=about)
+
+    def delete(self, path: str, *, about: str | None = None) -> bytes:
+        """The body of a 2xx."""
+        return self._ask("DELETE", path, about=about)
+
     def submit(self, target: str, body: bytes, *, headers: Mapping[str, str]) -> bytes:
         """Submit once: the body has an idempotency key, so it may be said again when an answer is lost."""
         return self._repeat(f"{PREFIX}/execute/async/{quote(target, safe='')}", body, headers, about=target)
@@ -102,14 +110,14 @@ class Client:
                 time.sleep(REPEAT_SECONDS)
         raise AssertionError("the last try returns or raises")
 
-    def pages(self, path: str, cursor_name: str, *, about: str) -> Iterator[msgspec.Raw]:
+    def pages(self, path: str, cursor_name: str, *, about: str, page: int = PAGE) -> Iterator[msgspec.Raw]:
         """Every item of a paged list, oldest first."""
         cursor: str | None = None
         while True:
-            body = self.get(path, {"limit": PAGE, cursor_name: cursor}, about=about)
-            page = msgspec.json.decode(body, type=_Page)
-            yield from page.items
-            cursor = page.next_cursor
+            body = self.get(path, {"limit": page, cursor_name: cursor}, about=about)
+            found = msgspec.json.decode(body, type=_Page)
+            yield from found.items
+            cursor = found.next_cursor
             if cursor is None:
                 return
 

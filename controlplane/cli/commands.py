@@ -55,6 +55,7 @@ Delay = Annotated[
     float | None, typer.Option("--delay", min=0, metavar="SECONDS", help="Begin so much later; 366 days at most.")
 ]
 RunId = Annotated[str | None, typer.Option("--run-id", metavar="RUN", help="Join this run.")]
+ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="The name of the schedule.")]
 Timeout = Annotated[
     float | None,
     typer.Option("--timeout", min=0, metavar="SECONDS", help="Stop waiting after so long; the execution goes on."),
@@ -68,8 +69,10 @@ app = typer.Typer(
     epilog=EPILOG,
     pretty_exceptions_enable=False,
 )
-executions_app = typer.Typer(help="List, show, cancel, wait for, restart and retry executions.")
+executions_app = typer.Typer(help="List, show, explain, pause, cancel, wait for, restart and retry executions.")
 app.add_typer(executions_app, name="executions")
+schedules_app = typer.Typer(help="List, show, create, pause, resume, run and delete schedules.")
+app.add_typer(schedules_app, name="schedules")
 
 
 @app.callback(invoke_without_command=True)
@@ -253,6 +256,64 @@ def executions_show(
         show(client, execution_id, events=events, logs=logs, deliveries=deliveries, as_json=as_json)
 
 
+@executions_app.command("explain")
+def executions_explain(
+    execution_id: ExecutionId,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say in one sentence why an execution waits, or what it does, and what to do next."""
+    from controlplane.cli.executions import explain
+
+    with _client(server, api_key) as client:
+        explain(client, execution_id, as_json=as_json)
+
+
+@executions_app.command("attempts")
+def executions_attempts(
+    execution_id: ExecutionId,
+    tracebacks: Annotated[bool, typer.Option("--tracebacks", help="With the traceback of each failure.")] = False,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the attempts of an execution: where each ran, how long, and how it ended; the newest last."""
+    from controlplane.cli.executions import attempts
+
+    with _client(server, api_key) as client:
+        attempts(client, execution_id, tracebacks=tracebacks, as_json=as_json)
+
+
+@executions_app.command("pause")
+def executions_pause(
+    execution_id: ExecutionId,
+    reason: Annotated[str | None, typer.Option("--reason", help="Why, for those who look at it later.")] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold an execution back; an attempt that runs goes on to its end."""
+    from controlplane.cli.executions import pause
+
+    with _client(server, api_key) as client:
+        pause(client, execution_id, reason=reason, as_json=as_json)
+
+
+@executions_app.command("resume")
+def executions_resume(
+    execution_id: ExecutionId,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a paused execution go on."""
+    from controlplane.cli.executions import resume
+
+    with _client(server, api_key) as client:
+        resume(client, execution_id, as_json=as_json)
+
+
 @executions_app.command("cancel")
 def executions_cancel(
     execution_id: ExecutionId,
@@ -350,6 +411,157 @@ def executions_retry(
             again=_again(server),
             as_json=as_json,
         )
+
+
+@schedules_app.command("list")
+def schedules_list(
+    target: Annotated[str | None, typer.Option("--target", help="node_id.reasoner_name")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")] = 50,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Where the page before ended.")] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List schedules by name."""
+    from controlplane.cli.schedules import listing
+
+    with _client(server, api_key) as client:
+        listing(client, target=target, limit=limit, cursor=cursor, as_json=as_json)
+
+
+@schedules_app.command("show")
+def schedules_show(
+    name: ScheduleName,
+    ticks: Annotated[bool, typer.Option("--ticks", help="With what became of its latest ticks.")] = False,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one schedule and when it comes next."""
+    from controlplane.cli.schedules import show
+
+    with _client(server, api_key) as client:
+        show(client, name, ticks=ticks, as_json=as_json)
+
+
+@schedules_app.command("create")
+def schedules_create(
+    name: ScheduleName,
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="node_id.reasoner_name")],
+    cron: Annotated[
+        str | None, typer.Option("--cron", metavar="EXPRESSION", help="Five fields, as in '30 9 * * MON-FRI'.")
+    ] = None,
+    time_zone: Annotated[
+        str | None, typer.Option("--time-zone", metavar="ZONE", help="Of the cron expression: Europe/Berlin; else UTC.")
+    ] = None,
+    interval: Annotated[
+        float | None, typer.Option("--interval", min=1, metavar="SECONDS", help="Again and again after so long.")
+    ] = None,
+    run_at: Annotated[
+        str | None, typer.Option("--run-at", metavar="MOMENT", help="Once: 2030-01-31T09:00:00+01:00.")
+    ] = None,
+    overlap: Annotated[
+        str | None, typer.Option("--overlap", help="While one runs: skip (default), queue or cancel_other.")
+    ] = None,
+    catch_up: Annotated[
+        str | None, typer.Option("--catch-up", help="Of what was missed: none, one (default) or all.")
+    ] = None,
+    jitter: Annotated[
+        float | None, typer.Option("--jitter", min=0, metavar="SECONDS", help="Come up to so much later, never early.")
+    ] = None,
+    input_given: Annotated[
+        str | None,
+        typer.Option("--input", metavar="JSON|@FILE|-", help="The arguments as a JSON object, from a file or stdin."),
+    ] = None,
+    priority: Annotated[int | None, typer.Option("--priority", help="As of a submit.")] = None,
+    retries: Annotated[int | None, typer.Option("--retries", min=0, help="Else what the reasoner says.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Else what the reasoner says.")
+    ] = None,
+    paused: Annotated[bool, typer.Option("--paused", help="Begin with nothing until it is resumed.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the schedule of this name.")] = False,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a schedule: one of --cron, --interval and --run-at says when."""
+    from controlplane.cli.schedules import create
+
+    asked = {
+        "target": target,
+        "cron": cron,
+        "time_zone": time_zone,
+        "interval_seconds": interval,
+        "run_at": run_at,
+        "overlap": overlap,
+        "catch_up": catch_up,
+        "jitter_seconds": jitter,
+        "priority": priority,
+        "retries": retries,
+        "timeout_seconds": timeout,
+        "paused": paused or None,
+    }
+    with _client(server, api_key) as client:
+        create(client, name, asked, input_given=input_given, replace=replace, as_json=as_json)
+
+
+@schedules_app.command("pause")
+def schedules_pause(
+    name: ScheduleName, server: Server = DEFAULT_SERVER, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
+    """Pause a schedule; what falls into the pause is not made up for."""
+    from controlplane.cli.schedules import turn
+
+    with _client(server, api_key) as client:
+        turn(client, name, "pause", as_json=as_json)
+
+
+@schedules_app.command("resume")
+def schedules_resume(
+    name: ScheduleName, server: Server = DEFAULT_SERVER, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
+    """Resume a schedule with its next tick after now."""
+    from controlplane.cli.schedules import turn
+
+    with _client(server, api_key) as client:
+        turn(client, name, "resume", as_json=as_json)
+
+
+@schedules_app.command("run")
+def schedules_run(
+    name: ScheduleName, server: Server = DEFAULT_SERVER, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
+    """Submit now what a schedule submits, and print the execution's id."""
+    from controlplane.cli.schedules import run
+
+    with _client(server, api_key) as client:
+        run(client, name, again=_again(server), as_json=as_json)
+
+
+@schedules_app.command("delete")
+def schedules_delete(
+    name: ScheduleName, server: Server = DEFAULT_SERVER, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
+    """Delete a schedule; what it has submitted goes on."""
+    from controlplane.cli.schedules import delete
+
+    with _client(server, api_key) as client:
+        delete(client, name, as_json=as_json)
+
+
+@schedules_app.command("next")
+def schedules_next(
+    name: ScheduleName,
+    count: Annotated[int, typer.Option("--count", min=1, max=100, help="How many.")] = 5,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print when a schedule comes next, in UTC, one moment a line."""
+    from controlplane.cli.schedules import coming
+
+    with _client(server, api_key) as client:
+        coming(client, name, count=count, as_json=as_json)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`controlplane executions …`: list, show, cancel, wait, restart, retry."""
+"""`controlplane executions …`: list, show, explain, attempts, cancel, pause, resume, wait, restart, retry."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from controlplane.cli.follow import Seen, follow, progress_line, report
 from controlplane.cli.payload import read_input
 from controlplane.domain.ids import read_fenced
 from controlplane.errors import Invalid
+
+ATTEMPTS_PAGE = 200
 
 
 class Row(msgspec.Struct):
@@ -67,6 +69,32 @@ class Delivery(msgspec.Struct):
 
 class Deliveries(msgspec.Struct):
     items: list[msgspec.Raw]
+
+
+class Explained(msgspec.Struct):
+    """Why an execution stands where it stands."""
+
+    sentence: str
+    code: str
+    status: str
+    since: str | None = None
+    fix: str | None = None
+    facts: dict[str, msgspec.Raw] = {}
+
+
+class Attempt(msgspec.Struct):
+    """A try at an execution as one line of a list. `error` may be any JSON."""
+
+    attempt: int
+    ended: str
+    started_at: str
+    node_id: str | None = None
+    ended_at: str | None = None
+    duration_ms: int | None = None
+    reason: str | None = None
+    error: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    error_class: str | None = None
+    traceback: str | None = None
 
 
 def listing(
@@ -125,6 +153,72 @@ def show(client: Client, execution_id: str, *, events: bool, logs: bool, deliver
         return
     _summary(Seen.of(body))
     _sections(more)
+
+
+def explain(client: Client, execution_id: str, *, as_json: bool) -> None:
+    """Print why it waits, the facts behind it and, as talk, the next step."""
+    body = client.get(f"{PREFIX}/executions/{_id(execution_id)}/explain", about=execution_id)
+    if as_json:
+        output.data(body)
+        return
+    found = msgspec.json.decode(body, type=Explained)
+    output.data(output.plain(found.sentence))
+    pairs: list[tuple[str, object]] = [("status", found.status), ("code", found.code), ("since", found.since)]
+    pairs += [(name, bytes(value).decode().strip('"')) for name, value in found.facts.items()]
+    output.facts(pairs)
+    if found.fix is not None:
+        output.say(f"Next: {found.fix}")
+
+
+def attempts(client: Client, execution_id: str, *, tracebacks: bool, as_json: bool) -> None:
+    """Print every attempt, the newest last."""
+    path = f"{PREFIX}/executions/{_id(execution_id)}/attempts"
+    items = list(client.pages(path, "cursor", about=execution_id, page=ATTEMPTS_PAGE))
+    if as_json:
+        output.data(msgspec.json.encode({"items": items}))
+        return
+    if not items:
+        output.say("No attempt has begun yet; `controlplane executions explain` says why.")
+        return
+    found = [msgspec.json.decode(raw, type=Attempt) for raw in items]
+    output.table(
+        ("ATTEMPT", "ENDED", "NODE", "STARTED", "TOOK", "REASON", "CLASS", "ERROR"),
+        (
+            (
+                one.attempt,
+                one.ended,
+                one.node_id,
+                output.moment(one.started_at),
+                _took(one.duration_ms),
+                one.reason,
+                one.error_class,
+                bytes(one.error).decode().strip('"'),
+            )
+            for one in found
+        ),
+    )
+    for one in found:
+        if tracebacks and one.traceback:
+            output.data(output.plain(f"\nattempt {one.attempt}\n{one.traceback.rstrip()}"))
+
+
+def pause(client: Client, execution_id: str, *, reason: str | None, as_json: bool) -> None:
+    """Hold it back: what runs of it goes on, what would run next waits."""
+    body = client.post(
+        f"{PREFIX}/executions/{_id(execution_id)}/pause", orjson.dumps({"reason": reason}), about=execution_id
+    )
+    if as_json:
+        output.data(body)
+        return
+    output.data(f"{execution_id} paused")
+    if text_of(members(body), "previous_status") == "running":
+        output.say("The attempt that runs goes on to its end; what comes after it waits.")
+
+
+def resume(client: Client, execution_id: str, *, as_json: bool) -> None:
+    """Let it go on."""
+    body = client.post(f"{PREFIX}/executions/{_id(execution_id)}/resume", about=execution_id)
+    output.data(body if as_json else f"{execution_id} resumed")
 
 
 def cancel(client: Client, execution_id: str, *, reason: str | None, as_json: bool) -> None:

@@ -24,7 +24,7 @@ from controlplane.errors import ControlPlaneError
 from controlplane.outbound.node import NodeCaller
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import PASSING, Pool, persist
-from controlplane.stages import expire, send
+from controlplane.stages import expire, register, send
 from controlplane.stages.expire import Stopped
 from controlplane.stages.send import Called, Sent
 
@@ -68,6 +68,7 @@ class Overseer:
         self._pusher = pusher
         self._dispatch_seconds = dispatch_seconds
         self._told: dict[Fence, float] = {}
+        self._silent: set[UUID] = set()
         self._busy: dict[UUID, asyncio.Task[None]] = {}
         self._late: list[Stopped] = []
 
@@ -87,7 +88,11 @@ class Overseer:
             await persist(self._pool, partial(send.renew_serverless, bucket=bucket), seconds=RETRY_SECONDS)
             found = await persist(self._pool, partial(send.called, bucket=bucket), seconds=RETRY_SECONDS)
             called |= {one.session.id: one for one in found}
-        cares = {id_: Cares() for id_, one in called.items() if _is_silent(one)}
+        silent = {id_ for id_, one in called.items() if _is_silent(one)}
+        for id_ in self._silent - silent:  # heard of again: what it could not tell us meanwhile is in its own log
+            self._hints.wake(topic.process(id_))
+        self._silent = silent
+        cares = {id_: Cares() for id_, one in called.items() if id_ in silent or _may_stay(one)}
         for bucket in self._placement.all() if called else ():
             for sent in await self._wanted(bucket):
                 cares.setdefault(sent.session_id, Cares()).cancels.append(sent)
@@ -141,6 +146,8 @@ class Overseer:
         try:
             if _is_silent(one) and not await self._hear(one):
                 return
+            if _may_stay(one):
+                await self._keep(one.session)
             for sent in care.cancels:
                 await self._cancel(one.session, sent)
             for stopped in care.late:
@@ -170,6 +177,15 @@ class Overseer:
         self._hints.tell(topic.NODES)
         return False
 
+    async def _keep(self, session: Session) -> None:
+        """A goodbye does not say whose it is: who sends heartbeats and listens long after it was somebody else's."""
+        if not await self._nodes.listens(session):
+            return
+        stay = partial(register.stay, bucket=bucket_of(session.id), session_id=session.id, after_seconds=DRAIN_SECONDS)
+        if await persist(self._pool, stay, seconds=RETRY_SECONDS):
+            log.warning("node.stayed", extra={"node_id": session.node_id})
+            self._hints.tell(topic.NODES)
+
     async def _cancel(self, session: Session, sent: Sent) -> None:
         self._told[sent.fence] = time.monotonic()
         stop = await self._nodes.stop(session, sent.fence, run_id=sent.run_id, reason=sent.reason)
@@ -190,6 +206,12 @@ class Overseer:
 def _is_silent(one: Called) -> bool:
     listening = one.session.transport is Transport.PUSH and not one.draining
     return listening and one.silent_seconds > _silent_seconds(one.session)
+
+
+def _may_stay(one: Called) -> bool:
+    """Whether it drains, and is heard of all the same."""
+    heard = one.session.transport is Transport.PUSH and one.draining
+    return heard and one.silent_seconds <= _silent_seconds(one.session)
 
 
 def _silent_seconds(session: Session) -> float:

@@ -85,10 +85,11 @@ class Pusher:
         self._dispatch_seconds = dispatch_seconds
         self._result_bytes_max = result_bytes_max
         self._serving: dict[UUID, asyncio.Task[None]] = {}
-        self._live: set[UUID] = set()
+        self._live: dict[UUID, Session] = {}
         self._unreached: set[UUID] = set()
         self._stopping = False
         self._hold_on_at = 0.0
+        self._began = time.monotonic()
 
     async def tick(self) -> int:
         """See to it that each live process that is called is served, and that calls under way are not taken for lost.
@@ -98,11 +99,15 @@ class Pusher:
         found: list[send.Called] = []
         for bucket in self._placement.all():
             found += await persist(self._pool, partial(send.called, bucket=bucket), seconds=RETRY_SECONDS)
-        live = {one.session.id: one.session for one in found if not one.draining}
-        gone, self._live = self._live - set(live), set(live)
-        for id_ in gone:  # it ends after the claim that it may be in: what was claimed is still handed over
-            self._hints.wake(topic.process(id_))
+        live: dict[UUID, Session] = {one.session.id: one.session for one in found if not one.draining}
+        before, self._live = self._live, live
+        for id_, session in before.items():
+            # Registered anew with other words it is served by those; gone, it ends after the claim that it may be in:
+            # what was claimed is still handed over.
+            if live.get(id_) != session:
+                self._hints.wake(topic.process(id_))
         self._serving = {id_: task for id_, task in self._serving.items() if not task.done()}
+        self._unreached &= live.keys() | self._serving.keys()
         new = [session for id_, session in live.items() if id_ not in self._serving and not self._stopping]
         for session in new:
             self._serving[session.id] = asyncio.create_task(self._guard(session), name="pusher.serve")
@@ -114,12 +119,14 @@ class Pusher:
         self._stopping = True
         for id_ in self._serving:
             self._hints.wake(topic.process(id_))
-        tasks = [*self._serving.values(), *self.holding.values()]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=seconds)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        until = time.monotonic() + seconds
+        for _ in range(2):  # who was in a claim has begun calls of its own when it ends
+            if tasks := [*self._serving.values(), *self.holding.values()]:
+                await asyncio.wait(tasks, timeout=max(0.0, until - time.monotonic()))
+        late = [task for task in (*self._serving.values(), *self.holding.values()) if not task.done()]
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
         await self._accept.close()
 
     async def _hold_on(self) -> None:
@@ -150,7 +157,8 @@ class Pusher:
         self._unreached.add(session.id)
         recollected, empty, turn = False, 0, 0
         with self._hints.waiter(mine) as rejoined, self._hints.waiter(slots) as freed:
-            while not self._stopping and session.id in self._live:
+            while not self._stopping and (now := self._live.get(session.id)) is not None:
+                session = now
                 try:
                     if session.id in self._unreached and not await self._knock(session):
                         continue
@@ -190,6 +198,10 @@ class Pusher:
         with self._hints.waiter(topic.process(session.id)) as hint:  # it may be back, or be gone, or we may stop
             while session.transport is Transport.PUSH and not await self._nodes.listens(session):
                 await hint.wait(pause)
+                if pause < KNOCK_CAP_SECONDS <= pause * 2:  # once: its work waits until it answers
+                    log.warning(
+                        "node.unreached", extra={"node_id": session.node_id, "session_id": show("ses", session.id)}
+                    )
                 pause = min(pause * 2, KNOCK_CAP_SECONDS)
                 if self._stopping or session.id not in self._live:
                     return False
@@ -299,10 +311,10 @@ class Pusher:
 
     async def report(self, report: Report) -> Recorded:
         """What the process says of an attempt, said in its name."""
-        if call.away(report):
+        if call.away(report, up_seconds=time.monotonic() - self._began):
             await self.take_back(report.fence, reason=call.AWAY_REASON, crash=True, delay_seconds=call.AGAIN_SECONDS)
             return Recorded(code=ReportCode.RECORDED, status=Status.QUEUED)
-        recorded = await self._complete.put(self._checked(report))
+        recorded = await self._complete.put(self._checked(call.worded(report)))
         fresh = recorded.code in (ReportCode.RECORDED, ReportCode.DISCARDED)
         if fresh and recorded.status is not None and recorded.status.final:
             self._ended([report.fence.execution_id])

@@ -6,10 +6,12 @@ connection means that nothing was sent, an answer that never came means that nob
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -21,22 +23,49 @@ from controlplane.domain.target import parse
 from controlplane.errors import Invalid
 
 AWAY_REASON = "server_unreachable"
+BACK_SECONDS = 20.0
+"""How long after our start we hear of what failed of our absence: the SDK tries for 15 s to tell us."""
 AGAIN_SECONDS = 1.0
 """How soon work is offered again to a process that was full."""
 
 ERROR_CHARS_MAX = 4_000
+LOG_LINE_BYTES_MAX = 256 * 1024
+"""Longer lines of a process's own log are passed over: its SDK cuts them at 16 KiB, before they become JSON."""
+
 USAGE = b"__agentfield_usage__"
 ELIDED = re.compile(r"<\d+ bytes elided>")
 
 # What AgentField's SDK makes of a control plane that is away, in the words of its memory, calls and HTTP client.
 OUR_DOOR = re.compile(
-    r"(Failed to (set|get|delete|list|submit|perform)\b|Cross-agent call to |AgentField server unavailable)",
+    r"Failed to (set|get|delete|list|submit|perform|request approval|wait for|poll)\b"
+    r"|Cross-agent call to |AgentField server unavailable",
     re.IGNORECASE,
 )
 AWAY = re.compile(
     r"all connection attempts failed|server disconnected|connection (refused|reset|aborted|broken)|connect(ion)? ?error"
     r"|timed? ?out|server error '5\d\d|server unavailable|peer closed|cannot connect|max retries exceeded|: ?$",
     re.IGNORECASE,
+)
+
+# A call that we, or a proxy in front of us, could not take, and a look of its at what became of one.
+SHUT = re.compile(
+    r"50[234](: \{'error': ['\"]50[234]\b|, .*try again\.)"
+    r"|Server error '5\d\d [^']*' for url '[^']+/api/v1/execut(e|ions)/",
+    re.IGNORECASE | re.DOTALL,
+)
+
+WORDLESS = "failed"
+"""The error of a failure that its process has no words for."""
+
+# How a call fails in the SDK whose connection to us was refused or cut, at times without a word. So says any other
+# request of a reasoner, too.
+CUT = re.compile(r"All connection attempts failed|Server disconnected without sending a response\.|", re.IGNORECASE)
+
+# What it makes of our refusing an attempt that has lost its lease: of a memory write only the status, else our words.
+REFUSED = re.compile(
+    r"Failed to (set|delete)\b.*client error '409 |409[:,] .*no longer holds"
+    r"|Approval request failed \(409\).*lease_lost",
+    re.IGNORECASE | re.DOTALL,
 )
 
 FINISHED = {"reasoner.completed": Verdict.SUCCEEDED, "reasoner.failed": Verdict.FAILED}
@@ -191,12 +220,32 @@ def read_stop(answer: Answer) -> Stop:
     return Stop.IDLE if said.get("reason") == "execution_not_active" else Stop.UNKNOWN
 
 
-def away(report: Report) -> bool:
-    """Whether an attempt failed because its process could not reach us: our failure, and not its reasoner's."""
+def away(report: Report, *, up_seconds: float = math.inf) -> bool:
+    """Whether an attempt failed because its process could not reach us: our failure, and not its reasoner's.
+
+    `up_seconds`: how long we have been there. Words that do not name us mean us only when we were away just now.
+    """
     if report.verdict is not Verdict.FAILED or report.error is None:
         return False
     words = error_text(report.error)
-    return OUR_DOOR.match(words) is not None and AWAY.search(words) is not None
+    if up_seconds < BACK_SECONDS and CUT.fullmatch(words) is not None:
+        return True
+    return SHUT.match(words) is not None or (OUR_DOOR.match(words) is not None and AWAY.search(words) is not None)
+
+
+def worded(report: Report) -> Report:
+    """A failure that somebody can read about, whatever its process has said."""
+    return replace(report, error=text(WORDLESS)) if report.error == b'""' else report
+
+
+def counts_late(report: Report) -> bool:
+    """Whether this end of an attempt that has lost its lease is its own, and not what losing it has brought about.
+
+    A connection that broke meanwhile is taken for one to us: the work is there to be run again in any case.
+    """
+    if report.verdict is not Verdict.FAILED or report.error is None:
+        return report.verdict in (Verdict.SUCCEEDED, Verdict.FAILED)
+    return not away(report, up_seconds=0.0) and REFUSED.match(error_text(report.error)) is None
 
 
 def finished_in(lines: bytes) -> Iterator[tuple[Fence, Report | None]]:
@@ -204,7 +253,9 @@ def finished_in(lines: bytes) -> Iterator[tuple[Fence, Report | None]]:
 
     None: it is over, but its result was too long for the log. Lines that are cut or say something else are left out.
     """
-    for raw in lines.splitlines():
+    for raw in io.BytesIO(lines):  # one after the other: millions of short ones at once would fill the memory
+        if b"reasoner." not in raw or len(raw) > LOG_LINE_BYTES_MAX:
+            continue
         said = _object(raw).get("line")
         if not isinstance(said, str) or '"reasoner.' not in said:
             continue
@@ -224,7 +275,7 @@ def report_of(fence: Fence, verdict: Verdict, attributes: object) -> Report | No
             return Report(fence=fence, verdict=Verdict.RELEASED)
         if error == STOPPED:
             return Report(fence=fence, verdict=Verdict.CANCELLED)
-        return Report(fence=fence, verdict=verdict, error=text(printable(str(error or "failed"))))
+        return Report(fence=fence, verdict=verdict, error=text(printable(str(error or ""))))
     result = attributes.get("result")
     if isinstance(result, str) and ELIDED.fullmatch(result):
         return None

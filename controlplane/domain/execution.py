@@ -202,6 +202,7 @@ class Settlement:
     error: bytes | None = None
     error_class: str | None = None
     error_details: bytes | None = None
+    traceback: str | None = None
     http_status: int | None = None
     failures: int = 0
 

@@ -33,8 +33,18 @@ from controlplane.security.egress import EgressPolicy
 KEEPALIVE_SECONDS = 4.0  # shorter than the 5 s after which the usual servers hang up
 DNS_THREADS = 32
 DNS_CACHE_SECONDS = 10
+PROBE_AFTER_SECONDS = 60
+PROBE_EVERY_SECONDS = 15
+PROBES_MAX = 4
+"""A connection on which nothing comes is probed: whoever waits hours for an answer learns of a machine that is gone."""
+
 INFORMATIONAL_MAX = 32
 HEAD_PIECE_BYTES = 4 * 1024
+PROBES = (
+    ("TCP_KEEPIDLE", PROBE_AFTER_SECONDS),
+    ("TCP_KEEPINTVL", PROBE_EVERY_SECONDS),
+    ("TCP_KEEPCNT", PROBES_MAX),
+)
 _HEAD_END = b"\r\n\r\n"
 
 LookUp = Callable[[str, int, int, int], Sequence[tuple[int, int, int, str, tuple[Any, ...]]]]
@@ -106,7 +116,12 @@ class Connector(aiohttp.TCPConnector):
         except EgressRefused as refusal:
             raise DialRefusedError(errno.EACCES, refusal.detail) from None
         LINE.get().dialled = True
-        return socket.socket(family, kind, protocol)
+        dialled = socket.socket(family, kind, protocol)
+        dialled.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in PROBES:
+            if (option := getattr(socket, name, None)) is not None:  # not every system has them all
+                dialled.setsockopt(socket.IPPROTO_TCP, option, value)
+        return dialled
 
 
 class CheckedResolver(AbstractResolver):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from uuid import UUID
 
+from controlplane.domain.call import counts_late
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import Held, Settlement, Status
 from controlplane.domain.ids import ExecutionId
@@ -119,11 +120,12 @@ def _holds(item: Report, held: Held) -> bool:
     """Whether this attempt still speaks for its execution.
 
     A process that is called may be silent because its reasoner keeps it busy, for longer than any lease. What it says
-    then counts until another attempt has begun; else the same reasoner would run again and again, and be refused.
+    then counts until another attempt has begun; else the same reasoner would run again and again, and be refused. What
+    fails only because we refuse it meanwhile says nothing of the work.
     """
     if held.attempt != item.fence.attempt:
         return False
-    late = held.status_reason == NODE_SILENT and item.verdict in (Verdict.SUCCEEDED, Verdict.FAILED)
+    late = held.status_reason == NODE_SILENT and counts_late(item)
     return held.session_id is not None or late
 
 
@@ -180,6 +182,7 @@ def _settlement(item: Report, held: Held) -> Settlement:
         error=item.error,
         error_class=item.error_class,
         error_details=item.error_details,
+        traceback=item.traceback,
         http_status=item.http_status,
         failures=held.failures + (0 if cancelled else 1),
     )

@@ -118,10 +118,27 @@ where bucket = $1
   and id = any($2::uuid[])
 """
 
+# What is asked later of a node that is not there is when its last process was: so much is kept, with the node. Grouped,
+# so that all sessions are taken before the first node is, in the order in which everybody takes them.
 FORGET = """
-delete from sessions
-where bucket = $1
-  and closed_at < clock() - make_interval(secs => $2)
+with forgotten as (
+  delete from sessions
+  where bucket = $1
+    and closed_at < clock() - make_interval(secs => $2)
+  returning namespace, node_id, closed_at
+),
+gone as (
+  select namespace, node_id, max(closed_at) as at
+  from forgotten
+  group by namespace, node_id
+  order by namespace, node_id
+)
+update nodes n
+set left_at = greatest(n.left_at, gone.at)
+from gone
+where n.bucket = $1
+  and n.namespace = gone.namespace
+  and n.id = gone.node_id
 """
 
 # Ordered by the session, as the index is: ordered by id it was planned along the primary key and read the whole queue.
@@ -146,7 +163,8 @@ where bucket = $1
 order by session_id
 """
 
-# An attempt that was sent and is not to be waited for any longer.
+# An attempt that was sent and is not to be waited for any longer. Not `skip locked`: nobody looks at it again, and a
+# line that is being logged in its name holds the row for a moment.
 SENT = """
 select id
 from queue
@@ -155,7 +173,7 @@ where bucket = $1
   and session_id is not null
   and sent_at is not null
 order by id
-for update skip locked
+for update
 """
 
 UNNAMED = """
@@ -282,7 +300,11 @@ async def sweep(conn: Connection, bucket: int, *, make_id: finish.MakeId) -> Swe
 
 
 async def forget_sessions(conn: Connection, bucket: int, *, after_seconds: float) -> None:
-    """Delete sessions that have been closed for so long that nothing can still be claimed in their name."""
+    """Delete sessions that have been closed for so long that nothing can still be claimed in their name.
+
+    Their nodes keep when the last of them was gone. That is long ago for `refuse`, which takes a node whose process
+    left a moment ago for one about to leave.
+    """
     await conn.execute(FORGET, bucket, after_seconds)
 
 

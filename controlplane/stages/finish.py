@@ -187,4 +187,13 @@ def _notice(row: asyncpg.Record, item: Settlement, finished_at: datetime) -> Not
 
 
 def _ended(item: Settlement) -> Event:
-    return record.about(item.held, EVENT_OF[item.status], None if item.error is None else b'{"error":%b}' % item.error)
+    facts = [
+        b'"%b":%b' % (name, raw)
+        for name, raw in (
+            (b"error", item.error),
+            (b"error_class", None if item.error_class is None else text(item.error_class)),
+            (b"traceback", None if item.traceback is None else text(item.traceback)),
+        )
+        if raw is not None
+    ]
+    return record.about(item.held, EVENT_OF[item.status], b"{" + b",".join(facts) + b"}" if facts else None)

@@ -72,6 +72,23 @@ where bucket = $1
   ))
 """
 
+# What waits or has not ended, as far as anybody has looked, is not over, however old it is. By their places, as above.
+DROP_TICKS = """
+delete from schedule_ticks
+where bucket = $1
+  and ctid = any(array(
+    select ctid
+    from schedule_ticks
+    where bucket = $1
+      and not open
+      and outcome <> 'waiting'
+      and at < clock() - make_interval(secs => $2)
+    order by at
+    limit $3
+    for update skip locked
+  ))
+"""
+
 READ_CLOCK = "select extract(epoch from clock())::float8"
 
 
@@ -94,6 +111,11 @@ async def forget_secrets(conn: Connection, bucket: int, *, after_seconds: float,
 async def drop_changes(conn: Connection, bucket: int, *, after_seconds: float, limit: int = CHANGES_MAX) -> int:
     """Forget changes of memory that nobody looks back to any more."""
     return _count(await conn.execute(DROP_CHANGES, bucket, after_seconds, limit))
+
+
+async def drop_ticks(conn: Connection, bucket: int, *, after_seconds: float, limit: int = 1_000) -> int:
+    """Forget what became of the ticks of schedules long ago."""
+    return _count(await conn.execute(DROP_TICKS, bucket, after_seconds, limit))
 
 
 async def database_seconds(conn: Connection) -> float:

@@ -95,6 +95,26 @@ where bucket = $1
   and id = any($2::uuid[])
 """
 
+# Functions that exist only while they are called are at one address. What runs at the old one may end there.
+MOVED = """
+update sessions
+set draining = true
+where bucket = $1
+  and id = any(array(
+    select id
+    from sessions
+    where bucket = $1
+      and namespace = $2
+      and node_id = $3
+      and base_url <> $4
+      and transport = 'serverless'
+      and closed_at is null
+      and not draining
+    order by id
+    for update
+  ))
+"""
+
 REJOIN = """
 update sessions
 set slots = $3,
@@ -150,6 +170,8 @@ where bucket = $1
 returning id
 """
 
+# Whoever was replaced a moment ago may be the one that goes: its successor has registered at the same address before it
+# was told to stop, as behind the name of a service.
 DRAIN_ONLY = """
 update sessions
 set draining = true, expires_at = least(expires_at, clock() + make_interval(secs => $4))
@@ -167,10 +189,26 @@ where bucket = $1
       and o.node_id = $3
       and o.id <> sessions.id
       and o.base_url is not null
-      and o.closed_at is null
+      and (o.closed_at is null or o.closed_reason = 'replaced')
       and not o.draining
   )
 returning id
+"""
+
+STAY = """
+update sessions s
+set draining = false
+from nodes n
+where s.bucket = $1
+  and s.id = $2
+  and s.draining
+  and s.transport = 'push'
+  and s.closed_at is null
+  and n.bucket = $1
+  and n.namespace = s.namespace
+  and n.id = s.node_id
+  and s.renewed_at > n.left_at + make_interval(secs => $3)
+returning s.id
 """
 
 
@@ -303,6 +341,8 @@ async def join(conn: Connection, node: Node, process: Process, session_id: Sessi
         others = [row["id"] for row in there if row["instance_id"] != process.instance_id and not row["draining"]]
         if others:
             await conn.execute(REPLACE, bucket, others)
+        if process.transport is Transport.SERVERLESS:
+            await conn.execute(MOVED, bucket, process.namespace, process.node_id, process.base_url)
         if not same:
             return await _join(conn, process, session_id)
         await conn.execute(
@@ -354,13 +394,22 @@ async def revive(
 async def drain(conn: Connection, bucket: int, *, namespace: int, node_id: str, seconds: float) -> None:
     """A process of this node says goodbye: it is given nothing more, and has so long to finish what it holds.
 
-    It does not say which one it is. Is there only one, it is that; else whoever does not listen any more.
+    It does not say which one it is. Is there only one, and was none replaced lately, it is that; else whoever does not
+    listen any more.
     Raises: NodeNotFound.
     """
     async with conn.transaction():
         if await conn.fetchval(LEAVING, bucket, namespace, node_id) is None:
             raise NodeNotFound
         await conn.execute(DRAIN_ONLY, bucket, namespace, node_id, seconds)
+
+
+async def stay(conn: Connection, bucket: int, session_id: SessionId, *, after_seconds: float) -> bool:
+    """A process that was taken for the one that goes is still there, and listens: it is given work again.
+
+    Guard: it was heard of this long after the last goodbye of its node. Says whether it was draining until now.
+    """
+    return await conn.fetchval(STAY, bucket, session_id, after_seconds) is not None
 
 
 async def _join(conn: Connection, process: Process, session_id: SessionId) -> Session:

@@ -148,6 +148,7 @@ where bucket = $1
       and closed_at is null
       and base_url is not null
       and transport = 'serverless'
+      and not draining
       and renewed_at < clock() - make_interval(secs => lease_seconds / 4)
     order by id
     for update skip locked

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "0008"
-down_revision = "0006"
+down_revision = "0007"
 
 # Not valid: no row has the columns yet, and to look at all of them would hold everybody up.
 EXECUTIONS = """

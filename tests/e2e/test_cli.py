@@ -236,6 +236,47 @@ def test_a_cancelled_execution_is_exit_code_8(dev: Dev, node: Node) -> None:
     assert "enough" in waited.err
 
 
+def test_explain_says_why_it_waits(dev: Dev, node: Node) -> None:
+    """One sentence on stdout with its facts below, the next step on stderr; --json is what the server says."""
+    execution_id = submitted(dev, node)
+    lease = node.lease()
+    cli("executions", "pause", execution_id, "--reason", "hold on", "--server", dev.url)
+    said = cli("executions", "explain", execution_id, "--server", dev.url)
+    found = json.loads(cli("executions", "explain", execution_id, "--json", "--server", dev.url).out)
+    node.report(lease, "succeeded", result=1)
+    ended = cli("executions", "explain", execution_id, "--server", dev.url)
+
+    assert (said.code, said.out.decode().splitlines()[0]) == (0, found["sentence"])
+    assert "(hold on); attempt 1 still goes on to its end" in found["sentence"]
+    assert "Next: Let it go on: POST" in said.err
+    assert ended.out.startswith(b"It succeeded in attempt 1 at ")
+
+
+def test_pause_and_resume(dev: Dev, node: Node) -> None:
+    """What is paused is not leased until it is resumed; a second resume is a conflict."""
+    execution_id = submitted(dev, node)
+    paused = cli("executions", "pause", execution_id, "--json", "--server", dev.url)
+    resumed, again = (cli("executions", "resume", execution_id, "--server", dev.url) for _ in range(2))
+    node.report(node.lease(), "succeeded", result=1)
+
+    assert (paused.code, json.loads(paused.out)["status"]) == (0, "paused")
+    assert (resumed.code, resumed.out.decode()) == (0, f"{execution_id} resumed\n")
+    assert again.code == 5
+
+
+def test_attempts_are_listed(dev: Dev, node: Node) -> None:
+    """One line each, the newest last; tracebacks when asked for."""
+    execution_id = submitted(dev, node)
+    none = cli("executions", "attempts", execution_id, "--server", dev.url)
+    node.report(node.lease(), "failed", error="boom", error_class="E", traceback="line 1", retryable=False)
+    shown = cli("executions", "attempts", execution_id, "--tracebacks", "--server", dev.url)
+    [found] = json.loads(cli("executions", "attempts", execution_id, "--json", "--server", dev.url).out)["items"]
+
+    assert (none.code, none.out) == (0, b"")
+    assert all(word in shown.out.decode() for word in ("failed", "boom", "user_error", "\nline 1\n"))
+    assert (found["attempt"], found["ended"], found["traceback"]) == (1, "failed", "line 1")
+
+
 def test_restart_prints_the_new_id(dev: Dev, node: Node) -> None:
     """The new execution asks what is given, else what the old one asked; where to wait for it stands on stderr."""
     execution_id = submitted(dev, node, '{"input": {"a": 1}}')
@@ -296,6 +337,45 @@ def test_retry_prints_the_new_id(dev: Dev, node: Node) -> None:
     assert again.out.decode().strip() == msgspec.json.decode(lease["execution_id"])
     assert [bytes(lease[name]) for name in ("input", "run_id")] == [b'{"a": 1}', json.dumps(node.target).encode()]
     assert f"controlplane executions wait --server {dev.url}" in again.err
+
+
+def test_a_schedule_from_its_creation_to_its_end(dev: Dev, node: Node) -> None:
+    """Created, shown, listed, run now and deleted; an id or a moment is a line on stdout, talk is on stderr."""
+    at = ("--server", dev.url)
+    made = cli("schedules", "create", "nightly", node.target, "--cron", "30 2 * * *", "--input", INPUT, *at)
+    taken = cli("schedules", "create", "nightly", node.target, "--interval", "60", *at)
+    coming = cli("schedules", "next", "nightly", "--count", "2", *at)
+    shown = cli("schedules", "show", "nightly", "--ticks", *at)
+    listed = cli("schedules", "list", *at)
+    ran = cli("schedules", "run", "nightly", *at)
+    lease = node.lease()
+    node.report(lease, "succeeded", result=1)
+    ticks = json.loads(cli("schedules", "show", "nightly", "--ticks", "--json", *at).out)["ticks"]
+    gone, unknown = (cli("schedules", "delete", "nightly", *at) for _ in range(2))
+
+    assert (made.code, taken.code, unknown.code) == (0, 5, 3)
+    assert (made.out, "Next: " in made.err) == (b"nightly active\n", True)
+    assert [line[10:] for line in coming.out.decode().split()] == ["T02:30:00Z"] * 2
+    assert INPUT in shown.out.decode()
+    assert node.target in listed.out.decode()
+    assert bytes(lease["input"]) == INPUT.encode()
+    assert [(one["execution_id"], one["by_hand"]) for one in ticks] == [(ran.out.decode().strip(), True)]
+    assert gone.out == b"nightly deleted\n"
+
+
+def test_a_schedule_is_paused_and_replaced(dev: Dev, node: Node) -> None:
+    """Each says where it stands; a rule that is none is exit code 2 with the part that is wrong."""
+    at = ("--server", dev.url)
+    made = cli("schedules", "create", "every", node.target, "--interval", "3600", "--paused", *at)
+    turned = [cli("schedules", verb, "every", *at).out for verb in ("resume", "pause")]
+    replaced = cli("schedules", "create", "every", node.target, "--cron", "@never", "--replace", *at)
+    nothing = cli("schedules", "create", "other", node.target, *at)
+    cli("schedules", "delete", "every", *at)
+
+    assert made.out == b"every paused\n"
+    assert turned == [b"every active\n", b"every paused\n"]
+    assert (replaced.code, "body.cron" in replaced.err) == (2, True)
+    assert (nothing.code, "Exactly one of cron, interval_seconds and run_at" in nothing.err) == (2, True)
 
 
 def test_ctrl_c_leaves_the_execution_running(dev: Dev, node: Node) -> None:

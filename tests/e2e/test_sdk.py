@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from controlplane_sdk import Client, ExecutionCancelled, ExecutionFailed, ExecutionTimeout, NotFound, webhook
+from controlplane_sdk import Client, ExecutionCancelled, ExecutionFailed, ExecutionTimeout, NotFound, Tick, webhook
 from tests.e2e.conftest import NewDatabase
 from tests.e2e.processes import LEASE_SECONDS, Node, Plane, Stage, until
 from tests.e2e.receiver import Receiver
@@ -74,6 +75,25 @@ async def test_a_blocking_reasoner_keeps_its_lease(client: Client, reasoner: str
 
     assert await handle.result(timeout=LONGER_THAN_A_LEASE + SOON_SECONDS) == "awake"
     assert (await handle.status()).attempt == 1
+
+
+async def test_a_schedule_runs_a_reasoner(client: Client) -> None:
+    """By itself at its time, and at once when it is told to."""
+    at = datetime.now(UTC) + timedelta(seconds=0.5)
+    await client.schedules.create("soon", "sdk.number", {"n": 7}, run_at=at, overlap="queue", replace=True)
+    by_hand = await client.schedules.run("soon")
+
+    async with asyncio.timeout(SOON_SECONDS):
+        while not (planned := await planned_ticks(client)):  # noqa: ASYNC110 - a tick has no event of its own
+            await asyncio.sleep(0.05)
+
+    assert await by_hand.result(timeout=SOON_SECONDS) == 7
+    assert await client.execution(planned[0].execution_id or "").result(timeout=SOON_SECONDS) == 7
+    await client.schedules.delete("soon")
+
+
+async def planned_ticks(client: Client) -> list[Tick]:
+    return [one for one in (await client.schedules.ticks("soon")).items if not one.by_hand and one.execution_id]
 
 
 async def test_a_child_belongs_to_the_run_of_its_parent(client: Client, plane: Plane) -> None:

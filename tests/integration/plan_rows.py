@@ -170,6 +170,36 @@ select 0, made_id('e', n), 'l' || n, 1, 'child', 'running', clock(), clock()
 from generate_series($1::int, $2::int) as n
 """
 
+# One in a hundred is due, one in a hundred has ticks that wait, one in ten is paused.
+SCHEDULES = """
+insert into schedules (
+  bucket, id, namespace, name, target, input, interval_seconds, paused, waiting, next_at, due_at, created_at, updated_at
+)
+select 0, made_id('k', n), 1, 's' || n, 'n.echo', '{}', 60, n % 10 = 9, case when n % 100 = 1 then 2 else 0 end, at, at,
+  clock(), clock()
+from generate_series($1::int, $2::int) as n, lateral (
+  select clock() + interval '1 second' * (case when n % 100 = 0 then -n else n end) as at
+) as planned
+"""
+
+# The last of each has ended, long ago for one in a hundred; one in fifty has not.
+SCHEDULE_TICKS = """
+insert into schedule_ticks (
+  bucket, schedule_id, planned_at, by_hand, namespace, outcome, execution_id, open, at
+)
+select 0, made_id('k', n), clock(), false, 1, 'submitted', made_id('o', n), false,
+  clock() - interval '1 day' * (case when n % 100 = 0 then 40 else 1 end)
+from generate_series($1::int, $2::int) as n
+union all
+select 0, made_id('k', n), clock() + interval '1 minute', false, 1, 'submitted', made_id('e', n), true, clock()
+from generate_series($1::int, $2::int) as n
+where n % 50 = 31
+union all
+select 0, made_id('k', n), clock() + interval '1 minute' * m, false, 1, 'waiting', null, false, clock()
+from generate_series($1::int, $2::int) as n, generate_series(1, 2) as m
+where n % 100 = 1
+"""
+
 TABLES = (
     QUEUE,
     EXECUTIONS,
@@ -184,6 +214,8 @@ TABLES = (
     MEMORY_CHANGES,
     KEYS,
     LOCAL_CALLS,
+    SCHEDULES,
+    SCHEDULE_TICKS,
 )
 
 

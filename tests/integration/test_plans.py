@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from controlplane.postgres.pool import SESSION_SETTINGS, Connection
-from controlplane.reads import approvals, changes, events
+from controlplane.reads import approvals, attempts, changes, events, explain
 from controlplane.reads import local as local_reads
 from controlplane.reads import nodes as nodes_reads
 from controlplane.stages import (
@@ -37,6 +37,7 @@ from controlplane.stages import (
     register,
     renew,
     replay,
+    schedule,
     send,
     submit,
     wait,
@@ -76,6 +77,8 @@ async def cases(conn: Connection) -> dict[str, Case]:
     sent = await plan_rows.ids(conn, "e", *(50 * n + m for n in range(5) for m in (38, 40)))
     called = await plan_rows.ids(conn, "c", 38, 39, 40)
     deliveries = await plan_rows.ids(conn, "d", 15, 65, 115)
+    schedules = await plan_rows.ids(conn, "k", 1, 31, 81, 100, 101, 131, 181, 200, 201, 231)
+    new = await plan_rows.ids(conn, "x", *range(10))
 
     def all_(value: object) -> list[object]:
         return [value] * len(leased)
@@ -167,7 +170,9 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "expire.SENT": case(expire.SENT, 0, sent, by="queue_pkey"),
         "expire.CLOSE_REFUSED": case(expire.CLOSE_REFUSED, 0, called[0], 5.0, 35.0, by="sessions_pkey nodes_pkey"),
         "register.PROCESSES_AT": case(register.PROCESSES_AT, 0, 1, "p8", "http://p8", by="sessions_process"),
-        "register.DRAIN_ONLY": case(register.DRAIN_ONLY, 0, 1, "p8", 35.0, by="sessions_process"),
+        "register.DRAIN_ONLY": case(register.DRAIN_ONLY, 0, 1, "p8", 35.0, by="sessions_process sessions_pkey"),
+        "register.MOVED": case(register.MOVED, 0, 1, "p8", "http://p9", by="sessions_process sessions_pkey"),
+        "register.STAY": case(register.STAY, 0, called[0], 35.0, by="sessions_pkey nodes_pkey"),
         "wait.BEGIN": case(wait.BEGIN, 0, sent[0], 1, "approval", by="queue_pkey"),
         "wait.RESUME": case(wait.RESUME, 0, sent[0], 1, "approval", None, by="queue_pkey"),
         "pause.HOLD_BACK": case(pause.HOLD_BACK, 0, leased[0], by="queue_pkey"),
@@ -194,7 +199,39 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "events.STREAM": case(events.STREAM, 0, "5", 0, 500),
         "changes.STREAM": case(changes.STREAM, 0, "5", 0, 500, by="memory_changes_pkey"),
         "changes.LATEST": case(changes.LATEST, 0, 1, None, "run", None, ["k%"], 100, 2_000, by="memory_changes_at"),
+        "explain.READ": case(explain.READ, 0, leased[0], 1),
+        "explain.HOLDER": case(explain.HOLDER, 0, sessions[0], by="sessions_pkey"),
+        "explain.NODE": case(explain.NODE, 0, 1, "p8", by="nodes_pkey"),
+        "explain.PROCESSES": case(explain.PROCESSES, 0, 1, "n", 50, by="sessions_node"),
+        "explain.CLOSED_LATELY": case(explain.CLOSED_LATELY, 0, 1, "p8", 1_000, by="sessions_pkey"),
+        "explain.HELD": case(
+            explain.HELD, 0, [sessions[0], *called], [False, *([True] * 3)], 1_000, 10, by="queue_session queue_parent"
+        ),
+        "explain.AHEAD": case(explain.AHEAD, 0, 1, "n.echo", 1, "2000-01-01", leased[0], 1_001, by="queue_ready"),
+        "explain.FINISHES": case(explain.FINISHES, 0, 1, "n.echo", 1_000, 900.0),
+        "explain.LAST_OF_TYPE": case(explain.LAST_OF_TYPE, 0, ended[0], 1, "execution.paused"),
+        "explain.LAST_LINE": case(explain.LAST_LINE, 0, leased[0], 1),
+        "explain.CHILDREN": case(explain.CHILDREN, 0, leased[0], 1, 1_001, 10, by="queue_parent"),
+        "attempts.STARTED": case(attempts.STARTED, 0, ended[0], 1, 0, 51),
+        "attempts.ENDED": case(attempts.ENDED, 0, ended[0], 1, [1, 2], 153),
+        "attempts.LAST_PROGRESS": case(attempts.LAST_PROGRESS, 0, ended[0], 1),
+        "attempts.OUTCOME": case(attempts.OUTCOME, 0, ended[0]),
         "prune.DROP_CHANGES": case(prune.DROP_CHANGES, 0, 3_600.0, 1_000, by="memory_changes_at"),
+        "schedule.DUE_TARGETS": case(schedule.DUE_TARGETS, 0, 64, by="schedules_due"),
+        "schedule.LOCK_DUE": case(schedule.LOCK_DUE, 0, 64, by="schedules_due"),
+        "schedule.WAITING_TARGETS": case(
+            schedule.WAITING_TARGETS, 0, 64, by="schedules_waiting schedule_ticks_open queue_pkey"
+        ),
+        "schedule.LOCK_WAITING": case(
+            schedule.LOCK_WAITING, 0, 64, by="schedules_waiting schedule_ticks_open queue_pkey"
+        ),
+        "schedule.CLOSE": case(schedule.CLOSE, 0, schedules, by="schedule_ticks_open queue_pkey"),
+        "schedule.READ_OPEN": case(schedule.READ_OPEN, 0, schedules, by="schedule_ticks_open"),
+        "schedule.TAKE_WAITING": case(schedule.TAKE_WAITING, 0, schedules, new, by="schedule_ticks_waiting"),
+        "schedule.MOVE_ON": case(schedule.MOVE_ON, 0, schedules, *([all_(None)] * 3), all_(0), by="schedules_pkey"),
+        "schedule.COUNT_DOWN": case(schedule.COUNT_DOWN, 0, schedules, schedules[::4], by="schedules_pkey"),
+        "schedule.LAST_BY_HAND": case(schedule.LAST_BY_HAND, 0, schedules[0], by="schedule_ticks_pkey"),
+        "prune.DROP_TICKS": case(prune.DROP_TICKS, 0, 86_400.0 * 30, 1_000),
         "prune.DROP_KEYS": case(prune.DROP_KEYS, 0, 1_000, by="idempotency_keys_expiry idempotency_keys_pkey"),
     }
 

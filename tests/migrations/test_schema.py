@@ -27,6 +27,7 @@ OPERATIONAL = [
     "idempotency_keys",
     "limits",
     "schedules",
+    "schedule_ticks",
     "api_keys",
     "local_calls",
     "approvals",

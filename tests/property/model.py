@@ -194,7 +194,8 @@ class Model:
     def drain(self) -> None:
         self.goodbye = self.now
         here = [one for one in self.called() if not one.draining]
-        if len(here) == 1:
+        replaced = any(one.closed == "replaced" and not one.draining for one in self.sessions.values())
+        if len(here) == 1 and not replaced:
             here[0].draining, here[0].expires = True, min(here[0].expires, self.now + DRAIN_SECONDS)
 
     def refuse(self, session: Session) -> bool:

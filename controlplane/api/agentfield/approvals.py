@@ -27,10 +27,14 @@ from controlplane.stages.approve import Answered, Question
 SIGNED_PATH = "/api/v1/webhooks/approval-response"
 """Open to whoever knows the secret of approvals, when there is one."""
 
+SIGNATURE_HEADERS = ("x-hax-signature", "x-webhook-signature", "x-hub-signature-256")
 EXPIRES_HOURS = 72.0
 EXPIRES_HOURS_MAX = 10 * 365 * 24.0
 FEEDBACK_CHARS_MAX = 65_536
 RESPONSE_BYTES_MAX = 1_048_576
+SIGNED_BYTES_MAX = 2 * RESPONSE_BYTES_MAX
+"""The largest body that is read of somebody who has no key, before the signature is known to be right."""
+
 MESSAGE_CHARS_MAX = 1_000
 SAME_REQUEST_MAX = 100
 """How many executions may wait for one and the same request."""
@@ -126,7 +130,9 @@ async def read(request: Request) -> Response:
 async def hear(request: Request) -> Response:
     """People have decided on a request: whoever waits for it goes on. Said again it changes nothing."""
     doors, namespace = doors_of(request), namespace_of(request)
-    raw = await read_body(request, doors.limits.body_bytes_max)
+    if doors.approval_secret is not None and not any(name in request.headers for name in SIGNATURE_HEADERS):
+        raise _unsigned()
+    raw = await read_body(request, min(SIGNED_BYTES_MAX, doors.limits.body_bytes_max))
     _check_signature(request, doors, raw)
     request_id, decision, feedback, response = _heard(decode(raw or b"{}", HearForm))
     found = await doors.run(
@@ -231,11 +237,15 @@ def _check_signature(request: Request, doors: Doors, raw: bytes) -> None:
         webhook=headers.get("x-webhook-signature"),
         hub=headers.get("x-hub-signature-256"),
     ):
-        raise Unauthorized(
-            "The signature of this body is missing, wrong or too old.",
-            fix="Sign the body with CONTROLPLANE_APPROVAL_SECRET: X-Hax-Signature, X-Webhook-Signature or"
-            " X-Hub-Signature-256.",
-        )
+        raise _unsigned()
+
+
+def _unsigned() -> Unauthorized:
+    return Unauthorized(
+        "The signature of this body is missing, wrong or too old.",
+        fix="Sign the body with CONTROLPLANE_APPROVAL_SECRET: X-Hax-Signature, X-Webhook-Signature or"
+        " X-Hub-Signature-256.",
+    )
 
 
 def _heard(form: HearForm) -> tuple[str, Decision, str | None, bytes | None]:

@@ -18,7 +18,7 @@ from controlplane.api.leases import WORD_MAX
 from controlplane.api.operation import Operation
 from controlplane.api.shapes import answer
 from controlplane.domain import topic
-from controlplane.domain.call import AGAIN_SECONDS, AWAY_REASON, away, printable, refused
+from controlplane.domain.call import AGAIN_SECONDS, AWAY_REASON, away, printable, refused, worded
 from controlplane.domain.ids import bucket_of, read_fenced
 from controlplane.domain.lease import Fence, Report, ReportCode, Verdict
 from controlplane.domain.notice import text
@@ -85,9 +85,9 @@ async def status(request: Request) -> Response:
         assert form is not None
         await _under_way(doors, fence, form)
         return answer(shapes.execution(view))
-    if away(report) and await _hand_back(doors, fence):
+    if away(report, up_seconds=doors.up_seconds) and await _hand_back(doors, fence):
         return answer(shapes.execution(await _view(doors, fence, namespace)))
-    recorded = await doors.lanes.complete.put(report)
+    recorded = await doors.lanes.complete.put(worded(report))
     if recorded.code is ReportCode.LEASE_LOST:
         raise LeaseLost(status=view.status.value)
     if recorded.status is not None and recorded.status.final:

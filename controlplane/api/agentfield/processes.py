@@ -293,10 +293,13 @@ def _address(doors: Doors, url: str, *, peer: str, where: str) -> str:
 
     One that calls itself localhost and asks from elsewhere is where it asks from.
     """
-    parts = urlsplit(url.rstrip("/")) if url.isprintable() else None
-    if parts is not None and _is_loopback(parts.hostname or "") and peer and not _is_loopback(peer):
-        host = f"[{peer}]" if ":" in peer else peer
-        url = parts._replace(netloc=host if parts.port is None else f"{host}:{parts.port}").geturl()
+    if "?" in url:
+        raise Invalid("The address holds a query.", where=where, fix="Leave out '?' and what follows.")
+    with contextlib.suppress(ValueError):  # what is no address is refused below, in words
+        parts = urlsplit(url.rstrip("/")) if url.isprintable() else None
+        if parts is not None and _is_loopback(parts.hostname or "") and peer and not _is_loopback(peer):
+            host = f"[{peer}]" if ":" in peer else peer
+            url = parts._replace(netloc=host if parts.port is None else f"{host}:{parts.port}").geturl()
     try:
         return doors.nodes_egress.check_url(url, where=where).url.rstrip("/")
     except EgressRefused as error:

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 Fence = tuple[str, int]
+TIMES = ["2030-01-01T09:00:00Z", "2030-01-02T09:00:00Z"]
 
 
 class Double:
@@ -41,6 +42,7 @@ class Double:
         self.runs: dict[str, str] = {}
         self.executions: dict[str, dict[str, Any]] = {}
         self.started_keys: dict[str, str] = {}
+        self.schedules: dict[str, dict[str, Any]] = {}
         self.frames: dict[str, list[tuple[str, dict[str, Any]]]] = {}
         self.refuse: dict[str, Callable[[Any], Response | None]] = {}
         self.says = ""
@@ -64,9 +66,20 @@ class Double:
             ("GET", "/executions", self.list_executions),
             ("POST", "/executions/{id}/cancel", self.cancel),
             ("POST", "/execute/batch", self.batch),
+            ("POST", "/executions/{id}/pause", self.pause),
+            ("POST", "/executions/{id}/resume", self.resume),
+            ("GET", "/executions/{id}/explain", self.explain),
+            ("GET", "/executions/{id}/attempts", self.attempts),
             ("POST", "/executions/{id}/restart", self.restart),
             ("POST", "/executions/{id}/retry", self.restart),
             ("GET", "/executions/{id}/events", self.events),
+            ("POST", "/schedules", self.schedule),
+            ("GET", "/schedules", self.schedule),
+            ("PUT", "/schedules/{name}", self.schedule),
+            ("GET", "/schedules/{name}", self.schedule),
+            ("DELETE", "/schedules/{name}", self.schedule),
+            ("GET", "/schedules/{name}/{what}", self.schedule),
+            ("POST", "/schedules/{name}/{what}", self.schedule),
         ]
         doors = [Route("/api/v1" + path, self._hear(call), methods=[method]) for method, path, call in routes]
         app = Starlette(routes=[*doors, Route("/v1/chat/completions", self._hear(self.model), methods=["POST"])])
@@ -315,12 +328,69 @@ class Double:
         self.finish(request.path_params["id"], status="cancelled")
         return JSONResponse({"status": "cancelled", "settled": True})
 
+    async def pause(self, request: Request, body: Any) -> Response:
+        return self._turn(request.path_params["id"], "waiting", "paused")
+
+    async def resume(self, request: Request, body: Any) -> Response:
+        return self._turn(request.path_params["id"], "queued", None)
+
+    def _turn(self, execution_id: str, status: str, reason: str | None) -> Response:
+        shape = self.executions[execution_id]
+        if shape["status"] in {"succeeded", "failed", "cancelled"}:
+            return problem(409, "already_finished")
+        if shape.get("status_reason") == "cancelling" or shape.get("status_reason") == reason:
+            return problem(409, "invalid_state")
+        self.finish(execution_id, status=status, status_reason=reason)
+        return JSONResponse({"execution_id": execution_id, "status": "paused" if reason else status})
+
+    async def explain(self, request: Request, body: Any) -> Response:
+        execution_id = request.path_params["id"]
+        if execution_id not in self.executions:
+            return problem(404, "execution_not_found")
+        said = {"execution_id": execution_id, "status": "queued", "code": "no_node", "sentence": "Nobody is there."}
+        return JSONResponse(said | {"facts": {"processes": 0}})
+
+    async def attempts(self, request: Request, body: Any) -> Response:
+        after, limit = int(request.query_params["cursor"]), int(request.query_params["limit"])
+        tries = [{"attempt": n, "ended": "retried", "started_at": "2030-01-01T00:00:00Z"} for n in range(1, 252)]
+        items = tries[after : after + limit]
+        return JSONResponse({"items": items, "next_cursor": str(after + limit) if after + limit < 251 else None})
+
     async def restart(self, request: Request, body: Any) -> Response:
         key = request.headers["idempotency-key"]
         execution_id = self.started_keys.setdefault(key, f"exec_again_{len(self.started_keys) + 1}")
         shape = {"execution_id": execution_id, "run_id": "run_again", "status": "queued"}
         self.executions.setdefault(execution_id, shape | {"target": "n.f"})
         return JSONResponse(shape | {"restarted_execution_id": request.path_params["id"]}, 202)
+
+    async def schedule(self, request: Request, body: Any) -> Response:
+        """Whatever is asked of schedules: they are kept as they are told, and plan the same two times for ever."""
+        name = request.path_params.get("name") or (body or {}).get("name")
+        what = request.path_params.get("what", "")
+        if name is None:
+            return JSONResponse({"items": list(self.schedules.values()), "next_cursor": None})
+        if request.method == "PUT" or (request.method == "POST" and not what):
+            self.schedules[name] = {"name": name, "paused": False, "next_at": TIMES[0], "next": TIMES} | body
+            return JSONResponse(self.schedules[name], 201)
+        if name not in self.schedules:
+            return problem(404, "schedule_not_found")
+        if request.method == "DELETE":
+            return JSONResponse({"name": name, "deleted": self.schedules.pop(name) is not None})
+        if what in {"pause", "resume"}:
+            self.schedules[name] |= {"paused": what == "pause"}
+        if what == "run":
+            key = request.headers["idempotency-key"]
+            execution_id = self.started_keys.setdefault(key, f"exec_run_{len(self.started_keys) + 1}")
+            self.executions.setdefault(
+                execution_id, {"execution_id": execution_id, "run_id": "run_new", "status": "queued"}
+            )
+            return JSONResponse(self.executions[execution_id], 202)
+        if what == "next":
+            return JSONResponse({"name": name, "next": TIMES[: int(request.query_params["count"])]})
+        if what == "ticks":
+            tick = {"planned_at": TIMES[0], "outcome": "skipped", "by_hand": False, "at": TIMES[0]}
+            return JSONResponse({"items": [tick], "next_cursor": None})
+        return JSONResponse(self.schedules[name])
 
     async def events(self, request: Request, body: Any) -> Response:
         after = int(request.headers.get("last-event-id", 0))

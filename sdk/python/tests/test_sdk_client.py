@@ -7,7 +7,16 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from controlplane_sdk import Client, ExecutionCancelled, ExecutionFailed, ExecutionTimeout, NotFound, ServerUnreachable
+from controlplane_sdk import (
+    AlreadyFinished,
+    Client,
+    ExecutionCancelled,
+    ExecutionFailed,
+    ExecutionTimeout,
+    NotFound,
+    RequestRefused,
+    ServerUnreachable,
+)
 from controlplane_sdk.sse import frames
 
 
@@ -93,6 +102,53 @@ async def test_cancel_says_whether_it_came_in_time(double):
 
         assert await handle.cancel("enough") is True
         assert await handle.cancel() is False
+
+
+async def test_explain_says_why(double):
+    """The sentence, its code and its facts; an unknown execution is NotFound."""
+    async with Client(double.url) as client:
+        handle = await client.start("n.f")
+        said = await client.explain(handle.execution_id)
+        with pytest.raises(NotFound):
+            await client.explain("exec_unknown")
+
+    assert (said.code, said.sentence, said.facts) == ("no_node", "Nobody is there.", {"processes": 0})
+
+
+async def test_attempts_are_read_to_the_last(double):
+    """Page after page, the newest last."""
+    async with Client(double.url) as client:
+        tries = await client.attempts("exec_1")
+
+    assert [one.attempt for one in tries] == list(range(1, 252))
+
+
+async def test_pause_and_resume_are_said_once_however_often(double):
+    """A lost answer makes the second request a repeat, which is no refusal."""
+    double.misbehave += [("pause", "lose the answer"), ("resume", "lose the answer")]
+    async with Client(double.url) as client:
+        handle = await client.start("n.f")
+        await client.pause(handle.execution_id, "hold on")
+        paused = await handle.status()
+        await client.resume(handle.execution_id)
+        resumed = await handle.status()
+
+    assert double.said("/pause") == [{"reason": "hold on"}] * 2
+    assert (paused.status_reason, resumed.status_reason) == ("paused", None)
+
+
+async def test_what_has_ended_or_is_being_cancelled_cannot_be_paused(double):
+    """Each refusal is an error of its own, for both verbs."""
+    async with Client(double.url) as client:
+        handle = await client.start("n.f")
+        double.finish(handle.execution_id, status_reason="cancelling")
+        for verb in (handle.pause, handle.resume):
+            with pytest.raises(RequestRefused, match="invalid_state"):
+                await verb()
+        double.finish(handle.execution_id, status="succeeded", result=1)
+        for verb in (handle.pause, handle.resume):
+            with pytest.raises(AlreadyFinished):
+                await verb()
 
 
 async def test_restart_begins_a_new_run_once(double):

@@ -51,6 +51,8 @@ STREAMS = ("/api/ui/v1/executions/events", "/api/ui/v1/executions/{execution_id}
 VARIANTS: dict[str, list[Known]] = {
     "/api/v1/memory/write": [{"op": "set"}, {"op": "append"}],
     "/api/v1/nodes/register": [{}, {"base_url": "http://127.0.0.1:1024", "instance_id": "i"}],  # nobody is there
+    "/api/v1/schedules": [{"target": "n.echo", "cron": "0 0 29 2 *"}, {"target": "n.echo", "interval_seconds": 5e6}],
+    "/api/v1/schedules/{name}": [{"target": "n.echo", "cron": "0 0 29 2 *"}],
     "/api/v1/executions/{execution_id}/status": [{"status": "running"}, {"status": "succeeded"}],
     "/api/v1/workflow/executions/events": [{}, {"status": "running", "execution_id": "inside"}],
 }
@@ -187,12 +189,16 @@ async def place(api: Api, operation: Operation) -> Place:
     session = await api.open_session(node)
     await api.submit(f"{node}.x")
     lease = await api.take(session)
+    if "/schedules/{name}" in operation.path:
+        yearly = {"name": node, "target": f"{node}.x", "cron": "0 0 29 2 *"}
+        assert (await api.post("/schedules", yearly)).status_code == 201
     path = {
         "target": "n.echo",
         "execution_id": str(lease["execution_id"]),
         "run_id": str(lease["run_id"]),
         "session_id": session,
         "node_id": node,
+        "name": node,
         "delivery_id": SHOWN_ID.replace("exec", "dlv"),
         "key": "hostile",
     }
@@ -220,6 +226,8 @@ async def places(api: Api, operations: Iterable[Operation]) -> AsyncIterator[lis
     try:
         yield found
     finally:
+        for made in (await api.get("/schedules", limit=200))["items"]:
+            await api.client.delete(f"/api/v1/schedules/{made['name']}")
         for _, one in found:
             await api.post(f"/executions/{one.path['execution_id']}/cancel", {})
             await api.post(f"/sessions/{one.path['session_id']}/close", {})

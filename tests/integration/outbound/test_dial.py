@@ -129,3 +129,13 @@ async def test_hints_are_counted_anew_for_each_request_of_a_connection() -> None
                 assert await response.read() == b"ok"
         with pytest.raises(aiohttp.ClientError):
             await session.get(url)
+
+
+async def test_a_silent_connection_is_probed() -> None:
+    """An answer may take hours: a machine that is gone is found out by probes, on both event loops."""
+    async with answering(OK) as url, client(EgressPolicy(allow_loopback=True)) as session:
+        await (await session.get(url)).read()
+        transport = LINE.get().transport
+
+        assert transport is not None
+        assert transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1

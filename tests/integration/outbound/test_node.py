@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 import uuid
@@ -318,6 +319,25 @@ async def test_a_process_that_keeps_no_log(nodes: NodeCaller, answer: bytes | Be
     """Remembers nothing."""
     async with answering(answer) as process:
         assert await nodes.remembers(process.session) == {}
+
+
+async def test_a_long_log_holds_nobody_up(nodes: NodeCaller) -> None:
+    """While it is read, the event loop goes on: no turn of it takes anything like the whole time."""
+    lines = b'{"line":"\\"reasoner.x"}\n' * 500_000
+    turns: list[float] = []
+
+    async def turn() -> None:
+        while True:
+            turns.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(0)
+
+    async with answering(said(200, lines)) as process:
+        turning = asyncio.create_task(turn())
+        assert await nodes.remembers(process.session) == {}
+        turning.cancel()
+
+    longest = max(later - earlier for earlier, later in itertools.pairwise(turns))
+    assert longest < (turns[-1] - turns[0]) / 4
 
 
 async def test_functions_say_what_they_are(nodes: NodeCaller) -> None:

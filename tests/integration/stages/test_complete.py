@@ -485,6 +485,27 @@ async def test_a_busy_process_is_heard_late(conn: Connection, verdict: Verdict) 
     assert await conn.fetchval("select count(*) from deliveries") == 1
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        b"\"Failed to set memory key 'done': Client error '409 Conflict' for url 'http://cp/api/v1/memory/set'\"",
+        b'"409, The parent attempt no longer holds its lease; the child was not accepted."',
+        b"\"409: {'error': '409, The parent attempt no longer holds its lease; the child was not accepted.'}\"",
+        b"\"Failed to get memory key 'done': All connection attempts failed\"",
+        b'"Server disconnected without sending a response."',
+    ],
+)
+async def test_who_was_refused_has_not_failed(conn: Connection, error: bytes) -> None:
+    """A process that goes on after its lease fails of our refusing what it writes: that is no end of the work."""
+    made = await make_sent(conn)
+    await fall_silent(conn, made)
+
+    (answer,) = await reports(conn, Report(fence=made.fence, verdict=Verdict.FAILED, error=error))
+
+    assert answer == LEASE_LOST
+    assert (await queue_row(conn, made.id))["state"] == "ready"
+
+
 async def test_a_busy_process_is_too_late(conn: Connection) -> None:
     """Once another attempt has begun, its fence decides."""
     made = await make_sent(conn)

@@ -8,7 +8,7 @@ from controlplane.domain.execution import CRASHES_MAX, Status
 from controlplane.domain.lease import Fence, Recorded, ReportCode, Session, Transport, Verdict
 from controlplane.domain.retry import RetryPolicy
 from controlplane.postgres.pool import Connection
-from controlplane.stages import cancel, checkpoint, expire, pause, register, submit, wait
+from controlplane.stages import cancel, checkpoint, expire, log, pause, register, submit, wait
 from tests.make import (
     LEASE_LOST,
     NAMESPACE,
@@ -510,30 +510,48 @@ async def test_taking_back_twice_is_once(conn: Connection) -> None:
     assert (await queue_row(conn, made.id))["crashes"] == 1
 
 
-async def test_two_take_it_back_at_once(conn: Connection, other: Connection) -> None:
-    """The second steps over what the first holds, and finds nothing afterwards."""
+async def test_two_take_it_back_at_once(conn: Connection, other: Connection, observer: Connection) -> None:
+    """The second waits for the first, and finds nothing."""
     made = await make_sent(conn)
 
-    async with conn.transaction():
-        first = await take_back(conn, made.fence, crash=True)
-        during = await take_back(other, made.fence, crash=True)
-    after = await take_back(other, made.fence, crash=True)
+    first, second = await race(
+        conn,
+        other,
+        observer,
+        first=lambda c: take_back(c, made.fence, crash=True),
+        second=lambda c: take_back(c, made.fence, crash=True),
+    )
 
-    assert (first.rows, during.rows, after.rows) == (1, 0, 0)
+    assert (first.rows, second.rows) == (1, 0)
     assert (await queue_row(conn, made.id))["crashes"] == 1
 
 
-async def test_a_result_beats_taking_it_back(conn: Connection, other: Connection) -> None:
+async def test_a_result_beats_taking_it_back(conn: Connection, other: Connection, observer: Connection) -> None:
     """A callback that is being committed stands."""
     made = await make_sent(conn)
 
-    async with conn.transaction():
-        answer = await report(conn, made.fence)
-        during = await take_back(other, made.fence)
-    after = await take_back(other, made.fence)
+    answer, taken_back = await race(
+        conn, other, observer, first=lambda c: report(c, made.fence), second=lambda c: take_back(c, made.fence)
+    )
 
     assert answer == Recorded(code=ReportCode.RECORDED, status=Status.SUCCEEDED)
-    assert (during.rows, after.rows) == (0, 0)
+    assert taken_back.rows == 0
+
+
+async def test_a_line_being_written_does_not_hide_it(conn: Connection, other: Connection, observer: Connection) -> None:
+    """Nobody takes it back a second time, so whoever writes in its name at this moment is waited for."""
+    made = await make_sent(conn)
+
+    _, swept = await race(
+        conn,
+        other,
+        observer,
+        first=lambda c: log.append(c, [log.Line(fence=made.fence, level="info", message="reasoner.failed")]),
+        second=lambda c: take_back(c, made.fence),
+    )
+
+    assert swept.rows == 1
+    assert (await queue_row(conn, made.id))["state"] == "ready"
 
 
 async def test_a_result_that_waits_for_taking_it_back_is_lost(

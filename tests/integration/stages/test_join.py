@@ -8,10 +8,10 @@ import asyncpg
 import pytest
 
 from controlplane.domain.ids import SessionId
-from controlplane.domain.lease import Session, Transport
+from controlplane.domain.lease import Beat, Session, Transport
 from controlplane.errors import NodeNotFound
 from controlplane.postgres.pool import Connection
-from controlplane.stages import expire, register
+from controlplane.stages import expire, register, renew, send
 from tests.make import (
     ADDRESS,
     NAMESPACE,
@@ -42,6 +42,10 @@ async def revive(conn: Connection, instance_id: str, node_id: str = "n") -> Sess
 
 async def drain(conn: Connection, seconds: float = 35.0) -> None:
     await register.drain(conn, 0, namespace=NAMESPACE, node_id="n", seconds=seconds)
+
+
+async def functions_at(conn: Connection, url: str) -> Session:
+    return await make_process(conn, transport=Transport.SERVERLESS, base_url=url, instance_id="serverless")
 
 
 async def gave_up(conn: Connection, **over: Any) -> Session:
@@ -84,6 +88,21 @@ async def test_a_second_address_is_a_second_process(conn: Connection) -> None:
 
     assert first.id != second.id
     assert await all_rows(conn, OPEN) == [("a",), ("b",)]
+
+
+async def test_functions_that_moved_are_called_where_they_are_now(conn: Connection) -> None:
+    """Nothing more is sent to where they were, and that address is not kept alive; processes beside them stay."""
+    beside = await make_process(conn, instance_id="beside")
+    made = await make_sent(conn, session=await functions_at(conn, OTHER))
+    now = await functions_at(conn, "http://127.0.0.1:8003")
+    await move_clock(conn, "60 seconds")
+    await send.renew_serverless(conn, 0)
+    await move_clock(conn, "100 seconds")
+
+    assert await expire.close_expired(conn, 0, up_seconds=1e6) == 2
+    assert await all_rows(conn, "select id from sessions where closed_at is null") == [(now.id,)]
+    assert await all_rows(conn, "select closed_reason from sessions where id = $1", made.session.id) == [("drained",)]
+    assert await all_rows(conn, "select draining from sessions where id = $1", beside.id) == [(False,)]
 
 
 async def test_another_node_at_the_address_replaces_nobody(conn: Connection) -> None:
@@ -322,8 +341,8 @@ async def test_one_of_several_says_goodbye(conn: Connection) -> None:
 
 async def test_the_last_of_several_says_goodbye(conn: Connection) -> None:
     """Those that drain already, are closed or fetch their work do not count."""
+    gone = await gave_up(conn, instance_id="gone")
     await make_session(conn)
-    gone = await make_process(conn, instance_id="gone")
     await make_process(conn, instance_id="last")
     leaving = await make_process(conn, instance_id="leaving", base_url=OTHER)
     await conn.execute("update sessions set draining = true where id = $1", leaving.id)
@@ -334,6 +353,32 @@ async def test_the_last_of_several_says_goodbye(conn: Connection) -> None:
         conn, "select instance_id from sessions where draining and base_url is not null order by instance_id"
     ) == [("last",), ("leaving",)]
     assert not await conn.fetchval("select draining from sessions where id = $1", gone.id)
+
+
+async def test_who_was_replaced_may_be_the_one_that_goes(conn: Connection) -> None:
+    """Behind one address for both, a successor registers before the process that it replaces is told to stop."""
+    await make_process(conn, instance_id="old")
+    session = await make_process(conn, instance_id="new")
+
+    await drain(conn)
+
+    assert (await only_row(conn, LEFT, session.id))["draining"] is False
+    assert await conn.fetchval("select left_at is not null from nodes")
+
+
+@pytest.mark.parametrize(("beat_after", "stays"), [(None, False), ("30 seconds", False), ("40 seconds", True)])
+async def test_who_is_heard_of_after_its_goodbye_stays(conn: Connection, beat_after: str | None, stays: bool) -> None:
+    """It was another one's, if a process still sends heartbeats when it should have gone long ago."""
+    session = await make_process(conn)
+    await drain(conn)
+    if beat_after is not None:
+        await move_clock(conn, beat_after)
+        await renew.extend(conn, [Beat(session_id=session.id, held=None, count=0)])
+
+    said = [await register.stay(conn, 0, session.id, after_seconds=35.0) for _ in range(2)]
+
+    assert said == [stays, False]
+    assert (await only_row(conn, LEFT, session.id))["draining"] is not stays
 
 
 async def test_two_say_goodbye_at_once(conn: Connection, other: Connection, observer: Connection) -> None:

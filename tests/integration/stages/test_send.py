@@ -9,10 +9,9 @@ import pytest
 from controlplane.domain.lease import Fence, Session, Transport, Verdict
 from controlplane.errors import LeaseLost
 from controlplane.postgres.pool import Connection
-from controlplane.stages import cancel, expire, log, register, send, wait
+from controlplane.stages import cancel, expire, log, send, wait
 from controlplane.stages.log import Line
 from tests.make import (
-    NAMESPACE,
     Made,
     all_rows,
     lease,
@@ -294,7 +293,7 @@ async def test_who_is_called(conn: Connection) -> None:
     await make_session(conn)
     await make_process(conn, node_id="gone", instance_id="old")
     drains = await make_process(conn, node_id="gone", instance_id="new")
-    await register.drain(conn, 0, namespace=NAMESPACE, node_id="gone", seconds=60)
+    await conn.execute("update sessions set draining = true where id = $1", drains.id)
     await move_clock(conn, "7 seconds")
     fresh = await make_process(conn)
 

@@ -198,3 +198,24 @@ async def test_a_cancel_is_not_undone(conn: Connection, made: Made) -> None:
     assert not await ended(conn, made.id)
     await report(conn, made.fence)
     assert (await outcome_row(conn, made.id))["status"] == "cancelled"
+
+
+@pytest.mark.parametrize(("total", "left"), [(None, 50), (600.0, 50), (70.0, 30)])
+async def test_only_the_time_of_the_attempt_stands_still(conn: Connection, total: float | None, left: float) -> None:
+    """The time of the whole goes on meanwhile, and that to begin in has been kept."""
+    made = await make_execution(
+        conn, "running", timeout_seconds=50.0, schedule_to_start_seconds=10.0, total_seconds=total
+    )
+    before = await queue_row(conn, made.id)
+    await wait.begin(conn, 0, made.fence, reason=AWAITING_CHILD)
+    waiting = await queue_row(conn, made.id)
+    await move_clock(conn, "40 seconds")
+    overdue = await expire.time_out(conn, 0, make_id=make_id)
+    await wait.resume(conn, 0, made.fence, reason=AWAITING_CHILD)
+    after = await queue_row(conn, made.id)
+
+    assert overdue.rows == 0
+    assert before["total_deadline_at"] == waiting["deadline_at"] == after["total_deadline_at"]
+    assert await conn.fetchval("select extract(epoch from deadline_at - clock())::float8 from queue") == pytest.approx(
+        left, abs=5
+    )

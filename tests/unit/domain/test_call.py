@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -11,10 +12,12 @@ from uuid import UUID
 import pytest
 
 from controlplane.domain.call import (
+    BACK_SECONDS,
     ERROR_CHARS_MAX,
     Answer,
     Stop,
     Taken,
+    away,
     event_of,
     fenced,
     finished_in,
@@ -24,6 +27,7 @@ from controlplane.domain.call import (
     printable,
     read_stop,
     refused,
+    worded,
 )
 from controlplane.domain.execution import Replay, ReplayMode
 from controlplane.domain.ids import ExecutionId, show_execution
@@ -450,8 +454,8 @@ def test_a_number_that_is_no_json() -> None:
         ({"error": {"why": 1}}, b"\"{'why': 1}\""),
         ({"error": "\ud800"}, b'"?"'),
         ({"error": "<702 bytes elided>"}, b'"<702 bytes elided>"'),
-        ({"error": ""}, b'"failed"'),
-        ({}, b'"failed"'),
+        ({"error": ""}, b'""'),
+        ({}, b'""'),
     ],
 )
 def test_a_failure_is_found_in_the_log(attributes: dict[str, object], error: bytes) -> None:
@@ -513,3 +517,69 @@ def test_each_attempt_is_its_own() -> None:
 
     assert [one and one.verdict for one in found.values()] == [Verdict.FAILED, Verdict.SUCCEEDED]
     assert list(found) == [Fence(ID, 1), FENCE]
+
+
+def test_a_log_of_very_many_lines_takes_little_memory() -> None:
+    """It comes from a process that may say anything: its lines are looked at one after the other."""
+    lines = b"{}\n" * 1_000_000
+    tracemalloc.start()
+    try:
+        assert list(finished_in(lines)) == []
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak_bytes < 2 * len(lines)
+
+
+@pytest.mark.parametrize(("padding", "found"), [(1_000, 1), (300_000, 0)])
+def test_a_line_longer_than_any_is_passed_over(padding: int, found: int) -> None:
+    """No SDK logs one, and it is not taken apart."""
+    said = {"execution_id": fenced(FENCE), "event_type": "reasoner.completed", "attributes": {"result": "x" * padding}}
+
+    assert len(list(finished_in(json.dumps({"line": json.dumps(said)}).encode()))) == found
+
+
+@pytest.mark.parametrize(
+    ("words", "ours"),
+    [
+        ("Failed to set memory key 'done': All connection attempts failed", True),
+        ("Failed to get memory key 'done': ", True),
+        ("Failed to request approval: Server disconnected without sending a response.", True),
+        ("503, The database cannot be reached right now; try again.", True),
+        ("503: {'error': '503, This server is shutting down; try again.', 'error_details': {'status': 503}}", True),
+        ("502: {'error': '502'}", True),
+        ("Server error '503 Service Unavailable' for url 'http://cp:8080/api/v1/executions/exec_1'\nFor more", True),
+        ("Server error '503 Service Unavailable' for url 'http://shop/api/v1/orders/1'", False),
+        ("All connection attempts failed", False),
+        ("503: the shop is closed", False),
+        ("503, sold out", False),
+        ("Failed to set memory key 'done': Client error '409 Conflict' for url 'http://cp/api/v1/memory/set'", False),
+        ("boom", False),
+    ],
+)
+def test_whether_it_was_us_who_was_away(words: str, ours: bool) -> None:
+    """What the SDK makes of a control plane that is away is told apart from what a reasoner's own errors say."""
+    assert away(Report(fence=FENCE, verdict=Verdict.FAILED, error=json.dumps(words).encode())) is ours
+
+
+@pytest.mark.parametrize(
+    "words", ["All connection attempts failed", "Server disconnected without sending a response.", ""]
+)
+def test_words_that_do_not_name_us(words: str) -> None:
+    """A connection that failed was one to us when we have just begun; else it is the reasoner's own affair."""
+    failed = Report(fence=FENCE, verdict=Verdict.FAILED, error=json.dumps(words).encode())
+
+    assert away(failed, up_seconds=BACK_SECONDS / 2)
+    assert not away(failed, up_seconds=BACK_SECONDS)
+    assert not away(replace(failed, error=json.dumps(f"the shop: {words}!").encode()), up_seconds=0.0)
+
+
+def test_a_failure_without_words_gets_one() -> None:
+    """Somebody will read it; words that are there stay."""
+    failed = Report(fence=FENCE, verdict=Verdict.FAILED, error=b'""')
+
+    assert worded(failed).error == b'"failed"'
+    assert worded(replace(failed, error=b'"boom"')).error == b'"boom"'
+    assert away(failed, up_seconds=0.0)
+    assert not away(worded(failed), up_seconds=0.0)

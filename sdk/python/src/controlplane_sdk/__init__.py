@@ -27,7 +27,8 @@ from controlplane_sdk.errors import (
     ServerUnreachable,
     Unauthorized,
 )
-from controlplane_sdk.executions import Execution
+from controlplane_sdk.executions import AttemptRecord, Execution, Explanation
+from controlplane_sdk.schedules import Schedule, Tick
 from controlplane_sdk.version import VERSION
 
 __version__ = VERSION
@@ -36,6 +37,7 @@ __all__ = [
     "AIUnavailable",
     "Agent",
     "AlreadyFinished",
+    "AttemptRecord",
     "Client",
     "Context",
     "ControlPlaneError",
@@ -45,6 +47,7 @@ __all__ = [
     "ExecutionError",
     "ExecutionFailed",
     "ExecutionTimeout",
+    "Explanation",
     "Fatal",
     "Handle",
     "InvalidInput",
@@ -56,10 +59,12 @@ __all__ = [
     "RequestRefused",
     "ResultInvalid",
     "Retryable",
+    "Schedule",
     "ScopeMissing",
     "ServerError",
     "ServerUnavailable",
     "ServerUnreachable",
+    "Tick",
     "Unauthorized",
     "__version__",
     "webhook",

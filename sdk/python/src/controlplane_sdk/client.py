@@ -17,15 +17,27 @@ import httpx
 from controlplane_sdk import executions, strict_json
 from controlplane_sdk.connection import Connection
 from controlplane_sdk.errors import AlreadyFinished, LeaseLost, RequestRefused, ServerUnavailable, ServerUnreachable
-from controlplane_sdk.executions import Execution
+from controlplane_sdk.executions import AttemptRecord, Execution, Explanation
 from controlplane_sdk.memory import Memory
+from controlplane_sdk.schedules import Schedules
 from controlplane_sdk.sse import frames
-from controlplane_sdk.transport import Backoff, Transport, read, refusal, server_url, standard_headers, unreachable
+from controlplane_sdk.transport import (
+    Backoff,
+    Reply,
+    Transport,
+    read,
+    refusal,
+    server_url,
+    standard_headers,
+    unreachable,
+)
 
 SILENCE_SECONDS = 75.0
+ATTEMPTS_PAGE = 200
 LAST_WORD_SECONDS = 2.0
 _LAST = {"succeeded": "execution_completed", "cancelled": "execution_cancelled"}
 _LAST_TYPES = frozenset({"execution_completed", "execution_failed", "execution_cancelled", "execution_timeout"})
+_NOT_SO, _PAUSED, _CANCELLING = "invalid_state", "paused", "cancelling"
 _QUIET = frozenset({"connected", "heartbeat"})
 
 
@@ -75,14 +87,44 @@ class Handle:
 
     async def cancel(self, reason: str | None = None) -> bool:
         """Ask it to stop. False when it had finished already."""
-        body = strict_json.encode({"reason": reason} if reason else {})
-        path = f"/executions/{quote(self.execution_id, safe='')}/cancel"
-        reply = await self._transport.send_until_answered("POST", path, body, patience_seconds=self._patience_seconds)
+        reply = await self._ask("POST", "cancel", strict_json.encode({"reason": reason} if reason else {}))
         try:
             reply.expect()
         except AlreadyFinished:
             return False
         return True
+
+    async def explain(self) -> Explanation:
+        """Why it waits, or what it does, in one sentence with the facts behind it."""
+        return Explanation.model_validate((await self._ask("GET", "explain")).expect())
+
+    async def attempts(self) -> Sequence[AttemptRecord]:
+        """Every attempt so far, the newest last."""
+        found: list[AttemptRecord] = []
+        cursor: str | None = "0"
+        while cursor is not None:
+            asked = {"limit": str(ATTEMPTS_PAGE), "cursor": cursor}
+            body = (await self._ask("GET", "attempts", params=asked)).expect()
+            found += [AttemptRecord.model_validate(item) for item in body["items"]]
+            cursor = body.get("next_cursor")
+        return found
+
+    async def pause(self, reason: str | None = None) -> None:
+        """Hold it back: an attempt that runs goes on to its end, what would run next waits.
+
+        One that is paused stays so. Raises: AlreadyFinished; RequestRefused when it is being cancelled.
+        """
+        reply = await self._ask("POST", "pause", strict_json.encode({"reason": reason} if reason else {}))
+        if reply.code == _NOT_SO and (await self.status()).status_reason == _PAUSED:
+            return  # perhaps by us: the answer was lost
+        reply.expect()
+
+    async def resume(self) -> None:
+        """Let it go on; one that is not paused does. Raises: AlreadyFinished; RequestRefused when it is cancelled."""
+        reply = await self._ask("POST", "resume", b"{}")
+        if reply.code == _NOT_SO and (await self.status()).status_reason not in (_PAUSED, _CANCELLING):
+            return
+        reply.expect()
 
     async def events(self) -> AsyncIterator[Event]:
         """What happens to the execution from now on, until it has ended. Resumes where a lost connection left off."""
@@ -108,6 +150,14 @@ class Handle:
                 yield last
                 return
             await asyncio.sleep(backoff.next_seconds())
+
+    async def _ask(
+        self, method: str, name: str, body: bytes | None = None, *, params: Mapping[str, str] | None = None
+    ) -> Reply:
+        path = f"/executions/{quote(self.execution_id, safe='')}/{name}"
+        return await self._transport.send_until_answered(
+            method, path, body, params=params, patience_seconds=self._patience_seconds
+        )
 
     async def _last_word(self) -> Event | None:
         execution = await self.status()
@@ -142,6 +192,9 @@ class Client:
         self._patience_seconds = patience_seconds
         self._connection: Connection | None = None
         self.memory = Memory(self._reach)
+        self.schedules: Schedules[Handle] = Schedules(
+            lambda: self._transport, self._handle, patience_seconds=patience_seconds
+        )
 
     async def __aenter__(self) -> Self:
         self._reach()
@@ -204,7 +257,7 @@ class Client:
         started = await executions.submit(
             self._transport, target, body, headers=names, patience_seconds=self._patience_seconds
         )
-        return self._handle(started)
+        return self._begun(started)
 
     async def submit_many(
         self,
@@ -234,7 +287,9 @@ class Client:
             patience_seconds=self._patience_seconds,
         )
         return [
-            self._handle(one) if one["http_status"] == 202 else refusal(one["http_status"], one["code"], one)
+            self._handle(one["execution_id"], one.get("run_id", ""))
+            if one["http_status"] == 202
+            else refusal(one["http_status"], one["code"], one)
             for one in answers
         ]
 
@@ -277,7 +332,7 @@ class Client:
             headers={"Idempotency-Key": idempotency_key},
             patience_seconds=self._patience_seconds,
         )
-        return self._handle(started)
+        return self._begun(started)
 
     async def retry(
         self,
@@ -310,7 +365,7 @@ class Client:
             headers={"Idempotency-Key": idempotency_key},
             patience_seconds=self._patience_seconds,
         )
-        return self._handle(started)
+        return self._begun(started)
 
     def execution(self, execution_id: str) -> Handle:
         """A handle on an execution that was started elsewhere."""
@@ -319,6 +374,22 @@ class Client:
     async def get(self, execution_id: str) -> Execution:
         """The execution as it is now. Raises: NotFound."""
         return await self.execution(execution_id).status()
+
+    async def explain(self, execution_id: str) -> Explanation:
+        """Why the execution waits, or what it does. Raises: NotFound."""
+        return await self.execution(execution_id).explain()
+
+    async def attempts(self, execution_id: str) -> Sequence[AttemptRecord]:
+        """Every attempt of the execution, the newest last. Raises: NotFound."""
+        return await self.execution(execution_id).attempts()
+
+    async def pause(self, execution_id: str, reason: str | None = None) -> None:
+        """Hold the execution back, as `Handle.pause`. Raises: NotFound, AlreadyFinished, RequestRefused."""
+        await self.execution(execution_id).pause(reason)
+
+    async def resume(self, execution_id: str) -> None:
+        """Let the execution go on, as `Handle.resume`. Raises: NotFound, AlreadyFinished, RequestRefused."""
+        await self.execution(execution_id).resume()
 
     async def list(
         self,
@@ -341,8 +412,11 @@ class Client:
         body = reply.expect()
         return Page([Execution.model_validate(item) for item in body["items"]], body.get("next_cursor"))
 
-    def _handle(self, started: Mapping[str, Any]) -> Handle:
-        return Handle(self._transport, started["execution_id"], started.get("run_id", ""), self._patience_seconds)
+    def _begun(self, started: Mapping[str, Any]) -> Handle:
+        return self._handle(started["execution_id"], started.get("run_id", ""))
+
+    def _handle(self, execution_id: str, run_id: str) -> Handle:
+        return Handle(self._transport, execution_id, run_id, self._patience_seconds)
 
     def _reach(self) -> Connection:
         if self._connection is None:

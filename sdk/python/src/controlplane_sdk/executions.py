@@ -73,6 +73,40 @@ class Execution(BaseModel):
         )
 
 
+class Explanation(BaseModel):
+    """Why an execution stands where it stands. `code` is a stable word, `fix` the next step, `facts` what is known."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    execution_id: str
+    status: str
+    code: str
+    sentence: str
+    since: str | None = None
+    fix: str | None = None
+    facts: dict[str, Any] = {}
+
+
+class AttemptRecord(BaseModel):
+    """One try at an execution, and how it ended."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    attempt: int
+    ended: str
+    started_at: str
+    ended_at: str | None = None
+    duration_ms: int | None = None
+    node_id: str | None = None
+    session_id: str | None = None
+    reason: str | None = None
+    retry_in_seconds: float | None = None
+    error: Any = None
+    error_class: str | None = None
+    traceback: str | None = None
+    progress: dict[str, Any] | None = None
+
+
 async def submit(
     transport: Transport,
     target: str,

@@ -522,6 +522,18 @@ async def test_a_signature_is_the_key(api: Api, attempt: Attempt, header: str) -
 
 
 @KEYED
+@pytest.mark.parametrize(("size", "signs", "status"), [(11_000_000, False, 401), (2_097_153, True, 413)])
+async def test_a_stranger_may_not_send_much(api: Api, size: int, signs: bool, status: int) -> None:
+    """Of who has no key little is read, and nothing of who does not even say that it signs."""
+    body = b" " * size
+    headers = signed("X-Hub-Signature-256", body) if signs else {}
+    async with httpx.AsyncClient(base_url=api.url, trust_env=False) as stranger:
+        answered = await stranger.post("/api/v1/webhooks/approval-response", content=body, headers=headers)
+
+    assert answered.status_code == status, answered.text
+
+
+@KEYED
 async def test_hostile_signatures(api: Api, attempt: Attempt) -> None:
     """Nobody is heard without the right one, not even with the API key, and nothing is said of what is right."""
     await attempt.ask()

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
+from asyncpg.transaction import Transaction
 
 from controlplane.domain.ids import read_execution
 from controlplane.postgres.pool import Connection
-from tests.integration.api.agentfield.agent import HANGS, AgentDouble
+from tests.integration.api.agentfield.agent import HANGS, AgentDouble, inline
 from tests.integration.api.serving import DEADLINE_SECONDS, Api, Json, serving, the_problem, until
 
 ACCEPTED = "select accepted_at is not null from queue where id = $1"
+CLAIMS = """
+select exists (
+  select 1
+  from pg_locks
+  where relation = 'sessions'::regclass
+    and mode = 'RowShareLock'
+    and not granted
+)
+"""
 QUICK: Json = {"push_dispatch_seconds": 0.5, "drain_seconds": 0.1}
 KILL = """
 select count(pg_terminate_backend(pid))
@@ -58,6 +69,28 @@ async def test_the_server_is_started_again(database: str, agent: AgentDouble, en
 
         assert (found["status"], found["result"], found["attempt"]) == ("succeeded", "unheard", 1)
         assert (len(agent.calls), agent.cancels) == (1, [])
+
+
+@pytest.mark.parametrize("words", ["All connection attempts failed", ""])
+@pytest.mark.parametrize("told", ["callback", "log"])
+async def test_a_call_that_met_our_absence(database: str, agent: AgentDouble, told: str, words: str) -> None:
+    """A reasoner whose call of another found nobody here has not failed: it begins again when we are back."""
+    async with serving(database, **QUICK) as first:
+        agent.api = first
+        await agent.register()
+        id_ = (await first.submit())["execution_id"]
+        call = await agent.take()
+        await until(lambda: _accepted(first, id_))
+    if told == "log":
+        agent.remember(call, "reasoner.failed", status="failed", error=words)
+    async with serving(database, **QUICK) as second:
+        agent.api = second
+        if told == "callback":
+            await agent.call_back(call, status="failed", error=words)
+        again = await agent.take()
+        await agent.succeed(again, "there")
+
+        assert (again.attempt, (await ended(second, id_))["result"]) == (2, "there")
 
 
 async def test_its_own_log_is_read_before_anything_is_sent(database: str, agent: AgentDouble) -> None:
@@ -107,6 +140,25 @@ async def test_the_server_stops_before_an_agent_listens(database: str) -> None:
             await other.succeed(await other.take())  # so the first was found, too, and has been for longer
     async with serving(database), early:
         assert (await early.take()).attempt == 1
+
+
+async def test_what_it_claims_on_its_way_out_is_handed_over(database: str, conn: Connection) -> None:
+    """The claim was under way when the server was told to stop: its work is sent, and the answer is written down."""
+    async with contextlib.AsyncExitStack() as longer:
+        async with serving(database, **QUICK | {"drain_seconds": 5.0}) as api:
+            agent = await longer.enter_async_context(AgentDouble(api))
+            agent.answer = inline("sent")
+            await agent.register()
+            await ended(api, (await api.submit())["execution_id"])
+            transaction = conn.transaction()
+            await transaction.start()
+            await conn.execute("lock table sessions in exclusive mode")
+            id_ = read_execution((await api.submit())["execution_id"])
+            await until(lambda: _is_true(conn, CLAIMS))
+            committing = asyncio.create_task(_commit_when_it_drains(transaction))
+        await committing
+
+        assert await conn.fetchval("select status from outcomes where id = $1", id_) == "succeeded"
 
 
 async def test_it_registers_with_a_server_that_forgot_it(database: str, agent: AgentDouble) -> None:
@@ -167,6 +219,20 @@ async def test_the_callback_comes_to_the_other_replica(database: str, agent: Age
         assert said.status_code == 200
         assert (await ended(here, first))["result"] == "there"
         assert told.headers["x-execution-id"].startswith(second)
+
+
+async def _is_true(conn: Connection, question: str) -> bool:
+    return bool(await conn.fetchval(question))
+
+
+async def _commit_when_it_drains(transaction: Transaction) -> None:
+    await until(_it_drains)
+    await transaction.commit()
+
+
+async def _it_drains() -> bool:
+    names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
+    return "Pusher.drain" in names
 
 
 async def _answer(agent: AgentDouble) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from controlplane.postgres.pool import Connection
-from tests.integration.api.agentfield.agent import AgentDouble, Asked
+from tests.integration.api.agentfield.agent import AgentDouble, Asked, inline
 from tests.integration.api.serving import DEADLINE_SECONDS, Api, Json, serving, the_problem, until
 
 OTHER = "other"
@@ -124,7 +126,18 @@ async def test_metadata_addresses(api: Api, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://example.com", "http://u:p@example.com", "http://", "x", "http://example.com:22", "http://a b", 5]
+    "url",
+    [
+        "ftp://example.com",
+        "http://u:p@example.com",
+        "http://",
+        "x",
+        "http://example.com:22",
+        "http://a b",
+        "http://[::1",
+        "http://127.0.0.1:8001/?x=",
+        5,
+    ],
 )
 async def test_what_is_no_address(shared: Api, url: Json) -> None:
     """422, and it says where."""
@@ -199,6 +212,19 @@ async def test_it_was_given_up_and_is_heard_of(api: Api, conn: Connection) -> No
 
         assert said.status_code == 200
         assert (await agent.succeed(call)).status_code == 200
+
+
+async def test_it_was_cut_off_when_it_finished(api: Api) -> None:
+    """Its callback did not get through and is not sent again: when it is heard of again, its own log is asked."""
+    async with AgentDouble(api, heartbeat="1s") as agent:
+        await agent.register()
+        call = await started(api, agent)
+        agent.remember(call, result="unheard")
+        await agent.wait_for_path("/health", agent.count("/health") + 1)  # it is silent, and asked for that
+        await agent.beat()
+        found = await ended(api, call.execution_id)
+
+        assert (found["status"], found["result"], found["attempt"]) == ("succeeded", "unheard", 1)
 
 
 async def test_a_replaced_process_is_told_nothing(api: Api, agent: AgentDouble, conn: Connection) -> None:
@@ -277,6 +303,42 @@ async def test_a_goodbye(api: Api, agent: AgentDouble) -> None:
     assert (said.status_code, said.json()["lease_seconds"]) == (202, 0)
     assert (done.status_code, len(agent.calls)) == (200, 1)
     assert (await ended(api, call.execution_id))["result"] == "in time"
+
+
+@pytest.mark.parametrize("settings", [{"push_dispatch_seconds": 0.5}])
+async def test_registered_again_with_other_words(api: Api, agent: AgentDouble) -> None:
+    """The same process says now that it answers with the result itself: its answer is waited for from then on."""
+    await agent.succeed(await started(api, agent))
+    agent.metadata = {}
+    await agent.register()
+    agent.answer = replace(inline("slow"), hang=True)
+
+    id_ = (await api.submit())["execution_id"]
+    await agent.take()
+    await asyncio.sleep(2.0)  # four times as long as one that acknowledges may take
+    agent.let_go()
+
+    assert (await ended(api, id_))["attempt"] == 1
+
+
+async def test_the_goodbye_of_who_was_replaced(api: Api, agent: AgentDouble) -> None:
+    """It comes after its successor has registered at the same address, which goes on being given work."""
+    await agent.restart()
+    await agent.say_goodbye()
+
+    assert (await started(api, agent)).attempt == 1
+
+
+async def test_a_goodbye_that_was_somebody_elses(api: Api, conn: Connection) -> None:
+    """Who still sends heartbeats and listens long afterwards has not gone."""
+    async with AgentDouble(api, heartbeat="5s") as agent:
+        await agent.register()
+        await agent.say_goodbye()
+        await api.submit()
+        await conn.execute("update nodes set left_at = left_at - interval '1 minute'")
+        await agent.beat()
+
+        assert (await agent.take()).attempt == 1
 
 
 @IMPATIENT

@@ -428,3 +428,15 @@ async def _sent(api: Api, agent: AgentDouble) -> Asked:
 
 async def _released(api: Api, execution_id: str) -> bool:
     return "lease.released" in await events_of(api, execution_id)
+
+
+async def test_an_address_where_nobody_is(api: Api, agent: AgentDouble, caplog: pytest.LogCaptureFixture) -> None:
+    """Its work waits, and the log says why."""
+
+    async def said() -> bool:
+        return any(one.message == "node.unreached" and vars(one)["node_id"] == "n" for one in caplog.records)
+
+    await agent.vanish()
+    await agent.restart()
+
+    assert await until(said)

@@ -1,0 +1,231 @@
+"""Standing: what is known of where an execution stands, gathered by `reads/explain.py` and judged by `explain.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from controlplane.domain.approval import Approval
+from controlplane.domain.execution import State, Status
+from controlplane.domain.ids import ExecutionId, SessionId, show, show_execution
+from controlplane.domain.lease import Transport
+from controlplane.domain.notice import moment
+from controlplane.domain.target import parse
+
+Json = object
+
+AHEAD_MAX = 1_000
+"""Executions that are counted in front of one that waits."""
+CHILDREN_MAX = 1_000
+"""Unfinished children that are counted."""
+SHOWN_MAX = 10
+"""Children and executions that are named, not only counted."""
+FINISHES_LEAST = 5
+"""Finishes of late from which a rate is made; fewer say nothing."""
+LATE_BEATS = 2.5
+LATE_LEAST_SECONDS = 1.0
+"""A process is late when nothing was heard of it for so many heartbeats, and for so long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A process of the node. `held`: how many of its slots are taken, `runs` by what, the longest first."""
+
+    id: SessionId
+    transport: Transport
+    slots: int
+    heartbeat_seconds: float
+    renewed_at: datetime
+    expires_at: datetime
+    draining: bool = False
+    acknowledges: bool = False
+    closed_at: datetime | None = None
+    closed_reason: str | None = None
+    held: int = 0
+    runs: tuple[ExecutionId, ...] = ()
+
+    @property
+    def called(self) -> bool:
+        return self.transport is not Transport.PULL
+
+    def silent_seconds(self, now: datetime) -> float:
+        return max(0.0, (now - self.renewed_at).total_seconds())
+
+    def late(self, now: datetime) -> bool:
+        """A function that exists only while it is called is never late: it sends no heartbeats."""
+        patience = max(LATE_BEATS * self.heartbeat_seconds, LATE_LEAST_SECONDS)
+        return self.transport is not Transport.SERVERLESS and self.silent_seconds(now) > patience
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """The node of the target. `left_at`: when its last process was gone, as far as that is known."""
+
+    id: str
+    registered_at: datetime | None = None
+    left_at: datetime | None = None
+    processes: tuple[Process, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """What is ready before it (counted to one above AHEAD_MAX), and what of its target has finished of late."""
+
+    ahead: int
+    finishes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def estimate_seconds(self) -> float | None:
+        if self.ahead > AHEAD_MAX or self.finishes < FINISHES_LEAST or self.seconds <= 0:
+            return None
+        return (self.ahead + 1) * self.seconds / self.finishes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """The failure after which it is tried again. `error` is JSON bytes."""
+
+    attempt: int
+    at: datetime
+    error: bytes | None = None
+    error_class: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """Somebody asked for something: when, and why."""
+
+    at: datetime
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Child:
+    id: ExecutionId
+    target: str
+    state: State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """All that is known of where an execution stands. `state` None: it has ended, and `ended_at` says when."""
+
+    id: ExecutionId
+    now: datetime
+    target: str
+    type: str
+    status: Status
+    state: State | None
+    status_reason: str | None
+    attempt: int
+    failures: int
+    retries_max: int
+    created_at: datetime
+    available_at: datetime | None = None
+    leased_at: datetime | None = None
+    deadline_at: datetime | None = None
+    waiting_at: datetime | None = None
+    accepted: bool = False
+    progress_at: datetime | None = None
+    log_at: datetime | None = None
+    holder: Process | None = None
+    pause: Word | None = None
+    pause_requested: bool = False
+    cancel: Word | None = None
+    cancel_grace_seconds: float = 0.0
+    dispatch_seconds: float = 0.0
+    failure: Failure | None = None
+    approval: Approval | None = None
+    children: tuple[Child, ...] = ()
+    children_count: int = 0
+    node: Node | None = None
+    line: Line | None = None
+    ended_at: datetime | None = None
+    error: bytes | None = None
+
+    @property
+    def node_id(self) -> str:
+        return parse(self.target).node_id
+
+
+def facts(it: Standing) -> dict[str, Json]:
+    """What is said of every execution, as JSON values by name."""
+    return {
+        "target": it.target,
+        "node_id": it.node_id,
+        "state": None if it.state is None else it.state.value,
+        "status_reason": it.status_reason,
+        "attempt": it.attempt,
+        "failures": it.failures,
+        "retries_max": it.retries_max,
+        "created_at": moment(it.created_at),
+    }
+
+
+def attempt_facts(it: Standing) -> dict[str, Json]:
+    return {
+        "started_at": maybe(it.leased_at),
+        "waiting_at": maybe(it.waiting_at),
+        "times_out_at": maybe(it.deadline_at),
+        "progress_at": maybe(it.progress_at),
+        "log_age_seconds": None if it.log_at is None else _age(it.now, it.log_at),
+    } | ({} if it.holder is None else process_facts(it, it.holder))
+
+
+def process_facts(it: Standing, one: Process) -> dict[str, Json]:
+    return {
+        "session_id": show("ses", one.id),
+        "transport": one.transport.value,
+        "heartbeat_seconds": one.heartbeat_seconds,
+        "heartbeat_age_seconds": _age(it.now, one.renewed_at),
+        "lease_expires_at": moment(one.expires_at),
+        "draining": one.draining,
+    }
+
+
+def slot_facts(processes: Sequence[Process]) -> dict[str, Json]:
+    runs = [show_execution(id_) for one in processes for id_ in one.runs]
+    return {
+        "processes": len(processes),
+        "slots": sum(one.slots for one in processes),
+        "slots_taken": sum(one.held for one in processes),
+        "runs": runs[:SHOWN_MAX],
+    }
+
+
+def line_facts(line: Line) -> dict[str, Json]:
+    estimate = line.estimate_seconds
+    return {
+        "ahead": min(line.ahead, AHEAD_MAX),
+        "ahead_is_more": line.ahead > AHEAD_MAX,
+        "finishes": line.finishes,
+        "finishes_seconds": round(line.seconds, 3),
+        "estimate_seconds": None if estimate is None else round(estimate, 1),
+    }
+
+
+def child_facts(it: Standing) -> dict[str, Json]:
+    if not it.children_count:
+        return {}
+    return {
+        "children": [
+            {"execution_id": show_execution(one.id), "target": one.target, "state": one.state.value}
+            for one in it.children
+        ],
+        "children_unfinished": min(it.children_count, CHILDREN_MAX),
+        "children_are_more": it.children_count > CHILDREN_MAX,
+    }
+
+
+def word_facts(name: str, word: Word | None) -> dict[str, Json]:
+    return {} if word is None else {f"{name}_requested_at": moment(word.at), f"{name}_reason": word.reason}
+
+
+def _age(now: datetime, at: datetime) -> float:
+    return round(max(0.0, (now - at).total_seconds()), 3)
+
+
+def maybe(at: datetime | None) -> str | None:
+    return None if at is None else moment(at)

@@ -1,0 +1,160 @@
+"""A standing for every cause: what the sentences are tested with, and what the page about them is made from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from controlplane.domain.approval import WAITING_FOR_APPROVAL, Approval, Decision
+from controlplane.domain.execution import State, Status
+from controlplane.domain.ids import ExecutionId, SessionId
+from controlplane.domain.lease import WITHDRAWING, Transport
+from controlplane.domain.standing import AHEAD_MAX, Child, Failure, Line, Node, Process, Standing, Word
+
+NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
+ID = ExecutionId(UUID(int=1))
+CHILD_ID = ExecutionId(UUID(int=2))
+SESSION_ID = SessionId(UUID(int=3))
+
+
+def ago(seconds: float) -> datetime:
+    return NOW - timedelta(seconds=seconds)
+
+
+def process(**over: Any) -> Process:
+    """A process that was heard of a moment ago, with one of its eight slots taken."""
+    made = Process(
+        id=SESSION_ID,
+        transport=Transport.PULL,
+        slots=8,
+        heartbeat_seconds=10.0,
+        renewed_at=ago(1),
+        expires_at=ago(-29),
+        held=1,
+    )
+    return replace(made, **over)
+
+
+def called(**over: Any) -> Process:
+    """A process that is called."""
+    made: dict[str, Any] = {"transport": Transport.PUSH, "acknowledges": True, "heartbeat_seconds": 2.0}
+    return process(**made | over)
+
+
+def ready(*processes: Process, line: Line | None = None, **over: Any) -> Standing:
+    """Work that waits for one of these processes of the node `n`."""
+    node = Node(id="n", registered_at=ago(86_400), processes=processes)
+    made: dict[str, Any] = {"node": node, "line": line or Line(ahead=0), "available_at": ago(60)}
+    return standing(State.READY, **made | over)
+
+
+def leased(**over: Any) -> Standing:
+    """The first attempt runs, since a minute ago."""
+    made: dict[str, Any] = {"attempt": 1, "leased_at": ago(60), "holder": process()}
+    return standing(State.LEASED, **made | over)
+
+
+def waiting(reason: str | None, **over: Any) -> Standing:
+    """The first attempt waits, since half a minute ago."""
+    made: dict[str, Any] = {"attempt": 1, "leased_at": ago(60), "waiting_at": ago(30), "holder": process()}
+    return standing(State.WAITING, status_reason=reason, **made | over)
+
+
+def delayed(reason: str | None, **over: Any) -> Standing:
+    """The second attempt is over, and the third is due in twenty seconds."""
+    made: dict[str, Any] = {"attempt": 2, "failures": 2, "retries_max": 3, "available_at": ago(-20)}
+    return standing(State.DELAYED, status_reason=reason, **made | over)
+
+
+def ended(status: Status, **over: Any) -> Standing:
+    made: dict[str, Any] = {"status": status, "attempt": 2, "ended_at": ago(5)}
+    return standing(None, **made | over)
+
+
+def standing(state: State | None, **over: Any) -> Standing:
+    made = Standing(
+        id=ID,
+        now=NOW,
+        target="n.echo",
+        type="reasoner",
+        status=Status.QUEUED,
+        state=state,
+        status_reason=None,
+        attempt=0,
+        failures=0,
+        retries_max=0,
+        created_at=ago(120),
+        cancel_grace_seconds=10.0,
+        dispatch_seconds=30.0,
+    )
+    return replace(made, **over)
+
+
+def question(**over: Any) -> Approval:
+    """A question to people that is open for another hour."""
+    made = Approval(
+        execution_id=ID,
+        request_id="r-1",
+        attempt=1,
+        node_id="n",
+        status=Decision.PENDING,
+        url="https://people.example/r-1",
+        callback_url=None,
+        feedback=None,
+        response=None,
+        requested_at=ago(30),
+        expires_at=ago(-3_600),
+        decided_at=None,
+    )
+    return replace(made, **over)
+
+
+def children(n: int) -> dict[str, Any]:
+    """So many unfinished children, of which the first is named."""
+    return {"children": (Child(id=CHILD_ID, target="n.child", state=State.READY),), "children_count": n}
+
+
+FULL = process(held=8)
+LATE = process(renewed_at=ago(45), expires_at=ago(-5))
+SILENT = called(renewed_at=ago(45), expires_at=ago(-75))
+LINE = Line(ahead=12, finishes=65, seconds=650.0)
+
+SAMPLES: dict[str, Standing] = {
+    "no node": ready(node=Node(id="n", registered_at=ago(86_400), left_at=ago(3_600))),
+    "no node, nobody knows since when": ready(node=Node(id="n", registered_at=ago(86_400))),
+    "draining": ready(process(draining=True)),
+    "late": ready(LATE),
+    "unreachable": ready(SILENT),
+    "full": ready(FULL, FULL, line=LINE),
+    "full, and next": ready(FULL),
+    "behind": ready(process(), line=LINE),
+    "behind one": ready(process(), line=Line(ahead=1)),
+    "behind many": ready(process(), line=Line(ahead=AHEAD_MAX + 1, finishes=65, seconds=650.0)),
+    "next": ready(process()),
+    "retrying": delayed("retrying", failure=Failure(attempt=2, at=ago(3), error=b'"no\\nway"', error_class="Boom")),
+    "not reached": delayed("node_unreachable", failures=0),
+    "no room": delayed("node_full", failures=0),
+    "taken back": delayed("server_unreachable", failures=0),
+    "scheduled": delayed("scheduled", attempt=0, failures=0),
+    "paused": standing(State.PAUSED, pause=Word(at=ago(10), reason="hold on"), status_reason="paused"),
+    "pausing": leased(pause_requested=True, pause=Word(at=ago(10))),
+    "blocked": standing(State.BLOCKED),
+    "approval": waiting(WAITING_FOR_APPROVAL, approval=question()),
+    "child": waiting("awaiting_child", **children(1)),
+    "children": waiting("awaiting_child", **children(3)),
+    "something": waiting("sleeping"),
+    "cancelling": leased(cancel=Word(at=ago(4), reason="enough")),
+    "withdrawing": leased(holder=called(), accepted=True, status_reason=WITHDRAWING),
+    "process gone": leased(holder=process(closed_at=ago(2), closed_reason="expired")),
+    "holder late": leased(holder=LATE),
+    "holder silent": leased(holder=SILENT, accepted=True),
+    "not acknowledged": leased(holder=called()),
+    "running": leased(),
+    "running with children": leased(deadline_at=ago(-600), **children(2)),
+    "succeeded": ended(Status.SUCCEEDED),
+    "failed": ended(Status.FAILED, error=b'"no way"', status_reason="user_error"),
+    "cancelled": ended(Status.CANCELLED, error=b'"enough"'),
+    "timeout": ended(Status.TIMEOUT),
+}
