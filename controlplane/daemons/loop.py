@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from controlplane.errors import Unavailable
 from controlplane.postgres.listen import Waiter
 from controlplane.postgres.pool import PASSING
 
@@ -27,7 +28,7 @@ async def run(
     while True:
         try:
             did = await tick()
-        except PASSING as error:
+        except (Unavailable, *PASSING) as error:
             if not failing:
                 log.warning("daemon.waiting", extra={"daemon": name, "error": repr(error)})
             failing = True

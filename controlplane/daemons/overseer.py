@@ -70,6 +70,7 @@ class Overseer:
         self._told: dict[Fence, float] = {}
         self._silent: set[UUID] = set()
         self._busy: dict[UUID, asyncio.Task[None]] = {}
+        self._trust_at = 0.0
         self._late: list[Stopped] = []
 
     def late(self, stopped: Sequence[Stopped]) -> None:
@@ -83,6 +84,14 @@ class Overseer:
         """Look at everything that is called; what there is to do is done for each process by itself, so that one that
         hangs holds up nobody else. What is found is settled by fences: two of us at once do no harm.
         """
+        try:
+            return await self._look()
+        except (ControlPlaneError, *PASSING):
+            # Nobody could say meanwhile that it still holds a request: what looks unanswered now may not be.
+            self._trust_at = time.monotonic() + self._dispatch_seconds
+            raise
+
+    async def _look(self) -> int:
         called: dict[UUID, Called] = {}
         for bucket in self._placement.all():
             await persist(self._pool, partial(send.renew_serverless, bucket=bucket), seconds=RETRY_SECONDS)
@@ -128,6 +137,8 @@ class Overseer:
         return [sent for sent in wanted if sent.fence not in self._told]
 
     async def _unanswered(self, bucket: int) -> list[Sent]:
+        if time.monotonic() < self._trust_at:
+            return []
         look = partial(send.unanswered, bucket=bucket, after_seconds=self._dispatch_seconds)
         found = await persist(self._pool, look, seconds=RETRY_SECONDS)
         return [sent for sent in found if sent.fence not in self._pusher.holding]

@@ -287,7 +287,8 @@ class Pusher:
             case Stop.STOPPED:
                 await self.take_back(fence, reason="withdrawn", crash=True)
             case Stop.IDLE:
-                await self.take_back(fence, reason="not_started", crash=fence in memories)
+                again = call.AGAIN_SECONDS
+                await self.take_back(fence, reason="not_started", crash=fence in memories, delay_seconds=again)
             case Stop.UNABLE:
                 await self.take_back(fence, reason="answer_lost", crash=True)
             case Stop.GONE | Stop.UNKNOWN:  # if it is dead, its silence will show it
