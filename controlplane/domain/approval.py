@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from controlplane.domain.call import fenced
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import Fence
 from controlplane.domain.notice import text
+from controlplane.domain.row import Row
 
 WAITING_FOR_APPROVAL = "waiting_for_approval"
 """Why an attempt waits that has asked (`queue.status_reason`)."""
@@ -55,12 +55,6 @@ _WORDS: Mapping[str, Decision] = {
     "declined": Decision.REJECTED,
     "changes_requested": Decision.REQUEST_CHANGES,
 }
-
-
-class Row(Protocol):
-    """Something with named fields: a row, as the database hands it out."""
-
-    def __getitem__(self, name: str, /) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,13 +20,14 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import cache
-from typing import Any, NewType, Protocol, assert_never
+from typing import NewType, assert_never
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from cronsim import CronSim, CronSimError
 
 from controlplane.domain.retry import RetryPolicy
+from controlplane.domain.row import Row
 from controlplane.errors import Invalid
 
 ScheduleId = NewType("ScheduleId", UUID)
@@ -46,12 +47,6 @@ MICROSECOND = timedelta(microseconds=1)
 ZONE = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
 MACHINE_ZONES = frozenset({"localtime", "Factory"})  # another on every machine, or none
 CRON_EXAMPLE = "Five fields: minute, hour, day of month, month, day of week, as in `30 9 * * MON-FRI`."
-
-
-class Row(Protocol):
-    """A row of `schedules`, as the driver or a test brings it."""
-
-    def __getitem__(self, name: str, /) -> Any: ...
 
 
 class Overlap(StrEnum):
