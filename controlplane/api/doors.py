@@ -49,9 +49,6 @@ DELIVERIES_TOPIC = "deliveries"
 CANCEL_TOPIC = "cancel"
 SCHEDULES_TOPIC = "schedules"
 
-queue_topic = topic.queue
-session_topic = topic.session
-
 
 @dataclass(slots=True, kw_only=True)
 class Lanes:
@@ -141,7 +138,7 @@ class Doors:
 
     def ready(self, namespace: int, target: str, rows: int = 1) -> None:
         """Wake as many waiting nodes as there is work."""
-        self.hints.tell(queue_topic(namespace, target), most=rows)
+        self.hints.tell(topic.queue(namespace, target), most=rows)
         self.hints.tell(EVENTS_TOPIC)
 
 

@@ -24,13 +24,12 @@ from controlplane.api.doors import (
     doors_of,
     namespace_of,
     put_each,
-    queue_topic,
-    session_topic,
 )
 from controlplane.api.operation import Operation
 from controlplane.api.problems import answer as problem
 from controlplane.api.problems import status_of
 from controlplane.api.shapes import answer
+from controlplane.domain import topic
 from controlplane.domain.execution import Status
 from controlplane.domain.ids import ExecutionId, SessionId, bucket_of, read, read_execution, show, show_execution
 from controlplane.domain.lease import Beat, Claim, Fence, Lease, Report, ReportCode, Session, Verdict
@@ -213,7 +212,7 @@ async def lease(request: Request) -> Response:
 
 async def _claim(request: Request, doors: Doors, session: Session, limit: int, until: float) -> Sequence[Lease]:
     targets = await doors.catalogue.targets_of(session.namespace, session.node_id)
-    topics = [queue_topic(session.namespace, target) for target in targets]
+    topics = [topic.queue(session.namespace, target) for target in targets]
     turn = next(doors.turns)  # every poll begins with another target, or the first one would starve the others
     gone = False
     with doors.hints.waiter(*topics) as hint:  # before the first look, so that no submit falls between
@@ -229,8 +228,8 @@ async def _claim(request: Request, doors: Doors, session: Session, limit: int, u
             if gone:
                 break
     if gone or len(leases) == limit:  # one hint wakes one process: what this one does not take is the next one's
-        for topic in topics:
-            doors.hints.wake(topic, most=1)
+        for one in topics:
+            doors.hints.wake(one, most=1)
     if leases:
         doors.hints.tell(EVENTS_TOPIC)
     return leases
@@ -249,7 +248,7 @@ async def heartbeat(request: Request) -> Response:
     extended = await doors.lanes.renew.put(beat)
     if held is not None:
         await _release_unnamed(doors, session, held)
-    with doors.hints.waiter(session_topic(session.id)) as hint:
+    with doors.hints.waiter(topic.session(session.id)) as hint:
         cancels = await doors.lookout.cancelling(session.id)
         while not (cancels or extended.lost or doors.stopping):
             left = until - time.monotonic()

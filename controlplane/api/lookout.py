@@ -7,7 +7,8 @@ import time
 from functools import partial
 from uuid import UUID
 
-from controlplane.api.doors import CANCEL_TOPIC, queue_topic, session_topic
+from controlplane.api.doors import CANCEL_TOPIC
+from controlplane.domain import topic
 from controlplane.domain.placement import Placement
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import Pool, persist
@@ -39,9 +40,9 @@ class Lookout:
         while True:
             wanted = [
                 (int(namespace), target)
-                for topic in self._hints.waiters
-                if topic.startswith("queue:")
-                for _, namespace, target in (topic.split(":", 2),)
+                for waited in self._hints.waiters
+                if waited.startswith("queue:")
+                for _, namespace, target in (waited.split(":", 2),)
             ]
             found: list[tuple[int, str]] = []
             if wanted:
@@ -52,7 +53,7 @@ class Lookout:
                         seconds=RETRY_SECONDS,
                     )
             for namespace, target in found:
-                self._hints.wake(queue_topic(namespace, target), most=1)
+                self._hints.wake(topic.queue(namespace, target), most=1)
             pause = LOOK_FIRST_SECONDS if found else min(pause * 2, LOOK_CAP_SECONDS)
             await asyncio.sleep(pause)
 
@@ -60,10 +61,10 @@ class Lookout:
         """Wake the heartbeats of sessions that hold something cancelled."""
         with self._hints.waiter(CANCEL_TOPIC) as hint:
             while True:
-                if any(topic.startswith("session:") for topic in self._hints.waiters):
+                if any(waited.startswith("session:") for waited in self._hints.waiters):
                     await self._look_for_cancels()
                     for session_id in self._cancelling:
-                        self._hints.wake(session_topic(session_id))
+                        self._hints.wake(topic.session(session_id))
                 await hint.wait(LOOK_CAP_SECONDS)
 
     async def _look_for_cancels(self) -> None:
