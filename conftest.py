@@ -7,14 +7,14 @@ from collections import Counter
 
 import pytest
 
-# Minutes of the forty that a run may take on two cores.
+# Minutes of test time: two workers have eighty of them in the forty that a run may take.
 SHARES = {
     "tests/unit": 1,
-    "tests/integration": 12,
+    "tests/integration": 24,
     "tests/migrations": 1,
     "tests/property": 5,
     "tests/e2e/agentfield": 5,
-    "tests/e2e": 12,
+    "tests/e2e": 16,
     "tests/docs": 2,
     "sdk/python/tests": 3,
 }
