@@ -23,10 +23,10 @@ from controlplane.api.executions import (
 )
 from controlplane.api.facades.sockets import mark
 from controlplane.domain.execution import Accepted, Wording
-from controlplane.domain.ids import bucket_of
+from controlplane.domain.ids import ExecutionId, bucket_of, read_execution
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.target import parse
-from controlplane.errors import TargetNotFound
+from controlplane.errors import Invalid, TargetNotFound
 from controlplane.reads import jobs
 from controlplane.reads.nodes import Entry
 
@@ -89,6 +89,14 @@ async def accept(
     if begins(accepted):
         doors.ready(namespace, submission.target)
     return accepted
+
+
+def id_of(request: Request, name: str) -> ExecutionId | None:
+    """The execution behind an id that a façade gave out; None for a text that can be none."""
+    try:
+        return read_execution(request.path_params[name])
+    except Invalid:
+        return None
 
 
 async def _entry(doors: Doors, namespace: int, target: str) -> Entry:

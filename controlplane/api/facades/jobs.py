@@ -15,7 +15,7 @@ from controlplane.api import events, live, shapes
 from controlplane.api.body import clean, decode, payload, read_body
 from controlplane.api.doors import Doors, doors_of, namespace_of
 from controlplane.api.executions import headers_of
-from controlplane.api.facades.intake import Told, accept
+from controlplane.api.facades.intake import Told, accept, id_of
 from controlplane.api.operation import Operation
 from controlplane.api.paging import LIMIT_MAX, limit_of
 from controlplane.api.shapes import answer
@@ -30,13 +30,14 @@ from controlplane.domain.facade import (
     percent,
     type_of,
 )
-from controlplane.domain.ids import ExecutionId, bucket_of, is_execution, read_fenced, show_execution
+from controlplane.domain.ids import ExecutionId, bucket_of, show_execution
 from controlplane.domain.notice import error_text, moment
 from controlplane.errors import AlreadyFinished, ControlPlaneError, ExecutionNotFound, Invalid
 from controlplane.reads import executions, jobs
 from controlplane.reads.executions import ExecutionView, Filter
 from controlplane.stages import cancel
 
+NOT_FOUND = "Job not found"
 LIMIT_DEFAULT = 10
 PAGES_MAX = 10
 """Pages that one list looks through: not all that is queued to us is, say, `retrying`."""
@@ -150,7 +151,7 @@ async def _page(doors: Doors, namespace: int, word: JobStatus | None, limit: int
 async def _view(doors: Doors, namespace: int, id_: ExecutionId) -> ExecutionView:
     views = await doors.run(executions.read, [id_], namespace=namespace)
     if id_ not in views:
-        raise ExecutionNotFound("Job not found", where="path/job_id")
+        raise ExecutionNotFound(NOT_FOUND, where="path/job_id")
     return views[id_]
 
 
@@ -214,10 +215,10 @@ def _input(form: JobForm, bytes_max: int) -> bytes:
 
 
 def _id(request: Request) -> ExecutionId:
-    text = request.path_params["job_id"]
-    if not is_execution(text):
-        raise ExecutionNotFound("Job not found", where="path/job_id")
-    return read_fenced(text, where="path/job_id")[0]
+    id_ = id_of(request, "job_id")
+    if id_ is None:
+        raise ExecutionNotFound(NOT_FOUND, where="path/job_id")
+    return id_
 
 
 def _word(request: Request) -> JobStatus | None:
@@ -230,7 +231,7 @@ def _word(request: Request) -> JobStatus | None:
         raise Invalid(f"One of {', '.join(JobStatus)}.", where="query/status") from None
 
 
-READ_ANSWERS = {200: "How it stands.", 404: "Job not found.", 422: "Not an id.", 503: "Try again."}
+READ_ANSWERS = {200: "How it stands.", 404: "Job not found.", 503: "Try again."}
 
 OPERATIONS = [
     Operation(
@@ -281,7 +282,6 @@ OPERATIONS = [
             200: "It can only end as cancelled now.",
             404: "Job not found.",
             409: "It has ended already.",
-            422: "Not an id.",
             503: "Try again.",
         },
     ),

@@ -11,12 +11,12 @@ from controlplane.api import shapes
 from controlplane.api.body import decode, payload, read_body
 from controlplane.api.doors import doors_of, namespace_of
 from controlplane.api.executions import headers_of
-from controlplane.api.facades.intake import Told, accept
+from controlplane.api.facades.intake import Told, accept, id_of
 from controlplane.api.operation import Operation
 from controlplane.api.shapes import answer
 from controlplane.domain.execution import Accepted, Wording
 from controlplane.domain.facade import TASK_OF, TaskStatus, job_status, percent
-from controlplane.domain.ids import is_execution, read_fenced, show_execution
+from controlplane.domain.ids import show_execution
 from controlplane.domain.notice import error_text
 from controlplane.reads import executions
 from controlplane.reads.executions import ExecutionView
@@ -61,10 +61,9 @@ async def submit_with_callback(request: Request) -> Response:
 async def status(request: Request) -> Response:
     """How a task stands: `pending`, `running`, `completed` or `failed`. Of an unknown one a 200 says `error`."""
     doors, namespace = doors_of(request), namespace_of(request)
-    text = request.path_params["task_id"]
-    if not is_execution(text):
+    id_ = id_of(request, "task_id")
+    if id_ is None:
         return answer(NOT_FOUND)
-    id_, _ = read_fenced(text, where="path/task_id")
     views = await doors.run(executions.read, [id_], namespace=namespace)
     return answer(_shape(views[id_]) if id_ in views else NOT_FOUND)
 
