@@ -48,9 +48,16 @@ class Facades:
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             look = doors.run(jobs.session_key, bucket_of(id_), id_, namespace=namespace)
             task = self._sessions[id_] = asyncio.ensure_future(look)
+            task.add_done_callback(_heed)  # its sockets may have gone
             if len(self._sessions) > SESSIONS_KEPT:
                 del self._sessions[next(iter(self._sessions))]
         return await asyncio.shield(task)
+
+
+def _heed(task: asyncio.Task[str | None]) -> None:
+    """Let no failure be called unheard: it is looked at again by the next who asks."""
+    if not task.cancelled():
+        task.exception()
 
 
 class Told(NamedTuple):

@@ -1,7 +1,8 @@
 """`/ws/{session_id}`: a session hears of the end of each of its jobs.
 
-Where a session has listened last is kept in its own memory. Whoever comes back is told what it missed, after a restart
-and by another replica too; a message that was on its way when a server died comes twice, never not at all.
+How far a session has listened is kept in its own memory, after each message. Whoever comes back is told what it missed,
+after a restart and by another replica too; the last message may come twice. What a connection swallowed that nobody yet
+knew to be dead is told again to whoever comes back with `?after=` and the `id` of the last message it has seen.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ from controlplane.reads.events import EventView
 PATH = "/ws/{session_id}"
 KEY = "facades.heard"
 """Where the session's memory keeps its cursor: a list of one."""
+
+PASSED_MAX = 50
+"""Ends of other sessions' jobs after which the cursor moves on, or each client that comes back would read them again.
+
+It moves in quiet times, too; but only for a session that has had jobs, so that a name alone leaves nothing behind.
+"""
 
 
 async def socket(websocket: WebSocket) -> None:
@@ -64,22 +71,25 @@ async def _ends(doors: Doors, namespace: int, session: str, after: Cursor | None
     def wants(event: EventView) -> bool:
         return event.namespace == namespace and event.target == target and event.type in events.ENDED
 
+    known, passed = after is not None, 0
     heard = doors.streams.follow(after, wants=wants)
     async with contextlib.aclosing(heard):
         async for said, cursor in heard:
-            if isinstance(said, Said):
-                continue
-            if await doors.facades.session_of(doors, namespace, said.execution_id) != session:
-                continue
-            shape = await _end(doors, namespace, ExecutionId(said.execution_id))
+            shape = None if isinstance(said, Said) else await _end(doors, said, session)
             if shape is not None:
                 yield shape | {"id": cursor}
+            passed += said is not Said.JOINED
+            if shape is not None or (known and (said is Said.QUIET or passed >= PASSED_MAX)):
                 await _keep(doors, namespace, session, cursor)
+                known, passed = True, 0
 
 
-async def _end(doors: Doors, namespace: int, id_: ExecutionId) -> shapes.Shape | None:
-    """How a job has ended; None when it has been forgotten since."""
-    views = await doors.run(executions.read, [id_], namespace=namespace)
+async def _end(doors: Doors, event: EventView, session: str) -> shapes.Shape | None:
+    """How a job of this session has ended; None for another's, and for one that has been forgotten since."""
+    if await doors.facades.session_of(doors, event.namespace, event.execution_id) != session:
+        return None
+    id_ = ExecutionId(event.execution_id)
+    views = await doors.run(executions.read, [id_], namespace=event.namespace)
     view = views.get(id_)
     if view is None or not view.status.final:
         return None

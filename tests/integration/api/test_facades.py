@@ -12,6 +12,7 @@ import httpx
 import pytest
 import websockets
 
+from controlplane.api.facades.sockets import KEY, PASSED_MAX
 from tests.integration.api.serving import Apart, Api, EventStream, Json, Receiver, fence, the_problem, until
 
 HOUSE = {"jobs_target": "worker.process", "agent_target": "assistant.answer"}
@@ -253,6 +254,28 @@ async def test_a_session_that_comes_back_hears_what_it_missed(api: Api) -> None:
     assert [one["job_id"] for one in heard] == [first, second, second]
 
 
+async def test_what_others_do_moves_a_session_on(api: Api) -> None:
+    """Or whoever comes back would read all of it again; a session that never had a job leaves nothing behind."""
+    mine, none = uuid.uuid4().hex, uuid.uuid4().hex
+    async with session(api) as process, listening(api, none):
+        await ended_job(api, process, mine)
+        async with listening(api, mine) as socket:
+            heard = json.loads(await socket.recv())
+            await until(lambda: kept(api, mine, heard["id"]))
+            for _ in range(PASSED_MAX):
+                await job(api, session_id="somebody else")
+            for lease in await api.lease(process, limit=PASSED_MAX):
+                await api.finish(process, lease, "done")
+
+            async def moved() -> bool:
+                return not await kept(api, mine, heard["id"])
+
+            await until(moved)
+    absent = await api.post("/memory/get", {"scope": "session", "scope_id": none, "key": KEY})
+
+    assert absent.status_code == 404
+
+
 async def ended_job(api: Api, process: str, name: str) -> str:
     job_id = await job(api, session_id=name)
     await api.finish(process, await api.take(process), "done")
@@ -261,7 +284,7 @@ async def ended_job(api: Api, process: str, name: str) -> str:
 
 async def kept(api: Api, name: str, cursor: str) -> bool:
     """Whether the session's memory says that this has been heard."""
-    body = {"scope": "session", "scope_id": name, "key": "facades.heard"}
+    body = {"scope": "session", "scope_id": name, "key": KEY}
     return bool((await api.post("/memory/get", body)).json()["data"] == [cursor])
 
 
@@ -283,7 +306,7 @@ async def test_a_socket_for_what_can_be_no_session_is_refused(api: Api, path: st
 async def test_a_session_whose_memory_holds_something_else_listens_from_now_on(api: Api, held: Json) -> None:
     """A key that somebody overwrote keeps nobody from listening or from submitting."""
     name = uuid.uuid4().hex
-    await api.post("/memory/set", {"scope": "session", "scope_id": name, "key": "facades.heard", "data": held})
+    await api.post("/memory/set", {"scope": "session", "scope_id": name, "key": KEY, "data": held})
     async with session(api) as process, listening(api, name) as socket:
         job_id = await ended_job(api, process, name)
         heard = json.loads(await socket.recv())
@@ -392,17 +415,19 @@ async def test_a_payload_over_the_limit_is_refused(api: Api) -> None:
 
 
 async def test_an_idempotency_key_is_honoured(api: Api) -> None:
-    """The same key and body is the same job, with another body it is refused; a task is not a job."""
+    """The same key and body is the same job; another body is refused, and so is another path."""
     key = {"Idempotency-Key": uuid.uuid4().hex}
+    prompt = {"Idempotency-Key": uuid.uuid4().hex}
     async with session(api), session(api, "assistant"):
         answers = [await post(api, "/jobs", {"type": "t"}, **key) for _ in range(2)]
         other = await post(api, "/jobs", {"type": "u"}, **key)
-        task_ = await post(api, "/agent/submit", {"prompt": "t"}, **key)
+        tasks = [await post(api, path, {"prompt": "t"}, **prompt) for path in ("/agent/start", "/agent/submit")]
 
     assert answers[0].json() == answers[1].json()
     assert answers[1].headers["idempotent-replayed"] == "true"
     the_problem(other, 422, "idempotency_conflict")
-    the_problem(task_, 422, "idempotency_conflict")
+    assert tasks[0].status_code == 200
+    the_problem(tasks[1], 422, "idempotency_conflict")
 
 
 @pytest.mark.parametrize("query", ["status=done", "limit=0", "limit=201", "limit=x", "status="])
