@@ -7,6 +7,7 @@ import pytest
 import websockets
 from pydantic import ValidationError
 
+from controlplane.api.facades import jobs
 from controlplane.settings import Settings
 from tests.integration.api.serving import Api, serving, the_problem
 
@@ -31,7 +32,7 @@ async def test_without_their_settings_there_are_no_such_paths(shared: Api) -> No
 async def test_each_is_on_by_itself_and_behind_the_key(api: Api) -> None:
     """`/jobs` without `/agent`; a request or a socket without the key is refused."""
     bare = {"X-API-Key": ""}
-    refused = [await api.client.get(path, headers=bare) for path in ("/jobs", "/jobs/x/stream")]
+    refused = [await api.client.request(one.method, one.path.replace("{", ""), headers=bare) for one in jobs.OPERATIONS]
     with pytest.raises(websockets.InvalidStatus):
         await websockets.connect(f"ws://{api.host}:{api.port}/ws/s", proxy=None)
     async with websockets.connect(f"ws://{api.host}:{api.port}/ws/s?api_key=k", proxy=None) as socket:
