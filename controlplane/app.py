@@ -40,9 +40,11 @@ from controlplane.api.agentfield.processes import Processes
 from controlplane.api.auth import Gate
 from controlplane.api.catalogue import Catalogue
 from controlplane.api.doors import CHANGES_TOPIC, DELIVERIES_TOPIC, EVENTS_TOPIC, SCHEDULES_TOPIC, Doors, Lanes, Limits
+from controlplane.api.facades import jobs, sockets, tasks
+from controlplane.api.facades.intake import Facades
 from controlplane.api.front import Front
 from controlplane.api.lookout import Lookout
-from controlplane.api.operation import install
+from controlplane.api.operation import Operation, install
 from controlplane.api.streams import Streams
 from controlplane.api.waiting import Waiting
 from controlplane.daemons import loop
@@ -106,6 +108,8 @@ REPLAYS_MAX = 16
 def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI:
     """The application. Connections are opened when it starts and closed when it stops."""
 
+    operations = operations_of(settings)
+
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with _running(app, settings, database_url, keyring):
@@ -123,16 +127,24 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI
                 api_key=settings.api_key.get_secret_value() if settings.api_key else None,
                 signed=[approvals.SIGNED_PATH] if settings.approval_secret else [],
             ),
-            Middleware(Front, operations=OPERATIONS),
+            Middleware(Front, operations=operations),
         ],
     )
-    install(app, OPERATIONS)
+    install(app, operations)
     events.install_sockets(app)
     changes.install_sockets(app)
-    problems.install(app, paths=[one.path for one in OPERATIONS])
-    document = openapi.document(OPERATIONS)
+    if settings.jobs_target:
+        sockets.install_sockets(app)
+    problems.install(app, paths=[one.path for one in operations])
+    document = openapi.document(operations)
     app.openapi = lambda: document  # type: ignore[method-assign]
     return app
+
+
+def operations_of(settings: Settings) -> list[Operation]:
+    """What there is, and the façades that are on."""
+    on = [(settings.jobs_target, jobs.OPERATIONS), (settings.agent_target, tasks.OPERATIONS)]
+    return OPERATIONS + [one for target, operations in on if target for one in operations]
 
 
 @contextlib.asynccontextmanager
@@ -179,6 +191,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
         changes=Streams(pool, hints, placement, topic=CHANGES_TOPIC, page=change_rows.stream, rows=changes.PAGE),
         sessions=leases.Sessions(),
         processes=Processes(),
+        facades=Facades(jobs_target=settings.jobs_target, agent_target=settings.agent_target),
     )
     app.state.doors = doors
     janitor = Janitor(

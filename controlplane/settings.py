@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+TARGET = r"^[A-Za-z0-9_][A-Za-z0-9_\-:]{0,127}\.[A-Za-z0-9_][A-Za-z0-9_\-:]{0,127}$"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -119,6 +120,16 @@ class Settings(BaseSettings):
     )
     memory_changes_seconds: float = Field(
         default=3_600.0, ge=60, le=604_800, description="How long changes of memory are kept for those who look back."
+    )
+    jobs_target: str | None = Field(
+        default=None,
+        pattern=TARGET,
+        description="The reasoner that serves `/jobs` and `/ws/{session_id}`; without it there are no such paths.",
+    )
+    agent_target: str | None = Field(
+        default=None,
+        pattern=TARGET,
+        description="The reasoner that serves `/agent/submit` and its like; without it there are no such paths.",
     )
     notify: bool = Field(default=True, description="Whether replicas hint at work by NOTIFY; polling finds it anyway.")
     partitions_weeks_ahead: int = Field(default=4, ge=1, le=52, description="Weeks of partitions made in advance.")

@@ -32,6 +32,7 @@ from controlplane.stages.log import Entry
 if TYPE_CHECKING:
     from controlplane.api.agentfield.processes import Processes
     from controlplane.api.catalogue import Catalogue
+    from controlplane.api.facades.intake import Facades
     from controlplane.api.leases import Sessions
     from controlplane.api.lookout import Lookout
     from controlplane.api.streams import Streams
@@ -104,6 +105,7 @@ class Doors:
     changes: Streams[ChangeView]
     sessions: Sessions
     processes: Processes
+    facades: Facades
     stopping: bool = False
     turns: Iterator[int] = field(default_factory=itertools.count)
     began: float = field(default_factory=time.monotonic)

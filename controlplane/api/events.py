@@ -129,7 +129,7 @@ async def stream_one(request: Request) -> Response:
     doors, namespace = doors_of(request), namespace_of(request)
     id_ = await _known(request)
     after = live.resumed_from(request)
-    if after is not None and await _is_over(doors, namespace, id_, after):
+    if after is not None and await is_over(doors, namespace, id_, after):
         return Response(status_code=204)  # what ends an EventSource: it would come back for ever
     return live.sse(_frames(doors, namespace, id_, after or Cursor()))
 
@@ -148,7 +148,7 @@ async def socket(websocket: WebSocket) -> None:
         await websocket.close(1008, error.code)
         return
     await websocket.accept()
-    if id_ is not None and after is not None and await _is_over(doors, namespace, id_, after):
+    if id_ is not None and after is not None and await is_over(doors, namespace, id_, after):
         await websocket.close(1000)
         return
     frames = _frames(doors, namespace, id_, after if id_ is None else after or Cursor())
@@ -165,7 +165,7 @@ async def _known(request: Request) -> UUID:
     return id_
 
 
-async def _is_over(doors: Doors, namespace: int, execution_id: UUID, after: Cursor) -> bool:
+async def is_over(doors: Doors, namespace: int, execution_id: UUID, after: Cursor) -> bool:
     """Whether who has read as far as this has read the end. Asked in this order, so that no end falls between."""
     views = await doors.run(executions.read, [execution_id], namespace=namespace)
     if not views[ExecutionId(execution_id)].status.final:
@@ -173,19 +173,20 @@ async def _is_over(doors: Doors, namespace: int, execution_id: UUID, after: Curs
     left = doors.streams.between(
         after,
         Cursor.far(execution_id),
-        wants=_wants(namespace, execution_id),
-        page=_life(execution_id),
+        wants=wants(namespace, execution_id),
+        page=life(execution_id),
         buckets=(bucket_of(execution_id),),
     )
     async with contextlib.aclosing(left):
         return not any([event.type in ENDED async for event, _ in left])
 
 
-def _wants(namespace: int, execution_id: UUID | None) -> Wants[EventView]:
+def wants(namespace: int, execution_id: UUID | None) -> Wants[EventView]:
+    """Everything in the namespace, or all that one execution does."""
     return lambda event: event.namespace == namespace and execution_id in (None, event.execution_id)
 
 
-def _life(execution_id: UUID) -> Page[EventView]:
+def life(execution_id: UUID) -> Page[EventView]:
     """One execution's events, by its own index."""
 
     async def page(conn: Connection, bucket: int, after: Position, *, limit: int) -> list[EventView]:
@@ -200,8 +201,8 @@ async def _frames(
     """Frames, each with the cursor that stands after it. What was missed comes first, then what happens."""
     heard = doors.streams.follow(
         after,
-        wants=_wants(namespace, execution_id),
-        page=None if execution_id is None else _life(execution_id),
+        wants=wants(namespace, execution_id),
+        page=None if execution_id is None else life(execution_id),
         buckets=None if execution_id is None else (bucket_of(execution_id),),
     )
     try:

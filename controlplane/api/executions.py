@@ -447,9 +447,9 @@ async def _parent(
     return id_, attempt, parent, []
 
 
-def webhook_of(doors: Doors, form: WebhookForm, id_: ExecutionId) -> Webhook:
+def webhook_of(doors: Doors, form: WebhookForm, id_: ExecutionId, *, url_where: str = "body.webhook.url") -> Webhook:
     """An invalid webhook refuses the submit: work is never accepted whose caller cannot be told."""
-    origin = doors.egress.check_url(form.url, where="body.webhook.url")
+    origin = doors.egress.check_url(form.url, where=url_where)
     headers = check_headers(form.headers, where="body.webhook.headers") if form.headers else {}
     if form.secret is not None:
         clean(form.secret, where="body.webhook.secret", chars_max=SECRET_MAX)

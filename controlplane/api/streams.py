@@ -165,7 +165,7 @@ class Streams(Generic[Row]):
         listener = Listener(wants)
         async with self._lock:  # the reader stands still while somebody joins, so that no row falls between
             if not self._listeners:
-                self._position = await self._now()
+                self._position = await self.now()
             start = Cursor(self._position)
             self._listeners.add(listener)
         self._some.set()
@@ -219,7 +219,7 @@ class Streams(Generic[Row]):
                     await asyncio.sleep(LOOK_FIRST_SECONDS)
                     await hint.wait(pause)
 
-    async def _now(self) -> Cursor:
+    async def now(self) -> Cursor:
         """The end of what has certainly happened."""
         place = await persist(self._pool, horizon, seconds=RETRY_SECONDS)
         return Cursor(dict.fromkeys(self._placement.all(), place))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from uuid import UUID
 
 from controlplane.domain.ids import DeliveryId, ExecutionId, SessionId
@@ -71,15 +71,29 @@ STATUS_OF_STATE = {
 }
 
 
+class Wording(IntEnum):
+    """In whose words a webhook tells of the end: ours, or those of a façade. Its numbers (`webhooks.n`) begin here."""
+
+    EXECUTION = 0
+    TASK = 1_000
+    JOB = 2_000
+
+    @classmethod
+    def of(cls, n: int) -> Wording:
+        """What the number of a webhook says; ours for one that this version does not know: an end never fails."""
+        return {one.value: one for one in cls}.get(n // 1_000 * 1_000, cls.EXECUTION)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """Whom to tell about the end. Secret and headers are sealed before they travel any further."""
+    """Whom to tell about the end, and how. Secret and headers are sealed before they travel any further."""
 
     url: str
     host: str
     secret_sealed: bytes | None
     headers_sealed: bytes | None
     attempts_max: int
+    wording: Wording = Wording.EXECUTION
 
 
 class ReplayMode(StrEnum):

@@ -17,9 +17,10 @@ from uuid import UUID
 import asyncpg
 
 from controlplane.domain.event import Event, EventType
-from controlplane.domain.execution import Held, Settled, Settlement, Status
+from controlplane.domain.execution import Held, Settled, Settlement, Status, Wording
+from controlplane.domain.facade import body_of
 from controlplane.domain.ids import DeliveryId
-from controlplane.domain.notice import TERMINAL_EVENT, Notice, notice_body, text
+from controlplane.domain.notice import TERMINAL_EVENT, Notice, text
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
 from controlplane.stages import record
@@ -165,7 +166,7 @@ async def _plan(
         [TERMINAL_EVENT[item.status] for _, _, item in planned],
         [row["host"] for _, row, _ in planned],
         [row["url"] for _, row, _ in planned],
-        [notice_body(_notice(row, item, finished[item.held.id])) for _, row, item in planned],
+        [body_of(_notice(row, item, finished[item.held.id]), Wording.of(row["n"])) for _, row, item in planned],
         [row["attempts_max"] for _, row, _ in planned],
     )
     deliveries: dict[UUID, list[DeliveryId]] = {}

@@ -282,7 +282,7 @@ async def enqueue(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
     )
     created = {row["id"]: row for row in rows}
     new = [item for item in fresh if item.id in created]
-    hooks = [(item, n, webhook) for item in new for n, webhook in enumerate(item.webhooks, 1)]
+    hooks = [(item, webhook.wording + n, webhook) for item in new for n, webhook in enumerate(item.webhooks, 1)]
     if hooks:
         await conn.execute(
             INSERT_WEBHOOKS,

@@ -61,8 +61,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         str(folder / "data"),
         str(agent),
     ]
+    # What a page says of the façades is run here, too; what they accept waits for nodes that nobody starts.
+    on = {"CONTROLPLANE_JOBS_TARGET": "worker.process_job", "CONTROLPLANE_AGENT_TARGET": "assistant.answer"}
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=os.environ | on)
     try:
         yield _ready(folder, process)
     finally:

@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from controlplane.postgres.pool import SESSION_SETTINGS, Connection
-from controlplane.reads import approvals, attempts, changes, events, explain
+from controlplane.reads import approvals, attempts, changes, events, explain, jobs
 from controlplane.reads import local as local_reads
 from controlplane.reads import nodes as nodes_reads
 from controlplane.stages import (
@@ -216,6 +216,9 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "attempts.ENDED": case(attempts.ENDED, 0, ended[0], 1, [1, 2], 153),
         "attempts.LAST_PROGRESS": case(attempts.LAST_PROGRESS, 0, ended[0], 1),
         "attempts.OUTCOME": case(attempts.OUTCOME, 0, ended[0]),
+        "jobs.HEADS": case(jobs.HEADS, 0, ended, 1, 1_024),
+        "jobs.SESSION": case(jobs.SESSION, 0, ended[0], 1),
+        "jobs.LAST_RETRY": case(jobs.LAST_RETRY, 0, ended[0], 1),
         "prune.DROP_CHANGES": case(prune.DROP_CHANGES, 0, 3_600.0, 1_000, by="memory_changes_at"),
         "schedule.DUE_TARGETS": case(schedule.DUE_TARGETS, 0, 64, by="schedules_due"),
         "schedule.LOCK_DUE": case(schedule.LOCK_DUE, 0, 64, by="schedules_due"),

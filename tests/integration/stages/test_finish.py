@@ -7,7 +7,8 @@ import json
 import asyncpg
 import pytest
 
-from controlplane.domain.execution import Settlement, Status
+from controlplane.domain.execution import Settlement, Status, Wording
+from controlplane.domain.ids import show_execution
 from controlplane.domain.lease import Verdict
 from controlplane.domain.retry import RetryPolicy
 from controlplane.postgres.lane import Raced
@@ -71,6 +72,24 @@ async def test_the_body_is_frozen(conn: Connection, made: Made) -> None:
     assert b'"result":{ "r" : 1.0 }' in body
     assert (told["event"], told["status"], told["run_id"]) == ("execution.completed", "succeeded", made.run_id)
     assert (told["agent_node_id"], told["reasoner_id"], told["session_id"], told["actor_id"]) == ("n", "echo", "s", "a")
+
+
+@pytest.mark.parametrize(
+    ("wording", "said"),
+    [
+        (Wording.JOB, b'{"job_id":"%b","status":"completed","result":{ "r" : 1.0 }}'),
+        (Wording.TASK, b'{"task_id":"%b","status":"completed","result":{ "r" : 1.0 }}'),
+    ],
+)
+async def test_each_webhook_is_told_in_its_own_words(conn: Connection, wording: Wording, said: bytes) -> None:
+    """One execution may tell a façade's caller and one of ours of the same end."""
+    hooks = (webhook("https://a.example/"), webhook("https://b.example/", wording=wording))
+    made = await make_execution(conn, "running", webhooks=hooks)
+    await report(conn, made.fence, result=b'{ "r" : 1.0 }')
+    ours, theirs = [row["body"] for row in await conn.fetch("select body from deliveries order by webhook_n")]
+
+    assert json.loads(ours)["event"] == "execution.completed"
+    assert theirs == said % show_execution(made.id).encode()
 
 
 async def test_nothing_is_there_until_everything_is(conn: Connection, other: Connection, made: Made) -> None:
