@@ -95,10 +95,11 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Word:
-    """Somebody asked for something: when, and why."""
+    """Somebody asked for something: when, why, and who, where that is known."""
 
     at: datetime
     reason: str | None = None
+    by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
