@@ -33,6 +33,7 @@ from controlplane.api import (
     restart,
     retry,
     schedules,
+    withhold,
 )
 from controlplane.api.agentfield import approvals
 from controlplane.api.agentfield import operations as agentfield
@@ -83,6 +84,7 @@ OPERATIONS = [
     *retry.OPERATIONS,
     *schedules.OPERATIONS,
     *nodes.OPERATIONS,
+    *withhold.OPERATIONS,
     *leases.OPERATIONS,
     *memory.OPERATIONS,
     *changes.OPERATIONS,

@@ -35,6 +35,7 @@ select r.namespace, r.target, r.node_id, r.reasoner_id, r.type, r.description, r
       and s.closed_at is null
       and s.expires_at > clock()
       and not s.draining
+      and s.drain_requested_at is null
   ) as up
 from reasoners r
 left join nodes n on n.bucket = $1 and n.namespace = r.namespace and n.id = r.node_id
@@ -58,7 +59,15 @@ select n.id, n.transport, n.version, n.base_url, n.metadata, n.registered_at, n.
       )
     end
   ), 0)::int as running,
-  max(s.renewed_at) as renewed_at
+  max(s.renewed_at) as renewed_at,
+  exists (
+    select 1
+    from pauses p
+    where p.bucket = $1
+      and p.namespace = n.namespace
+      and p.node_id in ('', n.id)
+      and p.name in ('', n.id)
+  ) as paused
 from nodes n
 left join sessions s
   on s.bucket = $1 and s.namespace = n.namespace and s.node_id = n.id and s.closed_at is null and s.expires_at > clock()
@@ -132,7 +141,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
-    """A node and what its live processes offer together."""
+    """A node and what its live processes offer together. `paused`: it, or everything, by a person."""
 
     id: str
     transport: str
@@ -145,6 +154,7 @@ class NodeView:
     slots: int
     running: int
     renewed_at: datetime | None
+    paused: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
