@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from controlplane.api.lookout import LOOK_CAP_SECONDS
+from controlplane.domain import topic
+from controlplane.domain.execution import DEFAULT_NAMESPACE
 from tests.integration.api.serving import DEADLINE_SECONDS, Api, Json, fence, serving, the_problem, until
 
 PAUSES = {"all": "", "node": "/nodes/n", "reasoner": "/reasoners/n.echo"}
@@ -276,3 +279,19 @@ async def _waits(api: Api, prefix: str) -> bool:
 
 async def _more(found: list[float], count: int) -> bool:
     return len(found) > count
+
+
+async def test_a_poll_is_woken_only_for_what_may_be_handed_out(api: Api) -> None:
+    """The look between two hints leaves out what is paused, and a resume is a hint of its own."""
+    await api.register()
+    execution_id = (await api.submit())["execution_id"]
+    with api.app.state.doors.hints.waiter(topic.queue(DEFAULT_NAMESPACE, "n.echo")) as poll:
+        found = await poll.wait(DEADLINE_SECONDS)
+        await said(api, "/nodes/n/pause")
+        await poll.wait(LOOK_CAP_SECONDS)  # by a look that had begun
+        held = not await poll.wait(LOOK_CAP_SECONDS * 1.2)
+        await api.post(f"/executions/{execution_id}/cancel", {})
+        await said(api, "/nodes/n/resume")
+        woken = poll.woken
+
+    assert (found, held, woken) == (True, True, True)
