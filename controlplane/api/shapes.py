@@ -453,5 +453,6 @@ def reasoner(entry: Entry) -> Shape:
             "retry": retry(entry.retry),
             "timeout_seconds": entry.timeout_seconds,
             "up": entry.up,
+            "paused": entry.paused,
         }
     )

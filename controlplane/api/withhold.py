@@ -122,6 +122,7 @@ async def _pause(request: Request, what: Paused) -> Response:
         reason=reason,
         paused_by=by,
     )
+    await doors.catalogue.refresh()
     log.info("work.paused", extra={"scope": what.scope.value, "paused": what.name, "by": by, "changed": new})
     return answer(shapes.pause(one) | {"paused": True, "changed": new} | await _backlog(request, what))
 
@@ -130,6 +131,7 @@ async def _resume(request: Request, what: Paused) -> Response:
     doors, namespace = doors_of(request), namespace_of(request)
     await _reason(request)
     gone = await doors.run(withhold.resume, _buckets(request, what), what, namespace=namespace)
+    await doors.catalogue.refresh()
     await _wake(doors, namespace, what)
     by = caller_of(request)
     log.info(

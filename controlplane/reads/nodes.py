@@ -36,7 +36,15 @@ select r.namespace, r.target, r.node_id, r.reasoner_id, r.type, r.description, r
       and s.expires_at > clock()
       and not s.draining
       and s.drain_requested_at is null
-  ) as up
+  ) as up,
+  exists (
+    select 1
+    from pauses p
+    where p.bucket = $1
+      and p.namespace = r.namespace
+      and p.node_id in ('', r.node_id)
+      and p.name in ('', r.node_id, r.target)
+  ) as paused
 from reasoners r
 left join nodes n on n.bucket = $1 and n.namespace = r.namespace and n.id = r.node_id
 where r.bucket = $1
@@ -124,7 +132,8 @@ limit 10000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A target in the catalogue: its policy, its node's version, and whether a process that serves it is alive."""
+    """A target in the catalogue: its policy, its node's version, whether a process that serves it is alive, and
+    whether a person has paused it, its node or everything."""
 
     namespace: int
     target: str
@@ -137,6 +146,7 @@ class Entry:
     timeout_seconds: float | None
     version: str
     up: bool
+    paused: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,4 +239,5 @@ def _entry(row: asyncpg.Record) -> Entry:
         timeout_seconds=row["timeout_seconds"],
         version=row["version"],
         up=row["up"],
+        paused=row["paused"],
     )

@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
+from controlplane.api.doors import KEY_NAME, caller_of
 from controlplane.api.lookout import LOOK_CAP_SECONDS
 from controlplane.domain import topic
 from controlplane.domain.execution import DEFAULT_NAMESPACE
@@ -239,6 +241,32 @@ async def test_a_paused_node_is_seen(calm: Api) -> None:
         await said(calm, f"{path}/resume")
 
     assert seen == [True, True, False]
+
+
+@WIDE
+async def test_a_submit_is_warned(calm: Api, scope: str) -> None:
+    """What is accepted for a paused target says that it waits, and the list of targets shows it."""
+    session = await calm.open_session()
+    await said(calm, f"{PAUSES[scope]}/pause")
+    accepted = await calm.submit()
+    listed = {one["target"]: one["paused"] for one in (await calm.get("/reasoners"))["items"]}
+    await said(calm, f"{PAUSES[scope]}/resume")
+    await calm.finish(session, await calm.take(session))
+    later = await calm.submit()
+    await close(calm, session)
+
+    assert [one["code"] for one in accepted["warnings"]] == ["paused"]
+    assert listed == {"n.echo": True, "n.other": scope != "reasoner"}
+    assert "warnings" not in later
+
+
+async def test_who_paused_it_is_the_name_of_the_key(calm: Api) -> None:
+    """Where the gate has left one; a key without a name is nobody."""
+    named, nameless = Request({"type": "http", KEY_NAME: "ops"}), Request({"type": "http"})
+    paused = await said(calm, "/pause")
+
+    assert (caller_of(named), caller_of(nameless)) == ("ops", None)
+    assert "paused_by" not in paused
 
 
 async def test_it_outlives_the_server(database: str) -> None:
