@@ -33,6 +33,7 @@ from controlplane.api import (
     restart,
     retry,
     schedules,
+    withhold,
 )
 from controlplane.api.agentfield import approvals
 from controlplane.api.agentfield import operations as agentfield
@@ -85,6 +86,7 @@ OPERATIONS = [
     *retry.OPERATIONS,
     *schedules.OPERATIONS,
     *nodes.OPERATIONS,
+    *withhold.OPERATIONS,
     *leases.OPERATIONS,
     *memory.OPERATIONS,
     *changes.OPERATIONS,

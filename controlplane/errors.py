@@ -3,8 +3,8 @@
     ControlPlaneError
     ├── NotFound       ExecutionNotFound  TargetNotFound  NodeNotFound  SessionNotFound  MemoryNotFound
     │                  DeliveryNotFound  NoApprovalRequest  ScheduleNotFound
-    ├── Conflict       LeaseLost  AlreadyFinished  InvalidState  SessionClosed  LengthMismatch  NotAList
-    │                  IdempotencyConflict  ApprovalAlreadyRequested  ScheduleExists
+    ├── Conflict       LeaseLost  AlreadyFinished  InvalidState  SessionClosed  SessionDraining  LengthMismatch
+    │                  NotAList  IdempotencyConflict  ApprovalAlreadyRequested  ScheduleExists
     ├── Refused        Malformed  Invalid  InvalidParameter  TooLarge  TargetMalformed  EgressRefused  NoWebhook
     │                  Unauthorized  NotItsNode
     └── Unavailable    DatabaseUnavailable  ShuttingDown  WaitedTooLong
@@ -116,6 +116,12 @@ class SessionClosed(Conflict):
     """This session has expired or was closed; open a new one."""
 
     code = "session_closed"
+
+
+class SessionDraining(Conflict):
+    """This process was asked to drain: it finishes what it runs and takes nothing new."""
+
+    code = "session_draining"
 
 
 class LengthMismatch(Conflict):

@@ -11,6 +11,7 @@ from controlplane.domain.approval import WAITING_FOR_APPROVAL, Approval, Decisio
 from controlplane.domain.execution import State, Status
 from controlplane.domain.ids import ExecutionId, SessionId
 from controlplane.domain.lease import WITHDRAWING, Transport
+from controlplane.domain.pause import Pause, Paused
 from controlplane.domain.standing import AHEAD_MAX, Child, Failure, Line, Node, Process, Standing, Word
 
 NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -121,10 +122,24 @@ LATE = process(renewed_at=ago(45), expires_at=ago(-5))
 SILENT = called(renewed_at=ago(45), expires_at=ago(-75))
 LINE = Line(ahead=12, finishes=65, seconds=650.0)
 
+
+def held_back(what: Paused, **over: Any) -> Pause:
+    """Paused by a person, a quarter of an hour ago."""
+    return replace(Pause(what=what, paused_at=ago(900), paused_by="ops", reason="the upstream is down"), **over)
+
+
+ALL_PAUSED = held_back(Paused.all())
+NODE_PAUSED = held_back(Paused.node("n"), reason=None)
+REASONER_PAUSED = held_back(Paused.reasoner("n", "n.echo"), paused_by=None)
+
 SAMPLES: dict[str, Standing] = {
+    "all paused": ready(pauses=(ALL_PAUSED, NODE_PAUSED)),
+    "node paused": ready(pauses=(NODE_PAUSED,)),
+    "reasoner paused": ready(process(), pauses=(REASONER_PAUSED,)),
     "no node": ready(node=Node(id="n", registered_at=ago(86_400), left_at=ago(3_600))),
     "no node, nobody knows since when": ready(node=Node(id="n", registered_at=ago(86_400))),
     "draining": ready(process(draining=True)),
+    "drained": ready(process(draining=True, drain=Word(at=ago(60), reason="update", by="ops"))),
     "late": ready(LATE),
     "unreachable": ready(SILENT),
     "full": ready(FULL, FULL, line=LINE),

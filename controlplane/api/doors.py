@@ -49,6 +49,8 @@ ENDED_TOPIC = "ended"
 DELIVERIES_TOPIC = "deliveries"
 CANCEL_TOPIC = "cancel"
 SCHEDULES_TOPIC = "schedules"
+KEY_NAME = "controlplane.key_name"
+"""Where in a request's scope the gate leaves the name of the key that opened it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -152,6 +154,12 @@ def doors_of(request: Request | WebSocket) -> Doors:
 def namespace_of(_request: Request | WebSocket) -> int:
     """The namespace that the caller's key belongs to."""
     return DEFAULT_NAMESPACE
+
+
+def caller_of(request: Request | WebSocket) -> str | None:
+    """The name of the API key that the caller came with; None where it has none, or no key is asked for."""
+    name: str | None = request.scope.get(KEY_NAME)
+    return name
 
 
 async def gather_answers(calls: Iterable[Awaitable[Result]]) -> list[Result | ControlPlaneError]:

@@ -400,11 +400,14 @@ def submission_of(
 
 
 def no_node(entry: Entry) -> list[dict[str, str]]:
-    """A word of warning when nobody is there to do what was just accepted."""
-    if entry.up:
-        return []
-    said = f"No node that serves {entry.target} is connected right now; the work waits."
-    return [{"code": "no_node", "message": said}]
+    """Words of warning when nobody is there to do what was just accepted, or when it is paused."""
+    said: list[dict[str, str]] = []
+    if not entry.up:
+        message = f"No node that serves {entry.target} is connected right now; the work waits."
+        said.append({"code": "no_node", "message": message})
+    if entry.paused:
+        said.append({"code": "paused", "message": f"{entry.target} is paused; the work waits until it is resumed."})
+    return said
 
 
 def input_of(raw: msgspec.Raw, bytes_max: int) -> bytes:

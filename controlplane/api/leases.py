@@ -35,7 +35,15 @@ from controlplane.domain.ids import ExecutionId, SessionId, bucket_of, read, rea
 from controlplane.domain.lease import Beat, Claim, Fence, Lease, Report, ReportCode, Session, Verdict
 from controlplane.domain.notice import text
 from controlplane.domain.target import is_name
-from controlplane.errors import ControlPlaneError, Invalid, LeaseLost, NodeNotFound, SessionClosed, SessionNotFound
+from controlplane.errors import (
+    ControlPlaneError,
+    Invalid,
+    LeaseLost,
+    NodeNotFound,
+    SessionClosed,
+    SessionDraining,
+    SessionNotFound,
+)
 from controlplane.reads import nodes
 from controlplane.stages import expire, register
 from controlplane.stages.expire import Swept
@@ -56,6 +64,8 @@ WORD_MAX = 200
 TRACEBACK_MAX = 65_536
 LEVELS = frozenset({"debug", "info", "warning", "error"})
 SESSIONS_KEPT = 10_000
+DRAINED_LOOK_SECONDS = 2.0
+"""How often a poll of a process that drains looks whether it still does: a hint may be lost."""
 
 
 class OpenForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -206,8 +216,25 @@ async def lease(request: Request) -> Response:
     form = await read_form(request, LeaseForm, doors.limits.body_bytes_max)
     limit = int(_bounded(form.max, "body.max", 1, LEASES_MAX))
     until = time.monotonic() + _bounded(form.wait_seconds, "body.wait_seconds", 0, WAIT_MAX_SECONDS)
-    leases = await _claim(request, doors, session, limit, until)
-    return answer({"leases": [shapes.lease(one) for one in leases]})
+    while True:
+        try:
+            leases = await _claim(request, doors, session, limit, until)
+        except SessionDraining:
+            if await _drained(request, doors, session, until):
+                continue
+            return answer({"leases": [], "draining": True})
+        return answer({"leases": [shapes.lease(one) for one in leases]})
+
+
+async def _drained(request: Request, doors: Doors, session: Session, until: float) -> bool:
+    """Hold the poll of a process that is handed nothing, outside of the lines. Says whether to look once more."""
+    for target in await doors.catalogue.targets_of(session.namespace, session.node_id):
+        doors.hints.wake(topic.queue(session.namespace, target), most=1)  # what it was woken for is the next one's
+    with doors.hints.waiter(topic.session(session.id)) as hint:
+        left = until - time.monotonic()
+        if left > 0 and not doors.stopping:
+            await hint.wait(min(left, DRAINED_LOOK_SECONDS))
+    return left > 0 and not doors.stopping and not await request.is_disconnected()
 
 
 async def _claim(request: Request, doors: Doors, session: Session, limit: int, until: float) -> Sequence[Lease]:
@@ -255,6 +282,8 @@ async def heartbeat(request: Request) -> Response:
             if left <= 0 or not await hint.wait(left):
                 break
             cancels = await doors.lookout.cancelling(session.id)
+            if not cancels:  # told for another reason: it shall drain, or need not any more, and the next beat says so
+                break
     shape = {
         "expires_in_seconds": extended.expires_in_seconds,
         "cancel": [_shown(one.fence) | {"reason": one.reason} for one in cancels],

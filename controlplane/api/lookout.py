@@ -9,10 +9,11 @@ from uuid import UUID
 
 from controlplane.api.doors import CANCEL_TOPIC
 from controlplane.domain import topic
-from controlplane.domain.placement import Placement
+from controlplane.domain.placement import Placement, by_place
+from controlplane.domain.target import parse
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import Pool, persist
-from controlplane.reads import nodes
+from controlplane.reads import nodes, pauses
 from controlplane.reads.nodes import Cancelling
 
 LOOK_FIRST_SECONDS = 0.05
@@ -52,10 +53,19 @@ class Lookout:
                         partial(nodes.ready_targets, bucket=bucket, wanted=wanted),
                         seconds=RETRY_SECONDS,
                     )
-            for namespace, target in found:
+            # Of what is paused nobody is handed anything: to wake one for it again and again would only be noise.
+            for namespace, target in await self._unpaused(found):
                 self._hints.wake(topic.queue(namespace, target), most=1)
             pause = LOOK_FIRST_SECONDS if found else min(pause * 2, LOOK_CAP_SECONDS)
             await asyncio.sleep(pause)
+
+    async def _unpaused(self, found: list[tuple[int, str]]) -> list[tuple[int, str]]:
+        asked = [(namespace, parse(target).node_id, target) for namespace, target in found]
+        held: set[tuple[int, str]] = set()
+        for bucket, part in by_place(asked, lambda one: self._placement.of_key(one[0], one[1])):
+            look = partial(pauses.held_back, bucket=bucket, wanted=part)
+            held |= await persist(self._pool, look, seconds=RETRY_SECONDS)
+        return [one for one in found if one not in held]
 
     async def watch_cancels(self) -> None:
         """Wake the heartbeats of sessions that hold something cancelled."""

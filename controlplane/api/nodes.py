@@ -14,8 +14,9 @@ from controlplane.api.operation import Operation
 from controlplane.api.shapes import answer
 from controlplane.domain.target import is_name
 from controlplane.errors import NodeNotFound
-from controlplane.reads import nodes
+from controlplane.reads import nodes, pauses
 from controlplane.reads.nodes import NodeView
+from controlplane.reads.pauses import Drained
 from controlplane.stages import register
 
 
@@ -40,7 +41,8 @@ async def list_nodes(request: Request) -> Response:
     for bucket in doors.placement.all():
         found += await doors.run(nodes.nodes, bucket, namespace=namespace)
     show_all = request.query_params.get("show_all", "").lower() in ("1", "true", "yes")
-    shown = [shapes.node(view) for view in found if show_all or view.sessions]
+    drained = await doors.run(pauses.drained, namespace=namespace, node_id=None, placement=doors.placement)
+    shown = [shapes.node(view, drained.get(view.id, Drained())) for view in found if show_all or view.sessions]
     return answer({"nodes": shown, "count": len(shown), "filters": {"show_all": show_all}})
 
 
@@ -54,6 +56,7 @@ async def read_node(request: Request) -> Response:
     found = await doors.run(nodes.nodes, bucket, namespace=namespace, node_id=node_id)
     if not found:
         raise NodeNotFound
+    drained = await doors.run(pauses.drained, namespace=namespace, node_id=node_id, placement=doors.placement)
     schemas = await doors.run(nodes.schemas, bucket, namespace=namespace, node_id=node_id)
     served = [entry for entry in await doors.catalogue.entries(namespace) if entry.node_id == node_id]
     described = [
@@ -67,7 +70,7 @@ async def read_node(request: Request) -> Response:
         for entry in served
     ]
     return answer(
-        shapes.node(found[0])
+        shapes.node(found[0], drained.get(node_id, Drained()))
         | {
             "reasoners": [one for one in described if one["type"] == "reasoner"],
             "skills": [one for one in described if one["type"] == "skill"],

@@ -15,6 +15,7 @@ from controlplane.domain.ids import show, show_execution
 from controlplane.domain.lease import Lease
 from controlplane.domain.memory import WORKFLOW, Action, Scope, Value
 from controlplane.domain.notice import error_text, milliseconds, moment
+from controlplane.domain.pause import Pause, Paused
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.schedule import Schedule
 from controlplane.domain.target import parse
@@ -25,6 +26,7 @@ from controlplane.reads.events import EventView
 from controlplane.reads.executions import ExecutionView
 from controlplane.reads.logs import LineView
 from controlplane.reads.nodes import Entry, NodeView
+from controlplane.reads.pauses import Drained
 from controlplane.reads.schedules import TickView
 
 Shape = dict[str, Any]
@@ -185,6 +187,16 @@ def schedule(one: Schedule, *, payloads: bool = False) -> Shape:
             "updated_at": moment(one.updated_at),
         }
     )
+
+
+def paused(what: Paused) -> Shape:
+    """What is, or was, paused; that of everything has no name."""
+    return {"scope": what.scope.value, "name": what.name or None, "node_id": what.node_id or None}
+
+
+def pause(one: Pause) -> Shape:
+    more = {"reason": one.reason, "paused_by": one.paused_by, "paused_at": moment(one.paused_at)}
+    return present(paused(one.what) | more)
 
 
 def tick(view: TickView) -> Shape:
@@ -390,7 +402,7 @@ def _body(view: AttemptView) -> str | None:
     return None if view.response_body is None else view.response_body.decode(errors="replace")
 
 
-def node(view: NodeView) -> Shape:
+def node(view: NodeView, drained: Drained) -> Shape:
     return present(
         {
             "id": view.id,
@@ -403,6 +415,9 @@ def node(view: NodeView) -> Shape:
             "sessions": view.sessions,
             "slots": view.slots,
             "running": view.running,
+            "paused": view.paused,
+            "draining": drained.processes,
+            "draining_running": drained.running,
             "last_heartbeat": None if view.renewed_at is None else moment(view.renewed_at),
             "registered_at": moment(view.registered_at),
             "updated_at": moment(view.updated_at),
@@ -438,5 +453,6 @@ def reasoner(entry: Entry) -> Shape:
             "retry": retry(entry.retry),
             "timeout_seconds": entry.timeout_seconds,
             "up": entry.up,
+            "paused": entry.paused,
         }
     )

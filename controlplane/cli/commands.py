@@ -55,6 +55,12 @@ Delay = Annotated[
     float | None, typer.Option("--delay", min=0, metavar="SECONDS", help="Begin so much later; 366 days at most.")
 ]
 RunId = Annotated[str | None, typer.Option("--run-id", metavar="RUN", help="Join this run.")]
+NodeId = Annotated[str, typer.Argument(metavar="NODE", help="The id of the node.")]
+PausedReasoner = Annotated[str | None, typer.Option("--reasoner", metavar="TARGET", help="node_id.reasoner_name")]
+PausedNode = Annotated[
+    str | None, typer.Option("--node", metavar="NODE", help="A node, whatever processes it has or gets.")
+]
+Reason = Annotated[str | None, typer.Option("--reason", help="Why, for those who look at it later.")]
 ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="The name of the schedule.")]
 Timeout = Annotated[
     float | None,
@@ -71,6 +77,10 @@ app = typer.Typer(
 )
 executions_app = typer.Typer(help="List, show, explain, pause, cancel, wait for, restart and retry executions.")
 app.add_typer(executions_app, name="executions")
+nodes_app = typer.Typer(help="List nodes; let one drain.", invoke_without_command=True)
+app.add_typer(nodes_app, name="nodes")
+pauses_app = typer.Typer(help="See what is paused.")
+app.add_typer(pauses_app, name="pauses")
 schedules_app = typer.Typer(help="List, show, create, pause, resume, run and delete schedules.")
 app.add_typer(schedules_app, name="schedules")
 
@@ -288,7 +298,7 @@ def executions_attempts(
 @executions_app.command("pause")
 def executions_pause(
     execution_id: ExecutionId,
-    reason: Annotated[str | None, typer.Option("--reason", help="Why, for those who look at it later.")] = None,
+    reason: Reason = None,
     server: Server = DEFAULT_SERVER,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -317,7 +327,7 @@ def executions_resume(
 @executions_app.command("cancel")
 def executions_cancel(
     execution_id: ExecutionId,
-    reason: Annotated[str | None, typer.Option("--reason", help="Why, for those who look at it later.")] = None,
+    reason: Reason = None,
     server: Server = DEFAULT_SERVER,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -357,7 +367,7 @@ def executions_restart(
         ),
     ] = "succeeded-before",
     fork: Annotated[bool, typer.Option("--fork", help="Say that the new run is a branch, not a repair.")] = False,
-    reason: Annotated[str | None, typer.Option("--reason", help="Why, for those who look at it later.")] = None,
+    reason: Reason = None,
     input_given: Annotated[
         str | None,
         typer.Option("--input", metavar="JSON|@FILE|-", help="Other arguments than before, as a JSON object."),
@@ -392,7 +402,7 @@ def executions_retry(
             "--reuse", help="succeeded-before: calls that had succeeded are not made again; none: all are made again."
         ),
     ] = "succeeded-before",
-    reason: Annotated[str | None, typer.Option("--reason", help="Why, for those who look at it later.")] = None,
+    reason: Reason = None,
     delay: Delay = None,
     server: Server = DEFAULT_SERVER,
     api_key: ApiKey = None,
@@ -564,18 +574,100 @@ def schedules_next(
         coming(client, name, count=count, as_json=as_json)
 
 
-@app.command()
+@nodes_app.callback()
 def nodes(
+    context: typer.Context,
     show_all: Annotated[bool, typer.Option("--all", help="Also those that are not connected now.")] = False,
     server: Server = DEFAULT_SERVER,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the nodes that are connected."""
-    from controlplane.cli.nodes import listing
+    """List the nodes that are connected; let one drain."""
+    from controlplane.cli.nodes import before, listing
+
+    if context.invoked_subcommand is not None:
+        before(name for name in context.params if _given(context, name))
+        return
 
     with _client(server, api_key) as client:
         listing(client, show_all=show_all, as_json=as_json)
+
+
+@nodes_app.command("drain")
+def nodes_drain(
+    node_id: NodeId,
+    reason: Reason = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let the processes that a node has now finish what they run, and give them nothing new. Those started later serve.
+
+    Say it again to see how much still runs.
+    """
+    from controlplane.cli.nodes import drain
+
+    with _client(server, api_key) as client:
+        drain(client, node_id, "drain", reason=reason, as_json=as_json)
+
+
+@nodes_app.command("undrain")
+def nodes_undrain(
+    node_id: NodeId, server: Server = DEFAULT_SERVER, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
+    """Give the processes of a node work again."""
+    from controlplane.cli.nodes import drain
+
+    with _client(server, api_key) as client:
+        drain(client, node_id, "undrain", reason=None, as_json=as_json)
+
+
+@app.command()
+def pause(
+    reasoner: PausedReasoner = None,
+    node: PausedNode = None,
+    everything: Annotated[bool, typer.Option("--all", help="Everything.")] = False,
+    reason: Reason = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hand out no more work of a reasoner, of a node, or at all: what runs goes on, what is submitted waits."""
+    from controlplane.cli.pauses import turn
+
+    with _client(server, api_key) as client:
+        turn(client, "pause", reasoner=reasoner, node=node, everything=everything, reason=reason, as_json=as_json)
+
+
+@app.command()
+def resume(
+    reasoner: PausedReasoner = None,
+    node: PausedNode = None,
+    everything: Annotated[bool, typer.Option("--all", help="Everything; what was paused by itself stays so.")] = False,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hand out again what was paused."""
+    from controlplane.cli.pauses import turn
+
+    with _client(server, api_key) as client:
+        turn(client, "resume", reasoner=reasoner, node=node, everything=everything, reason=None, as_json=as_json)
+
+
+@pauses_app.command("list")
+def pauses_list(
+    limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")] = 50,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Where the page before ended.")] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what is paused: since when, by whom and why."""
+    from controlplane.cli.pauses import listing
+
+    with _client(server, api_key) as client:
+        listing(client, limit=limit, cursor=cursor, as_json=as_json)
 
 
 @app.command()
@@ -595,6 +687,12 @@ def doctor(
         database_url=database_url,
         as_json=as_json,
     )
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    """Whether it stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _client(server: str, api_key: str | None) -> Client:

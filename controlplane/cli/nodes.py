@@ -1,11 +1,15 @@
-"""`controlplane nodes`: who is there to work."""
+"""`controlplane nodes`: who is there to work, and who shall take no more of it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from urllib.parse import quote
 
 import msgspec
 
 from controlplane.cli import output
 from controlplane.cli.client import PREFIX, Client
+from controlplane.cli.failure import ExitCode, Failure
 
 
 class Node(msgspec.Struct):
@@ -16,10 +20,32 @@ class Node(msgspec.Struct):
     running: int
     version: str | None = None
     last_heartbeat: str | None = None
+    paused: bool = False
+    draining: int = 0
+
+    @property
+    def status(self) -> str:
+        """What matters most of it."""
+        if self.paused:
+            return "paused"
+        if not self.draining:
+            return self.lifecycle_status
+        return "draining" if self.draining >= self.sessions else f"{self.draining} draining"
 
 
 class Nodes(msgspec.Struct):
     nodes: list[Node]
+
+
+class Drained(msgspec.Struct):
+    draining: int
+    draining_running: int
+
+
+def before(given: Iterable[str]) -> None:
+    """Options in front of a command would be lost, and another server be asked than was meant."""
+    if any(given):
+        raise Failure("Options stand behind the command: controlplane nodes drain NODE …", code=ExitCode.USAGE)
 
 
 def listing(client: Client, *, show_all: bool, as_json: bool) -> None:
@@ -37,7 +63,7 @@ def listing(client: Client, *, show_all: bool, as_json: bool) -> None:
         (
             (
                 one.id,
-                one.lifecycle_status,
+                one.status,
                 one.sessions,
                 one.running,
                 one.slots,
@@ -47,3 +73,17 @@ def listing(client: Client, *, show_all: bool, as_json: bool) -> None:
             for one in found
         ),
     )
+
+
+def drain(client: Client, node_id: str, verb: str, *, reason: str | None, as_json: bool) -> None:
+    """Drain or undrain the processes of a node, and print how many drain and what they still run."""
+    said = {} if reason is None else {"reason": reason}
+    body = client.post(f"{PREFIX}/nodes/{quote(node_id, safe='')}/{verb}", msgspec.json.encode(said), about=node_id)
+    if as_json:
+        output.data(body)
+        return
+    now = msgspec.json.decode(body, type=Drained)
+    processes = "1 process drains" if now.draining == 1 else f"{now.draining} processes drain"
+    output.data(f"{node_id}: {processes}, {now.draining_running} running")
+    if verb == "drain" and now.draining and not now.draining_running:
+        output.say("Nothing runs in what drains: it can be stopped.")

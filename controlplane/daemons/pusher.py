@@ -22,7 +22,7 @@ from controlplane.domain.ids import bucket_of, show, show_execution
 from controlplane.domain.lease import Claim, Fence, Lease, Recorded, Report, ReportCode, Session, Transport
 from controlplane.domain.payload import shallow
 from controlplane.domain.placement import Placement, by_bucket
-from controlplane.errors import ControlPlaneError, LeaseLost, SessionClosed
+from controlplane.errors import ControlPlaneError, LeaseLost, SessionClosed, SessionDraining
 from controlplane.outbound.node import NodeCaller
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
@@ -184,6 +184,9 @@ class Pusher:
                             empty = 0
                 except SessionClosed:
                     raise
+                except SessionDraining:  # still served: what it holds may end without our hearing of it
+                    with self._hints.waiter(mine) as word:
+                        await word.wait(IDLE_SECONDS)
                 except (ControlPlaneError, *PASSING) as error:
                     log.warning("pusher.waiting", extra={"node_id": session.node_id, "error": repr(error)})
                     recollected = False  # who finished meanwhile could not tell us

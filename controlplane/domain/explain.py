@@ -18,6 +18,7 @@ from controlplane.domain.execution import State, Status
 from controlplane.domain.ids import show_execution
 from controlplane.domain.lease import WITHDRAWING
 from controlplane.domain.notice import error_text, moment
+from controlplane.domain.pause import Pause, PauseScope
 from controlplane.domain.standing import (
     AHEAD_MAX,
     CHILDREN_MAX,
@@ -33,6 +34,7 @@ from controlplane.domain.standing import (
     facts,
     line_facts,
     maybe,
+    pause_facts,
     process_facts,
     slot_facts,
     word_facts,
@@ -50,6 +52,9 @@ NODE_UNREACHABLE = "node_unreachable"
 class Cause(StrEnum):
     """Why it stands where it stands: stable words, for programs."""
 
+    ALL_PAUSED = "all_paused"
+    NODE_PAUSED = "node_paused"
+    REASONER_PAUSED = "reasoner_paused"
     NO_NODE = "no_node"
     NODE_DRAINING = "node_draining"
     NODE_LATE = "node_late"
@@ -107,17 +112,14 @@ def explain(it: Standing) -> Explanation:
 
 
 def _ready(it: Standing) -> Explanation:
+    if it.pauses:
+        return _held_back(it, it.pauses[0])
     node = it.node or Node(id=it.node_id)
     there = [one for one in node.processes if not one.draining]
     if not node.processes:
         return _no_node(it, node)
     if not there:
-        return Explanation(
-            code=Cause.NODE_DRAINING,
-            sentence=f"Node {node.id} is draining: it finishes what it runs and takes nothing new.",
-            fix=f"Start another process of node {node.id}.",
-            facts=facts(it) | slot_facts(node.processes),
-        )
+        return _draining(it, node)
     heard = [one for one in there if not one.late(it.now) and one.expires_at > it.now]
     if not heard:
         return _late(it, node, max(there, key=lambda one: one.renewed_at))
@@ -138,6 +140,44 @@ def _ready(it: Standing) -> Explanation:
         since=it.available_at,
         fix=f"Add processes or slots to node {node.id}, or wait.",
         facts=facts(it) | slot_facts(heard) | line_facts(line),
+    )
+
+
+def _held_back(it: Standing, one: Pause) -> Explanation:
+    what, name, path = {
+        PauseScope.ALL: (Cause.ALL_PAUSED, "Everything", ""),
+        PauseScope.NODE: (Cause.NODE_PAUSED, f"Node {one.what.name}", f"/nodes/{one.what.name}"),
+        PauseScope.REASONER: (Cause.REASONER_PAUSED, f"Reasoner {one.what.name}", f"/reasoners/{one.what.name}"),
+    }[one.what.scope]
+    by = f" by {_words(one.paused_by)}" if one.paused_by else ""
+    why = f": {_words(one.reason)}" if one.reason else ""
+    return Explanation(
+        code=what,
+        sentence=f"{name} is paused{by} since {_at(one.paused_at)}{why}.",
+        since=one.paused_at,
+        fix=f"Let it go on: POST /api/v1{path}/resume.",
+        facts=facts(it) | pause_facts(one) | {"also_paused": [other.what.scope.value for other in it.pauses[1:]]},
+    )
+
+
+def _draining(it: Standing, node: Node) -> Explanation:
+    known = facts(it) | slot_facts(node.processes)
+    asked = max((one.drain for one in node.processes if one.drain is not None), key=lambda word: word.at, default=None)
+    if asked is None:
+        return Explanation(
+            code=Cause.NODE_DRAINING,
+            sentence=f"Node {node.id} is draining: it finishes what it runs and takes nothing new.",
+            fix=f"Start another process of node {node.id}.",
+            facts=known,
+        )
+    by = f" by {_words(asked.by)}" if asked.by else ""
+    return Explanation(
+        code=Cause.NODE_DRAINING,
+        sentence=f"Node {node.id} was asked to drain{by} at {_at(asked.at)}{_because(asked.reason)}: it finishes what "
+        f"it runs and takes nothing new.",
+        since=asked.at,
+        fix=f"Start another process of node {node.id}, or let it go on: POST /api/v1/nodes/{node.id}/undrain.",
+        facts=known | word_facts("drain", asked),
     )
 
 

@@ -11,6 +11,7 @@ from controlplane.domain.execution import State, Status
 from controlplane.domain.ids import ExecutionId, SessionId, show, show_execution
 from controlplane.domain.lease import Transport
 from controlplane.domain.notice import moment
+from controlplane.domain.pause import Pause
 from controlplane.domain.target import parse
 
 Json = object
@@ -29,8 +30,20 @@ LATE_LEAST_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """Somebody asked for something: when, why, and who, where that is known."""
+
+    at: datetime
+    reason: str | None = None
+    by: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """A process of the node. `held`: how many of its slots are taken, `runs` by what, the longest first."""
+    """A process of the node. `held`: how many of its slots are taken, `runs` by what, the longest first.
+
+    `draining`: it takes nothing new, by its own goodbye or because a person asked for that (`drain`).
+    """
 
     id: SessionId
     transport: Transport
@@ -39,6 +52,7 @@ class Process:
     renewed_at: datetime
     expires_at: datetime
     draining: bool = False
+    drain: Word | None = None
     acknowledges: bool = False
     closed_at: datetime | None = None
     closed_reason: str | None = None
@@ -94,14 +108,6 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Word:
-    """Somebody asked for something: when, and why."""
-
-    at: datetime
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
     id: ExecutionId
     target: str
@@ -110,7 +116,10 @@ class Child:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """All that is known of where an execution stands. `state` None: it has ended, and `ended_at` says when."""
+    """All that is known of where an execution stands. `state` None: it has ended, and `ended_at` says when.
+
+    `pause` is of the execution itself; `pauses` are those of its reasoner, its node or everything, the widest first.
+    """
 
     id: ExecutionId
     now: datetime
@@ -140,6 +149,7 @@ class Standing:
     approval: Approval | None = None
     children: tuple[Child, ...] = ()
     children_count: int = 0
+    pauses: tuple[Pause, ...] = ()
     node: Node | None = None
     line: Line | None = None
     ended_at: datetime | None = None
@@ -219,8 +229,20 @@ def child_facts(it: Standing) -> dict[str, Json]:
     }
 
 
+def pause_facts(one: Pause) -> dict[str, Json]:
+    return {
+        "paused": one.what.scope.value,
+        "paused_at": moment(one.paused_at),
+        "paused_by": one.paused_by,
+        "pause_reason": one.reason,
+    }
+
+
 def word_facts(name: str, word: Word | None) -> dict[str, Json]:
-    return {} if word is None else {f"{name}_requested_at": moment(word.at), f"{name}_reason": word.reason}
+    if word is None:
+        return {}
+    said: dict[str, Json] = {f"{name}_requested_at": moment(word.at), f"{name}_reason": word.reason}
+    return said if word.by is None else said | {f"{name}_requested_by": word.by}
 
 
 def _age(now: datetime, at: datetime) -> float:

@@ -32,7 +32,7 @@ from controlplane.domain.standing import (
     Word,
 )
 from controlplane.postgres.pool import Connection
-from controlplane.reads import approvals
+from controlplane.reads import approvals, pauses
 
 PROCESSES_MAX = 50
 """Processes of a node that are looked at."""
@@ -60,7 +60,9 @@ where e.bucket = $1
 """
 
 HOLDER = """
-select id, transport, slots, heartbeat_seconds, renewed_at, expires_at, draining, acknowledges, closed_at, closed_reason
+select id, transport, slots, heartbeat_seconds, renewed_at, expires_at,
+  draining or drain_requested_at is not null as draining, drain_requested_at, drain_requested_by, drain_reason,
+  acknowledges, closed_at, closed_reason
 from sessions
 where bucket = $1
   and id = $2
@@ -75,7 +77,9 @@ where bucket = $1
 """
 
 PROCESSES = """
-select id, transport, slots, heartbeat_seconds, renewed_at, expires_at, draining, acknowledges, closed_at, closed_reason
+select id, transport, slots, heartbeat_seconds, renewed_at, expires_at,
+  draining or drain_requested_at is not null as draining, drain_requested_at, drain_requested_by, drain_reason,
+  acknowledges, closed_at, closed_reason
 from sessions
 where bucket = $1
   and namespace = $2
@@ -235,6 +239,10 @@ async def standing(
 async def _with_queue(
     conn: Connection, found: Standing, row: asyncpg.Record, namespace: int, placement: Placement
 ) -> Standing:
+    bucket = placement.of_key(namespace, found.node_id)
+    held = await pauses.about(conn, bucket, namespace=namespace, node_id=found.node_id, target=found.target)
+    if held:
+        return replace(found, pauses=tuple(held))
     node = await _node(conn, found.node_id, namespace, placement)
     if not any(not one.draining for one in node.processes):
         return replace(found, node=node)
@@ -360,6 +368,7 @@ def _standing(row: asyncpg.Record, cancel_grace_seconds: float, dispatch_seconds
 
 
 def _process(row: asyncpg.Record) -> Process:
+    asked_at: datetime | None = row["drain_requested_at"]
     return Process(
         id=SessionId(row["id"]),
         transport=Transport(row["transport"]),
@@ -368,6 +377,7 @@ def _process(row: asyncpg.Record) -> Process:
         renewed_at=row["renewed_at"],
         expires_at=row["expires_at"],
         draining=row["draining"],
+        drain=None if asked_at is None else Word(at=asked_at, reason=row["drain_reason"], by=row["drain_requested_by"]),
         acknowledges=row["acknowledges"],
         closed_at=row["closed_at"],
         closed_reason=row["closed_reason"],

@@ -35,7 +35,16 @@ select r.namespace, r.target, r.node_id, r.reasoner_id, r.type, r.description, r
       and s.closed_at is null
       and s.expires_at > clock()
       and not s.draining
-  ) as up
+      and s.drain_requested_at is null
+  ) as up,
+  exists (
+    select 1
+    from pauses p
+    where p.bucket = $1
+      and p.namespace = r.namespace
+      and p.node_id in ('', r.node_id)
+      and p.name in ('', r.node_id, r.target)
+  ) as paused
 from reasoners r
 left join nodes n on n.bucket = $1 and n.namespace = r.namespace and n.id = r.node_id
 where r.bucket = $1
@@ -58,7 +67,15 @@ select n.id, n.transport, n.version, n.base_url, n.metadata, n.registered_at, n.
       )
     end
   ), 0)::int as running,
-  max(s.renewed_at) as renewed_at
+  max(s.renewed_at) as renewed_at,
+  exists (
+    select 1
+    from pauses p
+    where p.bucket = $1
+      and p.namespace = n.namespace
+      and p.node_id in ('', n.id)
+      and p.name in ('', n.id)
+  ) as paused
 from nodes n
 left join sessions s
   on s.bucket = $1 and s.namespace = n.namespace and s.node_id = n.id and s.closed_at is null and s.expires_at > clock()
@@ -115,7 +132,8 @@ limit 10000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A target in the catalogue: its policy, its node's version, and whether a process that serves it is alive."""
+    """A target in the catalogue: its policy, its node's version, whether a process that serves it is alive, and
+    whether a person has paused it, its node or everything."""
 
     namespace: int
     target: str
@@ -128,11 +146,12 @@ class Entry:
     timeout_seconds: float | None
     version: str
     up: bool
+    paused: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
-    """A node and what its live processes offer together."""
+    """A node and what its live processes offer together. `paused`: it, or everything, by a person."""
 
     id: str
     transport: str
@@ -145,6 +164,7 @@ class NodeView:
     slots: int
     running: int
     renewed_at: datetime | None
+    paused: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,4 +239,5 @@ def _entry(row: asyncpg.Record) -> Entry:
         timeout_seconds=row["timeout_seconds"],
         version=row["version"],
         up=row["up"],
+        paused=row["paused"],
     )

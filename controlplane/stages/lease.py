@@ -15,21 +15,30 @@ from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import Replay, ReplayMode
 from controlplane.domain.ids import ExecutionId, show
 from controlplane.domain.lease import Claim, Lease, Session
+from controlplane.domain.pause import unpaused
 from controlplane.domain.placement import Placement, by_bucket
-from controlplane.errors import ControlPlaneError, SessionClosed
+from controlplane.errors import ControlPlaneError, SessionClosed, SessionDraining
 from controlplane.postgres.pool import Connection
 from controlplane.stages import record
 
 LEASES_MAX = 256
 
 # A session that ran out but that nobody closed yet still holds its leases: after an outage of ours it renews, and to
-# refuse it before that would make its process give up all it runs.
+# refuse it before that would make its process give up all it runs. What a person holds back is read with it: a pause
+# lies in the bucket of its node, as the sessions do, so that it costs a claim no way of its own.
 OPEN_SESSIONS = """
-select id, expires_at > clock() as heard_of
-from sessions
-where bucket = $1
-  and id = any($2::uuid[])
-  and closed_at is null
+select s.id, s.expires_at > clock() as heard_of, s.drain_requested_at is not null as draining,
+  array(
+    select p.name
+    from pauses p
+    where p.bucket = $1
+      and p.namespace = s.namespace
+      and p.node_id in ('', s.node_id)
+  ) as paused
+from sessions s
+where s.bucket = $1
+  and s.id = any($2::uuid[])
+  and s.closed_at is null
 """
 
 # The room of a process that is called is counted here, with its session held: two replicas that ask at once do not
@@ -41,6 +50,7 @@ where bucket = $1
   and id = any($2::uuid[])
   and closed_at is null
   and not draining
+  and drain_requested_at is null
 order by id
 for no key update skip locked
 """
@@ -116,18 +126,21 @@ async def claim(
 
     Moves: ready → leased, attempt + 1. Guard: `for update skip locked`. A claim by a session that closes at this very
     moment may commit late; the sweep keeps looking at closed sessions and takes it back. One that ran out gets nothing
-    until it has renewed. A process that is called gets no more than its slots. Raises: per item SessionClosed.
+    until it has renewed. A process that is called gets no more than its slots. Of what is paused nobody gets anything.
+    Raises: per item SessionClosed, SessionDraining.
     """
-    heard_of = await _open(conn, batch)
+    there = await _open(conn, batch)
     answers: list[list[asyncpg.Record] | ControlPlaneError] = []
     async with conn.transaction():
         called = await _hold_called(conn, batch)
         for item in batch:
-            if item.session.id not in heard_of:
-                answers.append(SessionClosed())
+            session = there.get(item.session.id)
+            if session is None or session["draining"]:
+                answers.append(SessionClosed() if session is None else SessionDraining())
                 continue
             rows: list[asyncpg.Record] = []
-            room = min(item.limit, LEASES_MAX) if heard_of[item.session.id] else 0
+            targets = unpaused(item.targets, item.session.node_id, session["paused"])
+            room = min(item.limit, LEASES_MAX) if session["heard_of"] and targets else 0
             if item.session.called:
                 room = min(room, await _slots_left(conn, item.session, placement)) if item.session.id in called else 0
             for bucket in placement.all():
@@ -137,7 +150,7 @@ async def claim(
                     CLAIM,
                     bucket,
                     item.session.namespace,
-                    item.targets,
+                    targets,
                     room - len(rows),
                     item.session.id,
                     item.session.called,
@@ -149,13 +162,13 @@ async def claim(
     return [[_lease(row, asked) for row in rows] if isinstance(rows, list) else rows for rows in answers]
 
 
-async def _open(conn: Connection, batch: Sequence[Claim]) -> dict[UUID, bool]:
-    """The open ones among these sessions, and whether their processes were heard of in time."""
+async def _open(conn: Connection, batch: Sequence[Claim]) -> dict[UUID, asyncpg.Record]:
+    """The open ones among these sessions: heard of in time or not, draining or not, and what is paused for them."""
     ids: set[UUID] = {item.session.id for item in batch}
-    heard_of: dict[UUID, bool] = {}
+    there: dict[UUID, asyncpg.Record] = {}
     for bucket, part in by_bucket(ids, lambda id_: id_):
-        heard_of |= {row["id"]: row["heard_of"] for row in await conn.fetch(OPEN_SESSIONS, bucket, part)}
-    return heard_of
+        there |= {row["id"]: row for row in await conn.fetch(OPEN_SESSIONS, bucket, part)}
+    return there
 
 
 async def _hold_called(conn: Connection, batch: Sequence[Claim]) -> set[UUID]:

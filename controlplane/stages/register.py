@@ -65,12 +65,25 @@ set node_id = excluded.node_id,
 
 NODE_KNOWN = "select 1 from nodes where bucket = $1 and namespace = $2 and id = $3"
 
+# A process that was not heard of for a while opens another session: it was told to drain, if it was told so lately.
 OPEN = """
 insert into sessions (
   bucket, id, namespace, node_id, instance_id, slots, heartbeat_seconds, lease_seconds,
-  opened_at, renewed_at, expires_at
+  opened_at, renewed_at, expires_at, drain_requested_at, drain_requested_by, drain_reason
 )
-values ($1, $2, $3, $4, $5, $6, $7, $8, clock(), clock(), clock() + make_interval(secs => $8))
+select $1, $2, $3, $4, $5, $6, $7, $8, clock(), clock(), clock() + make_interval(secs => $8),
+  last.drain_requested_at, last.drain_requested_by, last.drain_reason
+from (select) here
+left join lateral (
+  select drain_requested_at, drain_requested_by, drain_reason
+  from sessions
+  where bucket = $1
+    and namespace = $3
+    and node_id = $4
+    and instance_id = $5
+  order by opened_at desc
+  limit 1
+) last on true
 on conflict (bucket, id) do nothing
 """
 
@@ -132,11 +145,23 @@ where bucket = $1
 JOIN = """
 insert into sessions (
   bucket, id, namespace, node_id, instance_id, slots, heartbeat_seconds, lease_seconds, transport, base_url,
-  acknowledges, start_to_close_seconds, opened_at, renewed_at, expires_at
+  acknowledges, start_to_close_seconds, opened_at, renewed_at, expires_at, drain_requested_at, drain_requested_by,
+  drain_reason
 )
-values (
-  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, clock(), clock(), clock() + make_interval(secs => $8)
-)
+select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, clock(), clock(), clock() + make_interval(secs => $8),
+  last.drain_requested_at, last.drain_requested_by, last.drain_reason
+from (select) here
+left join lateral (
+  select drain_requested_at, drain_requested_by, drain_reason
+  from sessions
+  where bucket = $1
+    and namespace = $3
+    and node_id = $4
+    and instance_id = $5
+    and base_url = $10
+  order by opened_at desc
+  limit 1
+) last on true
 """
 
 LAST_OF_INSTANCE = """

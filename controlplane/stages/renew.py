@@ -28,7 +28,8 @@ from unnest($2::uuid[], $3::int[]) as b(id, running)
 where s.bucket = $1
   and s.id = b.id
   and s.closed_at is null
-returning s.id, s.namespace, s.node_id, s.instance_id, s.slots, s.heartbeat_seconds, s.lease_seconds, s.draining,
+returning s.id, s.namespace, s.node_id, s.instance_id, s.slots, s.heartbeat_seconds, s.lease_seconds,
+  s.draining or s.drain_requested_at is not null as draining,
   s.transport, s.base_url, s.acknowledges, s.start_to_close_seconds
 """
 

@@ -451,6 +451,44 @@ def test_nodes_are_listed(dev: Dev, node: Node) -> None:
     assert node.target.partition(".")[0] in shown.out.decode()
 
 
+def test_a_reasoner_is_paused_and_resumed(dev: Dev, node: Node) -> None:
+    """Paused, listed, explained, resumed; what waits is said, and an unknown one is exit code 3."""
+    at = ("--server", dev.url)
+    paused = cli("pause", "--reasoner", node.target, "--reason", "upstream is down", *at)
+    execution_id = submitted(dev, node)
+    why = cli("executions", "explain", execution_id, *at)
+    listed = cli("pauses", "list", *at)
+    resumed = cli("resume", "--reasoner", node.target, *at)
+    node.report(node.lease(), "succeeded", result=1)
+    unknown, nothing = cli("pause", "--node", "nobody", *at), cli("pause", *at)
+
+    assert (paused.out.decode(), paused.err) == (f"{node.target} paused\n", "0 queued, 0 running\n")
+    assert (resumed.out.decode(), resumed.err) == (f"{node.target} resumed\n", "1 queued, 0 running\n")
+    assert f"Reasoner {node.target} is paused since" in why.out.decode()
+    assert "upstream is down" in listed.out.decode()
+    assert (unknown.code, nothing.code) == (3, 2)
+
+
+def test_a_node_drains(dev: Dev, node: Node) -> None:
+    """What runs is counted down to nothing, then it can be stopped."""
+    at, name = ("--server", dev.url), node.target.partition(".")[0]
+    execution_id = submitted(dev, node)
+    lease = node.lease()
+    drained = cli("nodes", "drain", name, "--reason", "update", *at)
+    seen = cli("nodes", *at)
+    node.report(lease, "succeeded", result=1)
+    again, undrained = cli("nodes", "drain", name, *at), cli("nodes", "undrain", name, *at)
+    misplaced = cli("nodes", *at, "drain", name)
+
+    assert execution_id
+    assert drained.out.decode() == f"{name}: 1 process drains, 1 running\n"
+    assert "draining" in next(line for line in seen.out.decode().splitlines() if line.startswith(name))
+    assert again.out.decode() == f"{name}: 1 process drains, 0 running\n"
+    assert "it can be stopped" in again.err
+    assert undrained.out.decode() == f"{name}: 0 processes drain, 0 running\n"
+    assert misplaced.code == 2
+
+
 def test_nobody_there_is_exit_code_9(dev: Dev) -> None:
     """Where no server is, the line says how to start one; where something else is, it says so."""
     nobody = cli("nodes", CONTROLPLANE_SERVER="http://127.0.0.1:1")

@@ -313,6 +313,25 @@ def test_a_node_that_is_told_to_leave_hands_its_work_over(
     assert "lease.released" in plane.event_types_of(long)
 
 
+def test_a_drain_outlives_the_server(plane: Plane, node: StartNode, tmp_path: Path) -> None:
+    """A real process that drains runs on, and takes nothing new, through a crash of the server; a second one serves."""
+    node(DRAINING)
+    long = plane.submit("draining.work", name="long", seconds=3.0)
+    until("it to begin", lambda: list(tmp_path.glob("long.begun")), seconds=5)
+    told = plane.api.post("/nodes/draining/drain", json={"reason": "update"}).json()
+    plane.kill()
+    plane.restart()
+    waits = plane.submit("draining.work", name="waits", seconds=0.0)
+    assert plane.end_of(long, within=15)["attempt"] == 1
+    held = plane.look(waits)["status"]
+    why = plane.api.get(f"/executions/{waits}/explain").json()["code"]
+    node(DRAINING)
+
+    assert plane.end_of(waits, within=10)["result"] == "waits"
+    assert (told["draining"], told["draining_running"]) == (1, 1)
+    assert (held, why) == ("queued", "node_draining")
+
+
 def test_a_server_that_is_told_to_leave_leaves(
     plane: Plane,
     node: StartNode,

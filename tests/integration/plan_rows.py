@@ -170,6 +170,14 @@ select 0, made_id('e', n), 'l' || n, 1, 'child', 'running', clock(), clock()
 from generate_series($1::int, $2::int) as n
 """
 
+# Many more than anybody pauses by hand: of a hundred nodes, each and twenty of its reasoners.
+PAUSES = """
+insert into pauses (bucket, namespace, node_id, name, scope, paused_at)
+select 0, 1, 'h' || n, 'h' || n || case when m > 0 then '.r' || m else '' end,
+  case when m > 0 then 'reasoner' else 'node' end, clock()
+from generate_series(0, 99) as n, generate_series(0, 20) as m
+"""
+
 # One in a hundred is due, one in a hundred has ticks that wait, one in ten is paused.
 SCHEDULES = """
 insert into schedules (
@@ -223,7 +231,7 @@ async def prepare(conn: Connection) -> None:
     """Sixty weeks of partitions, the nodes that are called, and the sessions."""
     await conn.execute("select ensure_partitions(58)")
     await conn.execute(MAKE_ID)
-    for statement in (NODES, SESSIONS, CALLED):
+    for statement in (NODES, SESSIONS, CALLED, PAUSES):
         await conn.execute(statement)
 
 

@@ -14,6 +14,7 @@ from controlplane.domain.approval import Decision
 from controlplane.domain.ids import SessionId
 from controlplane.domain.lease import Beat, Claim, Fence, Session, Verdict
 from controlplane.domain.memory import Op, Place, Put, Scope, Write
+from controlplane.domain.pause import Paused
 from controlplane.errors import ControlPlaneError
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
@@ -29,6 +30,7 @@ from controlplane.stages import (
     renew,
     send,
     submit,
+    withhold,
 )
 from controlplane.stages.log import Line, Progress
 from tests.make import (
@@ -319,14 +321,23 @@ async def report_some(conn: Connection, _: Sequence[Session], turn: int) -> obje
     return await expire.sweep(conn, 0, make_id=make_id)
 
 
+async def hold_and_let_go(conn: Connection, _: Sequence[Session], turn: int) -> object:
+    """A person who cannot decide."""
+    await withhold.drain(conn, 0, namespace=NAMESPACE, node_id="n", reason=None, asked_by=None)
+    if turn % 2:
+        await withhold.pause(conn, [0], Paused.all(), namespace=NAMESPACE, reason=None, paused_by=None)
+        await withhold.resume(conn, [0], Paused.all(), namespace=NAMESPACE)
+    return await withhold.undrain(conn, 0, namespace=NAMESPACE, node_id="n")
+
+
 FLEET_STEPS = (
     claim_for_all, claim_for_all, beat_for_all, beat_for_all, start_again, come_back_and_leave, take_some_back,
-    report_some,
+    report_some, hold_and_let_go,
 )  # fmt: skip
 
 
 async def test_a_fleet_that_is_served_by_many(conn: Connection, connections: list[Connection]) -> None:
-    """Claims, beats, restarts, goodbyes and withdrawals meet: no deadlock, and no process over its slots."""
+    """Claims, beats, restarts, goodbyes, drains and withdrawals meet: no deadlock, and no process over its slots."""
     await submit.accept(conn, [submission() for _ in range(BACKLOG)])
     first = [await a_fleet_member(conn, number) for number in range(FLEET)]
 

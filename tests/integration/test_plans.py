@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from controlplane.postgres.pool import SESSION_SETTINGS, Connection
-from controlplane.reads import approvals, attempts, changes, events, explain, jobs
+from controlplane.reads import approvals, attempts, changes, events, explain, jobs, pauses
 from controlplane.reads import local as local_reads
 from controlplane.reads import nodes as nodes_reads
 from controlplane.stages import (
@@ -41,6 +41,7 @@ from controlplane.stages import (
     send,
     submit,
     wait,
+    withhold,
 )
 from tests.integration import plan_rows
 
@@ -89,6 +90,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
     return {
         "submit.READ_KEYS": case(submit.READ_KEYS, 0, all_(1), all_(""), keys[3], by="idempotency_keys_pkey"),
         "submit.READ_ACCEPTED": case(submit.READ_ACCEPTED, 0, leased),
+        "lease.OPEN_SESSIONS": case(lease.OPEN_SESSIONS, 0, [*sessions, *called], by="sessions_pkey pauses_pkey"),
         "lease.CLAIM": case(lease.CLAIM, 0, 1, target, 16, sessions[0], True, by="queue_ready queue_pkey"),
         "lease.READ_ASKED": case(lease.READ_ASKED, 0, leased),
         "renew.STILL_HELD": case(renew.STILL_HELD, 0, leased, sessions[0], by="queue_pkey"),
@@ -234,6 +236,20 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "schedule.MOVE_ON": case(schedule.MOVE_ON, 0, schedules, *([all_(None)] * 3), all_(0), by="schedules_pkey"),
         "schedule.COUNT_DOWN": case(schedule.COUNT_DOWN, 0, schedules, schedules[::4], by="schedules_pkey"),
         "schedule.LAST_BY_HAND": case(schedule.LAST_BY_HAND, 0, schedules[0], by="schedule_ticks_pkey"),
+        "pauses.PAGE": case(pauses.PAGE, 0, 1, "h1", "h1", 51, by="pauses_pkey"),
+        "pauses.ABOUT": case(pauses.ABOUT, 0, 1, "h1", "h1.r1", by="pauses_pkey"),
+        "pauses.HELD_BACK": case(
+            pauses.HELD_BACK,
+            0,
+            all_(1),
+            [f"h{n}" for n in range(10)],
+            [f"h{n}.r1" for n in range(10)],
+            by="pauses_pkey",
+        ),
+        "pauses.QUEUED": case(pauses.QUEUED, 0, 1, target, 1_001, by="queue_ready"),
+        "pauses.PROCESSES": case(pauses.PROCESSES, 0, 1, "p8", 1_000, by="sessions_node"),
+        "pauses.RUNNING": case(pauses.RUNNING, 0, [sessions[0], called[0]], None, 1_000, by="queue_session"),
+        "withhold.DRAIN": case(withhold.DRAIN, 0, 1, "p8", "ops", "why", by="sessions_node sessions_pkey"),
         "prune.DROP_TICKS": case(prune.DROP_TICKS, 0, 86_400.0 * 30, 1_000),
         "prune.DROP_KEYS": case(prune.DROP_KEYS, 0, 1_000, by="idempotency_keys_expiry idempotency_keys_pkey"),
     }

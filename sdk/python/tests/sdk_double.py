@@ -73,6 +73,7 @@ class Double:
             ("POST", "/executions/{id}/restart", self.restart),
             ("POST", "/executions/{id}/retry", self.restart),
             ("GET", "/executions/{id}/events", self.events),
+            ("GET", "/pauses", self.pauses),
             ("POST", "/schedules", self.schedule),
             ("GET", "/schedules", self.schedule),
             ("PUT", "/schedules/{name}", self.schedule),
@@ -80,6 +81,8 @@ class Double:
             ("DELETE", "/schedules/{name}", self.schedule),
             ("GET", "/schedules/{name}/{what}", self.schedule),
             ("POST", "/schedules/{name}/{what}", self.schedule),
+            ("POST", "/{verb}", self.hold),
+            ("POST", "/{kind}/{name}/{verb}", self.hold),
         ]
         doors = [Route("/api/v1" + path, self._hear(call), methods=[method]) for method, path, call in routes]
         app = Starlette(routes=[*doors, Route("/v1/chat/completions", self._hear(self.model), methods=["POST"])])
@@ -362,6 +365,24 @@ class Double:
         shape = {"execution_id": execution_id, "run_id": "run_again", "status": "queued"}
         self.executions.setdefault(execution_id, shape | {"target": "n.f"})
         return JSONResponse(shape | {"restarted_execution_id": request.path_params["id"]}, 202)
+
+    async def pauses(self, request: Request, body: Any) -> Response:
+        """Everything, and nothing after it."""
+        item = {"scope": "all", "paused_at": TIMES[0], "reason": "why"}
+        cursor = request.query_params.get("cursor")
+        return JSONResponse({"items": [] if cursor else [item], "next_cursor": None if cursor else "/"})
+
+    async def hold(self, request: Request, body: Any) -> Response:
+        """Whatever is paused, resumed, drained or undrained is said back, with the same counts for ever."""
+        name, verb = request.path_params.get("name"), request.path_params["verb"]
+        if name == "nobody":
+            return problem(404, "node_not_found")
+        if "drain" in verb:
+            return JSONResponse({"node_id": name, "changed": True, "draining": 2, "draining_running": 1})
+        scope = {"nodes": "node", "reasoners": "reasoner"}.get(request.path_params.get("kind", ""), "all")
+        still = [{"scope": "all", "paused_at": TIMES[0]}] if verb == "resume" and name else []
+        counts = {"queued": 3, "queued_is_more": False, "running": 1, "still_paused_by": still}
+        return JSONResponse({"scope": scope, "name": name, "paused": verb == "pause", "changed": True} | body | counts)
 
     async def schedule(self, request: Request, body: Any) -> Response:
         """Whatever is asked of schedules: they are kept as they are told, and plan the same two times for ever."""

@@ -232,6 +232,9 @@ async def places(api: Api, operations: Iterable[Operation]) -> AsyncIterator[lis
     try:
         yield found
     finally:
+        for held in (await api.get("/pauses", limit=200))["items"]:
+            doors = {"all": "", "node": f"/nodes/{held.get('name')}", "reasoner": f"/reasoners/{held.get('name')}"}
+            await api.post(f"{doors[held['scope']]}/resume", {})
         for made in (await api.get("/schedules", limit=200))["items"]:
             await api.client.delete(f"/api/v1/schedules/{made['name']}")
         for _, one in found:

@@ -12,11 +12,12 @@ from controlplane.domain.approval import WAITING_FOR_APPROVAL
 from controlplane.domain.explain import Cause, Explanation, explain
 from controlplane.domain.ids import ExecutionId, show, show_execution
 from controlplane.domain.lease import Verdict
+from controlplane.domain.pause import Paused
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.standing import AHEAD_MAX
 from controlplane.postgres.pool import Connection
 from controlplane.reads import explain as reads
-from controlplane.stages import approve, cancel, expire, pause, submit, wait
+from controlplane.stages import approve, cancel, expire, pause, submit, wait, withhold
 from controlplane.stages.approve import Question
 from tests.make import (
     NAMESPACE,
@@ -119,6 +120,45 @@ async def test_the_node_drains(conn: Connection) -> None:
 
     assert found.sentence == "Node n is draining: it finishes what it runs and takes nothing new."
     assert found.code is Cause.NODE_DRAINING
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "begins"),
+    [
+        (Paused.all(), Cause.ALL_PAUSED, "Everything"),
+        (Paused.node("n"), Cause.NODE_PAUSED, "Node n"),
+        (Paused.reasoner("n", "n.echo"), Cause.REASONER_PAUSED, "Reasoner n.echo"),
+    ],
+)
+async def test_it_is_held_back(conn: Connection, what: Paused, code: Cause, begins: str) -> None:
+    """By whom, since when and why, whether a process is there or not; of others nothing is said."""
+    made = await make_execution(conn)
+    await withhold.pause(conn, [0], Paused.reasoner("n", "n.other"), namespace=NAMESPACE, reason=None, paused_by=None)
+    await make_session(conn)
+    before = await why(conn, made)
+    one, _ = await withhold.pause(conn, [0], what, namespace=NAMESPACE, reason="maintenance", paused_by="ops")
+
+    found = await why(conn, made)
+
+    assert before.code is Cause.NEXT
+    assert (found.code, found.since) == (code, one.paused_at)
+    assert found.sentence == f"{begins} is paused by ops since {second(one.paused_at)}: maintenance."
+
+
+async def test_a_person_has_asked_the_node_to_drain(conn: Connection) -> None:
+    """Who, when and why; a process that came later serves."""
+    await make_session(conn)
+    made = await make_execution(conn)
+    await withhold.drain(conn, 0, namespace=NAMESPACE, node_id="n", reason="update", asked_by="ops")
+    at = await conn.fetchval("select drain_requested_at from sessions")
+
+    found = await why(conn, made)
+    await make_process(conn)
+    later = await why(conn, made)
+
+    assert (found.code, found.since) == (Cause.NODE_DRAINING, at)
+    assert found.sentence.startswith(f"Node n was asked to drain by ops at {second(at)} (update): ")
+    assert later.code is Cause.NEXT
 
 
 async def test_the_node_is_late(conn: Connection) -> None:

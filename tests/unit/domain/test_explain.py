@@ -15,6 +15,13 @@ from tests.standings import LATE, SAMPLES, ago, called, ended, leased, process, 
 CHILD = "exec_00000000000000000000000002"
 
 SENTENCES = {
+    "all paused": "all_paused: Everything is paused by ops since 2030-01-01T11:45:00Z: the upstream is down.",
+    "node paused": "node_paused: Node n is paused by ops since 2030-01-01T11:45:00Z.",
+    "reasoner paused": ("reasoner_paused: Reasoner n.echo is paused since 2030-01-01T11:45:00Z: the upstream is down."),
+    "drained": (
+        "node_draining: Node n was asked to drain by ops at 2030-01-01T11:59:00Z (update): it finishes what it runs "
+        "and takes nothing new."
+    ),
     "no node": (
         "no_node: No process of node n, which serves n.echo, is connected; the last one was gone at "
         "2030-01-01T11:00:00Z."

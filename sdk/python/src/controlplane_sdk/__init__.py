@@ -28,6 +28,7 @@ from controlplane_sdk.errors import (
     Unauthorized,
 )
 from controlplane_sdk.executions import AttemptRecord, Execution, Explanation
+from controlplane_sdk.pauses import Drain, Pause, Paused
 from controlplane_sdk.schedules import Schedule, Tick
 from controlplane_sdk.version import VERSION
 
@@ -41,6 +42,7 @@ __all__ = [
     "Client",
     "Context",
     "ControlPlaneError",
+    "Drain",
     "Event",
     "Execution",
     "ExecutionCancelled",
@@ -56,6 +58,8 @@ __all__ = [
     "NotFound",
     "NotJson",
     "Page",
+    "Pause",
+    "Paused",
     "RequestRefused",
     "ResultInvalid",
     "Retryable",
