@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 from uuid import UUID
 
+import asyncpg
+
 from controlplane.domain.delivery import DeliveryState
 from controlplane.domain.execution import Status
 from controlplane.domain.retention import Forgotten, Keep, Why
@@ -22,6 +24,8 @@ STEP_MAX = 500
 """Executions that one step looks at."""
 EXECUTIONS_MAX = 1_000
 """Executions that one step removes: a run has more than the one that was looked at."""
+MEMBERS_MAX = 10_000
+"""Executions of those runs that are judged at once."""
 LINES_MAX = 20_000
 """Events, and log lines, that one step removes."""
 DELIVERIES_MAX = 1_000
@@ -106,86 +110,71 @@ where bucket = $1
   and id = any($2::uuid[])
 """
 
-# What holds each of these runs, null for those that may go: every probe is one of an index, and the first that holds
-# ends the search. Scalar subqueries and `limit 1`, because `exists` may be hashed, and that reads all there is.
-HOLDS = """
-select r.run_id, coalesce(
-  (
-    select one.why
-    from executions e
-    left join lateral (
-      select o.finished_at, clock() - make_interval(secs => ($5::float8[])[array_position($4::text[], o.status)]) as age
-      from outcomes o
-      where o.bucket = $1
-        and o.id = e.id
-      limit 1
-    ) as o on true
-    cross join lateral (
-      select case
-        when o.finished_at is null then 'unfinished'
-        when (o.finished_at < o.age) is not true then 'young'
-        when (
-          select true
-          from deliveries d
-          where d.bucket = $1
-            and d.execution_id = e.id
-            and (d.settled_at < o.age) is not true
-          limit 1
-        ) then 'delivery'
-        when (
-          select true
-          from idempotency_keys k
-          where k.bucket = $1
-            and k.execution_id = e.id
-            and k.expires_at >= clock()
-          limit 1
-        ) then 'idempotency_key'
-        when (
-          select true
-          from executions s
-          where s.bucket = $1
-            and s.source_execution_id = e.id
-            and (s.namespace, s.run_id) <> (e.namespace, e.run_id)
-          limit 1
-        ) then 'source'
-        when (
-          select true
-          from executions c
-          where c.bucket = $1
-            and c.parent_id = e.id
-            and (c.namespace, c.run_id) <> (e.namespace, e.run_id)
-          limit 1
-        ) then 'child'
-      end as why
-      offset 0
-    ) as one
-    where e.bucket = $1
-      and e.namespace = $2
-      and e.run_id = r.run_id
-      and one.why is not null
-    limit 1
-  ),
-  (
-    select 'source'
-    from executions s
-    where s.bucket = $1
-      and s.replay_source_run_id = r.run_id
-      and s.namespace = $2
-      and s.run_id <> r.run_id
-    limit 1
-  ),
-  (
-    select 'memory'
-    from memory m
-    where m.bucket = $1
-      and m.namespace = $2
-      and m.scope = 'run'
-      and m.scope_id = r.run_id
-      and m.updated_at >= clock() - make_interval(secs => $6)
-    limit 1
-  )
-) as why
-from unnest($3::text[]) as r(run_id)
+MEMBERS = """
+select id, run_id
+from executions
+where bucket = $1
+  and namespace = $2
+  and run_id = any($3::text[])
+"""
+
+# `kept_since`: null when its status is kept for ever.
+ENDS = """
+select id, finished_at,
+  clock() - make_interval(secs => ($4::float8[])[array_position($3::text[], status)]) as kept_since
+from outcomes
+where bucket = $1
+  and id = any($2::uuid[])
+"""
+
+# All that were told longer ago than anything is kept are of no interest.
+TOLD_LATELY = """
+select execution_id as id, settled_at
+from deliveries
+where bucket = $1
+  and execution_id = any($2::uuid[])
+  and (settled_at < clock() - make_interval(secs => $3)) is not true
+"""
+
+KEYED = """
+select execution_id as id
+from idempotency_keys
+where bucket = $1
+  and execution_id = any($2::uuid[])
+  and expires_at >= clock()
+"""
+
+SOURCES = """
+select distinct source_execution_id as id, namespace, run_id
+from executions
+where bucket = $1
+  and source_execution_id = any($2::uuid[])
+"""
+
+PARENTS = """
+select distinct parent_id as id, namespace, run_id
+from executions
+where bucket = $1
+  and parent_id = any($2::uuid[])
+"""
+
+REPLAYED = """
+select distinct replay_source_run_id as run_id
+from executions
+where bucket = $1
+  and namespace = $2
+  and replay_source_run_id = any($3::text[])
+  and run_id <> replay_source_run_id
+"""
+
+REMEMBERS = """
+select distinct scope_id as run_id
+from memory
+where bucket = $1
+  and namespace = $2
+  and scope = 'run'
+  and scope_id = any($3::text[])
+  and updated_at >= clock() - make_interval(secs => $4)
 """
 
 # The newest of them, locked in the order in which a submit locks what it refers to. The newest by `created_at`: by the
@@ -531,17 +520,50 @@ async def _free(
 async def holds(
     conn: Connection, bucket: int, run_ids: Sequence[str], statuses: dict[Status, float], *, namespace: int
 ) -> dict[str, Why | None]:
-    """What keeps each of these runs, None for those that may go."""
-    rows = await conn.fetch(
-        HOLDS,
-        bucket,
-        namespace,
-        run_ids,
-        [status.value for status in statuses],
-        list(statuses.values()),
-        min(statuses.values()),
-    )
-    return {row["run_id"]: None if row["why"] is None else Why(row["why"]) for row in rows}
+    """What keeps each of these runs, None for those that may go. The caller is inside a transaction.
+
+    One statement for all of them and each reason: a probe per execution and partition cost twice as much, and its plan
+    had to be held to nested loops.
+    """
+    held: dict[str, Why | None] = dict.fromkeys(run_ids)
+    members = await conn.cursor(MEMBERS, bucket, namespace, run_ids)
+    while page := await members.fetch(MEMBERS_MAX):
+        run_of = {row["id"]: row["run_id"] for row in page if held[row["run_id"]] is None}
+        held |= await _held(conn, bucket, namespace, run_of, statuses)
+    free = [run_id for run_id, why in held.items() if why is None]
+    for row in await conn.fetch(REPLAYED, bucket, namespace, free):
+        held[row["run_id"]] = Why.SOURCE
+    for row in await conn.fetch(REMEMBERS, bucket, namespace, free, min(statuses.values())):
+        held[row["run_id"]] = Why.MEMORY
+    return held
+
+
+async def _held(
+    conn: Connection, bucket: int, namespace: int, run_of: dict[UUID, str], statuses: dict[Status, float]
+) -> dict[str, Why]:
+    """The runs among these that one of their executions keeps, and by what."""
+    names, seconds = [status.value for status in statuses], list(statuses.values())
+    ends = {row["id"]: row for row in await conn.fetch(ENDS, bucket, list(run_of), names, seconds)}
+    held = {run_id: Why.YOUNG for id_, run_id in run_of.items() if id_ in ends and not _old(ends[id_])}
+    held |= {run_id: Why.UNFINISHED for id_, run_id in run_of.items() if id_ not in ends}
+
+    def left() -> list[UUID]:
+        return [id_ for id_, run_id in run_of.items() if run_id not in held]
+
+    for row in await conn.fetch(TOLD_LATELY, bucket, left(), min(seconds)):
+        if row["settled_at"] is None or row["settled_at"] >= ends[row["id"]]["kept_since"]:
+            held[run_of[row["id"]]] = Why.DELIVERY
+    for row in await conn.fetch(KEYED, bucket, left()):
+        held[run_of[row["id"]]] = Why.IDEMPOTENCY_KEY
+    for statement, why in ((SOURCES, Why.SOURCE), (PARENTS, Why.CHILD)):
+        for row in await conn.fetch(statement, bucket, left()):
+            if (row["namespace"], row["run_id"]) != (namespace, run_of[row["id"]]):
+                held[run_of[row["id"]]] = why
+    return held
+
+
+def _old(end: asyncpg.Record) -> bool:
+    return end["kept_since"] is not None and end["finished_at"] < end["kept_since"]
 
 
 async def preview(conn: Connection, bucket: int, *, keep: Keep) -> AsyncIterator[Preview]:
@@ -555,7 +577,8 @@ async def preview(conn: Connection, bucket: int, *, keep: Keep) -> AsyncIterator
                 after_id = rows[-1]["id"]
                 found = await conn.fetch(RUNS_OF, bucket, [row["id"] for row in rows if row["over"]])
                 runs = list({row["run_id"] for row in found})
-                held = await holds(conn, bucket, runs, statuses, namespace=namespace)
+                async with conn.transaction():
+                    held = await holds(conn, bucket, runs, statuses, namespace=namespace)
                 yield Preview(status=status, why=Counter(held[row["run_id"]] for row in found))
 
 

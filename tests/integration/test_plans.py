@@ -222,7 +222,14 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "forget.NEXT_NAMESPACE": case(forget.NEXT_NAMESPACE, 0, 0),
         "forget.WALK": case(forget.WALK, 0, 1, "succeeded", forget.START, 86_400.0, 500),
         "forget.RUNS_OF": case(forget.RUNS_OF, 0, ended),
-        "forget.HOLDS": case(forget.HOLDS, 0, 1, keys[2], ["succeeded"], [0.0], 0.0),
+        "forget.MEMBERS": case(forget.MEMBERS, 0, 1, keys[2]),
+        "forget.ENDS": case(forget.ENDS, 0, ended, ["succeeded"], [0.0]),
+        "forget.TOLD_LATELY": case(forget.TOLD_LATELY, 0, ended, 0.0, by="one_delivery_per_webhook_and_event"),
+        "forget.KEYED": case(forget.KEYED, 0, leased, by="idempotency_keys_execution"),
+        "forget.SOURCES": case(forget.SOURCES, 0, ended),
+        "forget.PARENTS": case(forget.PARENTS, 0, ended),
+        "forget.REPLAYED": case(forget.REPLAYED, 0, 1, keys[2]),
+        "forget.REMEMBERS": case(forget.REMEMBERS, 0, 1, keys[2], 0.0, by="memory_pkey"),
         "forget.LOCK_NEWEST": case(forget.LOCK_NEWEST, 0, 1, keys[2], 1_000),
         "forget.LOCK_DELIVERIES": case(
             forget.LOCK_DELIVERIES, 0, ended, by="one_delivery_per_webhook_and_event deliveries_pkey"
@@ -264,7 +271,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "schedule.COUNT_DOWN": case(schedule.COUNT_DOWN, 0, schedules, schedules[::4], by="schedules_pkey"),
         "schedule.LAST_BY_HAND": case(schedule.LAST_BY_HAND, 0, schedules[0], by="schedule_ticks_pkey"),
         "prune.DROP_TICKS": case(prune.DROP_TICKS, 0, 86_400.0 * 30, 1_000),
-        "prune.DROP_KEYS": case(prune.DROP_KEYS, 0, 1_000, by="idempotency_keys_expiry idempotency_keys_pkey"),
+        "prune.DROP_KEYS": case(prune.DROP_KEYS, 0, 1_000, by="idempotency_keys_expiry idempotency_keys_execution"),
     }
 
 

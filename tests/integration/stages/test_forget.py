@@ -74,7 +74,8 @@ async def forget_all(conn: Connection, keep: Keep = ALL, *, limit: int = forget.
 
 
 async def why(conn: Connection, run_id: str, keep: Keep = ALL) -> Why | None:
-    held = await forget.holds(conn, 0, [run_id], keep.statuses(), namespace=NAMESPACE)
+    async with conn.transaction():
+        held = await forget.holds(conn, 0, [run_id], keep.statuses(), namespace=NAMESPACE)
     return held[run_id]
 
 
