@@ -133,22 +133,25 @@ class Settings(BaseSettings):
         default=3_600.0, ge=60, le=604_800, description="How long changes of memory are kept for those who look back."
     )
     keep_succeeded_days: KeepDays = Field(
-        default=None, description="Days that succeeded executions are kept after their end; unset or `forever`: always."
+        default=None,
+        description="Days that succeeded executions are kept after their end, from 1; unset or `forever`: always.",
     )
     keep_failed_days: KeepDays = Field(
-        default=None, description="Days that failed executions are kept after their end; unset or `forever`: always."
+        default=None,
+        description="Days that failed executions are kept after their end, from 1; unset or `forever`: always.",
     )
     keep_cancelled_days: KeepDays = Field(
-        default=None, description="Days that cancelled executions are kept after their end; unset or `forever`: always."
+        default=None,
+        description="Days that cancelled executions are kept after their end, from 1; unset or `forever`: always.",
     )
     keep_timeout_days: KeepDays = Field(
-        default=None, description="Days that executions are kept after a timeout; unset or `forever`: always."
+        default=None, description="Days that executions are kept after a timeout, from 1; unset or `forever`: always."
     )
     keep_events_days: KeepDays = Field(
-        default=None, description="Days that events are kept after the end of their execution; unset: as long as that."
+        default=None, description="Days that events are kept after the end of their execution; unset: as long as it."
     )
     keep_logs_days: KeepDays = Field(
-        default=None, description="Days that logs are kept after the end of their execution; unset: as long as that."
+        default=None, description="Days that logs are kept after the end of their execution; unset: as long as it."
     )
     keep_delivered_days: KeepDays = Field(
         default=None, description="Days that delivered deliveries are kept; unset: as long as their execution."
