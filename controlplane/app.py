@@ -31,6 +31,7 @@ from controlplane.api import (
     pauses,
     problems,
     restart,
+    retention,
     retry,
     schedules,
 )
@@ -91,6 +92,7 @@ OPERATIONS = [
     *deliveries.OPERATIONS,
     *pauses.OPERATIONS,
     *agentfield.OPERATIONS,
+    *retention.OPERATIONS,
     *health.OPERATIONS,
 ]
 
@@ -169,6 +171,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
             push_dispatch_seconds=settings.push_dispatch_seconds,
             push_start_to_close_seconds=settings.push_start_to_close_seconds,
         ),
+        keep=settings.keep,
         keyring=keyring,
         egress=egress,
         nodes_egress=nodes_egress,

@@ -22,16 +22,6 @@ from controlplane.stages.prune import strays
 BUSY_PAUSE_SECONDS = 0.05
 REMOVED = "removed"
 SET = "select set_config($1, $2, false)"
-KEPT = (
-    "succeeded",
-    "failed",
-    "cancelled",
-    "timeout",
-    "events",
-    "logs",
-    "delivered",
-    "dead",
-)
 
 
 def prune(*, dry_run: bool, database_url: str | None, as_json: bool) -> None:
@@ -85,7 +75,7 @@ async def _plan_as_the_server(conn: Connection) -> None:
 
 
 def _show_preview(settings: Settings, counts: dict[str, Counter[str]], *, as_json: bool) -> None:
-    keep = {name: getattr(settings, f"keep_{name}_days") for name in KEPT}
+    keep = settings.keep.days()
     if as_json:
         held = {
             status: {REMOVED: count[REMOVED], "held": {why: n for why, n in count.items() if why != REMOVED}}

@@ -36,6 +36,19 @@ class Keep:
     delivered_seconds: float | None = None
     dead_seconds: float | None = None
 
+    def days(self) -> dict[str, float | None]:
+        """As the settings say it, by the word between `keep` and `days`."""
+        return {
+            "succeeded": _days(self.succeeded_seconds),
+            "failed": _days(self.failed_seconds),
+            "cancelled": _days(self.cancelled_seconds),
+            "timeout": _days(self.timeout_seconds),
+            "events": _days(self.events_seconds),
+            "logs": _days(self.logs_seconds),
+            "delivered": _days(self.delivered_seconds),
+            "dead": _days(self.dead_seconds),
+        }
+
     def statuses(self) -> dict[Status, float]:
         """The statuses that are not kept for ever, in the order in which they are walked."""
         kept = {
@@ -45,6 +58,10 @@ class Keep:
             Status.TIMEOUT: self.timeout_seconds,
         }
         return {status: seconds for status, seconds in kept.items() if seconds is not None}
+
+
+def _days(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds / DAY_SECONDS
 
 
 @dataclass(slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from controlplane_sdk.errors import (
     ServerUnreachable,
     Unauthorized,
 )
-from controlplane_sdk.executions import AttemptRecord, Execution, Explanation
+from controlplane_sdk.executions import AttemptRecord, Execution, Explanation, Retention
 from controlplane_sdk.schedules import Schedule, Tick
 from controlplane_sdk.version import VERSION
 
@@ -58,6 +58,7 @@ __all__ = [
     "Page",
     "RequestRefused",
     "ResultInvalid",
+    "Retention",
     "Retryable",
     "Schedule",
     "ScopeMissing",
