@@ -31,6 +31,7 @@ from controlplane.api import (
     pauses,
     problems,
     restart,
+    retention,
     retry,
     schedules,
     withhold,
@@ -49,6 +50,7 @@ from controlplane.api.operation import Operation, install
 from controlplane.api.streams import Streams
 from controlplane.api.waiting import Waiting
 from controlplane.daemons import loop
+from controlplane.daemons.archivist import Archivist
 from controlplane.daemons.dispatcher import Dispatcher
 from controlplane.daemons.janitor import DatabaseClock, Janitor
 from controlplane.daemons.overseer import Overseer
@@ -94,12 +96,14 @@ OPERATIONS = [
     *deliveries.OPERATIONS,
     *pauses.OPERATIONS,
     *agentfield.OPERATIONS,
+    *retention.OPERATIONS,
     *health.OPERATIONS,
 ]
 
 REAPER_SECONDS = 0.5
 DISPATCHER_SECONDS = 1.0
 JANITOR_SECONDS = 60.0
+ARCHIVIST_SECONDS = 60.0
 PUSHER_SECONDS = 1.0
 OVERSEER_SECONDS = 1.0
 SCHEDULER_SECONDS = 1.0
@@ -181,6 +185,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
             push_dispatch_seconds=settings.push_dispatch_seconds,
             push_start_to_close_seconds=settings.push_start_to_close_seconds,
         ),
+        keep=settings.keep,
         keyring=keyring,
         egress=egress,
         nodes_egress=nodes_egress,
@@ -205,6 +210,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
         changes_seconds=settings.memory_changes_seconds,
     )
     await janitor.tick()  # before the first id is made
+    archivist = Archivist(pool, placement, settings.keep)
     scheduler = Scheduler(
         pool,
         placement,
@@ -266,6 +272,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
             {
                 "reaper": every(reaper.tick, name="reaper", interval_seconds=REAPER_SECONDS),
                 "janitor": every(janitor.tick, name="janitor", interval_seconds=JANITOR_SECONDS),
+                "archivist": every(archivist.tick, name="archivist", interval_seconds=ARCHIVIST_SECONDS),
                 "dispatcher": every(dispatcher.tick, name="dispatcher", interval_seconds=DISPATCHER_SECONDS, hint=due),
                 "pusher": every(pusher.tick, name="pusher", interval_seconds=PUSHER_SECONDS, hint=came),
                 "scheduler": every(

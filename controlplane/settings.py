@@ -7,11 +7,23 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from controlplane.domain.retention import DAY_SECONDS, Keep
+
 TARGET = r"^[A-Za-z0-9_][A-Za-z0-9_\-:]{0,127}\.[A-Za-z0-9_][A-Za-z0-9_\-:]{0,127}$"
+FOREVER = "forever"
+KEEP_DAYS_MIN = 1
+KEEP_DAYS_MAX = 36_500
+KeepDays = Annotated[
+    Annotated[float, Field(ge=KEEP_DAYS_MIN, le=KEEP_DAYS_MAX)] | None,
+    BeforeValidator(lambda given: None if given in (FOREVER, "") else given),
+]
+"""Days from the end of something until it is removed; None, written `forever` or not at all, keeps it."""
+
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -131,6 +143,33 @@ class Settings(BaseSettings):
         pattern=TARGET,
         description="The reasoner that serves `/agent/submit` and its like; without it there are no such paths.",
     )
+    keep_succeeded_days: KeepDays = Field(
+        default=None,
+        description="Days that succeeded executions are kept after their end, from 1; unset or `forever`: always.",
+    )
+    keep_failed_days: KeepDays = Field(
+        default=None,
+        description="Days that failed executions are kept after their end, from 1; unset or `forever`: always.",
+    )
+    keep_cancelled_days: KeepDays = Field(
+        default=None,
+        description="Days that cancelled executions are kept after their end, from 1; unset or `forever`: always.",
+    )
+    keep_timeout_days: KeepDays = Field(
+        default=None, description="Days that executions are kept after a timeout, from 1; unset or `forever`: always."
+    )
+    keep_events_days: KeepDays = Field(
+        default=None, description="Days that events are kept after the end of their execution; unset: as long as it."
+    )
+    keep_logs_days: KeepDays = Field(
+        default=None, description="Days that logs are kept after the end of their execution; unset: as long as it."
+    )
+    keep_delivered_days: KeepDays = Field(
+        default=None, description="Days that delivered deliveries are kept; unset: as long as their execution."
+    )
+    keep_dead_days: KeepDays = Field(
+        default=None, description="Days that dead deliveries are kept; unset: as long as their execution."
+    )
     notify: bool = Field(default=True, description="Whether replicas hint at work by NOTIFY; polling finds it anyway.")
     partitions_weeks_ahead: int = Field(default=4, ge=1, le=52, description="Weeks of partitions made in advance.")
     buckets: int = Field(default=1, ge=1, le=4096, description="Buckets that new executions are spread over.")
@@ -144,5 +183,23 @@ class Settings(BaseSettings):
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
     @property
+    def keep(self) -> Keep:
+        """The `keep_…_days`, in seconds."""
+        return Keep(
+            succeeded_seconds=_seconds(self.keep_succeeded_days),
+            failed_seconds=_seconds(self.keep_failed_days),
+            cancelled_seconds=_seconds(self.keep_cancelled_days),
+            timeout_seconds=_seconds(self.keep_timeout_days),
+            events_seconds=_seconds(self.keep_events_days),
+            logs_seconds=_seconds(self.keep_logs_days),
+            delivered_seconds=_seconds(self.keep_delivered_days),
+            dead_seconds=_seconds(self.keep_dead_days),
+        )
+
+    @property
     def open_to_others(self) -> bool:
         return self.host not in LOOPBACK
+
+
+def _seconds(days: float | None) -> float | None:
+    return None if days is None else days * DAY_SECONDS

@@ -19,6 +19,7 @@ from controlplane.domain.ids import IdMaker
 from controlplane.domain.lease import Beat, Claim, Extended, Lease, Recorded, Report
 from controlplane.domain.memory import Write, Written
 from controlplane.domain.placement import Placement
+from controlplane.domain.retention import Keep
 from controlplane.errors import ControlPlaneError
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
@@ -95,6 +96,7 @@ class Doors:
     placement: Placement
     ids: IdMaker
     limits: Limits
+    keep: Keep
     keyring: KeyRing
     egress: EgressPolicy
     nodes_egress: EgressPolicy

@@ -130,6 +130,20 @@ def migrate(database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
     run(database_url=database_url, as_json=as_json)
 
 
+@app.command()
+def prune(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Remove nothing; count what would be removed, and what is held by what.")
+    ] = False,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove now what is older than the CONTROLPLANE_KEEP_…_DAYS say; a server does it bit by bit by itself."""
+    from controlplane.cli.prune import prune as run
+
+    run(dry_run=dry_run, database_url=database_url, as_json=as_json)
+
+
 @app.command("generate-secret-key")
 def generate_secret_key(as_json: AsJson = False) -> None:
     """Print a new CONTROLPLANE_SECRET_KEY, which seals the webhook secrets in the database."""

@@ -66,6 +66,16 @@ where bucket = $1
   ))
 """
 
+# Not in the queue: what is referred to may have ended long ago, and what has ended may be forgotten.
+KEEP = """
+select id
+from executions
+where bucket = $1
+  and id = any($2::uuid[])
+order by id
+for key share
+"""
+
 
 async def share(conn: Connection, bucket: int, fences: Iterable[Fence]) -> dict[Fence, asyncpg.Record]:
     """Those of the fences that hold their lease, kept from moving until this transaction ends."""
@@ -80,6 +90,12 @@ async def take(conn: Connection, bucket: int, fences: Iterable[Fence]) -> dict[F
 async def lock(conn: Connection, bucket: int, ids: Sequence[UUID]) -> dict[ExecutionId, Held]:
     """The unfinished ones of these executions, locked."""
     return {held.id: held for held in map(from_row, await conn.fetch(LOCK, bucket, ids))}
+
+
+async def keep(conn: Connection, bucket: int, ids: Iterable[UUID]) -> set[UUID]:
+    """Those of these executions, ended or not, that there are; none is forgotten before this transaction ends."""
+    wanted = list(set(ids))
+    return {row["id"] for row in await conn.fetch(KEEP, bucket, wanted)} if wanted else set()
 
 
 async def forgive(conn: Connection, ids: Iterable[ExecutionId]) -> None:

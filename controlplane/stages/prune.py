@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from controlplane.postgres.pool import Connection
 
 # In one pass: there is one for every write to memory, and what comes in in an hour must go in an hour.
@@ -10,18 +12,40 @@ CHANGES_MAX = 10_000
 # Partitions made ahead of time; the function takes its own locks and gives up after 200 ms rather than queue others.
 ENSURE_PARTITIONS = "select ensure_partitions($1)"
 
+DROP_PARTITION = "select drop_partition($1)"
+
+# A row in there came before its week's partition, or long after it: its week cannot be made or dropped any more.
+STRAYS = """
+select t.name
+from (
+  select 'executions' as name, exists (select from executions_default) as used
+  union all
+  select 'outcomes', exists (select from outcomes_default)
+  union all
+  select 'events', exists (select from events_default)
+  union all
+  select 'logs', exists (select from logs_default)
+  union all
+  select 'delivery_attempts', exists (select from delivery_attempts_default)
+) as t
+where t.used
+order by t.name
+"""
+
+# By what they name: by the key itself it was now and then planned, with stale statistics, to read the whole bucket.
 DROP_KEYS = """
 delete from idempotency_keys
 where bucket = $1
-  and (bucket, namespace, scope, key) in (
-    select bucket, namespace, scope, key
+  and expires_at < clock()
+  and execution_id = any(array(
+    select execution_id
     from idempotency_keys
     where bucket = $1
       and expires_at < clock()
     order by expires_at
     limit $2
     for update skip locked
-  )
+  ))
 """
 
 # A secret is worth stealing for as long as it is kept: after this long nobody sends that webhook again.
@@ -96,6 +120,20 @@ async def ensure_partitions(conn: Connection, *, weeks_ahead: int) -> int:
     """There is a partition for every id that can be made in the next weeks. Says how many it made."""
     made: int = await conn.fetchval(ENSURE_PARTITIONS, weeks_ahead)
     return made
+
+
+async def drop_partition(conn: Connection, buckets: Sequence[int]) -> str | None:
+    """Drop one weekly partition that is empty and over; its name, or None when there is none.
+
+    Guard: it is empty while nobody else is in it. Gives up after 200 ms rather than queue others behind it.
+    """
+    name: str | None = await conn.fetchval(DROP_PARTITION, buckets)
+    return name
+
+
+async def strays(conn: Connection) -> list[str]:
+    """The tables that have rows in their DEFAULT partition, where none should ever be."""
+    return [row["name"] for row in await conn.fetch(STRAYS)]
 
 
 async def drop_keys(conn: Connection, bucket: int, *, limit: int = 1_000) -> int:

@@ -265,7 +265,8 @@ async def _take_over(
     """Accept these and end them with what their sources found."""
     if not items:
         return {}
-    rows = await conn.fetch(READ_RESULTS, bucket, [hits[item.id] for item in items])
+    kept = await hold.keep(conn, bucket, [hits[item.id] for item in items])
+    rows = await conn.fetch(READ_RESULTS, bucket, list(kept))
     results = {row["id"]: row["result"] for row in rows}
     there = [item for item in items if hits[item.id] in results]
     new = await submit.enqueue(

@@ -15,7 +15,13 @@ from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.ids import ExecutionId, bucket_of
 from controlplane.domain.lease import Fence
 from controlplane.domain.placement import by_bucket
-from controlplane.errors import ControlPlaneError, DatabaseUnavailable, IdempotencyConflict, LeaseLost
+from controlplane.errors import (
+    ControlPlaneError,
+    DatabaseUnavailable,
+    ExecutionNotFound,
+    IdempotencyConflict,
+    LeaseLost,
+)
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
 from controlplane.stages import hold, record
@@ -154,6 +160,8 @@ async def admit(conn: Connection, bucket: int, part: list[Submission]) -> dict[U
         await _refuse(conn, bucket, [one for one in part if one.id in fences and fences[one.id] not in held])
     )
     rest = [item for item in part if item.id not in answers]
+    answers.update(await _forgotten(conn, bucket, rest))
+    rest = [item for item in part if item.id not in answers]
     answers.update(await _used_keys(conn, bucket, [item for item in rest if item.idempotency_key is not None]))
     return answers
 
@@ -169,6 +177,20 @@ async def _refuse(conn: Connection, bucket: int, stale: list[Submission]) -> dic
     before = await accepted_before(conn, bucket, stale)
     lost = "The parent attempt no longer holds its lease; the child was not accepted."
     return {item.id: before.get(item.id) or LeaseLost(lost) for item in stale}
+
+
+async def _forgotten(conn: Connection, bucket: int, part: list[Submission]) -> dict[UUID, Accepted | ControlPlaneError]:
+    """Those that refer to an execution which was there a moment ago and has been forgotten since."""
+    referring = {item.id: ids for item in part if (ids := _referred(item))}
+    kept = await hold.keep(conn, bucket, {id_ for ids in referring.values() for id_ in ids})
+    gone = ExecutionNotFound("The execution that it refers to is not kept any more; nothing was accepted.")
+    return {id_: gone for id_, ids in referring.items() if not ids <= kept}
+
+
+def _referred(item: Submission) -> set[UUID]:
+    """What must stay as long as this: its source, and a parent that no lease holds."""
+    parent = None if item.parent_attempt is not None else item.parent_id
+    return {id_ for id_ in (parent, item.source_execution_id) if id_ is not None}
 
 
 async def _used_keys(
@@ -210,6 +232,8 @@ async def _used_keys(
         if row["request_hash"] != item.request_hash:
             answers[item.id] = _conflict()
             continue
+        if row["execution_id"] not in accepted:
+            raise Raced  # forgotten between the two looks, after its key
         answers[item.id] = _accepted(accepted[row["execution_id"]], replayed=True)
     return answers
 

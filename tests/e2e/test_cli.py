@@ -21,6 +21,7 @@ import msgspec
 import pytest
 
 from controlplane.security.secrets import KeyRing
+from tests.make import counts, make_execution
 
 pytestmark = pytest.mark.e2e
 
@@ -607,3 +608,37 @@ async def test_serve_wants_a_migrated_database(database: str) -> None:
     assert refused.code == 5
     assert "controlplane migrate" in refused.err
     assert (migrated[0]["before"], migrated[1]["before"]) == (None, migrated[0]["revision"])
+
+
+KEEP = {"CONTROLPLANE_KEEP_SUCCEEDED_DAYS": "30", "CONTROLPLANE_KEEP_FAILED_DAYS": "forever"}
+
+
+async def test_prune_says_what_it_would_do_and_does_it(database: str, conn: asyncpg.Connection) -> None:
+    """By status, with what is held by what; then the empty weeks go too, and a second time there is nothing to do."""
+    await make_execution(conn, "succeeded")
+    await make_execution(conn, "failed")
+    held = await make_execution(conn, "succeeded")
+    await make_execution(conn, run_id=held.run_id)
+    name = urlsplit(database).path[1:]
+    await conn.execute(f"alter database {name} set controlplane.clock_offset = '40 days'")
+
+    seen = json.loads(cli("prune", "--dry-run", "--json", DATABASE_URL=database, **KEEP).out)
+    first, second = (json.loads(cli("prune", "--json", DATABASE_URL=database, **KEEP).out) for _ in range(2))
+
+    assert seen["executions"] == {"succeeded": {"removed": 1, "held": {"unfinished": 1}}}
+    assert (seen["keep_days"]["succeeded"], seen["keep_days"]["failed"]) == (30, None)
+    assert (first["executions"], first["rows"]["events"]) == ({"succeeded": 1}, 2)
+    assert second == {"executions": {}, "rows": {}, "partitions": [], "default_not_empty": []}
+    assert await counts(conn, "executions") == {"executions": 3}
+
+
+async def test_prune_for_people(database: str, conn: asyncpg.Connection) -> None:
+    """The policy, and a line for each status that it bounds; without a policy there is nothing to remove."""
+    await make_execution(conn, "succeeded")
+
+    seen = cli("prune", "--dry-run", DATABASE_URL=database, **KEEP)
+    done = cli("prune", DATABASE_URL=database)
+
+    assert "keep_failed_days     forever" in seen.out.decode()
+    assert "keep_succeeded_days  30" in seen.out.decode()
+    assert (done.code, done.out.decode().splitlines()[0]) == (0, "There was nothing to remove.")

@@ -15,7 +15,8 @@ from controlplane.domain.ids import SessionId
 from controlplane.domain.lease import Beat, Claim, Fence, Session, Verdict
 from controlplane.domain.memory import Op, Place, Put, Scope, Write
 from controlplane.domain.pause import Paused
-from controlplane.errors import ControlPlaneError
+from controlplane.domain.retention import Keep
+from controlplane.errors import ControlPlaneError, DeliveryNotFound
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
 from controlplane.stages import (
@@ -23,7 +24,9 @@ from controlplane.stages import (
     cancel,
     checkpoint,
     complete,
+    deliver,
     expire,
+    forget,
     lease,
     log,
     register,
@@ -204,6 +207,37 @@ async def test_everything_at_once(conn: Connection, connections: list[Connection
     assert await conn.fetchval(left_open) == 0
     assert await conn.fetchval(somewhere, parents) == EXECUTIONS
     assert await conn.fetchval(odd) == 0
+
+
+async def test_forgotten_while_it_is_asked_for_again(
+    conn: Connection, connections: list[Connection], other: Connection
+) -> None:
+    """Retries in any order, deliveries sent again and the way of retention meet: no deadlock, and no loose end."""
+    made = [await make_execution(conn, "succeeded", webhooks=(webhook(),), run_id=f"r{n}") for n in range(40)]
+    await conn.execute("update deliveries set state = 'delivered', settled_at = clock()")
+    deliveries = [row["id"] for row in await conn.fetch("select id from deliveries")]
+    await move_clock(other, "31 days")
+
+    async def remove() -> None:
+        while await forget.step(other, 0, keep=Keep(succeeded_seconds=86_400.0), limit=5) is not None:
+            pass
+
+    async def ask_again(own: Connection, n: int) -> None:
+        order = random.Random(n)
+        for _ in range(10):
+            sources = order.sample(made, 3)
+            await submit.accept(own, [submission(source_execution_id=one.id) for one in sources])
+            with suppress(DeliveryNotFound):
+                await deliver.retry(own, order.choice(deliveries), namespace=NAMESPACE)
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(remove(), *(ask_again(own, n) for n, own in enumerate(connections[:4])))
+    loose = "select count(*) from executions where source_execution_id not in (select id from executions)"
+    untold = "select count(*) from deliveries where execution_id not in (select id from executions)"
+
+    assert await conn.fetchval(loose) == 0
+    assert await conn.fetchval(untold) == 0
+    assert (await counts(conn, "executions"))["executions"] > (await counts(conn, "queue"))["queue"]
 
 
 async def test_progress_and_lines_in_opposite_order(conn: Connection, connections: list[Connection]) -> None:

@@ -19,6 +19,8 @@ BUCKETLESS = {
     "controlplane.stages.cancel.READ_CLOCK": "touches no table",
     "controlplane.stages.prune.READ_CLOCK": "touches no table",
     "controlplane.stages.prune.ENSURE_PARTITIONS": "DDL of all buckets",
+    "controlplane.stages.prune.DROP_PARTITION": "DDL of all buckets",
+    "controlplane.stages.prune.STRAYS": "whole partitions, of all buckets",
     "controlplane.stages.schedule.READ_CLOCK": "touches no table",
     "controlplane.reads.events.HORIZON": "touches no table",
 }
@@ -26,6 +28,7 @@ TABLES = (
     "executions|queue|outcomes|events|logs|memory|memory_items|nodes|sessions|reasoners|webhooks|deliveries"
     "|delivery_attempts|idempotency_keys|limits|schedules|schedule_ticks|api_keys|local_calls|approvals|memory_changes|memory_vectors"
     "|pauses"
+    "|retention_walks"
 )
 READ = re.compile(rf"\b(from|join|update|into|using)\s+({TABLES})\b", re.IGNORECASE)
 

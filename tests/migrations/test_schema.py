@@ -33,6 +33,7 @@ OPERATIONAL = [
     "approvals",
     "memory_changes",
     "memory_vectors",
+    "retention_walks",
 ]
 KEY = """
 select a.attname

@@ -124,4 +124,5 @@ async def _entry(doors: Doors, namespace: int, target: str) -> Entry:
             timeout_seconds=None,
             version="",
             up=False,
+            paused=False,
         )

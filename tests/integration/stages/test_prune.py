@@ -9,7 +9,7 @@ from controlplane.domain.delivery import DeliveryState
 from controlplane.postgres.pool import Connection
 from controlplane.stages import checkpoint, deliver, prune
 from tests.integration.stages.test_deliver import due_now, sent
-from tests.make import accept, counts, make_execution, move_clock, only_row, put, submission, webhook
+from tests.make import accept, all_rows, counts, make_execution, move_clock, only_row, put, submission, webhook
 
 PARTITIONS = "select count(*)::int from pg_inherits where inhparent = 'executions'::regclass"
 DAY = 86_400.0
@@ -59,6 +59,74 @@ async def test_a_busy_moment_is_not_waited_out(conn: Connection, other: Connecti
             await prune.ensure_partitions(conn, weeks_ahead=10)
 
     assert await prune.ensure_partitions(conn, weeks_ahead=10) == 6 * 5
+
+
+async def empty_weeks(conn: Connection, buckets: list[int]) -> list[str]:
+    names = []
+    while (name := await prune.drop_partition(conn, buckets)) is not None:
+        names.append(name)
+    return names
+
+
+async def test_empty_weeks_are_dropped(conn: Connection) -> None:
+    """Of each of the five tables, one by one; the last week, this one and those to come stay."""
+    weeks = await conn.fetchval(PARTITIONS)
+    await move_clock(conn, "26 weeks")
+    await prune.ensure_partitions(conn, weeks_ahead=4)
+
+    dropped = await empty_weeks(conn, [0])
+
+    assert len(dropped) == (weeks - 1) * 5  # but for the default one
+    assert await conn.fetchval(PARTITIONS) == 6 + 1
+    assert await prune.ensure_partitions(conn, weeks_ahead=4) == 0
+
+
+async def test_a_week_with_an_execution_is_kept(conn: Connection) -> None:
+    """And all its tables with it, though nothing was logged in it yet: its events would find no place (I-21)."""
+    made = await make_execution(conn, "queued")
+    await conn.execute("delete from events")
+    await move_clock(conn, "26 weeks")
+
+    dropped = await empty_weeks(conn, [0])
+
+    week = await conn.fetchval("select tableoid::regclass::text from executions where id = $1", made.id)
+    suffix = week.removeprefix("executions")
+    assert {f"{table}{suffix}" for table in ("executions", "outcomes", "events", "logs")} & set(dropped) == set()
+    assert f"delivery_attempts{suffix}" in dropped
+
+
+async def test_a_week_with_a_delivery_is_kept(conn: Connection) -> None:
+    """A delivery that was never tried writes its attempts into the week that it was planned in."""
+    await make_execution(conn, "succeeded", webhooks=(webhook(),))
+    await move_clock(conn, "26 weeks")
+
+    kept = [name for name in await empty_weeks(conn, [0, 1]) if name.startswith("delivery_attempts")]
+
+    [(week,)] = await all_rows(
+        conn,
+        "select 'delivery_attempts' || to_char(date_trunc('week', now() at time zone 'UTC'), '_YYYY_MM_DD')",
+    )
+    assert kept
+    assert week not in kept
+
+
+async def test_a_busy_week_is_dropped_later(conn: Connection, other: Connection) -> None:
+    """Whoever reads or writes the table is not made to wait for longer than a fifth of a second."""
+    await move_clock(conn, "26 weeks")
+    async with other.transaction():
+        await other.fetch("select 1 from executions limit 1")
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await prune.drop_partition(conn, [0])
+
+    assert await prune.drop_partition(conn, [0]) is not None
+
+
+async def test_rows_in_a_default_partition_are_told(conn: Connection) -> None:
+    """None should ever be there."""
+    before = await prune.strays(conn)
+    await accept(conn, submission(id=await conn.fetchval("select (uuid_floor(clock() + interval '60 weeks'))")))
+
+    assert (before, await prune.strays(conn)) == ([], ["events", "executions"])
 
 
 async def test_old_keys_are_dropped(conn: Connection) -> None:

@@ -27,7 +27,7 @@ from controlplane_sdk.errors import (
     ServerUnreachable,
     Unauthorized,
 )
-from controlplane_sdk.executions import AttemptRecord, Execution, Explanation
+from controlplane_sdk.executions import AttemptRecord, Execution, Explanation, Retention
 from controlplane_sdk.pauses import Drain, Pause, Paused
 from controlplane_sdk.schedules import Schedule, Tick
 from controlplane_sdk.version import VERSION
@@ -62,6 +62,7 @@ __all__ = [
     "Paused",
     "RequestRefused",
     "ResultInvalid",
+    "Retention",
     "Retryable",
     "Schedule",
     "ScopeMissing",

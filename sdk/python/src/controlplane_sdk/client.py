@@ -17,7 +17,7 @@ import httpx
 from controlplane_sdk import executions, strict_json
 from controlplane_sdk.connection import Connection
 from controlplane_sdk.errors import AlreadyFinished, LeaseLost, RequestRefused, ServerUnavailable, ServerUnreachable
-from controlplane_sdk.executions import AttemptRecord, Execution, Explanation
+from controlplane_sdk.executions import AttemptRecord, Execution, Explanation, Retention
 from controlplane_sdk.memory import Memory
 from controlplane_sdk.pauses import Nodes, Pauses
 from controlplane_sdk.schedules import Schedules
@@ -385,6 +385,11 @@ class Client:
     async def attempts(self, execution_id: str) -> Sequence[AttemptRecord]:
         """Every attempt of the execution, the newest last. Raises: NotFound."""
         return await self.execution(execution_id).attempts()
+
+    async def retention(self) -> Retention:
+        """How long the control plane keeps what is over."""
+        reply = await self._transport.send_until_answered("GET", "/retention", patience_seconds=self._patience_seconds)
+        return Retention.model_validate(reply.expect())
 
     async def pause(self, execution_id: str, reason: str | None = None) -> None:
         """Hold the execution back, as `Handle.pause`. Raises: NotFound, AlreadyFinished, RequestRefused."""

@@ -87,6 +87,15 @@ class Explanation(BaseModel):
     facts: dict[str, Any] = {}
 
 
+class Retention(BaseModel):
+    """How long what is over is kept, in days from its end; None keeps it. `default_not_empty` names odd tables."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    keep_days: dict[str, float | None]
+    default_not_empty: list[str] = []
+
+
 class AttemptRecord(BaseModel):
     """One try at an execution, and how it ended."""
 
