@@ -4,6 +4,58 @@ CREATE FUNCTION public.clock() RETURNS timestamp with time zone
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ select now() + coalesce(nullif(current_setting('controlplane.clock_offset', true), ''), '0')::interval $$;
 
+CREATE FUNCTION public.drop_partition(buckets smallint[]) RETURNS text
+    LANGUAGE plpgsql
+    SET lock_timeout TO '200ms'
+    AS $_$
+declare
+  parent text;
+  name text;
+  week timestamptz;
+  used boolean;
+begin
+  perform pg_advisory_xact_lock(hashtext('controlplane.partitions'));
+  for parent, name, week in
+    select p.parent, c.relname, to_date(right(c.relname, 10), 'YYYY_MM_DD')::timestamp at time zone 'UTC'
+    from unnest(array['executions', 'outcomes', 'events', 'logs', 'delivery_attempts']) with ordinality as p(parent, n)
+    join pg_inherits i on i.inhparent = to_regclass(p.parent)
+    join pg_class c on c.oid = i.inhrelid
+    where c.relname ~ ('^' || p.parent || '_\d{4}_\d{2}_\d{2}$')
+    order by p.n, c.relname
+  loop
+    continue when week >= date_trunc('week', clock() at time zone 'UTC') at time zone 'UTC' - interval '1 week';
+    -- Outcomes, events and logs are written as long as their execution is there, perhaps none of them so far.
+    continue when parent in ('outcomes', 'events', 'logs')
+      and to_regclass('executions' || right(name, 11)) is not null;
+    if parent = 'delivery_attempts' then
+      select bool_or(d.found) into used
+      from unnest(buckets) as b(bucket)
+      cross join lateral (
+        select exists (
+          select 1
+          from deliveries
+          where deliveries.bucket = b.bucket
+            and id >= uuid_floor(week)
+            and id < uuid_floor(week + interval '1 week')
+        ) as found
+      ) as d;
+      continue when used;
+    end if;
+    execute format('select exists (select 1 from %I)', name) into used;
+    continue when used;
+    -- The parent first, as everybody does who reads or writes through it.
+    execute format('lock table only %I in access exclusive mode', parent);
+    execute format('lock table %I in access exclusive mode', name);
+    execute format('select exists (select 1 from %I)', name) into used;
+    if not used then
+      execute format('drop table %I', name);
+      return name;
+    end if;
+  end loop;
+  return null;
+end
+$_$;
+
 CREATE FUNCTION public.ensure_partitions(weeks_ahead integer) RETURNS integer
     LANGUAGE plpgsql
     SET lock_timeout TO '200ms'
@@ -469,6 +521,24 @@ CREATE TABLE public.outcomes_default (
     CONSTRAINT succeeded_has_result CHECK (((status <> 'succeeded'::text) OR (result IS NOT NULL)))
 );
 
+CREATE TABLE public.pauses (
+    bucket smallint NOT NULL,
+    namespace smallint NOT NULL,
+    node_id text NOT NULL,
+    name text NOT NULL,
+    scope text NOT NULL,
+    reason text,
+    paused_by text,
+    paused_at timestamp with time zone NOT NULL,
+    CONSTRAINT pauses_scope_check CHECK ((scope = ANY (ARRAY['all'::text, 'node'::text, 'reasoner'::text]))),
+    CONSTRAINT scope_tells_the_name CHECK (
+CASE scope
+    WHEN 'all'::text THEN ((node_id = ''::text) AND (name = ''::text))
+    WHEN 'node'::text THEN ((node_id <> ''::text) AND (name = node_id))
+    ELSE ((node_id <> ''::text) AND starts_with(name, (node_id || '.'::text)))
+END)
+);
+
 CREATE TABLE public.queue (
     bucket smallint NOT NULL,
     id uuid NOT NULL,
@@ -533,6 +603,17 @@ CREATE TABLE public.reasoners (
     retry_errors text[],
     CONSTRAINT reasoners_retries_max_check CHECK ((retries_max >= 0)),
     CONSTRAINT reasoners_type_check CHECK ((type = ANY (ARRAY['reasoner'::text, 'skill'::text])))
+);
+
+CREATE TABLE public.retention_walks (
+    bucket smallint NOT NULL,
+    subject text NOT NULL,
+    namespace smallint DEFAULT 0 NOT NULL,
+    status text,
+    after_id uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid NOT NULL,
+    rests_until timestamp with time zone,
+    CONSTRAINT retention_walks_status_check CHECK ((status = ANY (ARRAY['succeeded'::text, 'failed'::text, 'cancelled'::text, 'timeout'::text]))),
+    CONSTRAINT retention_walks_subject_check CHECK ((subject = ANY (ARRAY['executions'::text, 'events'::text, 'logs'::text])))
 );
 
 CREATE TABLE public.schedule_ticks (
@@ -609,6 +690,9 @@ CREATE TABLE public.sessions (
     base_url text,
     acknowledges boolean DEFAULT false NOT NULL,
     start_to_close_seconds double precision,
+    drain_requested_at timestamp with time zone,
+    drain_requested_by text,
+    drain_reason text,
     CONSTRAINT called_has_address CHECK (((transport = 'pull'::text) = (base_url IS NULL))),
     CONSTRAINT sessions_heartbeat_seconds_check CHECK ((heartbeat_seconds > (0)::double precision)),
     CONSTRAINT sessions_lease_seconds_check CHECK ((lease_seconds > (0)::double precision)),
@@ -722,6 +806,9 @@ ALTER TABLE ONLY public.outcomes
 ALTER TABLE ONLY public.outcomes_default
     ADD CONSTRAINT outcomes_default_pkey PRIMARY KEY (bucket, id);
 
+ALTER TABLE ONLY public.pauses
+    ADD CONSTRAINT pauses_pkey PRIMARY KEY (bucket, namespace, node_id, name);
+
 ALTER TABLE ONLY public.queue
     ADD CONSTRAINT queue_pkey PRIMARY KEY (bucket, id);
 
@@ -730,6 +817,9 @@ ALTER TABLE ONLY public.reasoners
 
 ALTER TABLE public.executions
     ADD CONSTRAINT replay_mode_is_known CHECK ((replay_mode = ANY (ARRAY['succeeded-before'::text, 'all-succeeded'::text, 'none'::text]))) NOT VALID;
+
+ALTER TABLE ONLY public.retention_walks
+    ADD CONSTRAINT retention_walks_pkey PRIMARY KEY (bucket, subject);
 
 ALTER TABLE ONLY public.schedule_ticks
     ADD CONSTRAINT schedule_ticks_pkey PRIMARY KEY (bucket, schedule_id, planned_at, by_hand);
@@ -756,6 +846,8 @@ CREATE INDEX deliveries_due ON public.deliveries USING btree (bucket, host, next
 
 CREATE INDEX deliveries_leased ON public.deliveries USING btree (bucket, lease_until) WHERE (state = 'leased'::text);
 
+CREATE INDEX deliveries_settled ON public.deliveries USING btree (bucket, state, settled_at) WHERE (settled_at IS NOT NULL);
+
 CREATE INDEX events_stream ON ONLY public.events USING btree (bucket, xid, seq);
 
 CREATE INDEX events_default_bucket_xid_seq_idx ON public.events_default USING btree (bucket, xid, seq);
@@ -764,9 +856,19 @@ CREATE INDEX executions_parent ON ONLY public.executions USING btree (bucket, pa
 
 CREATE INDEX executions_default_bucket_parent_id_idx ON public.executions_default USING btree (bucket, parent_id) WHERE (parent_id IS NOT NULL);
 
+CREATE INDEX executions_replay_source ON ONLY public.executions USING btree (bucket, replay_source_run_id) WHERE (replay_source_run_id IS NOT NULL);
+
+CREATE INDEX executions_default_bucket_replay_source_run_id_idx ON public.executions_default USING btree (bucket, replay_source_run_id) WHERE (replay_source_run_id IS NOT NULL);
+
 CREATE INDEX executions_run ON ONLY public.executions USING btree (bucket, run_id);
 
 CREATE INDEX executions_default_bucket_run_id_idx ON public.executions_default USING btree (bucket, run_id);
+
+CREATE INDEX executions_source ON ONLY public.executions USING btree (bucket, source_execution_id) WHERE (source_execution_id IS NOT NULL);
+
+CREATE INDEX executions_default_bucket_source_execution_id_idx ON public.executions_default USING btree (bucket, source_execution_id) WHERE (source_execution_id IS NOT NULL);
+
+CREATE INDEX idempotency_keys_execution ON public.idempotency_keys USING btree (bucket, execution_id);
 
 CREATE INDEX idempotency_keys_expiry ON public.idempotency_keys USING btree (bucket, expires_at);
 
@@ -822,7 +924,11 @@ ALTER INDEX public.events_pkey ATTACH PARTITION public.events_default_pkey;
 
 ALTER INDEX public.executions_parent ATTACH PARTITION public.executions_default_bucket_parent_id_idx;
 
+ALTER INDEX public.executions_replay_source ATTACH PARTITION public.executions_default_bucket_replay_source_run_id_idx;
+
 ALTER INDEX public.executions_run ATTACH PARTITION public.executions_default_bucket_run_id_idx;
+
+ALTER INDEX public.executions_source ATTACH PARTITION public.executions_default_bucket_source_execution_id_idx;
 
 ALTER INDEX public.executions_pkey ATTACH PARTITION public.executions_default_pkey;
 
