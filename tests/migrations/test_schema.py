@@ -33,6 +33,7 @@ OPERATIONAL = [
     "approvals",
     "memory_changes",
     "memory_vectors",
+    "bulks",
 ]
 KEY = """
 select a.attname
