@@ -20,11 +20,12 @@ BUCKETLESS = {
     "controlplane.stages.prune.READ_CLOCK": "touches no table",
     "controlplane.stages.prune.ENSURE_PARTITIONS": "DDL of all buckets",
     "controlplane.stages.schedule.READ_CLOCK": "touches no table",
+    "controlplane.reads.bulks.READ_CLOCK": "touches no table",
     "controlplane.reads.events.HORIZON": "touches no table",
 }
 TABLES = (
     "executions|queue|outcomes|events|logs|memory|memory_items|nodes|sessions|reasoners|webhooks|deliveries"
-    "|delivery_attempts|idempotency_keys|limits|schedules|schedule_ticks|api_keys|local_calls|approvals|memory_changes|memory_vectors"
+    "|delivery_attempts|idempotency_keys|limits|schedules|schedule_ticks|api_keys|local_calls|approvals|memory_changes|memory_vectors|bulks"
 )
 READ = re.compile(rf"\b(from|join|update|into|using)\s+({TABLES})\b", re.IGNORECASE)
 
