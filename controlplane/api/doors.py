@@ -48,6 +48,7 @@ ENDED_TOPIC = "ended"
 DELIVERIES_TOPIC = "deliveries"
 CANCEL_TOPIC = "cancel"
 SCHEDULES_TOPIC = "schedules"
+BULKS_TOPIC = "bulks"
 
 
 @dataclass(slots=True, kw_only=True)
