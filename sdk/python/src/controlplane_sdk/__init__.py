@@ -2,6 +2,7 @@
 
 from controlplane_sdk import webhook
 from controlplane_sdk.agent import Agent
+from controlplane_sdk.bulk import Bulk, BulkCount
 from controlplane_sdk.client import Client, Event, Handle, Page
 from controlplane_sdk.context import Context
 from controlplane_sdk.errors import (
@@ -38,6 +39,8 @@ __all__ = [
     "Agent",
     "AlreadyFinished",
     "AttemptRecord",
+    "Bulk",
+    "BulkCount",
     "Client",
     "Context",
     "ControlPlaneError",

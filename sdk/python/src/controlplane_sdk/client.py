@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from controlplane_sdk import executions, strict_json
+from controlplane_sdk.bulk import Bulks
 from controlplane_sdk.connection import Connection
 from controlplane_sdk.errors import AlreadyFinished, LeaseLost, RequestRefused, ServerUnavailable, ServerUnreachable
 from controlplane_sdk.executions import AttemptRecord, Execution, Explanation
@@ -192,6 +193,7 @@ class Client:
         self._patience_seconds = patience_seconds
         self._connection: Connection | None = None
         self.memory = Memory(self._reach)
+        self.bulk = Bulks(lambda: self._transport, patience_seconds=patience_seconds)
         self.schedules: Schedules[Handle] = Schedules(
             lambda: self._transport, self._handle, patience_seconds=patience_seconds
         )
