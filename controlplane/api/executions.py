@@ -19,7 +19,7 @@ from controlplane.api.agentfield.workflow import owner_of
 from controlplane.api.body import clean, decode, payload, read_body, read_form
 from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, doors_of, namespace_of
 from controlplane.api.operation import Operation
-from controlplane.api.paging import limit_of, seconds, words
+from controlplane.api.paging import limit_of, query_instant, seconds, words
 from controlplane.api.policy import RetryPolicyForm, policy_of, retries_of
 from controlplane.api.problems import TITLES, TYPE_BASE, body_of
 from controlplane.api.replay import HIT_HEADER, REPLAY_HEADERS, replay_of
@@ -229,6 +229,13 @@ async def page(request: Request) -> Response:
         target=query_text(request, "target"),
         node_id=query_text(request, "node_id"),
         run_id=query_text(request, "run_id"),
+        session_key=query_text(request, "session_key"),
+        actor_key=query_text(request, "actor_key"),
+        error_class=query_text(request, "error_class"),
+        created_after=query_instant(request, "created_after"),
+        created_before=query_instant(request, "created_before"),
+        ended_after=query_instant(request, "ended_after"),
+        ended_before=query_instant(request, "ended_before"),
         before=_cursor(request),
     )
     views = await doors.run(executions.page, wanted, namespace=namespace, limit=limit + 1, placement=doors.placement)
@@ -600,6 +607,13 @@ OPERATIONS = [
             "target": "node_id.reasoner_name",
             "node_id": "Those of one node",
             "run_id": "Those of one run",
+            "session_key": "Those of one X-Session-ID",
+            "actor_key": "Those of one X-Actor-ID",
+            "error_class": "Those that ended with this error",
+            "created_after": "From this moment on: 2030-01-31T09:00:00Z",
+            "created_before": "Up to this moment",
+            "ended_after": "Those that ended from this moment on",
+            "ended_before": "Those that ended up to this moment",
             "limit": "1 to 200, 50 by default",
             "cursor": "next_cursor of the page before",
         },

@@ -58,3 +58,9 @@ def instant(text: str | None, where: str) -> datetime | None:
             fix="Like this: 2030-01-31T09:00:00+01:00, or with Z for UTC.",
         )
     return known
+
+
+def query_instant(request: Request, name: str) -> datetime | None:
+    """A moment in the query; a `+` that was not escaped has come as a space. Raises Invalid."""
+    text = request.query_params.get(name)
+    return instant(text.replace(" ", "+") if text else None, f"query/{name}")

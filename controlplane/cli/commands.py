@@ -86,6 +86,8 @@ schedules_app = typer.Typer(help="List, show, create, pause, resume, run and del
 app.add_typer(schedules_app, name="schedules")
 bulk_app = typer.Typer(help="Do one thing to everything that a filter matches: the server goes on by itself.")
 app.add_typer(bulk_app, name="bulk")
+deliveries_app = typer.Typer(help="List webhook deliveries that are dead, and send them again.")
+app.add_typer(deliveries_app, name="deliveries")
 BULK_ACTIONS = {
     "cancel": "Cancel executions that have not ended.",
     "retry": "Ask once more what has failed or timed out; what has a retry already is skipped.",
@@ -242,8 +244,16 @@ def executions_list(
             "--status", help="queued, running, waiting, succeeded, failed, cancelled or timeout; may be repeated."
         ),
     ] = None,
-    target: Annotated[str | None, typer.Option("--target", help="node_id.reasoner_name")] = None,
-    run_id: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Those of one run.")] = None,
+    target: Target = None,
+    node_id: NodeId = None,
+    run_id: OfRun = None,
+    session: SessionKey = None,
+    actor: ActorKey = None,
+    error_class: ErrorClass = None,
+    created_after: CreatedAfter = None,
+    created_before: CreatedBefore = None,
+    ended_after: EndedAfter = None,
+    ended_before: EndedBefore = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")] = 50,
     cursor: Annotated[str | None, typer.Option("--cursor", help="Where the page before ended.")] = None,
     server: Server = DEFAULT_SERVER,
@@ -253,10 +263,23 @@ def executions_list(
     """List executions, newest first."""
     from controlplane.cli.executions import listing
 
+    query = {
+        "status": status,
+        "target": target,
+        "node_id": node_id,
+        "run_id": run_id,
+        "session_key": session,
+        "actor_key": actor,
+        "error_class": error_class,
+        "created_after": created_after,
+        "created_before": created_before,
+        "ended_after": ended_after,
+        "ended_before": ended_before,
+        "limit": limit,
+        "cursor": cursor,
+    }
     with _client(server, api_key) as client:
-        listing(
-            client, statuses=status or [], target=target, run_id=run_id, limit=limit, cursor=cursor, as_json=as_json
-        )
+        listing(client, query, as_json=as_json)
 
 
 @executions_app.command("show")
@@ -582,6 +605,52 @@ def schedules_next(
 
     with _client(server, api_key) as client:
         coming(client, name, count=count, as_json=as_json)
+
+
+@deliveries_app.command("list")
+def deliveries_list(
+    target: Target = None,
+    node_id: NodeId = None,
+    run_id: OfRun = None,
+    host: Annotated[str | None, typer.Option("--host", metavar="HOST:PORT", help="To this receiver.")] = None,
+    ended_after: EndedAfter = None,
+    ended_before: EndedBefore = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")] = 50,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Where the page before ended.")] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List deliveries that are dead, newest first."""
+    from controlplane.cli.deliveries import listing
+
+    query = {
+        "state": "dead",
+        "target": target,
+        "node_id": node_id,
+        "run_id": run_id,
+        "host": host,
+        "ended_after": ended_after,
+        "ended_before": ended_before,
+        "limit": limit,
+        "cursor": cursor,
+    }
+    with _client(server, api_key) as client:
+        listing(client, query, as_json=as_json)
+
+
+@deliveries_app.command("retry")
+def deliveries_retry(
+    delivery_id: Annotated[str, typer.Argument(metavar="DELIVERY", help="Its id, dlv_….")],
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send one delivery again, now; many at once: bulk redrive-deliveries."""
+    from controlplane.cli.deliveries import retry
+
+    with _client(server, api_key) as client:
+        retry(client, delivery_id, as_json=as_json)
 
 
 def _bulk_command(action: str, said: str) -> None:

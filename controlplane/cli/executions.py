@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import msgspec
 import orjson
@@ -97,18 +97,8 @@ class Attempt(msgspec.Struct):
     traceback: str | None = None
 
 
-def listing(
-    client: Client,
-    *,
-    statuses: Sequence[str],
-    target: str | None,
-    run_id: str | None,
-    limit: int,
-    cursor: str | None,
-    as_json: bool,
-) -> None:
+def listing(client: Client, query: Mapping[str, str | int | float | list[str] | None], *, as_json: bool) -> None:
     """Print one page, newest first."""
-    query = {"status": list(statuses), "target": target, "run_id": run_id, "limit": limit, "cursor": cursor}
     body = client.get(f"{PREFIX}/executions", query)
     if as_json:
         output.data(body)

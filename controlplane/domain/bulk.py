@@ -13,13 +13,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal, NewType
 from uuid import UUID
 
 from controlplane.domain.execution import STATUS_OF_STATE, Status
-from controlplane.domain.ids import read, show
+from controlplane.domain.ids import read, show, within
 from controlplane.domain.notice import moment
 from controlplane.domain.replay import Reuse
 from controlplane.domain.row import Row
@@ -32,10 +32,6 @@ IDS_MAX = 1_000
 ERRORS_MAX = 10
 """Failures that are kept with their words; the others are counted."""
 ERROR_CHARS_MAX = 300
-LATE_SECONDS = 600.0
-"""How much older an id may be than its row: it is made before a submit waits for a database that is away."""
-EARLY_SECONDS = 60.0
-"""How far the clocks that replicas stamp ids with may be apart."""
 
 
 class Action(StrEnum):
@@ -292,11 +288,9 @@ def check(asked: Asked, *, everything: bool) -> None:
 
 def bounds(filter_: Filter, began_at: datetime) -> tuple[UUID, UUID]:
     """Ids between which (both left out) is everything that the filter can match: they know when they were made."""
-    ends = [began_at, *(at for at in (filter_.created_before, filter_.ended_before) if at is not None)]
-    low = UUID(int=0)
-    if filter_.created_after is not None:
-        low = _floor(filter_.created_after - timedelta(seconds=LATE_SECONDS))
-    return low, _floor(min(ends) + timedelta(seconds=EARLY_SECONDS))
+    low, high = within(filter_.created_after, began_at, filter_.created_before, filter_.ended_before)
+    assert high is not None
+    return low or UUID(int=0), high
 
 
 def dump(filter_: Filter, action: Action) -> bytes:
@@ -338,8 +332,3 @@ def load(raw: bytes, action: Action) -> Filter:
 def in_bucket(ids: Iterable[UUID], bucket: int, buckets_max: int) -> list[UUID]:
     """Those of these ids that live in the bucket, in order."""
     return sorted(one for one in set(ids) if one.int % buckets_max == bucket)
-
-
-def _floor(at: datetime) -> UUID:
-    """The smallest id that can have been made at this moment."""
-    return UUID(int=max(0, int(at.timestamp() * 1000)) << 80)

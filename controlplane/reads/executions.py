@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from controlplane.domain.execution import FINAL, STATUS_OF_STATE, Replay, ReplayMode, State, Status, Submission
-from controlplane.domain.ids import ExecutionId
+from controlplane.domain.ids import ExecutionId, within
 from controlplane.domain.placement import Placement, by_bucket
 from controlplane.domain.retry import RetryPolicy
 from controlplane.postgres.pool import Connection
@@ -76,6 +76,7 @@ where bucket = $1
 limit 1
 """
 
+# Moments are bounds of ids, too ($3, $7), with some room: so they narrow the index, and the row decides.
 LIST_ACCEPTED = """
 select e.id
 from executions e
@@ -84,6 +85,11 @@ where e.bucket = $1
   and ($3::uuid is null or e.id < $3)
   and ($4::text is null or e.target = $4)
   and ($5::text is null or starts_with(e.target, $5))
+  and ($7::uuid is null or e.id > $7)
+  and ($8::text is null or e.session_key = $8)
+  and ($9::text is null or e.actor_key = $9)
+  and ($10::timestamptz is null or e.created_at >= $10)
+  and ($11::timestamptz is null or e.created_at < $11)
 order by e.id desc
 limit $6
 """
@@ -95,11 +101,19 @@ left join queue q on q.bucket = $1 and q.id = e.id
 left join outcomes o on o.bucket = $1 and o.id = e.id
 where e.bucket = $1
   and e.namespace = $2
-  and e.run_id = $7
+  and e.run_id = $15
   and ($3::uuid is null or e.id < $3)
   and ($4::text is null or e.target = $4)
   and ($5::text is null or starts_with(e.target, $5))
-  and ($8::text[] is null or q.state = any($8) or o.status = any($8))
+  and ($7::uuid is null or e.id > $7)
+  and ($8::text is null or e.session_key = $8)
+  and ($9::text is null or e.actor_key = $9)
+  and ($10::timestamptz is null or e.created_at >= $10)
+  and ($11::timestamptz is null or e.created_at < $11)
+  and ($12::text is null or o.error_class = $12)
+  and ($13::timestamptz is null or o.finished_at >= $13)
+  and ($14::timestamptz is null or o.finished_at < $14)
+  and ($16::text[] is null or q.state = any($16) or o.status = any($16))
 order by e.id desc
 limit $6
 """
@@ -109,10 +123,21 @@ select q.id
 from queue q
 where q.bucket = $1
   and q.namespace = $2
-  and q.state = any($7::text[])
+  and q.state = any($12::text[])
   and ($3::uuid is null or q.id < $3)
   and ($4::text is null or q.target = $4)
   and ($5::text is null or starts_with(q.target, $5))
+  and ($7::uuid is null or q.id > $7)
+  and (num_nonnulls($8::text, $9::text, $10::timestamptz, $11::timestamptz) = 0 or exists (
+    select 1
+    from executions e
+    where e.bucket = $1
+      and e.id = q.id
+      and ($8 is null or e.session_key = $8)
+      and ($9 is null or e.actor_key = $9)
+      and ($10 is null or e.created_at >= $10)
+      and ($11 is null or e.created_at < $11)
+  ))
 order by q.id desc
 limit $6
 """
@@ -123,10 +148,18 @@ from outcomes o
 join executions e on e.bucket = $1 and e.id = o.id
 where o.bucket = $1
   and o.namespace = $2
-  and o.status = any($7::text[])
+  and o.status = any($15::text[])
   and ($3::uuid is null or o.id < $3)
   and ($4::text is null or e.target = $4)
   and ($5::text is null or starts_with(e.target, $5))
+  and ($7::uuid is null or o.id > $7)
+  and ($8::text is null or e.session_key = $8)
+  and ($9::text is null or e.actor_key = $9)
+  and ($10::timestamptz is null or e.created_at >= $10)
+  and ($11::timestamptz is null or e.created_at < $11)
+  and ($12::text is null or o.error_class = $12)
+  and ($13::timestamptz is null or o.finished_at >= $13)
+  and ($14::timestamptz is null or o.finished_at < $14)
 order by o.id desc
 limit $6
 """
@@ -168,13 +201,28 @@ class ExecutionView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which executions to list; None means any. `before` is the last id of the page before."""
+    """Which executions to list; None means any. `before` is the last id of the page before.
+
+    An error or a moment of the end leaves out what has not ended.
+    """
 
     statuses: tuple[Status, ...] = ()
     target: str | None = None
     node_id: str | None = None
     run_id: str | None = None
+    session_key: str | None = None
+    actor_key: str | None = None
+    error_class: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    ended_after: datetime | None = None
+    ended_before: datetime | None = None
     before: UUID | None = None
+
+    @property
+    def of_the_end(self) -> tuple[str | None, datetime | None, datetime | None]:
+        """What only something that has ended can be like."""
+        return self.error_class, self.ended_after, self.ended_before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,19 +324,24 @@ async def page(
 
 async def _ids(conn: Connection, bucket: int, wanted: Filter, namespace: int, limit: int) -> list[UUID]:
     node = None if wanted.node_id is None else wanted.node_id + "."
-    arguments = (bucket, namespace, wanted.before, wanted.target, node, limit)
-    states = [state.value for state, status in STATUS_OF_STATE.items() if status in wanted.statuses]
-    finals = [status.value for status in wanted.statuses if status in FINAL]
+    low, high = within(wanted.created_after, wanted.created_before, wanted.ended_before)
+    before = min((id_ for id_ in (wanted.before, high) if id_ is not None), default=None)
+    whose, created = (wanted.session_key, wanted.actor_key), (wanted.created_after, wanted.created_before)
+    arguments = (bucket, namespace, before, wanted.target, node, limit, low, *whose, *created)
+    over = wanted.of_the_end
+    statuses = wanted.statuses or (FINAL if any(over) else ())
+    states = [state.value for state, status in STATUS_OF_STATE.items() if status in statuses and not any(over)]
+    finals = [status.value for status in statuses if status in FINAL]
     if wanted.run_id is not None:
-        any_of = [*states, *finals] if wanted.statuses else None
-        return [row["id"] for row in await conn.fetch(LIST_RUN, *arguments, wanted.run_id, any_of)]
-    if not wanted.statuses:
+        any_of = [*states, *finals] if statuses else None
+        return [row["id"] for row in await conn.fetch(LIST_RUN, *arguments, *over, wanted.run_id, any_of)]
+    if not statuses:
         return [row["id"] for row in await conn.fetch(LIST_ACCEPTED, *arguments)]
     ids: list[UUID] = []
     if states:
         ids += [row["id"] for row in await conn.fetch(LIST_QUEUED, *arguments, states)]
     if finals:
-        ids += [row["id"] for row in await conn.fetch(LIST_FINISHED, *arguments, finals)]
+        ids += [row["id"] for row in await conn.fetch(LIST_FINISHED, *arguments, *over, finals)]
     return sorted(set(ids), reverse=True)  # one that ends between the two looks is found by both
 
 

@@ -5,6 +5,7 @@ from controlplane_sdk.agent import Agent
 from controlplane_sdk.bulk import Bulk, BulkCount
 from controlplane_sdk.client import Client, Event, Handle, Page
 from controlplane_sdk.context import Context
+from controlplane_sdk.deliveries import Delivery
 from controlplane_sdk.errors import (
     AIUnavailable,
     AlreadyFinished,
@@ -44,6 +45,7 @@ __all__ = [
     "Client",
     "Context",
     "ControlPlaneError",
+    "Delivery",
     "Event",
     "Execution",
     "ExecutionCancelled",
