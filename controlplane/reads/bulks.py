@@ -82,7 +82,9 @@ left join (
 order by found.id
 """
 
-# Status by status along the index, and of all of them together the first so many: no status is passed over.
+# Status by status along its index, and of all of them together the first so many: no status is passed over. Status and
+# id are compared and ordered as one: as `status = … order by id` it was planned through the primary key, past all that
+# had succeeded.
 FIND_FINISHED = """
 with looked as materialized (
   select o.id, o.error_class, o.finished_at
@@ -92,10 +94,9 @@ with looked as materialized (
     from outcomes o
     where o.bucket = $1
       and o.namespace = $5
-      and o.status = wanted.status
-      and o.id > $2
-      and o.id < $3
-    order by o.id
+      and (o.status, o.id) > (wanted.status, $2)
+      and (o.status, o.id) < (wanted.status, $3)
+    order by o.status, o.id
     limit $4
   ) as o
   order by o.id

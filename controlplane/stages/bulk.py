@@ -75,7 +75,8 @@ limit 1
 for update skip locked
 """
 
-# At its end the count is what was found.
+# At its end the count is what was found. Not `state = 'running'`: that was planned through the index of those, all of
+# which it then read.
 MOVE_ON = """
 update bulks
 set cursor = $3,
@@ -91,7 +92,7 @@ set cursor = $3,
   ended_at = case when not $8 then clock() end
 where bucket = $1
   and id = $2
-  and state = 'running'
+  and ended_at is null
 """
 
 GIVE_UP = """
@@ -99,7 +100,7 @@ update bulks
 set state = 'failed', error = $3, moved_at = clock(), ended_at = clock()
 where bucket = $1
   and id = $2
-  and state = 'running'
+  and ended_at is null
 """
 
 STOP = """
@@ -108,7 +109,7 @@ set state = 'stopped', moved_at = clock(), ended_at = clock()
 where bucket = $1
   and id = $2
   and namespace = $3
-  and state = 'running'
+  and ended_at is null
 returning id
 """
 
