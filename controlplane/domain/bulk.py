@@ -312,20 +312,19 @@ def dump(filter_: Filter, action: Action) -> bytes:
 
 def load(raw: bytes, action: Action) -> Filter:
     """The filter as it was kept. Raises ValueError for one of a newer server, which this one cannot read."""
-    said: dict[str, Any] = json.loads(raw)
-    more: dict[str, Any] = {name: said.pop(name) for name in list(said) if name in ("status", "ids")}
-    moments = {
-        name: datetime.fromisoformat(text).astimezone(UTC)
-        for name, text in said.items()
-        if name.endswith(("_after", "_before"))
-    }
+    said = json.loads(raw)
     try:
+        moments = {
+            name: datetime.fromisoformat(text).astimezone(UTC)
+            for name, text in said.items()
+            if name.endswith(("_after", "_before"))
+        }
         return Filter(
-            **(said | moments),
-            statuses=tuple(Status(word) for word in more.get("status", ())),
-            ids=tuple(read(prefix_of(action), one, where="filter.ids") for one in more.get("ids", ())),
+            **({name: value for name, value in said.items() if name not in ("status", "ids")} | moments),
+            statuses=tuple(Status(word) for word in said.get("status", ())),
+            ids=tuple(read(prefix_of(action), one, where="filter.ids") for one in said.get("ids", ())),
         )
-    except (TypeError, Invalid) as error:
+    except (AttributeError, TypeError, Invalid) as error:
         raise ValueError(f"the filter cannot be read by this server: {error}") from error
 
 

@@ -31,6 +31,8 @@ from tests.make import (
     make_execution,
     make_id,
     queue_row,
+    race,
+    report,
     submission,
     webhook,
 )
@@ -362,6 +364,31 @@ async def test_a_stop_takes_effect_before_the_next_batch(conn: Connection) -> No
     found = await whole(conn, id_)
     assert (found.state, found.tally.done) == (BulkState.STOPPED, BATCH_MAX)
     assert await counts(conn, "queue") == {"queue": BATCH_MAX}
+
+
+async def test_a_stop_waits_for_the_batch_under_way(conn: Connection, other: Connection, observer: Connection) -> None:
+    """Nothing of a batch is lost or left uncounted, and no other begins."""
+    await accept(conn, *[submission() for _ in range(2 * BATCH_MAX)])
+    id_ = await begin(conn, asked(target="n.echo"))
+
+    await race(conn, other, observer, first=step, second=lambda c: bulk.stop(c, id_, STOCK.all(), namespace=NAMESPACE))
+
+    found = await whole(conn, id_)
+    assert (found.state, found.tally.done) == (BulkState.STOPPED, BATCH_MAX)
+    assert await counts(conn, "queue") == {"queue": BATCH_MAX}
+
+
+async def test_a_batch_and_a_node_that_reports_wait_for_each_other(
+    conn: Connection, other: Connection, observer: Connection
+) -> None:
+    """What has just ended is left alone; the bulk comes after it and goes on."""
+    made = [await make_execution(conn, "running") for _ in range(3)]
+    id_ = await begin(conn, asked(target="n.echo"))
+
+    await race(conn, other, observer, first=lambda c: report(c, made[1].fence), second=step)
+
+    found = await whole(conn, id_)
+    assert (found.state, found.tally.done, found.tally.skipped) == (BulkState.DONE, 2, {"moved_on": 1})
 
 
 async def test_a_stop_of_what_is_over_or_unknown_is_refused(conn: Connection) -> None:
