@@ -609,7 +609,7 @@ OPERATIONS = [
             "run_id": "Those of one run",
             "session_key": "Those of one X-Session-ID",
             "actor_key": "Those of one X-Actor-ID",
-            "error_class": "Those that ended with this error",
+            "error_class": "Those that ended with this error; `Name*`: whose name begins so",
             "created_after": "From this moment on: 2030-01-31T09:00:00Z",
             "created_before": "Up to this moment",
             "ended_after": "Those that ended from this moment on",

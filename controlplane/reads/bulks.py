@@ -121,7 +121,8 @@ left join (
     and ($11::text is null or e.actor_key = $11)
     and ($12::timestamptz is null or e.created_at >= $12)
     and ($13::timestamptz is null or e.created_at < $13)
-    and ($14::text is null or l.error_class = $14)
+    and ($14::text is null or l.error_class = $14
+      or right($14, 1) = '*' and starts_with(l.error_class, left($14, -1)))
     and ($15::timestamptz is null or l.finished_at >= $15)
     and ($16::timestamptz is null or l.finished_at < $16)
 ) as found on true
@@ -166,7 +167,8 @@ left join (
     and ($11::text is null or l.actor_key = $11)
     and ($12::timestamptz is null or l.created_at >= $12)
     and ($13::timestamptz is null or l.created_at < $13)
-    and ($14::text is null or o.error_class = $14)
+    and ($14::text is null or o.error_class = $14
+      or right($14, 1) = '*' and starts_with(o.error_class, left($14, -1)))
     and ($15::timestamptz is null or o.finished_at >= $15)
     and ($16::timestamptz is null or o.finished_at < $16)
 ) as found on true

@@ -110,7 +110,8 @@ where e.bucket = $1
   and ($9::text is null or e.actor_key = $9)
   and ($10::timestamptz is null or e.created_at >= $10)
   and ($11::timestamptz is null or e.created_at < $11)
-  and ($12::text is null or o.error_class = $12)
+  and ($12::text is null or o.error_class = $12
+    or right($12, 1) = '*' and starts_with(o.error_class, left($12, -1)))
   and ($13::timestamptz is null or o.finished_at >= $13)
   and ($14::timestamptz is null or o.finished_at < $14)
   and ($16::text[] is null or q.state = any($16) or o.status = any($16))
@@ -157,7 +158,8 @@ where o.bucket = $1
   and ($9::text is null or e.actor_key = $9)
   and ($10::timestamptz is null or e.created_at >= $10)
   and ($11::timestamptz is null or e.created_at < $11)
-  and ($12::text is null or o.error_class = $12)
+  and ($12::text is null or o.error_class = $12
+    or right($12, 1) = '*' and starts_with(o.error_class, left($12, -1)))
   and ($13::timestamptz is null or o.finished_at >= $13)
   and ($14::timestamptz is null or o.finished_at < $14)
 order by o.id desc

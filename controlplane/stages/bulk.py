@@ -20,6 +20,7 @@ from uuid import UUID
 import asyncpg
 
 from controlplane.domain.bulk import (
+    ERROR_CHARS_MAX,
     Action,
     Asked,
     BulkId,
@@ -50,6 +51,8 @@ LOOK_MAX = 1_000
 """Rows that are looked at for one batch."""
 ACCEPT_BYTES_MAX = 4 * 1024 * 1024
 """Inputs and contexts of retries that are in memory together."""
+SCOPE = f"bulk{submit.APART}"
+"""What idempotency keys of bulks are unique within: no run is called so."""
 MOVED_ON = "moved_on"
 """It matched a moment ago and does no more."""
 RETRIED = "already_retried"
@@ -211,7 +214,12 @@ async def begin(
         kept: UUID = id_
         if keyed is not None:
             kept = await submit.reserve(
-                conn, id_, namespace=asked.namespace, scope="bulk", key=keyed.key, request_hash=keyed.request_hash
+                conn,
+                id_,
+                namespace=asked.namespace,
+                scope=f"bulk{submit.APART}",
+                key=keyed.key,
+                request_hash=keyed.request_hash,
             )
         for bucket in sorted(counted.matched):
             await conn.execute(
@@ -269,27 +277,23 @@ async def _advance(
 ) -> Advanced:
     id_, action = BulkId(row["id"]), Action(row["action"])
     try:
-        asked = Asked(
-            namespace=row["namespace"],
-            action=action,
-            filter=load(row["filter"], action),
-            reason=row["reason"],
-            reuse=None if row["reuse"] is None else Reuse(row["reuse"]),
-        )
-    except ValueError as error:
-        await conn.execute(GIVE_UP, bucket, id_, str(error))
+        async with conn.transaction():
+            turn = _turn_of(bucket, row, read_asked, make_id)
+            page = await find(
+                conn,
+                bucket,
+                turn.asked,
+                began_at=turn.began_at,
+                after=turn.cursor,
+                limit=BATCH_MAX,
+                look=LOOK_MAX,
+            )
+    except PASSING:
+        raise
+    except POISON as error:  # it would be so at every turn, and keep the others from theirs
+        log.warning("bulk.failed", extra={"bulk_id": show("bulk", id_), "error": repr(error)})
+        await conn.execute(GIVE_UP, bucket, id_, str(error)[:ERROR_CHARS_MAX])
         return Advanced(id=id_, namespace=row["namespace"], action=action, over=True)
-    turn = Turn(
-        id=id_,
-        bucket=bucket,
-        asked=asked,
-        cursor=row["cursor"],
-        tally=Tally.load(row["done"], row["reasons"]),
-        began_at=row["created_at"],
-        make_id=make_id,
-        read_asked=read_asked,
-    )
-    page = await find(conn, bucket, asked, began_at=turn.began_at, after=turn.cursor, limit=BATCH_MAX, look=LOOK_MAX)
     did = await _each(conn, turn, page.items)
     turn.tally.add(did.tally)
     await conn.execute(
@@ -305,6 +309,28 @@ async def _advance(
     )
     did.over = not page.more
     return did
+
+
+def _turn_of(bucket: int, row: asyncpg.Record, read_asked: ReadAsked, make_id: MakeId) -> Turn:
+    """Raises ValueError when the filter is of a newer server."""
+    action = Action(row["action"])
+    asked = Asked(
+        namespace=row["namespace"],
+        action=action,
+        filter=load(row["filter"], action),
+        reason=row["reason"],
+        reuse=None if row["reuse"] is None else Reuse(row["reuse"]),
+    )
+    return Turn(
+        id=BulkId(row["id"]),
+        bucket=bucket,
+        asked=asked,
+        cursor=row["cursor"],
+        tally=Tally.load(row["done"], row["reasons"]),
+        began_at=row["created_at"],
+        make_id=make_id,
+        read_asked=read_asked,
+    )
 
 
 async def _each(conn: Connection, turn: Turn, items: Sequence[Match]) -> Advanced:
@@ -425,9 +451,7 @@ async def _wishes(conn: Connection, turn: Turn, ids: Sequence[UUID], did: Advanc
             reason=turn.asked.reason,
             bulk_id=show("bulk", turn.id),
         )
-        wishes.append(
-            replace(wish, idempotency_key=show("exec", id_), idempotency_scope=f"bulk {show('bulk', turn.id)}")
-        )
+        wishes.append(replace(wish, idempotency_key=show("exec", id_), idempotency_scope=f"{SCOPE}{turn.id}"))
         if sum(len(one.input) + len(one.context or b"") for one in wishes) >= ACCEPT_BYTES_MAX:
             yield wishes
             wishes = []

@@ -147,7 +147,9 @@ async def test_each_part_of_a_filter_narrows(conn: Connection, filter_: dict[str
         ({"statuses": (Status.FAILED, Status.CANCELLED)}, 3),
         ({"statuses": (Status.TIMEOUT,)}, 0),
         ({"error_class": "Boom"}, 1),
+        ({"error_class": "B*"}, 1),
         ({"error_class": "Boom", "run_id": "r"}, 0),
+        ({"error_class": "O*", "run_id": "r"}, 1),
         ({"run_id": "r"}, 1),
         ({"target": "m.echo"}, 1),
         ({"ended_after": datetime(2020, 1, 1, tzinfo=UTC)}, 2),
@@ -426,6 +428,25 @@ async def test_a_filter_of_a_newer_server_is_not_guessed_at(conn: Connection) ->
     assert (found.state, found.tally.done) == (BulkState.FAILED, 0)
     assert "moon" in (found.error or "")
     assert not await ended(conn, made.id)
+
+
+async def test_one_that_cannot_be_gone_through_keeps_no_other_waiting(conn: Connection) -> None:
+    """It fails with the database's words, and the next one has its turn."""
+    made = await make_execution(conn)
+    broken, fine = await begin(conn, asked(target="n.other")), await begin(conn, asked(target="n.echo"))
+
+    async def find(conn: Connection, bucket: int, what: Asked, **options: Any) -> Any:
+        if what.filter.target == "n.other":
+            await conn.execute("select 1 / 0")
+        return await bulks.find(conn, bucket, what, **options)
+
+    for _ in range(2):
+        await bulk.advance(conn, 0, find=find, read_asked=executions.read_asked, make_id=make_id)
+
+    found = await whole(conn, broken)
+    assert (found.state, found.error) == (BulkState.FAILED, "division by zero")
+    assert (await whole(conn, fine)).state is BulkState.DONE
+    assert await ended(conn, made.id)
 
 
 async def test_every_bucket_does_its_part(conn: Connection) -> None:
