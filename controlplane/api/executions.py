@@ -221,7 +221,7 @@ async def batch_status(request: Request) -> Response:
 
 
 async def page(request: Request) -> Response:
-    """The newest first, without payloads."""
+    """The newest first, without payloads. Where few match, a page may be short of them and yet not be the last."""
     doors, namespace = doors_of(request), namespace_of(request)
     limit = limit_of(request)
     wanted = Filter(
@@ -238,12 +238,13 @@ async def page(request: Request) -> Response:
         ended_before=query_instant(request, "ended_before"),
         before=_cursor(request),
     )
-    views = await doors.run(executions.page, wanted, namespace=namespace, limit=limit + 1, placement=doors.placement)
-    more = len(views) > limit
+    found = await doors.run(executions.page, wanted, namespace=namespace, limit=limit + 1, placement=doors.placement)
+    views = found.views
+    after = views[limit - 1].id if len(views) > limit else found.reached
     return answer(
         {
             "items": [shapes.execution(view, payloads=False) for view in views[:limit]],
-            "next_cursor": show_execution(views[limit - 1].id) if more else None,
+            "next_cursor": None if after is None else show_execution(after),
         }
     )
 
@@ -615,7 +616,7 @@ OPERATIONS = [
             "ended_after": "Those that ended from this moment on",
             "ended_before": "Those that ended up to this moment",
             "limit": "1 to 200, 50 by default",
-            "cursor": "next_cursor of the page before",
+            "cursor": "next_cursor of the page before, which may be there although that page was short",
         },
         answers={200: "A page.", 422: "A filter is not valid.", 503: "Try again."},
     ),

@@ -105,8 +105,14 @@ def listing(client: Client, query: Mapping[str, str | int | float | list[str] | 
         return
     page = msgspec.json.decode(body, type=Listing)
     if not page.items:
-        output.say("No executions.")
-        return
+        output.say("No executions." if page.next_cursor is None else "None among the latest.")
+    else:
+        _table(page.items)
+    if page.next_cursor is not None:
+        output.say(f"More: --cursor {page.next_cursor}")
+
+
+def _table(rows: list[Row]) -> None:
     output.table(
         ("EXECUTION", "STATUS", "TARGET", "ATTEMPT", "CREATED", "TOOK", "RUN"),
         (
@@ -119,11 +125,9 @@ def listing(client: Client, query: Mapping[str, str | int | float | list[str] | 
                 _took(row.duration_ms),
                 row.run_id,
             )
-            for row in page.items
+            for row in rows
         ),
     )
-    if page.next_cursor is not None:
-        output.say(f"More: --cursor {page.next_cursor}")
 
 
 def show(client: Client, execution_id: str, *, events: bool, logs: bool, deliveries: bool, as_json: bool) -> None:

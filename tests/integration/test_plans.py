@@ -11,13 +11,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 import pytest
 
 from controlplane.postgres.pool import SESSION_SETTINGS, Connection
-from controlplane.reads import approvals, attempts, bulks, changes, events, explain
+from controlplane.reads import approvals, attempts, bulks, changes, events, executions, explain
 from controlplane.reads import deliveries as deliveries_reads
 from controlplane.reads import local as local_reads
 from controlplane.reads import nodes as nodes_reads
@@ -82,7 +81,8 @@ async def cases(conn: Connection) -> dict[str, Case]:
     deliveries = await plan_rows.ids(conn, "d", 15, 65, 115)
     schedules = await plan_rows.ids(conn, "k", 1, 31, 81, 100, 101, 131, 181, 200, 201, 231)
     new = await plan_rows.ids(conn, "x", *range(10))
-    page, now = (0, UUID(int=0), replay.AFTER_ALL, 1_000, 1), "2100-01-01"
+    first, last = executions.BEFORE_ALL, executions.AFTER_ALL
+    page, now = (0, first, last, 1_000, 1), "2100-01-01"
     nothing, none = (None, None), (None,) * 4
     going_on = await plan_rows.ids(conn, "b", 100)
 
@@ -250,6 +250,15 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "bulks.READ_NAMED": case(bulks.READ_NAMED, 0, leased, 1),
         "bulks.READ_NAMED_DELIVERIES": case(bulks.READ_NAMED_DELIVERIES, 0, deliveries, 1, by="deliveries_pkey"),
         "bulks.PAGE": case(bulks.PAGE, 0, 1, None, 51, by="bulks_pkey"),
+        "executions.LIST_ACCEPTED": case(
+            executions.LIST_ACCEPTED, 0, 1, last, "n.none", None, 51, first, *nothing, *nothing, 1_000
+        ),
+        "executions.LIST_FINISHED": case(
+            executions.LIST_FINISHED,
+            *(0, 1, last, "n.none", None, 51, first, *nothing, *nothing, "Boom", *nothing),
+            ["failed", "succeeded"],
+            1_000,
+        ),
         "deliveries.LIST_DEAD": case(deliveries_reads.LIST_DEAD, 0, 1, None, *none, *nothing, 51),
         "bulk.NEXT": case(bulk.NEXT, 0, by="bulks_running"),
         "bulk.MOVE_ON": case(bulk.MOVE_ON, 0, going_on[0], None, 1, 0, 0, None, True, by="bulks_pkey"),
