@@ -287,6 +287,17 @@ async def test_filters_of_what_is_dead(conn: Connection, filter_: dict[str, Any]
     assert (found.matched, found.tally.done) == (number, number)
 
 
+async def test_what_dies_later_is_left_alone(conn: Connection) -> None:
+    """It had not died when the bulk began, however long ago it was planned."""
+    await make_execution(conn, "failed", webhooks=(webhook(),))
+    id_ = await begin(conn, asked(Action.REDRIVE_DELIVERIES))
+    await conn.execute(KILL)
+
+    found = await finish(conn, id_)
+
+    assert (found.matched, found.tally.done, found.tally.skipped) == (0, 0, {})
+
+
 async def test_ids_that_are_named(conn: Connection) -> None:
     """Each has an answer: done, or why not."""
     queued, over = await make_execution(conn), await make_execution(conn, "failed")
@@ -316,7 +327,7 @@ async def test_a_batch_that_is_not_committed_has_not_happened(conn: Connection) 
 
 
 async def test_two_replicas_share_the_work(conn: Connection, other: Connection) -> None:
-    """While one does a batch the other finds nothing to do; each source is retried once."""
+    """Each source is retried once."""
     for _ in range(BATCH_MAX + 20):
         await make_execution(conn, "failed")
     id_ = await begin(conn, asked(Action.RETRY, target="n.echo"))
@@ -325,6 +336,19 @@ async def test_two_replicas_share_the_work(conn: Connection, other: Connection) 
 
     assert await counts(conn, "queue") == {"queue": BATCH_MAX + 20}
     assert (await whole(conn, id_)).tally.done == BATCH_MAX + 20
+
+
+async def test_while_one_does_a_batch_the_other_finds_nothing(conn: Connection, other: Connection) -> None:
+    """It does not wait for it either."""
+    await make_execution(conn)
+    id_ = await begin(conn, asked(target="n.echo"))
+    async with conn.transaction():
+        await step(conn)
+
+        assert await step(other) is None
+        assert (await whole(other, id_)).state is BulkState.RUNNING
+
+    assert (await whole(other, id_)).state is BulkState.DONE
 
 
 async def test_the_one_whose_turn_was_longest_ago_comes_first(conn: Connection) -> None:
