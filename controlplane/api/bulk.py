@@ -35,14 +35,14 @@ from controlplane.domain.ids import bucket_of, read, read_fenced, show
 from controlplane.domain.notice import moment
 from controlplane.domain.replay import Reuse
 from controlplane.domain.target import is_name
-from controlplane.errors import BulkNotFound, Invalid
+from controlplane.errors import BulkNotFound, Invalid, TargetMalformed
 from controlplane.reads import bulks
 from controlplane.stages import bulk
 
 TEXT_MAX = 260
 
 
-class FilterForm(msgspec.Struct, forbid_unknown_fields=True):
+class BulkFilterForm(msgspec.Struct, forbid_unknown_fields=True):
     """Which ones; all that is said must hold. `ids` (up to 1,000: exec_… or, to send again, dlv_…) stand alone."""
 
     status: list[str] | str | None = None
@@ -64,7 +64,7 @@ class BulkForm(msgspec.Struct, forbid_unknown_fields=True):
     """What is done to which ones. `all` in place of a filter means every one; `dry_run` only counts."""
 
     action: Action
-    filter: FilterForm = msgspec.field(default_factory=FilterForm)
+    filter: BulkFilterForm = msgspec.field(default_factory=BulkFilterForm)
     all: bool = False
     reason: str | None = None
     reuse: Reuse | None = None
@@ -157,13 +157,13 @@ def _asked(doors: Doors, form: BulkForm, namespace: int) -> Asked:
     return asked
 
 
-def _filter(doors: Doors, form: FilterForm, action: Action) -> Filter:
+def _filter(doors: Doors, form: BulkFilterForm, action: Action) -> Filter:
     words = [form.status] if isinstance(form.status, str) else form.status or []
     if form.node_id is not None and not is_name(form.node_id):
         raise Invalid("1 to 128 letters, digits, _ - or :", where="body.filter.node_id")
     return Filter(
         statuses=tuple(dict.fromkeys(_status(word) for word in words)),
-        target=None if form.target is None else str(targets.parse(form.target)),
+        target=None if form.target is None else _target(form.target),
         node_id=form.node_id,
         run_id=_text(form.run_id, "run_id"),
         session_key=_text(form.session_key, "session_key"),
@@ -176,6 +176,13 @@ def _filter(doors: Doors, form: FilterForm, action: Action) -> Filter:
         ended_before=instant(form.ended_before, "body.filter.ended_before"),
         ids=_ids(doors, form.ids, action),
     )
+
+
+def _target(text: str) -> str:
+    try:
+        return str(targets.parse(text))
+    except TargetMalformed as error:
+        raise TargetMalformed(error.detail, where="body.filter.target", fix=error.fix) from None
 
 
 def _text(text: str | None, name: str) -> str | None:

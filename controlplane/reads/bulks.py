@@ -31,10 +31,8 @@ from controlplane.domain.ids import BUCKETS_MAX
 from controlplane.domain.placement import Placement
 from controlplane.postgres.pool import Connection
 
-LOOK_MAX = 1_000
-"""Rows that one statement looks at, matching or not."""
 COUNT_LOOK_MAX = 5_000
-"""The same for one that counts."""
+"""Rows that one statement looks at that counts, matching or not."""
 COUNTED_MAX = 10_000
 """Matches that are counted; of more it is said that there are at least so many."""
 LOOKED_MAX = 100_000

@@ -47,8 +47,8 @@ MakeId = Callable[[int], UUID]
 
 BATCH_MAX = 100
 """Items of one transaction: so long their rows are locked, and so soon a stop takes effect."""
-LOOK_MAX = 1_000
-"""Rows that are looked at for one batch."""
+LOOK_MAX = 400
+"""Rows that are looked at for one batch: where all match, those behind its end are looked at again for the next."""
 ACCEPT_BYTES_MAX = 4 * 1024 * 1024
 """Inputs and contexts of retries that are in memory together."""
 SCOPE = f"bulk{submit.APART}"

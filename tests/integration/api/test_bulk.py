@@ -165,3 +165,10 @@ async def test_what_cannot_be_is_refused(shared: Api, body: dict[str, Any], wher
 
     assert the_problem(answer, 422, "invalid")["where"] == where
     assert (await shared.get("/bulk"))["items"] == []
+
+
+async def test_a_target_that_is_none_says_where_it_stands(shared: Api) -> None:
+    """It is a part of the filter, not of the path."""
+    answer = await shared.post("/bulk", {"action": "cancel", "filter": {"target": "n"}})
+
+    assert the_problem(answer, 400, "target_malformed")["where"] == "body.filter.target"
