@@ -238,7 +238,7 @@ async def page(request: Request) -> Response:
         ended_before=query_instant(request, "ended_before"),
         before=_cursor(request),
     )
-    found = await doors.run(executions.page, wanted, namespace=namespace, limit=limit + 1, placement=doors.placement)
+    found = await doors.run(executions.search, wanted, namespace=namespace, limit=limit + 1, placement=doors.placement)
     views = found.views
     after = views[limit - 1].id if len(views) > limit else found.reached
     return answer(

@@ -368,8 +368,15 @@ async def knows_run(conn: Connection, bucket: int, run_id: str, *, namespace: in
     return await conn.fetchval(KNOWS_RUN, bucket, run_id, namespace) is True
 
 
-async def page(conn: Connection, wanted: Filter, *, namespace: int, limit: int, placement: Placement) -> Page:
-    """The newest executions that match, at most `limit`."""
+async def page(
+    conn: Connection, wanted: Filter, *, namespace: int, limit: int, placement: Placement
+) -> list[ExecutionView]:
+    """The newest executions that match, at most `limit`; fewer than there are when they lie far apart."""
+    return (await search(conn, wanted, namespace=namespace, limit=limit, placement=placement)).views
+
+
+async def search(conn: Connection, wanted: Filter, *, namespace: int, limit: int, placement: Placement) -> Page:
+    """The newest executions that match, at most `limit`, and how far it was looked for them."""
     found = [await _ids(conn, bucket, wanted, namespace, limit) for bucket in placement.all()]
     reached = max((one.reached for one in found if one.reached is not None), default=None)
     newest = merge(*(one.ids for one in found), key=lambda id_: id_.int, reverse=True)

@@ -20,7 +20,7 @@ async def pages(conn: Connection, limit: int, placement: Placement = STOCK, **wa
     found: list[list[UUID]] = []
     before: UUID | None = None
     while True:
-        page = await executions.page(
+        page = await executions.search(
             conn,
             Filter(before=before, **wanted),  # type: ignore[arg-type]
             namespace=NAMESPACE,
