@@ -18,6 +18,7 @@ from controlplane import __version__
 from controlplane.api import (
     attempts,
     batch,
+    bulk,
     changes,
     deliveries,
     events,
@@ -41,7 +42,16 @@ from controlplane.api.agentfield import operations as agentfield
 from controlplane.api.agentfield.processes import Processes
 from controlplane.api.auth import Gate
 from controlplane.api.catalogue import Catalogue
-from controlplane.api.doors import CHANGES_TOPIC, DELIVERIES_TOPIC, EVENTS_TOPIC, SCHEDULES_TOPIC, Doors, Lanes, Limits
+from controlplane.api.doors import (
+    BULKS_TOPIC,
+    CHANGES_TOPIC,
+    DELIVERIES_TOPIC,
+    EVENTS_TOPIC,
+    SCHEDULES_TOPIC,
+    Doors,
+    Lanes,
+    Limits,
+)
 from controlplane.api.facades import jobs, sockets, tasks
 from controlplane.api.facades.intake import Facades
 from controlplane.api.front import Front
@@ -51,6 +61,7 @@ from controlplane.api.streams import Streams
 from controlplane.api.waiting import Waiting
 from controlplane.daemons import loop
 from controlplane.daemons.archivist import Archivist
+from controlplane.daemons.bulker import Bulker
 from controlplane.daemons.dispatcher import Dispatcher
 from controlplane.daemons.janitor import DatabaseClock, Janitor
 from controlplane.daemons.overseer import Overseer
@@ -70,8 +81,10 @@ from controlplane.outbound.webhook import WebhookSender
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import Pool, open_pool
+from controlplane.reads import bulks
 from controlplane.reads import changes as change_rows
 from controlplane.reads import events as event_rows
+from controlplane.reads import executions as execution_rows
 from controlplane.security.egress import EgressPolicy
 from controlplane.security.secrets import KeyRing
 from controlplane.settings import Settings
@@ -87,6 +100,7 @@ OPERATIONS = [
     *restart.OPERATIONS,
     *retry.OPERATIONS,
     *schedules.OPERATIONS,
+    *bulk.OPERATIONS,
     *nodes.OPERATIONS,
     *withhold.OPERATIONS,
     *leases.OPERATIONS,
@@ -107,6 +121,7 @@ ARCHIVIST_SECONDS = 60.0
 PUSHER_SECONDS = 1.0
 OVERSEER_SECONDS = 1.0
 SCHEDULER_SECONDS = 1.0
+BULKER_SECONDS = 1.0
 REPLAYS_MAX = 16
 """Children that one flush looks up in the source run: the results of all of them are in memory at once."""
 
@@ -220,6 +235,17 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
         ended=doors.ended,
         cancelling=doors.cancelling,
     )
+    bulker = Bulker(
+        pool,
+        placement,
+        find=bulks.find,
+        read_asked=execution_rows.read_asked,
+        make_id=ids.new,
+        ready=doors.ready,
+        ended=doors.ended,
+        cancelling=doors.cancelling,
+        due=doors.due,
+    )
     async with contextlib.AsyncExitStack() as stack:
         sender = await stack.enter_async_context(WebhookSender(egress))
         callbacks = await stack.enter_async_context(WebhookSender(nodes_egress))
@@ -267,6 +293,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
         came = stack.enter_context(hints.waiter(topic.NODES))
         due = stack.enter_context(hints.waiter(DELIVERIES_TOPIC))
         scheduled = stack.enter_context(hints.waiter(SCHEDULES_TOPIC))
+        begun = stack.enter_context(hints.waiter(BULKS_TOPIC))
         every = partial(loop.run, jitter=random.random)
         tasks = _start(
             {
@@ -278,6 +305,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
                 "scheduler": every(
                     scheduler.tick, name="scheduler", interval_seconds=SCHEDULER_SECONDS, hint=scheduled
                 ),
+                "bulker": every(bulker.tick, name="bulker", interval_seconds=BULKER_SECONDS, hint=begun),
                 "overseer": every(overseer.tick, name="overseer", interval_seconds=OVERSEER_SECONDS),
                 "waiting": doors.waiting.run(),
                 "lookout.work": doors.lookout.watch_work(),

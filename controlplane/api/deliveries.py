@@ -7,11 +7,15 @@ from starlette.responses import Response
 
 from controlplane.api import shapes
 from controlplane.api.doors import DELIVERIES_TOPIC, EVENTS_TOPIC, doors_of, namespace_of
+from controlplane.api.executions import query_text
 from controlplane.api.operation import Operation
+from controlplane.api.paging import limit_of, query_instant
 from controlplane.api.shapes import answer
+from controlplane.domain.delivery import DeliveryState
 from controlplane.domain.ids import DeliveryId, bucket_of, read, read_fenced, show
-from controlplane.errors import ExecutionNotFound, NoWebhook
+from controlplane.errors import ExecutionNotFound, Invalid, NoWebhook
 from controlplane.reads import deliveries, executions
+from controlplane.reads.deliveries import DeadFilter
 from controlplane.stages import deliver
 
 
@@ -23,6 +27,41 @@ async def of_execution(request: Request) -> Response:
     if not found and not await doors.run(executions.read, [id_], namespace=namespace):
         raise ExecutionNotFound
     return answer({"items": [shapes.delivery(one) for one in found]})
+
+
+async def page(request: Request) -> Response:
+    """Those that are dead, the newest first."""
+    doors, limit = doors_of(request), limit_of(request)
+    cursor = request.query_params.get("cursor")
+    if query_text(request, "state") not in (None, DeliveryState.DEAD):
+        raise Invalid(
+            "Only dead deliveries are listed.",
+            where="query/state",
+            fix="Those of one execution: GET /api/v1/executions/{execution_id}/deliveries.",
+        )
+    wanted = DeadFilter(
+        target=query_text(request, "target"),
+        node_id=query_text(request, "node_id"),
+        run_id=query_text(request, "run_id"),
+        host=query_text(request, "host"),
+        ended_after=query_instant(request, "ended_after"),
+        ended_before=query_instant(request, "ended_before"),
+        before=read("dlv", cursor, where="query/cursor") if cursor else None,
+    )
+    found = await doors.run(
+        deliveries.dead, wanted, namespace=namespace_of(request), limit=limit + 1, placement=doors.placement
+    )
+    more = len(found) > limit
+    return answer(
+        {
+            "items": [
+                shapes.delivery(one.delivery)
+                | {"execution_id": show("exec", one.delivery.execution_id), "target": one.target}
+                for one in found[:limit]
+            ],
+            "next_cursor": show("dlv", found[limit - 1].delivery.id) if more else None,
+        }
+    )
 
 
 async def retry(request: Request) -> Response:
@@ -55,6 +94,25 @@ async def retry_execution(request: Request) -> Response:
 
 
 OPERATIONS = [
+    Operation(
+        method="GET",
+        path="/api/v1/deliveries",
+        handler=page,
+        summary="List webhook deliveries that are dead, newest first",
+        tag="deliveries",
+        query={
+            "state": "dead, which is also meant when it is left out",
+            "target": "Of executions of this node_id.reasoner_name",
+            "node_id": "Of executions of one node",
+            "run_id": "Of executions of one run",
+            "host": "To this receiver: host:port",
+            "ended_after": "Those that died from this moment on: 2030-01-31T09:00:00Z",
+            "ended_before": "Those that died up to this moment",
+            "limit": "1 to 200, 50 by default",
+            "cursor": "next_cursor of the page before",
+        },
+        answers={200: "A page.", 422: "A filter is not valid.", 503: "Try again."},
+    ),
     Operation(
         method="GET",
         path="/api/v1/executions/{execution_id}/deliveries",

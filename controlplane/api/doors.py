@@ -52,6 +52,7 @@ CANCEL_TOPIC = "cancel"
 SCHEDULES_TOPIC = "schedules"
 KEY_NAME = "controlplane.key_name"
 """Where in a request's scope the gate leaves the name of the key that opened it."""
+BULKS_TOPIC = "bulks"
 
 
 @dataclass(slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from controlplane.api.agentfield.workflow import owner_of
 from controlplane.api.body import clean, decode, payload, read_body, read_form
 from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, doors_of, namespace_of
 from controlplane.api.operation import Operation
-from controlplane.api.paging import limit_of, seconds, words
+from controlplane.api.paging import limit_of, query_instant, seconds, words
 from controlplane.api.policy import RetryPolicyForm, policy_of, retries_of
 from controlplane.api.problems import TITLES, TYPE_BASE, body_of
 from controlplane.api.replay import HIT_HEADER, REPLAY_HEADERS, replay_of
@@ -221,7 +221,7 @@ async def batch_status(request: Request) -> Response:
 
 
 async def page(request: Request) -> Response:
-    """The newest first, without payloads."""
+    """The newest first, without payloads. Where few match, a page may be short of them and yet not be the last."""
     doors, namespace = doors_of(request), namespace_of(request)
     limit = limit_of(request)
     wanted = Filter(
@@ -229,14 +229,22 @@ async def page(request: Request) -> Response:
         target=query_text(request, "target"),
         node_id=query_text(request, "node_id"),
         run_id=query_text(request, "run_id"),
+        session_key=query_text(request, "session_key"),
+        actor_key=query_text(request, "actor_key"),
+        error_class=query_text(request, "error_class"),
+        created_after=query_instant(request, "created_after"),
+        created_before=query_instant(request, "created_before"),
+        ended_after=query_instant(request, "ended_after"),
+        ended_before=query_instant(request, "ended_before"),
         before=_cursor(request),
     )
-    views = await doors.run(executions.page, wanted, namespace=namespace, limit=limit + 1, placement=doors.placement)
-    more = len(views) > limit
+    found = await doors.run(executions.search, wanted, namespace=namespace, limit=limit + 1, placement=doors.placement)
+    views = found.views
+    after = views[limit - 1].id if len(views) > limit else found.reached
     return answer(
         {
             "items": [shapes.execution(view, payloads=False) for view in views[:limit]],
-            "next_cursor": show_execution(views[limit - 1].id) if more else None,
+            "next_cursor": None if after is None else show_execution(after),
         }
     )
 
@@ -603,8 +611,15 @@ OPERATIONS = [
             "target": "node_id.reasoner_name",
             "node_id": "Those of one node",
             "run_id": "Those of one run",
+            "session_key": "Those of one X-Session-ID",
+            "actor_key": "Those of one X-Actor-ID",
+            "error_class": "Those that ended with this error; `Name*`: whose name begins so",
+            "created_after": "From this moment on: 2030-01-31T09:00:00Z",
+            "created_before": "Up to this moment",
+            "ended_after": "Those that ended from this moment on",
+            "ended_before": "Those that ended up to this moment",
             "limit": "1 to 200, 50 by default",
-            "cursor": "next_cursor of the page before",
+            "cursor": "next_cursor of the page before, which may be there although that page was short",
         },
         answers={200: "A page.", 422: "A filter is not valid.", 503: "Try again."},
     ),

@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from datetime import datetime
-from enum import StrEnum
 
 import msgspec
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -23,17 +21,11 @@ from controlplane.api.executions import EMPTY, REASON_MAX, WebhookForm, headers_
 from controlplane.api.operation import Operation
 from controlplane.api.shapes import answer
 from controlplane.api.start import start_of
-from controlplane.domain.execution import Replay, ReplayMode, Status, Submission
+from controlplane.domain.execution import Status, Submission
 from controlplane.domain.ids import ExecutionId, bucket_of, read_fenced, show_execution
+from controlplane.domain.replay import Reuse, retry_of
 from controlplane.errors import ExecutionNotFound, InvalidState
 from controlplane.reads import executions
-
-
-class Reuse(StrEnum):
-    """What becomes of the calls that it makes: those that had succeeded in its run are answered from there, or none."""
-
-    SUCCEEDED_BEFORE = "succeeded-before"
-    NONE = "none"
 
 
 class RetryForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -65,19 +57,12 @@ async def retry(request: Request) -> Response:
 
 
 def _submission(doors: Doors, form: RetryForm, old: Submission, *, key: str | None, raw: bytes) -> Submission:
-    """In the bucket of its run. What the run had found before this one was asked for is not asked again."""
+    """In the bucket of its run."""
     id_ = ExecutionId(doors.ids.new(bucket_of(old.id)))
     delay_seconds, run_at = start_of(form.delay_seconds, form.run_at, id_)
     reason = clean(form.reason or "", where="body.reason", chars_max=REASON_MAX, empty=True) or None
-    origin = {"kind": "retry", "source_execution_id": show_execution(old.id)} | shapes.present({"reason": reason})
     return replace(
-        old,
-        id=id_,
-        source_execution_id=old.id,
-        replay=None
-        if form.reuse is Reuse.NONE
-        else Replay(source_run_id=old.run_id, mode=ReplayMode.SUCCEEDED_BEFORE, before_id=id_),
-        origin=orjson.dumps(origin),
+        retry_of(old, id_, reuse=form.reuse, reason=reason),
         delay_seconds=delay_seconds,
         run_at=run_at,
         webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_),),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 
 import msgspec
 from starlette.requests import Request
@@ -23,7 +22,7 @@ from controlplane.api.executions import (
     query_text,
 )
 from controlplane.api.operation import Handler, Operation
-from controlplane.api.paging import integer, limit_of
+from controlplane.api.paging import instant, integer, limit_of
 from controlplane.api.policy import retries_of
 from controlplane.api.shapes import answer
 from controlplane.domain import target as targets
@@ -40,7 +39,6 @@ INPUT_BYTES_MAX = 1024 * 1024
 """Input and context of a schedule, each: those of a whole pass of the scheduler are in memory at once."""
 NEXT_SHOWN = 5
 NEXT_MAX = 100
-YEAR_MIN, YEAR_MAX = 2000, 2200
 
 
 class RuleForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -123,7 +121,7 @@ async def coming(request: Request) -> Response:
 async def ticks(request: Request) -> Response:
     """What became of each tick, the latest first: for 30 days."""
     doors, limit = doors_of(request), limit_of(request)
-    before = _instant(request.query_params.get("cursor"), "query/cursor")
+    before = instant(request.query_params.get("cursor"), "query/cursor")
     one = (await _view(request)).schedule
     found = await doors.run(schedules.ticks, _bucket(request), one.id, before=before, limit=limit + 1)
     more = len(found) > limit
@@ -229,7 +227,7 @@ def _definition(doors: Doors, form: RuleForm) -> Definition:
         rule=Rule(
             cron=form.cron,
             interval_seconds=form.interval_seconds,
-            run_at=_instant(form.run_at, "body.run_at"),
+            run_at=instant(form.run_at, "body.run_at"),
             time_zone="UTC" if form.time_zone is None else form.time_zone,
         ),
         overlap=form.overlap,
@@ -239,24 +237,6 @@ def _definition(doors: Doors, form: RuleForm) -> Definition:
         retries_max=None if form.retries is None else retries_of(form.retries, where="body.retries"),
         timeout_seconds=timeout,
     )
-
-
-def _instant(text: str | None, where: str) -> datetime | None:
-    """An instant with its offset: a local time without one would be another in every zone."""
-    if text is None:
-        return None
-    try:
-        at = datetime.fromisoformat(text)
-        known = None if at.tzinfo is None or not YEAR_MIN <= at.year <= YEAR_MAX else at.astimezone(UTC)
-    except (ValueError, OverflowError):
-        known = None
-    if known is None:
-        raise Invalid(
-            f"Not an instant of ISO 8601 with its offset, from {YEAR_MIN} to {YEAR_MAX}.",
-            where=where,
-            fix="Like this: 2030-01-31T09:00:00+01:00, or with Z for UTC.",
-        )
-    return known
 
 
 def _name(request: Request) -> str:

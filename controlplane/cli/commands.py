@@ -62,6 +62,17 @@ PausedNode = Annotated[
 ]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why, for those who look at it later.")]
 ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="The name of the schedule.")]
+BulkId = Annotated[str, typer.Argument(metavar="BULK", help="Its id, bulk_….")]
+Target = Annotated[str | None, typer.Option("--target", help="node_id.reasoner_name")]
+OfNode = Annotated[str | None, typer.Option("--node", metavar="NODE", help="Those of one node.")]
+OfRun = Annotated[str | None, typer.Option("--run", metavar="RUN", help="Those of one run.")]
+SessionKey = Annotated[str | None, typer.Option("--session", metavar="KEY", help="Of this X-Session-ID.")]
+ActorKey = Annotated[str | None, typer.Option("--actor", metavar="KEY", help="Of this X-Actor-ID.")]
+ErrorClass = Annotated[str | None, typer.Option("--error-class", metavar="CLASS", help="Ended with this error.")]
+CreatedAfter = Annotated[str | None, typer.Option("--created-after", metavar="MOMENT", help="2030-01-31T09:00:00Z.")]
+CreatedBefore = Annotated[str | None, typer.Option("--created-before", metavar="MOMENT", help="Up to then.")]
+EndedAfter = Annotated[str | None, typer.Option("--ended-after", metavar="MOMENT", help="Ended (or died) from then.")]
+EndedBefore = Annotated[str | None, typer.Option("--ended-before", metavar="MOMENT", help="Up to then.")]
 Timeout = Annotated[
     float | None,
     typer.Option("--timeout", min=0, metavar="SECONDS", help="Stop waiting after so long; the execution goes on."),
@@ -83,6 +94,17 @@ pauses_app = typer.Typer(help="See what is paused.")
 app.add_typer(pauses_app, name="pauses")
 schedules_app = typer.Typer(help="List, show, create, pause, resume, run and delete schedules.")
 app.add_typer(schedules_app, name="schedules")
+bulk_app = typer.Typer(help="Do one thing to everything that a filter matches: the server goes on by itself.")
+app.add_typer(bulk_app, name="bulk")
+deliveries_app = typer.Typer(help="List webhook deliveries that are dead, and send them again.")
+app.add_typer(deliveries_app, name="deliveries")
+BULK_ACTIONS = {
+    "cancel": "Cancel executions that have not ended.",
+    "retry": "Ask once more what has failed or timed out; what has a retry already is skipped.",
+    "redrive_deliveries": "Send webhooks again that are dead.",
+    "pause": "Hold executions back; an attempt that runs goes on to its end.",
+    "resume": "Let paused executions go on.",
+}
 
 
 @app.callback(invoke_without_command=True)
@@ -246,8 +268,16 @@ def executions_list(
             "--status", help="queued, running, waiting, succeeded, failed, cancelled or timeout; may be repeated."
         ),
     ] = None,
-    target: Annotated[str | None, typer.Option("--target", help="node_id.reasoner_name")] = None,
-    run_id: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Those of one run.")] = None,
+    target: Target = None,
+    node_id: OfNode = None,
+    run_id: OfRun = None,
+    session: SessionKey = None,
+    actor: ActorKey = None,
+    error_class: ErrorClass = None,
+    created_after: CreatedAfter = None,
+    created_before: CreatedBefore = None,
+    ended_after: EndedAfter = None,
+    ended_before: EndedBefore = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")] = 50,
     cursor: Annotated[str | None, typer.Option("--cursor", help="Where the page before ended.")] = None,
     server: Server = DEFAULT_SERVER,
@@ -257,10 +287,23 @@ def executions_list(
     """List executions, newest first."""
     from controlplane.cli.executions import listing
 
+    query = {
+        "status": status,
+        "target": target,
+        "node_id": node_id,
+        "run_id": run_id,
+        "session_key": session,
+        "actor_key": actor,
+        "error_class": error_class,
+        "created_after": created_after,
+        "created_before": created_before,
+        "ended_after": ended_after,
+        "ended_before": ended_before,
+        "limit": limit,
+        "cursor": cursor,
+    }
     with _client(server, api_key) as client:
-        listing(
-            client, statuses=status or [], target=target, run_id=run_id, limit=limit, cursor=cursor, as_json=as_json
-        )
+        listing(client, query, as_json=as_json)
 
 
 @executions_app.command("show")
@@ -586,6 +629,162 @@ def schedules_next(
 
     with _client(server, api_key) as client:
         coming(client, name, count=count, as_json=as_json)
+
+
+@deliveries_app.command("list")
+def deliveries_list(
+    target: Target = None,
+    node_id: OfNode = None,
+    run_id: OfRun = None,
+    host: Annotated[str | None, typer.Option("--host", metavar="HOST:PORT", help="To this receiver.")] = None,
+    ended_after: EndedAfter = None,
+    ended_before: EndedBefore = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")] = 50,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Where the page before ended.")] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List deliveries that are dead, newest first."""
+    from controlplane.cli.deliveries import listing
+
+    query = {
+        "state": "dead",
+        "target": target,
+        "node_id": node_id,
+        "run_id": run_id,
+        "host": host,
+        "ended_after": ended_after,
+        "ended_before": ended_before,
+        "limit": limit,
+        "cursor": cursor,
+    }
+    with _client(server, api_key) as client:
+        listing(client, query, as_json=as_json)
+
+
+@deliveries_app.command("retry")
+def deliveries_retry(
+    delivery_id: Annotated[str, typer.Argument(metavar="DELIVERY", help="Its id, dlv_….")],
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send one delivery again, now; many at once: bulk redrive-deliveries."""
+    from controlplane.cli.deliveries import retry
+
+    with _client(server, api_key) as client:
+        retry(client, delivery_id, as_json=as_json)
+
+
+def _bulk_command(action: str, said: str) -> None:
+    """The command of one action: they differ in nothing but the word."""
+
+    @bulk_app.command(action.replace("_", "-"), help=said)
+    def begin(
+        status: Annotated[
+            list[str] | None, typer.Option("--status", help="Only those of this status; may be repeated.")
+        ] = None,
+        target: Target = None,
+        node_id: OfNode = None,
+        run_id: OfRun = None,
+        session: SessionKey = None,
+        actor: ActorKey = None,
+        error_class: ErrorClass = None,
+        host: Annotated[
+            str | None, typer.Option("--host", metavar="HOST:PORT", help="Of deliveries: to this receiver.")
+        ] = None,
+        created_after: CreatedAfter = None,
+        created_before: CreatedBefore = None,
+        ended_after: EndedAfter = None,
+        ended_before: EndedBefore = None,
+        ids: Annotated[list[str] | None, typer.Option("--id", help="This one and no others; may be repeated.")] = None,
+        everything: Annotated[bool, typer.Option("--all", help="Every one, in place of a filter.")] = False,
+        reason: Annotated[str | None, typer.Option("--reason", help="Why, for those who look at it later.")] = None,
+        reuse: Annotated[
+            str | None, typer.Option("--reuse", help="Of a retry: succeeded-before (the default) or none.")
+        ] = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many there are.")] = False,
+        wait: Annotated[bool, typer.Option("--wait", help="Until it is over.")] = False,
+        timeout: Annotated[
+            float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Stop waiting; it goes on.")
+        ] = None,
+        server: Server = DEFAULT_SERVER,
+        api_key: ApiKey = None,
+        as_json: AsJson = False,
+    ) -> None:
+        from controlplane.cli.bulk import begin as run
+
+        filter_ = {
+            "status": status,
+            "target": target,
+            "node_id": node_id,
+            "run_id": run_id,
+            "session_key": session,
+            "actor_key": actor,
+            "error_class": error_class,
+            "host": host,
+            "created_after": created_after,
+            "created_before": created_before,
+            "ended_after": ended_after,
+            "ended_before": ended_before,
+            "ids": ids,
+        }
+        with _client(server, api_key) as client:
+            run(
+                client,
+                action,
+                filter_,
+                everything=everything,
+                reason=reason,
+                reuse=reuse,
+                dry_run=dry_run,
+                wait=wait,
+                timeout_seconds=timeout,
+                as_json=as_json,
+            )
+
+
+for _action, _said in BULK_ACTIONS.items():
+    _bulk_command(_action, _said)
+
+
+@bulk_app.command("list")
+def bulk_list(
+    state: Annotated[str | None, typer.Option("--state", help="running, done, stopped or failed.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")] = 50,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Where the page before ended.")] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List bulks, newest first."""
+    from controlplane.cli.bulk import listing
+
+    with _client(server, api_key) as client:
+        listing(client, state=state, limit=limit, cursor=cursor, as_json=as_json)
+
+
+@bulk_app.command("show")
+def bulk_show(
+    bulk_id: BulkId, server: Server = DEFAULT_SERVER, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
+    """Show how far a bulk is, and what became of what."""
+    from controlplane.cli.bulk import show
+
+    with _client(server, api_key) as client:
+        show(client, bulk_id, as_json=as_json)
+
+
+@bulk_app.command("stop")
+def bulk_stop(
+    bulk_id: BulkId, server: Server = DEFAULT_SERVER, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
+    """Stop a bulk before its next batch; what was done stays done."""
+    from controlplane.cli.bulk import stop
+
+    with _client(server, api_key) as client:
+        stop(client, bulk_id, as_json=as_json)
 
 
 @nodes_app.callback()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import msgspec
 import orjson
@@ -97,26 +97,22 @@ class Attempt(msgspec.Struct):
     traceback: str | None = None
 
 
-def listing(
-    client: Client,
-    *,
-    statuses: Sequence[str],
-    target: str | None,
-    run_id: str | None,
-    limit: int,
-    cursor: str | None,
-    as_json: bool,
-) -> None:
+def listing(client: Client, query: Mapping[str, str | int | float | list[str] | None], *, as_json: bool) -> None:
     """Print one page, newest first."""
-    query = {"status": list(statuses), "target": target, "run_id": run_id, "limit": limit, "cursor": cursor}
     body = client.get(f"{PREFIX}/executions", query)
     if as_json:
         output.data(body)
         return
     page = msgspec.json.decode(body, type=Listing)
     if not page.items:
-        output.say("No executions.")
-        return
+        output.say("No executions." if page.next_cursor is None else "None among the latest.")
+    else:
+        _table(page.items)
+    if page.next_cursor is not None:
+        output.say(f"More: --cursor {page.next_cursor}")
+
+
+def _table(rows: list[Row]) -> None:
     output.table(
         ("EXECUTION", "STATUS", "TARGET", "ATTEMPT", "CREATED", "TOOK", "RUN"),
         (
@@ -129,11 +125,9 @@ def listing(
                 _took(row.duration_ms),
                 row.run_id,
             )
-            for row in page.items
+            for row in rows
         ),
     )
-    if page.next_cursor is not None:
-        output.say(f"More: --cursor {page.next_cursor}")
 
 
 def show(client: Client, execution_id: str, *, events: bool, logs: bool, deliveries: bool, as_json: bool) -> None:

@@ -14,6 +14,8 @@ from controlplane.stages import prune
 DAY_SECONDS = 86_400.0
 TICKS_SECONDS = 30 * DAY_SECONDS
 """How long it is remembered what became of the ticks of schedules."""
+BULKS_SECONDS = 30 * DAY_SECONDS
+"""How long it is remembered what bulks have done."""
 
 
 class DatabaseClock:
@@ -58,6 +60,7 @@ class Janitor:
                 did += await prune.drop_keys(conn, bucket)
                 did += await prune.forget_secrets(conn, bucket, after_seconds=self._secret_seconds)
                 did += await prune.drop_ticks(conn, bucket, after_seconds=TICKS_SECONDS)
+                did += await prune.drop_bulks(conn, bucket, after_seconds=BULKS_SECONDS)
                 dropped = await prune.drop_changes(conn, bucket, after_seconds=self._changes_seconds)
                 did += dropped if dropped == prune.CHANGES_MAX else 0  # a few more are over already: at the next pass
         return did

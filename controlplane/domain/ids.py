@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NewType
 from uuid import UUID
 
@@ -28,6 +28,10 @@ ATTEMPT = re.compile(r"[1-9][0-9]{0,8}")
 COUNTER_BITS = 62
 COUNTER_STEP_BITS = 40
 TEXT_MAX = 200
+LATE_SECONDS = 600.0
+"""How much older an id may be than its row: it is made before a submit waits for a database that is away."""
+EARLY_SECONDS = 60.0
+"""How far apart the clocks may be that replicas stamp ids with."""
 
 
 class IdMaker:
@@ -54,6 +58,18 @@ class IdMaker:
 def made_at(id_: UUID) -> datetime:
     """When this id was made, by the clock of its maker (the database's, give or take a round trip)."""
     return datetime.fromtimestamp((id_.int >> 80) / 1000, UTC)
+
+
+def within(after: datetime | None, *before: datetime | None) -> tuple[UUID | None, UUID | None]:
+    """Ids between which (both left out) all rows lie that were written from `after` on and up to the first `before`."""
+    low = None if after is None else _floor(after - timedelta(seconds=LATE_SECONDS))
+    end = min((at for at in before if at is not None), default=None)
+    return low, None if end is None else _floor(end + timedelta(seconds=EARLY_SECONDS))
+
+
+def _floor(at: datetime) -> UUID:
+    """The smallest id that can have been made at this moment."""
+    return UUID(int=max(0, int(at.timestamp() * 1000)) << 80)
 
 
 def bucket_of(id_: UUID) -> int:

@@ -1,8 +1,37 @@
-"""When two calls ask the same: a run that was started anew takes over only answers to the very question it asks."""
+"""When two calls ask the same: a run that was started anew takes over only answers to the very question it asks.
+
+And what a retry asks: what the execution asked that has failed, in the same run.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from enum import StrEnum
+
+from controlplane.domain.execution import Replay, ReplayMode, Submission
+from controlplane.domain.ids import ExecutionId, show_execution
+
+
+class Reuse(StrEnum):
+    """What becomes of the calls a retry makes: those that had succeeded in its run are answered from there, or none."""
+
+    SUCCEEDED_BEFORE = "succeeded-before"
+    NONE = "none"
+
+
+def retry_of(old: Submission, id_: ExecutionId, *, reuse: Reuse, reason: str | None, **origin: str) -> Submission:
+    """The old question once more, in its run. What the run had found before it was asked for is not asked again."""
+    said = {"kind": "retry", "source_execution_id": show_execution(old.id)} | origin
+    return replace(
+        old,
+        id=id_,
+        source_execution_id=old.id,
+        replay=None
+        if reuse is Reuse.NONE
+        else Replay(source_run_id=old.run_id, mode=ReplayMode.SUCCEEDED_BEFORE, before_id=id_),
+        origin=json.dumps(said | ({} if reason is None else {"reason": reason})).encode(),
+    )
 
 
 def question(input_: bytes, context: bytes | None) -> str | None:

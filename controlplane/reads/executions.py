@@ -6,15 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import merge
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
 
 from controlplane.domain.execution import FINAL, STATUS_OF_STATE, Replay, ReplayMode, State, Status, Submission
-from controlplane.domain.ids import ExecutionId
+from controlplane.domain.ids import ExecutionId, within
 from controlplane.domain.placement import Placement, by_bucket
 from controlplane.domain.retry import RetryPolicy
 from controlplane.postgres.pool import Connection
+
+LOOK_FIRST = 200
+LOOK_MAX = 5_000
+"""Rows that one statement of a list looks at, at first and at most."""
+LOOKED_MAX = 50_000
+"""Rows that are looked at for one page: where few match, it says how far it came."""
+BEFORE_ALL, AFTER_ALL = UUID(int=0), UUID(int=2**128 - 1)
 
 READ = """
 select e.id, e.run_id, e.root_id, e.parent_id, e.source_execution_id, e.target, e.type, e.session_key, e.actor_key,
@@ -76,16 +84,34 @@ where bucket = $1
 limit 1
 """
 
+# So many rows in the order of the ids, and no more: which of them match is asked of those, however few of all do.
+# Moments are bounds of ids, too ($3, $7), with some room: they narrow what is looked at, and the row decides.
 LIST_ACCEPTED = """
-select e.id
-from executions e
-where e.bucket = $1
-  and e.namespace = $2
-  and ($3::uuid is null or e.id < $3)
-  and ($4::text is null or e.target = $4)
-  and ($5::text is null or starts_with(e.target, $5))
-order by e.id desc
-limit $6
+with looked as materialized (
+  select e.id, e.namespace, e.target, e.session_key, e.actor_key, e.created_at
+  from executions e
+  where e.bucket = $1
+    and e.id < $3
+    and e.id > $7
+  order by e.id desc
+  limit $12
+)
+select seen.rows, seen.last_id, found.id
+from (select count(*) as rows, (select id from looked order by id limit 1) as last_id from looked) as seen
+left join (
+  select l.id
+  from looked l
+  where l.namespace = $2
+    and ($4::text is null or l.target = $4)
+    and ($5::text is null or starts_with(l.target, $5))
+    and ($8::text is null or l.session_key = $8)
+    and ($9::text is null or l.actor_key = $9)
+    and ($10::timestamptz is null or l.created_at >= $10)
+    and ($11::timestamptz is null or l.created_at < $11)
+  order by l.id desc
+  limit $6
+) as found on true
+order by found.id desc
 """
 
 LIST_RUN = """
@@ -95,11 +121,20 @@ left join queue q on q.bucket = $1 and q.id = e.id
 left join outcomes o on o.bucket = $1 and o.id = e.id
 where e.bucket = $1
   and e.namespace = $2
-  and e.run_id = $7
-  and ($3::uuid is null or e.id < $3)
+  and e.run_id = $15
+  and e.id < $3
   and ($4::text is null or e.target = $4)
   and ($5::text is null or starts_with(e.target, $5))
-  and ($8::text[] is null or q.state = any($8) or o.status = any($8))
+  and e.id > $7
+  and ($8::text is null or e.session_key = $8)
+  and ($9::text is null or e.actor_key = $9)
+  and ($10::timestamptz is null or e.created_at >= $10)
+  and ($11::timestamptz is null or e.created_at < $11)
+  and ($12::text is null or o.error_class = $12
+    or right($12, 1) = '*' and starts_with(o.error_class, left($12, -1)))
+  and ($13::timestamptz is null or o.finished_at >= $13)
+  and ($14::timestamptz is null or o.finished_at < $14)
+  and ($16::text[] is null or q.state = any($16) or o.status = any($16))
 order by e.id desc
 limit $6
 """
@@ -109,26 +144,69 @@ select q.id
 from queue q
 where q.bucket = $1
   and q.namespace = $2
-  and q.state = any($7::text[])
-  and ($3::uuid is null or q.id < $3)
+  and q.state = any($12::text[])
+  and q.id < $3
   and ($4::text is null or q.target = $4)
   and ($5::text is null or starts_with(q.target, $5))
+  and q.id > $7
+  and (num_nonnulls($8::text, $9::text, $10::timestamptz, $11::timestamptz) = 0 or exists (
+    select 1
+    from executions e
+    where e.bucket = $1
+      and e.id = q.id
+      and ($8 is null or e.session_key = $8)
+      and ($9 is null or e.actor_key = $9)
+      and ($10 is null or e.created_at >= $10)
+      and ($11 is null or e.created_at < $11)
+  ))
 order by q.id desc
 limit $6
 """
 
+# As above, status by status along its index; `reads/bulks.py` says why status and id are compared as one.
 LIST_FINISHED = """
-select o.id
-from outcomes o
-join executions e on e.bucket = $1 and e.id = o.id
-where o.bucket = $1
-  and o.namespace = $2
-  and o.status = any($7::text[])
-  and ($3::uuid is null or o.id < $3)
-  and ($4::text is null or e.target = $4)
-  and ($5::text is null or starts_with(e.target, $5))
-order by o.id desc
-limit $6
+with looked as materialized (
+  select o.id, o.error_class, o.finished_at
+  from unnest($15::text[]) as wanted(status)
+  cross join lateral (
+    select o.id, o.error_class, o.finished_at
+    from outcomes o
+    where o.bucket = $1
+      and o.namespace = $2
+      and (o.status, o.id) < (wanted.status, $3)
+      and (o.status, o.id) > (wanted.status, $7)
+    order by o.status desc, o.id desc
+    limit $16
+  ) as o
+  order by o.id desc
+  limit $16
+)
+select seen.rows, seen.last_id, found.id
+from (select count(*) as rows, (select id from looked order by id limit 1) as last_id from looked) as seen
+left join (
+  select l.id
+  from looked l
+  cross join lateral (
+    select e.target, e.session_key, e.actor_key, e.created_at
+    from executions e
+    where e.bucket = $1
+      and e.id = l.id
+    limit 1
+  ) as e
+  where ($4::text is null or e.target = $4)
+    and ($5::text is null or starts_with(e.target, $5))
+    and ($8::text is null or e.session_key = $8)
+    and ($9::text is null or e.actor_key = $9)
+    and ($10::timestamptz is null or e.created_at >= $10)
+    and ($11::timestamptz is null or e.created_at < $11)
+    and ($12::text is null or l.error_class = $12
+      or right($12, 1) = '*' and starts_with(l.error_class, left($12, -1)))
+    and ($13::timestamptz is null or l.finished_at >= $13)
+    and ($14::timestamptz is null or l.finished_at < $14)
+  order by l.id desc
+  limit $6
+) as found on true
+order by found.id desc
 """
 
 
@@ -168,13 +246,43 @@ class ExecutionView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which executions to list; None means any. `before` is the last id of the page before."""
+    """Which executions to list; None means any. `before` is the last id of the page before.
+
+    An error or a moment of the end leaves out what has not ended.
+    """
 
     statuses: tuple[Status, ...] = ()
     target: str | None = None
     node_id: str | None = None
     run_id: str | None = None
+    session_key: str | None = None
+    actor_key: str | None = None
+    error_class: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    ended_after: datetime | None = None
+    ended_before: datetime | None = None
     before: UUID | None = None
+
+    @property
+    def of_the_end(self) -> tuple[str | None, datetime | None, datetime | None]:
+        """What only something that has ended can be like."""
+        return self.error_class, self.ended_after, self.ended_before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """The newest that match. `reached`: how far it was looked, when that was not to the end and found too few."""
+
+    views: list[ExecutionView]
+    reached: UUID | None
+
+
+class Looked(NamedTuple):
+    """Ids of one bucket, and how far it was looked if not far enough."""
+
+    ids: list[UUID]
+    reached: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,33 +371,58 @@ async def knows_run(conn: Connection, bucket: int, run_id: str, *, namespace: in
 async def page(
     conn: Connection, wanted: Filter, *, namespace: int, limit: int, placement: Placement
 ) -> list[ExecutionView]:
-    """The newest executions that match, at most `limit`."""
-    newest = merge(
-        *[await _ids(conn, bucket, wanted, namespace, limit) for bucket in placement.all()],
-        key=lambda id_: id_.int,
-        reverse=True,
-    )
-    ids = [id_ for id_, _ in zip(newest, range(limit), strict=False)]
+    """The newest executions that match, at most `limit`; fewer than there are when they lie far apart."""
+    return (await search(conn, wanted, namespace=namespace, limit=limit, placement=placement)).views
+
+
+async def search(conn: Connection, wanted: Filter, *, namespace: int, limit: int, placement: Placement) -> Page:
+    """The newest executions that match, at most `limit`, and how far it was looked for them."""
+    found = [await _ids(conn, bucket, wanted, namespace, limit) for bucket in placement.all()]
+    reached = max((one.reached for one in found if one.reached is not None), default=None)
+    newest = merge(*(one.ids for one in found), key=lambda id_: id_.int, reverse=True)
+    ids = [id_ for id_, _ in zip(newest, range(limit), strict=False) if reached is None or id_ >= reached]
     views = await read(conn, ids, namespace=namespace)
-    return [views[id_] for id_ in ids if id_ in views]
+    return Page(views=[views[id_] for id_ in ids if id_ in views], reached=reached)
 
 
-async def _ids(conn: Connection, bucket: int, wanted: Filter, namespace: int, limit: int) -> list[UUID]:
+async def _ids(conn: Connection, bucket: int, wanted: Filter, namespace: int, limit: int) -> Looked:
     node = None if wanted.node_id is None else wanted.node_id + "."
-    arguments = (bucket, namespace, wanted.before, wanted.target, node, limit)
-    states = [state.value for state, status in STATUS_OF_STATE.items() if status in wanted.statuses]
-    finals = [status.value for status in wanted.statuses if status in FINAL]
+    low, high = within(wanted.created_after, wanted.created_before, wanted.ended_before)
+    before = min((id_ for id_ in (wanted.before, high) if id_ is not None), default=AFTER_ALL)
+    whose, created = (wanted.session_key, wanted.actor_key), (wanted.created_after, wanted.created_before)
+    arguments = (bucket, namespace, before, wanted.target, node, limit, low or BEFORE_ALL, *whose, *created)
+    over = wanted.of_the_end
+    statuses = wanted.statuses or (FINAL if any(over) else ())
+    states = [state.value for state, status in STATUS_OF_STATE.items() if status in statuses and not any(over)]
+    finals = [status.value for status in statuses if status in FINAL]
     if wanted.run_id is not None:
-        any_of = [*states, *finals] if wanted.statuses else None
-        return [row["id"] for row in await conn.fetch(LIST_RUN, *arguments, wanted.run_id, any_of)]
-    if not wanted.statuses:
-        return [row["id"] for row in await conn.fetch(LIST_ACCEPTED, *arguments)]
+        any_of = [*states, *finals] if statuses else None
+        return Looked([row["id"] for row in await conn.fetch(LIST_RUN, *arguments, *over, wanted.run_id, any_of)])
+    if not statuses:
+        return await _look(conn, LIST_ACCEPTED, arguments, ())
+    queued = [row["id"] for row in await conn.fetch(LIST_QUEUED, *arguments, states)] if states else []
+    finished = await _look(conn, LIST_FINISHED, arguments, (*over, finals)) if finals else Looked([])
+    ids = sorted({*queued, *finished.ids}, reverse=True)  # one that ends between the two looks is found by both
+    return Looked(ids, finished.reached)
+
+
+async def _look(conn: Connection, statement: str, arguments: tuple[object, ...], more: tuple[object, ...]) -> Looked:
+    """Window by window, larger ones after smaller ones, until enough is found or enough was looked at."""
+    bucket, namespace, before, target, node, limit, *rest = arguments
+    assert isinstance(limit, int)
     ids: list[UUID] = []
-    if states:
-        ids += [row["id"] for row in await conn.fetch(LIST_QUEUED, *arguments, states)]
-    if finals:
-        ids += [row["id"] for row in await conn.fetch(LIST_FINISHED, *arguments, finals)]
-    return sorted(set(ids), reverse=True)  # one that ends between the two looks is found by both
+    look, looked = max(LOOK_FIRST, limit), 0
+    while True:
+        rows = await conn.fetch(
+            statement, bucket, namespace, before, target, node, limit - len(ids), *rest, *more, look
+        )
+        ids += [row["id"] for row in rows if row["id"] is not None]
+        if len(ids) >= limit or rows[0]["rows"] < look:
+            return Looked(ids)
+        before, looked = rows[0]["last_id"], looked + look
+        if looked >= LOOKED_MAX:
+            return Looked(ids, before)
+        look = min(4 * look, LOOK_MAX)
 
 
 def _view(row: asyncpg.Record) -> ExecutionView:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 import asyncpg
@@ -187,6 +188,29 @@ where bucket = $1
   and namespace = $3
   and state in ('delivered', 'dead')
 returning execution_id, namespace
+"""
+
+# Only what is dead still: whoever was first has sent it again, and it may have been delivered since.
+REDRIVE = """
+update deliveries
+set state = 'pending',
+  next_at = clock(),
+  charged = 0,
+  unknown = 0,
+  settled_at = null
+where bucket = $1
+  and id = any(array(
+    select id
+    from deliveries
+    where bucket = $1
+      and id = any($2::uuid[])
+      and namespace = $3
+      and state = 'dead'
+      and settled_at <= $4
+    order by id
+    for update
+  ))
+returning id, execution_id
 """
 
 HURRY = """
@@ -381,6 +405,19 @@ async def retry(conn: Connection, delivery_id: DeliveryId, *, namespace: int) ->
             EXISTS, bucket, delivery_id, namespace
         ):
             raise DeliveryNotFound
+
+
+async def redrive(
+    conn: Connection, bucket: int, ids: Sequence[UUID], *, namespace: int, dead_before: datetime
+) -> set[UUID]:
+    """Send those of these deliveries again, now, that are dead and were so at that moment; says which.
+
+    Moves: dead → pending, with the schedule from its beginning. Guard: the state in the locked row.
+    """
+    async with conn.transaction():
+        rows = await conn.fetch(REDRIVE, bucket, ids, namespace, dead_before)
+        await _tell(conn, bucket, [(row["execution_id"], row["id"], EventType.DELIVERY_RETRIED) for row in rows])
+    return {row["id"] for row in rows}
 
 
 async def _tell(conn: Connection, bucket: int, told: list[tuple[UUID, UUID, EventType]]) -> None:

@@ -113,6 +113,20 @@ where bucket = $1
   ))
 """
 
+DROP_BULKS = """
+delete from bulks
+where bucket = $1
+  and id = any(array(
+    select id
+    from bulks
+    where bucket = $1
+      and ended_at < clock() - make_interval(secs => $2)
+    order by ended_at
+    limit $3
+    for update skip locked
+  ))
+"""
+
 READ_CLOCK = "select extract(epoch from clock())::float8"
 
 
@@ -154,6 +168,11 @@ async def drop_changes(conn: Connection, bucket: int, *, after_seconds: float, l
 async def drop_ticks(conn: Connection, bucket: int, *, after_seconds: float, limit: int = 1_000) -> int:
     """Forget what became of the ticks of schedules long ago."""
     return _count(await conn.execute(DROP_TICKS, bucket, after_seconds, limit))
+
+
+async def drop_bulks(conn: Connection, bucket: int, *, after_seconds: float, limit: int = 1_000) -> int:
+    """Forget bulks that were over long ago."""
+    return _count(await conn.execute(DROP_BULKS, bucket, after_seconds, limit))
 
 
 async def database_seconds(conn: Connection) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "0013"
-down_revision = "0011"
+down_revision = "0012"
 
 # One row per bucket and walk, locked by the replica that goes the next few steps: the others leave them to it. `status`
 # is null before the first step of a pass, and a pass that came to the end rests.

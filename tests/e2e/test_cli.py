@@ -379,6 +379,26 @@ def test_a_schedule_is_paused_and_replaced(dev: Dev, node: Node) -> None:
     assert (nothing.code, "Exactly one of cron, interval_seconds and run_at" in nothing.err) == (2, True)
 
 
+def test_a_bulk_from_its_count_to_its_end(dev: Dev, node: Node) -> None:
+    """Counted, begun and waited for, shown and listed; what is not there or over already has its exit code."""
+    at = ("--server", dev.url)
+    ids = [submitted(dev, node, "{}") for _ in range(3)]
+    asked = ("--status", "queued", "--target", node.target)
+    dry = cli("bulk", "cancel", *asked, "--dry-run", *at)
+    done = cli("bulk", "cancel", *asked, "--reason", "enough", "--wait", "--json", *at)
+    bulk_id = json.loads(done.out)["bulk_id"]
+    shown, listed = cli("bulk", "show", bulk_id, *at), cli("bulk", "list", "--state", "done", *at)
+    over, nothing = cli("bulk", "stop", bulk_id, *at), cli("bulk", "pause", *at)
+    odd = cli("bulk", "cancel", "--target", node.target, "--error-class", "X", *at)
+
+    assert (dry.out, sorted(dry.err.split())) == (b"3\n", sorted(ids))
+    assert [json.loads(done.out)[name] for name in ("state", "matched", "done")] == ["done", 3, 3]
+    assert "enough" in shown.out.decode()
+    assert bulk_id in listed.out.decode()
+    assert (over.code, nothing.code, odd.code) == (5, 2, 2)
+    assert "body.filter.error_class" in odd.err
+
+
 def test_ctrl_c_leaves_the_execution_running(dev: Dev, node: Node) -> None:
     """Exit 130, and the line that waits again."""
     with started("call", node.target, "--server", dev.url) as process:

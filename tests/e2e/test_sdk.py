@@ -96,6 +96,27 @@ async def planned_ticks(client: Client) -> list[Tick]:
     return [one for one in (await client.schedules.ticks("soon")).items if not one.by_hand and one.execution_id]
 
 
+async def test_a_bulk_pauses_counts_and_cancels(client: Client) -> None:
+    """What waits for later is held back, let go and cancelled, as far as the filter reaches."""
+    handles = [await client.start("sdk.number", n=n, delay_seconds=3600, session_id="bulk") for n in range(3)]
+    counted = await client.bulk.dry_run("cancel", session_key="bulk")
+    done = [
+        await client.bulk.wait((await begin(session_key="bulk")).bulk_id, timeout=SOON_SECONDS)
+        for begin in (client.bulk.pause, client.bulk.resume)
+    ]
+    last = await client.bulk.cancel(ids=[one.execution_id for one in handles], reason="enough")
+    last = await client.bulk.wait(last.bulk_id, timeout=SOON_SECONDS)
+
+    assert (counted.matched, counted.exact) == (3, True)
+    assert [(one.action, one.state, one.done) for one in (*done, last)] == [
+        ("pause", "done", 3),
+        ("resume", "done", 3),
+        ("cancel", "done", 3),
+    ]
+    assert {(await one.status()).status for one in handles} == {"cancelled"}
+    assert [one.bulk_id for one in (await client.bulk.list(limit=1)).items] == [last.bulk_id]
+
+
 async def test_a_child_belongs_to_the_run_of_its_parent(client: Client, plane: Plane) -> None:
     """`app.call` starts an execution under this one, in the same run, with the same memory."""
     handle = await client.start("sdk.parent", n=7)

@@ -76,7 +76,7 @@ select 0, made_id(k, n), 1, 1, 'https://h', 'h', case when n % 10 = 0 then 's'::
 from generate_series($1::int, $2::int) as n, unnest(array['e', 'o']) as k
 """
 
-# Most are delivered; 20 % wait at one dead host, 10 % are due at 300 others, 2 % are being sent.
+# Most are delivered; 20 % wait at one dead host, 10 % are due at 300 others, 2 % are being sent, 2 % are dead.
 DELIVERIES = """
 insert into deliveries (
   bucket, id, namespace, execution_id, webhook_n, event, host, url, body, state, attempts_max, next_at, lease_until,
@@ -85,7 +85,7 @@ insert into deliveries (
 select 0, made_id('d', n), 1, made_id('o', n), 1, 'execution.completed',
   case when n % 50 < 10 then 'h0000.dead' else 'h' || lpad((n % 301)::text, 4, '0') end,
   'https://h', '{}',
-  case when n % 50 < 15 then 'pending' when n % 50 = 15 then 'leased' else 'delivered' end,
+  case when n % 50 < 15 then 'pending' when n % 50 = 15 then 'leased' when n % 50 = 16 then 'dead' else 'delivered' end,
   5,
   clock() + interval '1 second' * (case when n % 50 < 10 then n else -n end),
   case when n % 50 = 15 then clock() + interval '1 second' * (case when n % 500 = 15 then -n else n end) end,
@@ -208,7 +208,19 @@ from generate_series($1::int, $2::int) as n, generate_series(1, 2) as m
 where n % 100 = 1
 """
 
+# One in a hundred runs, the others were over a day or, one in ten, forty days ago.
+BULKS = """
+insert into bulks (
+  bucket, id, namespace, action, filter, state, matched, exact, created_at, moved_at, ended_at
+)
+select 0, made_id('b', n), 1, 'cancel', '{}', case when n % 100 = 0 then 'running' else 'done' end, 0, true, clock(),
+  clock() - interval '1 second' * n,
+  case when n % 100 > 0 then clock() - interval '1 day' * (case when n % 10 = 0 then 40 else 1 end) end
+from generate_series($1::int, $2::int) as n
+"""
+
 TABLES = (
+    BULKS,
     QUEUE,
     EXECUTIONS,
     OUTCOMES,

@@ -16,11 +16,13 @@ import asyncpg
 import pytest
 
 from controlplane.postgres.pool import SESSION_SETTINGS, Connection
-from controlplane.reads import approvals, attempts, changes, events, explain, jobs, pauses
+from controlplane.reads import approvals, attempts, bulks, changes, events, executions, explain, jobs, pauses
+from controlplane.reads import deliveries as deliveries_reads
 from controlplane.reads import local as local_reads
 from controlplane.reads import nodes as nodes_reads
 from controlplane.stages import (
     approve,
+    bulk,
     cancel,
     checkpoint,
     complete,
@@ -81,6 +83,10 @@ async def cases(conn: Connection) -> dict[str, Case]:
     deliveries = await plan_rows.ids(conn, "d", 15, 65, 115)
     schedules = await plan_rows.ids(conn, "k", 1, 31, 81, 100, 101, 131, 181, 200, 201, 231)
     new = await plan_rows.ids(conn, "x", *range(10))
+    first, last = executions.BEFORE_ALL, executions.AFTER_ALL
+    page, now = (0, first, last, 1_000, 1), "2100-01-01"
+    nothing, none = (None, None), (None,) * 4
+    going_on = await plan_rows.ids(conn, "b", 100)
 
     def all_(value: object) -> list[object]:
         return [value] * len(leased)
@@ -289,6 +295,35 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "pauses.PROCESSES": case(pauses.PROCESSES, 0, 1, "p8", 1_000, by="sessions_node"),
         "pauses.RUNNING": case(pauses.RUNNING, 0, [sessions[0], called[0]], None, 1_000, by="queue_session"),
         "withhold.DRAIN": case(withhold.DRAIN, 0, 1, "p8", "ops", "why", by="sessions_node sessions_pkey"),
+        "bulks.FIND_UNFINISHED": case(
+            bulks.FIND_UNFINISHED, *page, ["ready", "leased"], "cancel", now, "n.echo", *none, *nothing
+        ),
+        "bulks.FIND_FINISHED": case(
+            bulks.FIND_FINISHED, *page, ["failed", "succeeded"], now, "n.echo", None, *none, None, *nothing
+        ),
+        "bulks.FIND_FINISHED_OF_RUN": case(
+            bulks.FIND_FINISHED_OF_RUN, *page, ["succeeded"], now, None, None, *none, None, *nothing, "run-5"
+        ),
+        "bulks.FIND_DEAD": case(bulks.FIND_DEAD, *page, now, "n.echo", None, None, *none, None, *nothing),
+        "bulks.READ_NAMED": case(bulks.READ_NAMED, 0, leased, 1),
+        "bulks.READ_NAMED_DELIVERIES": case(bulks.READ_NAMED_DELIVERIES, 0, deliveries, 1, by="deliveries_pkey"),
+        "bulks.PAGE": case(bulks.PAGE, 0, 1, None, 51, by="bulks_pkey"),
+        "executions.LIST_ACCEPTED": case(
+            executions.LIST_ACCEPTED, 0, 1, last, "n.none", None, 51, first, *nothing, *nothing, 1_000
+        ),
+        "executions.LIST_FINISHED": case(
+            executions.LIST_FINISHED,
+            *(0, 1, last, "n.none", None, 51, first, *nothing, *nothing, "Boom", *nothing),
+            ["failed", "succeeded"],
+            1_000,
+        ),
+        "deliveries.LIST_DEAD": case(deliveries_reads.LIST_DEAD, 0, 1, None, *none, *nothing, 51),
+        "bulk.NEXT": case(bulk.NEXT, 0, by="bulks_running"),
+        "bulk.MOVE_ON": case(bulk.MOVE_ON, 0, going_on[0], None, 1, 0, 0, None, True, by="bulks_pkey"),
+        "bulk.STOP": case(bulk.STOP, 0, going_on[0], 1, by="bulks_pkey"),
+        "bulk.READ_RETRIED": case(bulk.READ_RETRIED, 0, [f"run-{n}" for n in range(100)], leased),
+        "deliver.REDRIVE": case(deliver.REDRIVE, 0, deliveries, 1, now),
+        "prune.DROP_BULKS": case(prune.DROP_BULKS, 0, 86_400.0 * 30, 1_000, by="bulks_ended bulks_pkey"),
         "prune.DROP_TICKS": case(prune.DROP_TICKS, 0, 86_400.0 * 30, 1_000),
         "prune.DROP_KEYS": case(prune.DROP_KEYS, 0, 1_000, by="idempotency_keys_expiry idempotency_keys_execution"),
     }

@@ -22,12 +22,13 @@ BUCKETLESS = {
     "controlplane.stages.prune.DROP_PARTITION": "DDL of all buckets",
     "controlplane.stages.prune.STRAYS": "whole partitions, of all buckets",
     "controlplane.stages.schedule.READ_CLOCK": "touches no table",
+    "controlplane.reads.bulks.READ_CLOCK": "touches no table",
     "controlplane.reads.events.HORIZON": "touches no table",
 }
 TABLES = (
     "executions|queue|outcomes|events|logs|memory|memory_items|nodes|sessions|reasoners|webhooks|deliveries"
     "|delivery_attempts|idempotency_keys|limits|schedules|schedule_ticks|api_keys|local_calls|approvals|memory_changes|memory_vectors"
-    "|pauses"
+    "|pauses|bulks"
     "|retention_walks"
 )
 READ = re.compile(rf"\b(from|join|update|into|using)\s+({TABLES})\b", re.IGNORECASE)

@@ -34,6 +34,7 @@ OPERATIONAL = [
     "memory_changes",
     "memory_vectors",
     "retention_walks",
+    "bulks",
 ]
 KEY = """
 select a.attname

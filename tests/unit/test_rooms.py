@@ -69,6 +69,8 @@ STAGES: Mapping[str, frozenset[str]] = {
     # cancel: a tick that begins in place of another ends that one in its own transaction, or both would run, or none.
     "schedule": frozenset({"submit", "cancel"}),
     "replay": frozenset({"submit", "finish"}),
+    # bulk: what is done to many is done by the stages that do it to one, in the transaction that moves its cursor.
+    "bulk": frozenset({"cancel", "pause", "submit", "deliver"}),
     "complete": frozenset({"finish"}),
     "cancel": frozenset({"finish"}),
     "expire": frozenset({"finish"}),
@@ -170,7 +172,7 @@ def test_nobody_imports_the_composition_root(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in IN_ROOMS if name.startswith("stages.")])
 def test_stages_call_each_other_only_along_the_thread(name: str) -> None:
-    """schedule → submit, cancel; replay → submit, finish; cancel, expire … → finish; approve → wait; all → hold …"""
+    """schedule → submit, cancel; bulk → cancel, pause, submit, deliver; cancel, expire … → finish; all → hold …"""
     stage = name.partition(".")[2]
     siblings = {path.partition(".")[2] for path in ours(name) if path.startswith("stages.")}
 

@@ -55,6 +55,7 @@ VARIANTS: dict[str, list[Known]] = {
     "/api/v1/nodes/register": [{}, {"base_url": "http://127.0.0.1:1024", "instance_id": "i"}],  # nobody is there
     "/api/v1/schedules": [{"target": "n.echo", "cron": "0 0 29 2 *"}, {"target": "n.echo", "interval_seconds": 5e6}],
     "/api/v1/schedules/{name}": [{"target": "n.echo", "cron": "0 0 29 2 *"}],
+    "/api/v1/bulk": [{"dry_run": True}, {"dry_run": True, "action": "retry"}],  # else it would cancel all there is
     "/api/v1/executions/{execution_id}/status": [{"status": "running"}, {"status": "succeeded"}],
     "/api/v1/workflow/executions/events": [{}, {"status": "running", "execution_id": "inside"}],
 }
@@ -204,6 +205,7 @@ async def place(api: Api, operation: Operation) -> Place:
         "node_id": node,
         "name": node,
         "delivery_id": SHOWN_ID.replace("exec", "dlv"),
+        "bulk_id": SHOWN_ID.replace("exec", "bulk"),
         "key": "hostile",
     }
     known: dict[str, object] = fence(lease) | {

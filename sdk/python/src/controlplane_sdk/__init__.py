@@ -2,8 +2,10 @@
 
 from controlplane_sdk import webhook
 from controlplane_sdk.agent import Agent
+from controlplane_sdk.bulk import Bulk, BulkCount
 from controlplane_sdk.client import Client, Event, Handle, Page
 from controlplane_sdk.context import Context
+from controlplane_sdk.deliveries import Delivery
 from controlplane_sdk.errors import (
     AIUnavailable,
     AlreadyFinished,
@@ -39,9 +41,12 @@ __all__ = [
     "Agent",
     "AlreadyFinished",
     "AttemptRecord",
+    "Bulk",
+    "BulkCount",
     "Client",
     "Context",
     "ControlPlaneError",
+    "Delivery",
     "Drain",
     "Event",
     "Execution",

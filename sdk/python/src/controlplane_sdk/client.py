@@ -15,7 +15,9 @@ from urllib.parse import quote
 import httpx
 
 from controlplane_sdk import executions, strict_json
+from controlplane_sdk.bulk import Bulks
 from controlplane_sdk.connection import Connection
+from controlplane_sdk.deliveries import Deliveries
 from controlplane_sdk.errors import AlreadyFinished, LeaseLost, RequestRefused, ServerUnavailable, ServerUnreachable
 from controlplane_sdk.executions import AttemptRecord, Execution, Explanation, Retention
 from controlplane_sdk.memory import Memory
@@ -195,6 +197,8 @@ class Client:
         self.memory = Memory(self._reach)
         self.pauses = Pauses(lambda: self._transport, patience_seconds=patience_seconds)
         self.nodes = Nodes(lambda: self._transport, patience_seconds=patience_seconds)
+        self.deliveries = Deliveries(lambda: self._transport, patience_seconds=patience_seconds)
+        self.bulk = Bulks(lambda: self._transport, patience_seconds=patience_seconds)
         self.schedules: Schedules[Handle] = Schedules(
             lambda: self._transport, self._handle, patience_seconds=patience_seconds
         )
@@ -406,11 +410,31 @@ class Client:
         target: str | None = None,
         run_id: str | None = None,
         node_id: str | None = None,
+        session_key: str | None = None,
+        actor_key: str | None = None,
+        error_class: str | None = None,
+        created_after: datetime | str | None = None,
+        created_before: datetime | str | None = None,
+        ended_after: datetime | str | None = None,
+        ended_before: datetime | str | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
-        """Executions that match, newest first."""
-        wanted = {"status": status, "target": target, "run_id": run_id, "node_id": node_id, "cursor": cursor}
+        """Executions that match, newest first. Moments know their offset from UTC."""
+        wanted = {
+            "status": status,
+            "target": target,
+            "run_id": run_id,
+            "node_id": node_id,
+            "session_key": session_key,
+            "actor_key": actor_key,
+            "error_class": error_class,
+            "created_after": _moment(created_after),
+            "created_before": _moment(created_before),
+            "ended_after": _moment(ended_after),
+            "ended_before": _moment(ended_before),
+            "cursor": cursor,
+        }
         reply = await self._transport.send_until_answered(
             "GET",
             "/executions",
@@ -445,7 +469,7 @@ def _moment(given: datetime | str | None) -> str | None:
     if not isinstance(given, datetime):
         return given
     if given.tzinfo is None:
-        raise ValueError("run_at needs a time zone: datetime.now(UTC) + timedelta(hours=1)")
+        raise ValueError("A moment (run_at, …) needs a time zone: datetime.now(UTC) + timedelta(hours=1)")
     return given.isoformat()
 
 
