@@ -136,6 +136,40 @@ CREATE TABLE public.approvals (
     CONSTRAINT decided_has_moment CHECK (((status = 'pending'::text) = (decided_at IS NULL)))
 );
 
+CREATE TABLE public.bulks (
+    bucket smallint NOT NULL,
+    id uuid NOT NULL,
+    namespace smallint NOT NULL,
+    action text NOT NULL,
+    filter bytea NOT NULL,
+    reason text,
+    reuse text,
+    state text NOT NULL,
+    error text,
+    cursor uuid,
+    matched integer NOT NULL,
+    exact boolean NOT NULL,
+    done integer DEFAULT 0 NOT NULL,
+    skipped integer DEFAULT 0 NOT NULL,
+    failed integer DEFAULT 0 NOT NULL,
+    reasons bytea,
+    created_at timestamp with time zone NOT NULL,
+    began_at timestamp with time zone,
+    moved_at timestamp with time zone NOT NULL,
+    ended_at timestamp with time zone,
+    CONSTRAINT bulks_action_check CHECK ((action = ANY (ARRAY['cancel'::text, 'retry'::text, 'redrive_deliveries'::text, 'pause'::text, 'resume'::text]))),
+    CONSTRAINT bulks_done_check CHECK ((done >= 0)),
+    CONSTRAINT bulks_failed_check CHECK ((failed >= 0)),
+    CONSTRAINT bulks_matched_check CHECK ((matched >= 0)),
+    CONSTRAINT bulks_reuse_check CHECK ((reuse = ANY (ARRAY['succeeded-before'::text, 'none'::text]))),
+    CONSTRAINT bulks_skipped_check CHECK ((skipped >= 0)),
+    CONSTRAINT bulks_state_check CHECK ((state = ANY (ARRAY['running'::text, 'done'::text, 'stopped'::text, 'failed'::text]))),
+    CONSTRAINT ended_has_moment CHECK (((state = 'running'::text) = (ended_at IS NULL))),
+    CONSTRAINT failed_has_error CHECK (((state = 'failed'::text) = (error IS NOT NULL))),
+    CONSTRAINT retry_says_what_is_reused CHECK (((action = 'retry'::text) = (reuse IS NOT NULL)))
+)
+WITH (fillfactor='70');
+
 CREATE TABLE public.deliveries (
     bucket smallint NOT NULL,
     id uuid NOT NULL,
@@ -737,6 +771,9 @@ ALTER TABLE ONLY public.api_keys
 ALTER TABLE ONLY public.approvals
     ADD CONSTRAINT approvals_pkey PRIMARY KEY (bucket, execution_id, request_id);
 
+ALTER TABLE ONLY public.bulks
+    ADD CONSTRAINT bulks_pkey PRIMARY KEY (bucket, id);
+
 ALTER TABLE ONLY public.deliveries
     ADD CONSTRAINT deliveries_pkey PRIMARY KEY (bucket, id);
 
@@ -841,6 +878,12 @@ CREATE INDEX approvals_expiry ON public.approvals USING btree (bucket, expires_a
 CREATE UNIQUE INDEX approvals_pending ON public.approvals USING btree (bucket, execution_id) WHERE (status = 'pending'::text);
 
 CREATE INDEX approvals_request ON public.approvals USING btree (bucket, namespace, request_id);
+
+CREATE INDEX bulks_ended ON public.bulks USING btree (bucket, ended_at) WHERE (ended_at IS NOT NULL);
+
+CREATE INDEX bulks_running ON public.bulks USING btree (bucket, moved_at) WHERE (state = 'running'::text);
+
+CREATE INDEX deliveries_dead ON public.deliveries USING btree (bucket, id) WHERE (state = 'dead'::text);
 
 CREATE INDEX deliveries_due ON public.deliveries USING btree (bucket, host, next_at) WHERE (state = 'pending'::text);
 
