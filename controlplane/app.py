@@ -242,6 +242,8 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
             ended=doors.ended,
             due=doors.due,
             stopped=overseer.late,
+            cancelling=doors.cancelling,
+            jitter=random.random,
         )
         came = stack.enter_context(hints.waiter(topic.NODES))
         due = stack.enter_context(hints.waiter(DELIVERIES_TOPIC))
@@ -342,7 +344,7 @@ async def _served(catalogue: Catalogue, namespace: int, target: str) -> Served:
         entry = await catalogue.find(namespace, target)
     except TargetNotFound:
         return Served(type="reasoner", retry=RetryPolicy(), timeout_seconds=None)
-    return Served(type=entry.type, retry=entry.retry, timeout_seconds=entry.timeout_seconds)
+    return entry.served
 
 
 def _idempotency(item: Submission) -> tuple[tuple[int, str, str], ...]:

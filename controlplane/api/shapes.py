@@ -150,6 +150,7 @@ def lease(one: Lease) -> Shape:
         "input": raw(one.input),
         "timeout_seconds": one.timeout_seconds,
         "deadline_in_seconds": one.deadline_in_seconds,
+        "heartbeat_seconds": one.heartbeat_seconds,
         "created_at": moment(one.created_at),
     }
     if one.context is not None:
@@ -437,6 +438,10 @@ def reasoner(entry: Entry) -> Shape:
             "retries": entry.retry.retries_max,
             "retry": retry(entry.retry),
             "timeout_seconds": entry.timeout_seconds,
+            "schedule_to_start_seconds": entry.schedule_to_start_seconds,
+            "total_seconds": entry.total_seconds,
+            "heartbeat_seconds": entry.heartbeat_seconds,
+            "on_parent_end": entry.on_parent_end and entry.on_parent_end.value,
             "up": entry.up,
         }
     )

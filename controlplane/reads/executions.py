@@ -10,7 +10,16 @@ from uuid import UUID
 
 import asyncpg
 
-from controlplane.domain.execution import FINAL, STATUS_OF_STATE, Replay, ReplayMode, State, Status, Submission
+from controlplane.domain.execution import (
+    FINAL,
+    STATUS_OF_STATE,
+    ParentEnd,
+    Replay,
+    ReplayMode,
+    State,
+    Status,
+    Submission,
+)
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.placement import Placement, by_bucket
 from controlplane.domain.retry import RetryPolicy
@@ -60,7 +69,7 @@ where bucket = $1
 READ_ASKED = """
 select id, namespace, run_id, root_id, parent_id, target, type, input, context, session_key, actor_key, priority,
   retries_max, retry_delay_seconds, retry_factor, retry_cap_seconds, retry_jitter, fatal_errors, retry_errors,
-  timeout_seconds, schedule_to_start_seconds, total_seconds
+  timeout_seconds, schedule_to_start_seconds, total_seconds, heartbeat_seconds, on_parent_end
 from executions
 where bucket = $1
   and id = $2
@@ -252,6 +261,8 @@ async def read_asked(conn: Connection, bucket: int, id_: UUID, *, namespace: int
         timeout_seconds=row["timeout_seconds"],
         schedule_to_start_seconds=row["schedule_to_start_seconds"],
         total_seconds=row["total_seconds"],
+        heartbeat_seconds=row["heartbeat_seconds"],
+        on_parent_end=_on_parent_end(row),
     )
 
 
@@ -290,6 +301,11 @@ async def _ids(conn: Connection, bucket: int, wanted: Filter, namespace: int, li
     if finals:
         ids += [row["id"] for row in await conn.fetch(LIST_FINISHED, *arguments, finals)]
     return sorted(set(ids), reverse=True)  # one that ends between the two looks is found by both
+
+
+def _on_parent_end(row: asyncpg.Record) -> ParentEnd:
+    """What was accepted before there was a policy goes on."""
+    return ParentEnd.KEEP if row["on_parent_end"] is None else ParentEnd(row["on_parent_end"])
 
 
 def _view(row: asyncpg.Record) -> ExecutionView:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from controlplane.domain.call import counts_late
 from controlplane.domain.event import Event, EventType
-from controlplane.domain.execution import Held, Settlement, Status
+from controlplane.domain.execution import Held, Settled, Settlement, Status
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import NODE_SILENT, WITHDRAWING, Fence, Recorded, Report, ReportCode, Verdict
 from controlplane.domain.notice import text
@@ -22,6 +22,9 @@ from controlplane.domain.retry import RetryPolicy, delay_seconds
 from controlplane.errors import ControlPlaneError
 from controlplane.postgres.pool import Connection
 from controlplane.stages import finish, hold, record
+
+Ended = tuple[Report, Held]
+"""How an attempt went, and the row of its execution."""
 
 RETURNED = {Verdict.FAILED: EventType.RETRYING, Verdict.RELEASED: EventType.RELEASED}
 
@@ -99,11 +102,7 @@ async def _report(
         for item in part
         if (held := locked.get(item.fence.execution_id)) and _holds(item, held)
     ]
-    policies = await _policies(conn, bucket, [held for item, held in live if _has_retry(item, held)])
-    ending = [(item, held) for item, held in live if _ends(item, held, policies)]
-    returning = [(item, held) for item, held in live if not _ends(item, held, policies)]
-    settled = await finish.settle(conn, bucket, [_settlement(item, held) for item, held in ending], make_id=make_id)
-    await _retry(conn, bucket, returning, policies, jitter)
+    settled, ending, returning = await conclude(conn, bucket, live, make_id=make_id, jitter=jitter)
     await record.append(conn, bucket, [_discarded(item, held) for item, held in ending if _comes_too_late(item, held)])
     answers = {
         item.fence: Recorded(
@@ -114,6 +113,26 @@ async def _report(
     answers |= {item.fence: Recorded(code=ReportCode.RECORDED, status=Status.QUEUED) for item, _ in returning}
     stale = [item for item in part if item.fence not in answers]
     return answers | await _recorded_before(conn, bucket, stale)
+
+
+async def conclude(
+    conn: Connection,
+    bucket: int,
+    live: Sequence[Ended],
+    *,
+    make_id: finish.MakeId,
+    jitter: Callable[[], float],
+) -> tuple[list[Settled], list[Ended], list[Ended]]:
+    """End these attempts, whose rows the caller holds: what was settled, of which ones, and which are tried again.
+
+    Moves: leased → (outcome), or → delayed or ready while there are retries left.
+    """
+    policies = await _policies(conn, bucket, [held for item, held in live if _has_retry(item, held)])
+    ending = [(item, held) for item, held in live if _ends(item, held, policies)]
+    returning = [(item, held) for item, held in live if not _ends(item, held, policies)]
+    settled = await finish.settle(conn, bucket, [_settlement(item, held) for item, held in ending], make_id=make_id)
+    await _retry(conn, bucket, returning, policies, jitter)
+    return settled, ending, returning
 
 
 def _holds(item: Report, held: Held) -> bool:
@@ -172,6 +191,15 @@ def _settlement(item: Report, held: Held) -> Settlement:
             status=Status.SUCCEEDED,
             result=b"null" if item.result is None else item.result,
             failures=held.failures,
+        )
+    if item.overdue is not None:
+        return Settlement(
+            held=held,
+            status=Status.TIMEOUT,
+            status_reason=item.overdue.value,
+            error=item.error,
+            error_class=item.error_class,
+            failures=held.failures + 1,
         )
     cancelled = item.verdict is Verdict.CANCELLED
     return Settlement(

@@ -200,6 +200,12 @@ from generate_series($1::int, $2::int) as n, generate_series(1, 2) as m
 where n % 100 = 1
 """
 
+ENDED_PARENTS = """
+insert into ended_parents (bucket, id, namespace, status, at)
+select 0, made_id('o', n), 1, 'failed', clock() - interval '1 second' * n
+from generate_series($1::int, $2::int) as n
+"""
+
 TABLES = (
     QUEUE,
     EXECUTIONS,
@@ -216,6 +222,7 @@ TABLES = (
     LOCAL_CALLS,
     SCHEDULES,
     SCHEDULE_TICKS,
+    ENDED_PARENTS,
 )
 
 

@@ -28,6 +28,7 @@ from controlplane.stages import (
     embed,
     expire,
     finish,
+    follow,
     hold,
     lease,
     local,
@@ -108,6 +109,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "checkpoint.DROP_ITEMS": case(checkpoint.DROP_ITEMS, 0, *keys, by="memory_items_pkey"),
         "checkpoint.TELL": case(checkpoint.TELL, 0, *keys, all_("set"), *([all_(b"1")] * 2), *([all_("x")] * 3), by=""),
         "hold.CLEAR_CRASHES": case(hold.CLEAR_CRASHES, 0, leased, by="queue_pkey"),
+        "hold.HEAR": case(hold.HEAR, 0, leased, by="queue_pkey"),
         "embed.LOCK": case(embed.LOCK, 0, *keys, by="memory_vectors_pkey"),
         "embed.STORE": case(
             embed.STORE, 0, *keys, all_(1.0), all_(b"{}"), all_(1.0), list(range(1, 11)), list(range(1, 11)), by=""
@@ -130,6 +132,13 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "expire.UNNAMED": case(expire.UNNAMED, 0, leased, sessions[0], 20.0, by="queue_pkey"),
         "expire.RELEASE": case(expire.RELEASE, 0, leased, all_(1), all_(1), "lease_expired", 0.0, by="queue_pkey"),
         "expire.OVERDUE": case(expire.OVERDUE, 0, 256, by="queue_deadline"),
+        "expire.EXCUSED": case(expire.EXCUSED, 0, leased),
+        "expire.EXCUSE": case(expire.EXCUSE, 0, leased, by="queue_pkey"),
+        "follow.TAKE": case(follow.TAKE, 0, by="ended_parents_pkey"),
+        "follow.CHILDREN": case(follow.CHILDREN, 0, leased[0], 256, by="queue_parent"),
+        "follow.PUT_BACK": case(follow.PUT_BACK, 0, "2000-01-01", ended[0], by="ended_parents_pkey"),
+        "follow.DONE": case(follow.DONE, 0, "2000-01-01", ended[0], by="ended_parents_pkey"),
+        "finish.LEAVE_CHILDREN": case(finish.LEAVE_CHILDREN, 0, leased, all_(1), all_("failed"), by="queue_parent"),
         "expire.UNHEEDED": case(expire.UNHEEDED, 0, 10.0, 256, by="queue_cancel"),
         "expire.PROMOTE": case(expire.PROMOTE, 0, 256, by="queue_delayed queue_pkey"),
         "deliver.CLAIM_DUE": case(

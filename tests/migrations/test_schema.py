@@ -33,6 +33,7 @@ OPERATIONAL = [
     "approvals",
     "memory_changes",
     "memory_vectors",
+    "ended_parents",
 ]
 KEY = """
 select a.attname
