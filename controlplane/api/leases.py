@@ -34,6 +34,7 @@ from controlplane.domain.execution import Status
 from controlplane.domain.ids import ExecutionId, SessionId, bucket_of, read, read_execution, show, show_execution
 from controlplane.domain.lease import Beat, Claim, Fence, Lease, Report, ReportCode, Session, Verdict
 from controlplane.domain.notice import text
+from controlplane.domain.retry import after_error
 from controlplane.domain.target import is_name
 from controlplane.errors import ControlPlaneError, Invalid, LeaseLost, NodeNotFound, SessionClosed, SessionNotFound
 from controlplane.reads import nodes
@@ -412,7 +413,7 @@ def _report(form: ResultForm, where: str, bytes_max: int) -> Report:
         error_details=kept,
         traceback=None if form.traceback is None else form.traceback[:TRACEBACK_MAX],
         retryable=form.retryable,
-        retry_after_seconds=None if after is None or not math.isfinite(after) else max(0.0, min(after, 86_400.0 * 365)),
+        retry_after_seconds=None if after is None or not math.isfinite(after) else after_error(after),
     )
 
 

@@ -113,6 +113,14 @@ ON_PARENT_END = ParentEnd.CANCEL
 """When nothing is said: nobody is left who waits for what the child finds."""
 
 
+REASON_OF = {
+    Status.FAILED: "parent failed",
+    Status.CANCELLED: "parent cancelled",
+    Status.TIMEOUT: "parent timed out",
+}
+"""Why a child is cancelled whose parent has ended so."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """Everything that is asked of one execution; never changed afterwards.

@@ -85,12 +85,13 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """The failure after which it is tried again. `error` is JSON bytes."""
+    """The failure after which it is tried again. `error` is JSON bytes; `retry_after_seconds` is what it asked for."""
 
     attempt: int
     at: datetime
     error: bytes | None = None
     error_class: str | None = None
+    retry_after_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

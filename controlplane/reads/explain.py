@@ -301,12 +301,13 @@ async def _failure(conn: Connection, id_: ExecutionId, namespace: int) -> Failur
     if row is None:
         return None
     said = _said(row["data"])
-    error, kind = said.get("error"), said.get("error_class")
+    error, kind, after = said.get("error"), said.get("error_class"), said.get("retry_after_seconds")
     return Failure(
         attempt=row["attempt"],
         at=row["at"],
         error=None if error is None else json.dumps(error).encode(),
         error_class=kind if isinstance(kind, str) else None,
+        retry_after_seconds=after if isinstance(after, int | float) else None,
     )
 
 

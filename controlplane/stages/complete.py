@@ -18,7 +18,7 @@ from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import NODE_SILENT, WITHDRAWING, Fence, Recorded, Report, ReportCode, Verdict
 from controlplane.domain.notice import text
 from controlplane.domain.placement import by_bucket
-from controlplane.domain.retry import RetryPolicy, delay_seconds
+from controlplane.domain.retry import RetryPolicy, after_error, delay_seconds
 from controlplane.errors import ControlPlaneError
 from controlplane.postgres.pool import Connection
 from controlplane.stages import finish, hold, record
@@ -244,11 +244,13 @@ def _delay(item: Report, held: Held, policy: RetryPolicy | None, jitter: Callabl
     if policy is None:  # handed back: at once
         return 0.0
     own = delay_seconds(policy, failures=held.failures + 1, jitter=jitter())
-    return own if item.retry_after_seconds is None else max(item.retry_after_seconds, 0.0)
+    return own if item.retry_after_seconds is None else after_error(item.retry_after_seconds)
 
 
 def _returned(item: Report, held: Held, delay: float) -> Event:
     facts = [b'"retry_in_seconds":%.3f' % delay]
+    if item.verdict is Verdict.FAILED and item.retry_after_seconds is not None:
+        facts.append(b'"retry_after_seconds":%.3f' % after_error(item.retry_after_seconds))
     for name, raw in (
         (b"error", item.error),
         (b"error_class", None if item.error_class is None else text(item.error_class)),

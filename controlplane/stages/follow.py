@@ -14,7 +14,7 @@ from uuid import UUID
 
 import asyncpg
 
-from controlplane.domain.execution import Status
+from controlplane.domain.execution import REASON_OF, Status
 from controlplane.postgres.pool import Connection
 from controlplane.stages import cancel, finish
 
@@ -22,11 +22,6 @@ PARENTS_MAX = 16
 """Ended parents whose children are looked at in one pass."""
 CHILDREN_MAX = 256
 """Children of one parent that are cancelled in one transaction."""
-REASON_OF = {
-    Status.FAILED: "parent failed",
-    Status.CANCELLED: "parent cancelled",
-    Status.TIMEOUT: "parent timed out",
-}
 
 TAKE = """
 select id, status, at

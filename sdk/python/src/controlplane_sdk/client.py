@@ -227,6 +227,7 @@ class Client:
         timeout_seconds: float | None = None,
         schedule_to_start_seconds: float | None = None,
         total_seconds: float | None = None,
+        heartbeat_seconds: float | None = None,
         delay_seconds: float | None = None,
         run_at: datetime | str | None = None,
         **arguments: Any,
@@ -235,8 +236,9 @@ class Client:
 
         `webhook` is a URL or {"url", "secret", "headers"}. It begins after `delay_seconds`, or at `run_at` (a moment
         with its offset from UTC); from then on it may wait `schedule_to_start_seconds` for a node and take
-        `total_seconds` in all, and each attempt `timeout_seconds`. `retry` says more than `retries`: {"max", "backoff",
-        "delay_seconds", "factor", "cap_seconds", "jitter", "fatal_errors", "retry_errors"}.
+        `total_seconds` in all, and each attempt `timeout_seconds`, of which it may be silent for `heartbeat_seconds`.
+        `retry` says more than `retries`: {"max", "backoff", "delay_seconds", "factor", "cap_seconds", "jitter",
+        "fatal_errors", "retry_errors"}.
         Sent again after a lost answer, it still starts once.
         """
         body = {
@@ -249,6 +251,7 @@ class Client:
             "timeout_seconds": timeout_seconds,
             "schedule_to_start_seconds": schedule_to_start_seconds,
             "total_seconds": total_seconds,
+            "heartbeat_seconds": heartbeat_seconds,
             "delay_seconds": delay_seconds,
             "run_at": _moment(run_at),
         }
