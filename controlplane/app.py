@@ -32,6 +32,7 @@ from controlplane.api import (
     problems,
     restart,
     retry,
+    runs,
     schedules,
 )
 from controlplane.api.agentfield import approvals
@@ -81,6 +82,7 @@ OPERATIONS = [
     *attempts.OPERATIONS,
     *restart.OPERATIONS,
     *retry.OPERATIONS,
+    *runs.OPERATIONS,
     *schedules.OPERATIONS,
     *nodes.OPERATIONS,
     *leases.OPERATIONS,

@@ -59,7 +59,8 @@ from controlplane.security.egress import check_headers
 from controlplane.stages import cancel
 
 WAIT_MAX_SECONDS = 60.0
-BATCH_STATUS_MAX = 500
+BATCH_STATUS_MAX = 1_000
+"""As many as a batch submits."""
 SECRET_MAX = 4096
 REASON_MAX = 1_000
 PRIORITY_MAX = 1_000
@@ -594,12 +595,12 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/executions/batch-status",
         handler=batch_status,
-        summary="Read up to 500 executions",
+        summary="Read up to 1,000 executions",
         tag="executions",
         takes=BatchStatusForm,
         answers={
             200: "By id.",
-            400: "Malformed, or not from 1 to 500 ids.",
+            400: "Malformed, or not from 1 to 1,000 ids.",
             413: "Too large.",
             422: "Not valid.",
             503: "Try again.",

@@ -19,6 +19,7 @@ from controlplane.postgres.pool import SESSION_SETTINGS, Connection
 from controlplane.reads import approvals, attempts, changes, events, explain
 from controlplane.reads import local as local_reads
 from controlplane.reads import nodes as nodes_reads
+from controlplane.reads import runs as run_reads
 from controlplane.stages import (
     approve,
     cancel,
@@ -202,6 +203,10 @@ async def cases(conn: Connection) -> dict[str, Case]:
             all_(1),
             by="",
         ),
+        "runs.PAGE": case(run_reads.PAGE, 0, 1, None, "n.echo", 51),
+        "runs.COUNTS": case(run_reads.COUNTS, 0, 1, ["run-31", "run-33"], 1_000),
+        "runs.FIRSTS": case(run_reads.FIRSTS, 0, 1, ["run-31", "run-33"]),
+        "runs.MEMBERS": case(run_reads.MEMBERS, 0, 1, "run-31", None, 51),
         "nodes.PROCESSES": case(nodes_reads.PROCESSES, 0, 1, "p8", by="sessions_process"),
         "local.PAGE": case(local_reads.PAGE, 0, leased[0], 1, 100, by="local_calls_pkey"),
         "local.OWNER": case(local_reads.OWNER, 0, 1, "l38", by="local_calls_local queue_pkey"),
