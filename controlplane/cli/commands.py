@@ -55,6 +55,7 @@ Delay = Annotated[
     float | None, typer.Option("--delay", min=0, metavar="SECONDS", help="Begin so much later; 366 days at most.")
 ]
 RunId = Annotated[str | None, typer.Option("--run-id", metavar="RUN", help="Join this run.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Its id, run_… or as its caller has named it.")]
 ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="The name of the schedule.")]
 Timeout = Annotated[
     float | None,
@@ -71,6 +72,8 @@ app = typer.Typer(
 )
 executions_app = typer.Typer(help="List, show, explain, pause, cancel, wait for, restart and retry executions.")
 app.add_typer(executions_app, name="executions")
+runs_app = typer.Typer(help="List, show and cancel runs.")
+app.add_typer(runs_app, name="runs")
 schedules_app = typer.Typer(help="List, show, create, pause, resume, run and delete schedules.")
 app.add_typer(schedules_app, name="schedules")
 
@@ -150,12 +153,45 @@ def call(
     retries: Annotated[
         int | None, typer.Option("--retries", min=0, help="How often a failure is tried again (else as registered).")
     ] = None,
+    retry: Annotated[
+        str | None,
+        typer.Option(
+            "--retry",
+            metavar="JSON|@FILE",
+            help='More than --retries: {"max": 3, "delay_seconds": 1, "factor": 2}.',
+        ),
+    ] = None,
+    timeout_seconds: Annotated[
+        float | None, typer.Option("--timeout-seconds", metavar="SECONDS", help="How long one attempt may take.")
+    ] = None,
+    heartbeat_seconds: Annotated[
+        float | None, typer.Option("--heartbeat-seconds", metavar="SECONDS", help="How long an attempt may be silent.")
+    ] = None,
+    schedule_to_start_seconds: Annotated[
+        float | None,
+        typer.Option("--schedule-to-start-seconds", metavar="SECONDS", help="How long it may wait to be begun."),
+    ] = None,
+    total_seconds: Annotated[
+        float | None, typer.Option("--total-seconds", metavar="SECONDS", help="How long it may take altogether.")
+    ] = None,
+    context_given: Annotated[
+        str | None,
+        typer.Option("--context", metavar="JSON|@FILE", help="What travels beside the input."),
+    ] = None,
+    session_id: Annotated[
+        str | None, typer.Option("--session-id", metavar="ID", help="The scope of session memory.")
+    ] = None,
+    actor_id: Annotated[str | None, typer.Option("--actor-id", metavar="ID", help="The scope of actor memory.")] = None,
     priority: Annotated[int | None, typer.Option("--priority", help="What is higher is leased first; 0.")] = None,
     webhook: Annotated[
         str | None, typer.Option("--webhook", metavar="URL", help="Where the result is POSTed when it has ended.")
     ] = None,
     webhook_secret: Annotated[
         str | None, typer.Option("--webhook-secret", metavar="SECRET", help="What signs that POST.")
+    ] = None,
+    webhook_header: Annotated[
+        list[str] | None,
+        typer.Option("--webhook-header", metavar="NAME=VALUE", help="A header of that POST; may be repeated."),
     ] = None,
     idempotency_key: Annotated[
         str | None,
@@ -177,12 +213,21 @@ def call(
             wait=wait,
             timeout_seconds=timeout,
             run_id=run_id,
-            delay_seconds=delay,
-            run_at=at,
-            retries=retries,
-            priority=priority,
+            names={"X-Session-ID": session_id, "X-Actor-ID": actor_id},
+            options={
+                "delay_seconds": delay,
+                "run_at": at,
+                "retries": retries,
+                "timeout_seconds": timeout_seconds,
+                "heartbeat_seconds": heartbeat_seconds,
+                "schedule_to_start_seconds": schedule_to_start_seconds,
+                "total_seconds": total_seconds,
+                "priority": priority,
+            },
+            objects={"retry": retry, "context": context_given},
             webhook_url=webhook,
             webhook_secret=webhook_secret,
+            webhook_headers=webhook_header or [],
             idempotency_key=idempotency_key,
             again=_again(server),
             as_json=as_json,
@@ -411,6 +456,52 @@ def executions_retry(
             again=_again(server),
             as_json=as_json,
         )
+
+
+@runs_app.command("list")
+def runs_list(
+    target: Annotated[str | None, typer.Option("--target", help="node_id.reasoner_name of the first one.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")] = 50,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Where the page before ended.")] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, newest first, with how far each is."""
+    from controlplane.cli.runs import listing
+
+    with _client(server, api_key) as client:
+        listing(client, target=target, limit=limit, cursor=cursor, as_json=as_json)
+
+
+@runs_app.command("show")
+def runs_show(
+    run_id: Run,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="How many executions at most, the oldest.")] = 200,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a run is, and the tree of its executions."""
+    from controlplane.cli.runs import show
+
+    with _client(server, api_key) as client:
+        show(client, run_id, limit=limit, as_json=as_json)
+
+
+@runs_app.command("cancel")
+def runs_cancel(
+    run_id: Run,
+    reason: Annotated[str | None, typer.Option("--reason", help="Why, for those who look at it later.")] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel everything unfinished of a run."""
+    from controlplane.cli.runs import cancel
+
+    with _client(server, api_key) as client:
+        cancel(client, run_id, reason=reason, as_json=as_json)
 
 
 @schedules_app.command("list")

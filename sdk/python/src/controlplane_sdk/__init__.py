@@ -28,6 +28,7 @@ from controlplane_sdk.errors import (
     Unauthorized,
 )
 from controlplane_sdk.executions import AttemptRecord, Execution, Explanation
+from controlplane_sdk.runs import Run, RunMember
 from controlplane_sdk.schedules import Schedule, Tick
 from controlplane_sdk.version import VERSION
 
@@ -59,6 +60,8 @@ __all__ = [
     "RequestRefused",
     "ResultInvalid",
     "Retryable",
+    "Run",
+    "RunMember",
     "Schedule",
     "ScopeMissing",
     "ServerError",

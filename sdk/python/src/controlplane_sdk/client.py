@@ -19,6 +19,7 @@ from controlplane_sdk.connection import Connection
 from controlplane_sdk.errors import AlreadyFinished, LeaseLost, RequestRefused, ServerUnavailable, ServerUnreachable
 from controlplane_sdk.executions import AttemptRecord, Execution, Explanation
 from controlplane_sdk.memory import Memory
+from controlplane_sdk.runs import Runs
 from controlplane_sdk.schedules import Schedules
 from controlplane_sdk.sse import frames
 from controlplane_sdk.transport import (
@@ -192,6 +193,7 @@ class Client:
         self._patience_seconds = patience_seconds
         self._connection: Connection | None = None
         self.memory = Memory(self._reach)
+        self.runs = Runs(lambda: self._transport, patience_seconds=patience_seconds)
         self.schedules: Schedules[Handle] = Schedules(
             lambda: self._transport, self._handle, patience_seconds=patience_seconds
         )
