@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 import secrets
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -72,6 +72,7 @@ from controlplane.security.egress import EgressPolicy
 from controlplane.security.secrets import KeyRing
 from controlplane.settings import Settings
 from controlplane.stages import checkpoint, complete, lease, log, renew, replay, submit
+from controlplane.stages.expire import Stopped
 
 logger = logging.getLogger(__name__)
 
@@ -243,7 +244,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
             ready=doors.ready,
             ended=doors.ended,
             due=doors.due,
-            stopped=overseer.late,
+            stopped=partial(_stopped, overseer, hints),
             cancelling=doors.cancelling,
             jitter=random.random,
         )
@@ -338,6 +339,13 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
         ),
         log=Lane(pool, log.append, name="log", retry_seconds=2.0, waiting_max=20_000),
     )
+
+
+def _stopped(overseer: Overseer, hints: Hints, stopped: Sequence[Stopped]) -> None:
+    """Tell the processes whose attempts have run out of time, those that are called and those that ask."""
+    overseer.late(stopped)
+    for one in stopped:
+        hints.tell(topic.session(one.session_id))
 
 
 async def _served(catalogue: Catalogue, namespace: int, target: str) -> Served:

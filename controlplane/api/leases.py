@@ -237,7 +237,10 @@ async def _claim(request: Request, doors: Doors, session: Session, limit: int, u
 
 
 async def heartbeat(request: Request) -> Response:
-    """The process is alive; everything it holds is its for another lease. Answers what to stop and what is lost."""
+    """The process is alive; everything it holds is its for another lease. Answers what to stop and what is lost.
+
+    `tell_all`: something may be lost; the next beat shall name everything that the process holds.
+    """
     doors = doors_of(request)
     session = await doors.sessions.find(request)
     form = await read_form(request, HeartbeatForm, doors.limits.body_bytes_max)
@@ -249,6 +252,7 @@ async def heartbeat(request: Request) -> Response:
     extended = await doors.lanes.renew.put(beat)
     if held is not None:
         await _release_unnamed(doors, session, held)
+    woken = False
     with doors.hints.waiter(topic.session(session.id)) as hint:
         cancels = await doors.lookout.cancelling(session.id)
         while not (cancels or extended.lost or doors.stopping):
@@ -256,11 +260,16 @@ async def heartbeat(request: Request) -> Response:
             if left <= 0 or not await hint.wait(left):
                 break
             cancels = await doors.lookout.cancelling(session.id)
+            woken = not cancels
+            if woken:  # something has run out of time: what the process holds shows it
+                extended = extended if held is None else await doors.lanes.renew.put(beat)
+                break
     shape = {
         "expires_in_seconds": extended.expires_in_seconds,
         "cancel": [_shown(one.fence) | {"reason": one.reason} for one in cancels],
         "lost": [_shown(fence) for fence in extended.lost],
         "draining": extended.draining,
+        "tell_all": woken and held is None,
     }
     return answer(shape)
 

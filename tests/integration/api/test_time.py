@@ -107,6 +107,19 @@ async def test_a_silent_attempt_is_taken_from_its_node(api: Api) -> None:
     assert late.json()["results"][0]["code"] == "already_recorded"
 
 
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_waiting_heartbeat_hears_of_it(api: Api, named: bool) -> None:
+    """At once: what it has lost where it had named it, else that it shall name all it holds."""
+    session = await api.node()
+    await api.submit(heartbeat_seconds=0.5)
+    lease = await api.take(session)
+    held = [fence(lease)] if named else None
+
+    beat = (await api.heartbeat(session, executions=held, count=1, wait_seconds=DEADLINE_SECONDS)).json()
+
+    assert (beat["lost"], beat["tell_all"]) == ([fence(lease)] if named else [], not named)
+
+
 async def test_with_a_retry_left_it_is_tried_again(api: Api) -> None:
     """It shows how often that may happen and when, and the history says why."""
     session = await api.node()
