@@ -381,6 +381,8 @@ def _leased(it: Standing) -> Explanation:
         )
     more = f", with {_of_children(it)}" if it.children_count else ""
     until = "" if it.deadline_at is None else f"; it times out at {_at(it.deadline_at)}"
+    if it.deadline_at is not None and it.heartbeat_seconds is not None:
+        until = f"; it is stopped at {_at(it.deadline_at)} if it gives no sign of life by then"
     return Explanation(
         code=Cause.RUNNING,
         sentence=f"Attempt {it.attempt} runs on node {it.node_id} since {_at(at)}{more}{until}.",

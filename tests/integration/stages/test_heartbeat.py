@@ -12,7 +12,7 @@ from controlplane.domain.lease import Fence, Verdict
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.vector import Embedding, Keep
 from controlplane.postgres.pool import Connection
-from controlplane.stages import cancel, checkpoint, embed, expire, log, wait
+from controlplane.stages import cancel, checkpoint, embed, expire, local, log, wait
 from tests.make import (
     LEASE_LOST,
     Made,
@@ -104,7 +104,12 @@ async def vector(conn: Connection, made: Made) -> object:
     return await embed.write(conn, [kept])
 
 
-@pytest.mark.parametrize("say", [progress, line, note, memory, vector])
+async def local_call(conn: Connection, made: Made) -> object:
+    one = local.LocalCall(fence=made.fence, local_id="l", parent_local_id=None, reasoner_id="r", status="running")
+    return await local.keep(conn, [one])
+
+
+@pytest.mark.parametrize("say", [progress, line, note, memory, vector, local_call])
 async def test_whatever_it_writes_is_a_sign(conn: Connection, say: Say) -> None:
     """From then on it may be silent for as long again, and no longer."""
     await begun(conn)
