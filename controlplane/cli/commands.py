@@ -256,7 +256,15 @@ def batch(
     from controlplane.cli.batch import batch as run
 
     with _client(server, api_key) as client:
-        run(client, file, same_run=same_run, run_id=run_id, idempotency_key=idempotency_key, as_json=as_json)
+        run(
+            client,
+            file,
+            same_run=same_run,
+            run_id=run_id,
+            idempotency_key=idempotency_key,
+            again=_again(server, "runs show"),
+            as_json=as_json,
+        )
 
 
 @executions_app.command("list")
@@ -694,7 +702,7 @@ def _client(server: str, api_key: str | None) -> Client:
     return Client(server, api_key)
 
 
-def _again(server: str) -> str:
-    """The command that waits for an execution on this server."""
+def _again(server: str, command: str = "executions wait") -> str:
+    """The command that waits for an execution on this server, or another one that takes an id."""
     there = "" if server == DEFAULT_SERVER else f" --server {shlex.quote(server)}"
-    return f"controlplane executions wait{there}"
+    return f"controlplane {command}{there}"

@@ -420,7 +420,7 @@ async def time_out(
     """
     async with conn.transaction():
         rows = await _lock(conn, bucket, OVERDUE, BATCH)
-        silent = [held for held in rows if held.overdue is Overdue.HEARTBEAT and not held.cancel_requested]
+        silent = [held for held in rows if held.overdue is Overdue.HEARTBEAT]
         excused = await _excuse(conn, bucket, silent)
         missed = [(_missed(held), held) for held in silent if held.id not in excused]
         swept = await _end(conn, bucket, [held for held in rows if held not in silent], make_id=make_id)

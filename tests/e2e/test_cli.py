@@ -311,6 +311,7 @@ def test_a_batch_is_submitted_line_by_line(dev: Dev, node: Node, tmp_path: Path)
     assert [one["execution_id"] for one in items[::2]] == first.out.decode().split()
     assert [one.get("replayed") for one in items] == [True, None, True]
     assert len({one["run_id"] for one in items}) == 1
+    assert f"controlplane runs show --server {dev.url} {items[0]['run_id']}" in again.err
 
 
 def test_a_call_may_begin_later(dev: Dev, node: Node) -> None:
