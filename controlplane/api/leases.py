@@ -269,9 +269,8 @@ async def heartbeat(request: Request) -> Response:
         "cancel": [_shown(one.fence) | {"reason": one.reason} for one in cancels],
         "lost": [_shown(fence) for fence in extended.lost],
         "draining": extended.draining,
-        "tell_all": woken and held is None,
     }
-    return answer(shape)
+    return answer(shape | ({"tell_all": True} if woken and held is None else {}))
 
 
 async def _release_unnamed(doors: Doors, session: Session, held: tuple[Fence, ...]) -> None:
