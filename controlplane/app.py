@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 import secrets
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,7 @@ from controlplane.api import (
     restart,
     retention,
     retry,
+    runs,
     schedules,
     withhold,
 )
@@ -89,6 +90,7 @@ from controlplane.security.egress import EgressPolicy
 from controlplane.security.secrets import KeyRing
 from controlplane.settings import Settings
 from controlplane.stages import checkpoint, complete, lease, log, renew, replay, submit
+from controlplane.stages.expire import Stopped
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +101,7 @@ OPERATIONS = [
     *attempts.OPERATIONS,
     *restart.OPERATIONS,
     *retry.OPERATIONS,
+    *runs.OPERATIONS,
     *schedules.OPERATIONS,
     *bulk.OPERATIONS,
     *nodes.OPERATIONS,
@@ -288,7 +291,9 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
             ready=doors.ready,
             ended=doors.ended,
             due=doors.due,
-            stopped=overseer.late,
+            stopped=partial(_stopped, overseer, hints),
+            cancelling=doors.cancelling,
+            jitter=random.random,
         )
         came = stack.enter_context(hints.waiter(topic.NODES))
         due = stack.enter_context(hints.waiter(DELIVERIES_TOPIC))
@@ -386,13 +391,20 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
     )
 
 
+def _stopped(overseer: Overseer, hints: Hints, stopped: Sequence[Stopped]) -> None:
+    """Tell the processes whose attempts have run out of time, those that are called and those that ask."""
+    overseer.late(stopped)
+    for one in stopped:
+        hints.tell(topic.session(one.session_id))
+
+
 async def _served(catalogue: Catalogue, namespace: int, target: str) -> Served:
     """What a schedule's target is; one that nobody knows any more waits in the queue, as any other work would."""
     try:
         entry = await catalogue.find(namespace, target)
     except TargetNotFound:
         return Served(type="reasoner", retry=RetryPolicy(), timeout_seconds=None)
-    return Served(type=entry.type, retry=entry.retry, timeout_seconds=entry.timeout_seconds)
+    return entry.served
 
 
 def _idempotency(item: Submission) -> tuple[tuple[int, str, str], ...]:

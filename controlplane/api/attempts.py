@@ -50,6 +50,7 @@ def _attempt(view: AttemptView) -> Shape:
             "ended": view.ending.value,
             "reason": view.reason or raw(end.get("reason")),
             "retry_in_seconds": raw(end.get("retry_in_seconds")),
+            "retry_after_seconds": raw(end.get("retry_after_seconds")),
             "error": raw(end.get("error")),
             "error_class": raw(end.get("error_class")),
             "traceback": raw(end.get("traceback")),

@@ -11,6 +11,7 @@ import msgspec
 from controlplane.api.body import clean, decode, payload, spoken
 from controlplane.api.doors import Doors
 from controlplane.api.policy import RetryPolicyForm, policy_of, retries_of
+from controlplane.domain.execution import ParentEnd
 from controlplane.domain.lease import Transport
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.target import Target, is_name
@@ -32,7 +33,7 @@ class Communication(msgspec.Struct):
 class ReasonerForm(msgspec.Struct):
     """A function that the node serves, and how often and how soon a failure of it is tried again.
 
-    What `retry` says overrules the four fields above it.
+    What `retry` says overrules the four fields above it. The last five hold for a submit that says nothing else.
     """
 
     id: str
@@ -46,6 +47,10 @@ class ReasonerForm(msgspec.Struct):
     retry_cap_seconds: float = 300.0
     retry: RetryPolicyForm | None = None
     timeout_seconds: float | None = None
+    schedule_to_start_seconds: float | None = None
+    total_seconds: float | None = None
+    heartbeat_seconds: float | None = None
+    on_parent_end: ParentEnd | None = None
 
 
 class RegisterForm(msgspec.Struct):
@@ -116,9 +121,11 @@ def _reasoner(form: ReasonerForm, node_id: str, type_: str, where: str, bytes_ma
         input_schema=_optional(form.input_schema, f"{where}.input_schema", bytes_max),
         output_schema=_optional(form.output_schema, f"{where}.output_schema", bytes_max),
         retry=_retry(form, where),
-        timeout_seconds=None
-        if form.timeout_seconds is None
-        else _within(form.timeout_seconds, 0.001, f"{where}.timeout_seconds"),
+        timeout_seconds=_time(form.timeout_seconds, f"{where}.timeout_seconds"),
+        schedule_to_start_seconds=_time(form.schedule_to_start_seconds, f"{where}.schedule_to_start_seconds"),
+        total_seconds=_time(form.total_seconds, f"{where}.total_seconds"),
+        heartbeat_seconds=_time(form.heartbeat_seconds, f"{where}.heartbeat_seconds"),
+        on_parent_end=form.on_parent_end,
     )
 
 
@@ -141,6 +148,10 @@ def _within(value: float, least: float, where: str) -> float:
     if not (math.isfinite(value) and least <= value <= SECONDS_MAX):
         raise Invalid(f"A number from {least:g} to {SECONDS_MAX:g}.", where=where)
     return value
+
+
+def _time(seconds: float | None, where: str) -> float | None:
+    return None if seconds is None else _within(seconds, 0.001, where)
 
 
 def _optional(raw: msgspec.Raw, where: str, bytes_max: int) -> bytes | None:

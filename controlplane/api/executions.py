@@ -29,7 +29,16 @@ from controlplane.domain import call
 from controlplane.domain import target as targets
 from controlplane.domain.approval import may_have_asked
 from controlplane.domain.delivery import sealed_for
-from controlplane.domain.execution import SCHEDULED, Accepted, Replay, Status, Submission, Webhook
+from controlplane.domain.execution import (
+    ON_PARENT_END,
+    SCHEDULED,
+    Accepted,
+    ParentEnd,
+    Replay,
+    Status,
+    Submission,
+    Webhook,
+)
 from controlplane.domain.ids import (
     ExecutionId,
     bucket_of,
@@ -50,7 +59,8 @@ from controlplane.security.egress import check_headers
 from controlplane.stages import cancel
 
 WAIT_MAX_SECONDS = 60.0
-BATCH_STATUS_MAX = 500
+BATCH_STATUS_MAX = 1_000
+"""As many as a batch submits."""
 SECRET_MAX = 4096
 REASON_MAX = 1_000
 PRIORITY_MAX = 1_000
@@ -70,7 +80,9 @@ class SubmitForm(msgspec.Struct, forbid_unknown_fields=True):
     """`input` are the reasoner's arguments. `delay_seconds` or `run_at` (RFC 3339): when it may begin.
 
     From then on it may wait `schedule_to_start_seconds` for a node and take `total_seconds` in all, and each attempt
-    `timeout_seconds`. `retry` says more than `retries`: one of the two.
+    `timeout_seconds`; an attempt that is silent for `heartbeat_seconds` has failed. What is left out is as the reasoner
+    was registered. `retry` says more than `retries`: one of the two. `on_parent_end`: what becomes of it
+    when its parent ends without a result.
     `run_metadata` and `authority` are taken and left alone (AgentField).
     """
 
@@ -83,6 +95,8 @@ class SubmitForm(msgspec.Struct, forbid_unknown_fields=True):
     timeout_seconds: float | None = None
     schedule_to_start_seconds: float | None = None
     total_seconds: float | None = None
+    heartbeat_seconds: float | None = None
+    on_parent_end: ParentEnd | None = None
     delay_seconds: float | None = None
     run_at: datetime | None = None
     idempotency_key: str | None = None
@@ -396,8 +410,11 @@ def submission_of(
         priority=bounded(form.priority, "body.priority", -PRIORITY_MAX, PRIORITY_MAX),
         retry=_retry(entry, form),
         timeout_seconds=_time(form.timeout_seconds, "timeout_seconds") or entry.timeout_seconds,
-        schedule_to_start_seconds=_time(form.schedule_to_start_seconds, "schedule_to_start_seconds"),
-        total_seconds=_time(form.total_seconds, "total_seconds"),
+        schedule_to_start_seconds=_time(form.schedule_to_start_seconds, "schedule_to_start_seconds")
+        or entry.schedule_to_start_seconds,
+        total_seconds=_time(form.total_seconds, "total_seconds") or entry.total_seconds,
+        heartbeat_seconds=_time(form.heartbeat_seconds, "heartbeat_seconds") or entry.heartbeat_seconds,
+        on_parent_end=form.on_parent_end or entry.on_parent_end or ON_PARENT_END,
         delay_seconds=delay_seconds,
         run_at=run_at,
         webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_),),
@@ -589,12 +606,12 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/executions/batch-status",
         handler=batch_status,
-        summary="Read up to 500 executions",
+        summary="Read up to 1,000 executions",
         tag="executions",
         takes=BatchStatusForm,
         answers={
             200: "By id.",
-            400: "Malformed, or not from 1 to 500 ids.",
+            400: "Malformed, or not from 1 to 1,000 ids.",
             413: "Too large.",
             422: "Not valid.",
             503: "Try again.",

@@ -34,6 +34,7 @@ from controlplane.domain.execution import Status
 from controlplane.domain.ids import ExecutionId, SessionId, bucket_of, read, read_execution, show, show_execution
 from controlplane.domain.lease import Beat, Claim, Fence, Lease, Report, ReportCode, Session, Verdict
 from controlplane.domain.notice import text
+from controlplane.domain.retry import after_error
 from controlplane.domain.target import is_name
 from controlplane.errors import (
     ControlPlaneError,
@@ -263,7 +264,10 @@ async def _claim(request: Request, doors: Doors, session: Session, limit: int, u
 
 
 async def heartbeat(request: Request) -> Response:
-    """The process is alive; everything it holds is its for another lease. Answers what to stop and what is lost."""
+    """The process is alive; everything it holds is its for another lease. Answers what to stop and what is lost.
+
+    `tell_all`: something may be lost; the next beat shall name everything that the process holds.
+    """
     doors = doors_of(request)
     session = await doors.sessions.find(request)
     form = await read_form(request, HeartbeatForm, doors.limits.body_bytes_max)
@@ -275,6 +279,7 @@ async def heartbeat(request: Request) -> Response:
     extended = await doors.lanes.renew.put(beat)
     if held is not None:
         await _release_unnamed(doors, session, held)
+    woken = False
     with doors.hints.waiter(topic.session(session.id)) as hint:
         cancels = await doors.lookout.cancelling(session.id)
         while not (cancels or extended.lost or doors.stopping):
@@ -282,7 +287,9 @@ async def heartbeat(request: Request) -> Response:
             if left <= 0 or not await hint.wait(left):
                 break
             cancels = await doors.lookout.cancelling(session.id)
-            if not cancels:  # told for another reason: it shall drain, or need not any more, and the next beat says so
+            woken = not cancels
+            if woken:  # told for another reason: it shall drain, or something it holds has run out of time
+                extended = extended if held is None else await doors.lanes.renew.put(beat)
                 break
     shape = {
         "expires_in_seconds": extended.expires_in_seconds,
@@ -290,7 +297,7 @@ async def heartbeat(request: Request) -> Response:
         "lost": [_shown(fence) for fence in extended.lost],
         "draining": extended.draining,
     }
-    return answer(shape)
+    return answer(shape | ({"tell_all": True} if woken and held is None else {}))
 
 
 async def _release_unnamed(doors: Doors, session: Session, held: tuple[Fence, ...]) -> None:
@@ -441,7 +448,7 @@ def _report(form: ResultForm, where: str, bytes_max: int) -> Report:
         error_details=kept,
         traceback=None if form.traceback is None else form.traceback[:TRACEBACK_MAX],
         retryable=form.retryable,
-        retry_after_seconds=None if after is None or not math.isfinite(after) else max(0.0, min(after, 86_400.0 * 365)),
+        retry_after_seconds=None if after is None or not math.isfinite(after) else after_error(after),
     )
 
 

@@ -122,11 +122,29 @@ def execution(view: ExecutionView, *, payloads: bool = True) -> Shape:
         shape["error"] = raw(view.error)
         shape["error_message"] = error_text(view.error)
     if payloads:
+        shape |= policy(view)
         if view.result is not None:
             shape["result"] = raw(view.result)
         if view.error_details is not None:
             shape["error_details"] = raw(view.error_details)
     return shape
+
+
+def policy(view: ExecutionView) -> Shape:
+    """What holds for an execution, whoever has said it: the submit, its reasoner, or nobody."""
+    return present(
+        {
+            "retry": retry(view.retry),
+            "retries_used": view.retries_used,
+            "next_retry_at": None if view.next_retry_at is None else moment(view.next_retry_at),
+            "timeout_seconds": view.timeout_seconds,
+            "schedule_to_start_seconds": view.schedule_to_start_seconds,
+            "total_seconds": view.total_seconds,
+            "heartbeat_seconds": view.heartbeat_seconds,
+            "deadline_at": None if view.deadline_at is None else moment(view.deadline_at),
+            "on_parent_end": None if view.parent_id is None else view.on_parent_end.value,
+        }
+    )
 
 
 def _progress(view: ExecutionView) -> Shape | None:
@@ -152,6 +170,7 @@ def lease(one: Lease) -> Shape:
         "input": raw(one.input),
         "timeout_seconds": one.timeout_seconds,
         "deadline_in_seconds": one.deadline_in_seconds,
+        "heartbeat_seconds": one.heartbeat_seconds,
         "created_at": moment(one.created_at),
     }
     if one.context is not None:
@@ -452,6 +471,10 @@ def reasoner(entry: Entry) -> Shape:
             "retries": entry.retry.retries_max,
             "retry": retry(entry.retry),
             "timeout_seconds": entry.timeout_seconds,
+            "schedule_to_start_seconds": entry.schedule_to_start_seconds,
+            "total_seconds": entry.total_seconds,
+            "heartbeat_seconds": entry.heartbeat_seconds,
+            "on_parent_end": entry.on_parent_end and entry.on_parent_end.value,
             "up": entry.up,
             "paused": entry.paused,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import uuid
 from collections.abc import Iterator
@@ -38,12 +39,19 @@ class Answer(msgspec.Struct):
 
 
 def batch(
-    client: Client, file: str, *, same_run: bool, run_id: str | None, idempotency_key: str | None, as_json: bool
+    client: Client,
+    file: str,
+    *,
+    same_run: bool,
+    run_id: str | None,
+    idempotency_key: str | None,
+    again: str,
+    as_json: bool,
 ) -> None:
     """Print the id of each line's execution, in order. Raises Failure in the end where lines were refused.
 
     Each line has an idempotency key of its own: sent again with the same key, a file whose wrong lines were put right
-    submits those, and no other line twice.
+    submits those, and no other line twice. `again` + a run is the command that shows how far it is.
     """
     key = idempotency_key or f"cli-{uuid.uuid4().hex}"
     headers = run_header(run_id or (f"batch-{key}"[:200] if same_run else None))
@@ -67,6 +75,8 @@ def batch(
     for warning in sorted(warned):
         output.say(f"Note: {warning}")
     output.say(f"{len(lines) - len(refused)} of {len(lines)} lines are accepted.")
+    if shared := headers.get("X-Run-ID"):
+        output.say(f"How far they are: {again} {shlex.quote(shared)}")
     if refused:
         raise Failure(
             f"{len(refused)} of {len(lines)} lines were refused.",

@@ -61,6 +61,7 @@ PausedNode = Annotated[
     str | None, typer.Option("--node", metavar="NODE", help="A node, whatever processes it has or gets.")
 ]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why, for those who look at it later.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Its id, run_… or as its caller has named it.")]
 ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="The name of the schedule.")]
 BulkId = Annotated[str, typer.Argument(metavar="BULK", help="Its id, bulk_….")]
 Target = Annotated[str | None, typer.Option("--target", help="node_id.reasoner_name")]
@@ -92,6 +93,8 @@ nodes_app = typer.Typer(help="List nodes; let one drain.", invoke_without_comman
 app.add_typer(nodes_app, name="nodes")
 pauses_app = typer.Typer(help="See what is paused.")
 app.add_typer(pauses_app, name="pauses")
+runs_app = typer.Typer(help="List, show and cancel runs.")
+app.add_typer(runs_app, name="runs")
 schedules_app = typer.Typer(help="List, show, create, pause, resume, run and delete schedules.")
 app.add_typer(schedules_app, name="schedules")
 bulk_app = typer.Typer(help="Do one thing to everything that a filter matches: the server goes on by itself.")
@@ -196,12 +199,45 @@ def call(
     retries: Annotated[
         int | None, typer.Option("--retries", min=0, help="How often a failure is tried again (else as registered).")
     ] = None,
+    retry: Annotated[
+        str | None,
+        typer.Option(
+            "--retry",
+            metavar="JSON|@FILE",
+            help='More than --retries: {"max": 3, "delay_seconds": 1, "factor": 2}.',
+        ),
+    ] = None,
+    timeout_seconds: Annotated[
+        float | None, typer.Option("--timeout-seconds", metavar="SECONDS", help="How long one attempt may take.")
+    ] = None,
+    heartbeat_seconds: Annotated[
+        float | None, typer.Option("--heartbeat-seconds", metavar="SECONDS", help="How long an attempt may be silent.")
+    ] = None,
+    schedule_to_start_seconds: Annotated[
+        float | None,
+        typer.Option("--schedule-to-start-seconds", metavar="SECONDS", help="How long it may wait to be begun."),
+    ] = None,
+    total_seconds: Annotated[
+        float | None, typer.Option("--total-seconds", metavar="SECONDS", help="How long it may take altogether.")
+    ] = None,
+    context_given: Annotated[
+        str | None,
+        typer.Option("--context", metavar="JSON|@FILE", help="What travels beside the input."),
+    ] = None,
+    session_id: Annotated[
+        str | None, typer.Option("--session-id", metavar="ID", help="The scope of session memory.")
+    ] = None,
+    actor_id: Annotated[str | None, typer.Option("--actor-id", metavar="ID", help="The scope of actor memory.")] = None,
     priority: Annotated[int | None, typer.Option("--priority", help="What is higher is leased first; 0.")] = None,
     webhook: Annotated[
         str | None, typer.Option("--webhook", metavar="URL", help="Where the result is POSTed when it has ended.")
     ] = None,
     webhook_secret: Annotated[
         str | None, typer.Option("--webhook-secret", metavar="SECRET", help="What signs that POST.")
+    ] = None,
+    webhook_header: Annotated[
+        list[str] | None,
+        typer.Option("--webhook-header", metavar="NAME=VALUE", help="A header of that POST; may be repeated."),
     ] = None,
     idempotency_key: Annotated[
         str | None,
@@ -223,12 +259,21 @@ def call(
             wait=wait,
             timeout_seconds=timeout,
             run_id=run_id,
-            delay_seconds=delay,
-            run_at=at,
-            retries=retries,
-            priority=priority,
+            names={"X-Session-ID": session_id, "X-Actor-ID": actor_id},
+            options={
+                "delay_seconds": delay,
+                "run_at": at,
+                "retries": retries,
+                "timeout_seconds": timeout_seconds,
+                "heartbeat_seconds": heartbeat_seconds,
+                "schedule_to_start_seconds": schedule_to_start_seconds,
+                "total_seconds": total_seconds,
+                "priority": priority,
+            },
+            objects={"retry": retry, "context": context_given},
             webhook_url=webhook,
             webhook_secret=webhook_secret,
+            webhook_headers=webhook_header or [],
             idempotency_key=idempotency_key,
             again=_again(server),
             as_json=as_json,
@@ -257,7 +302,15 @@ def batch(
     from controlplane.cli.batch import batch as run
 
     with _client(server, api_key) as client:
-        run(client, file, same_run=same_run, run_id=run_id, idempotency_key=idempotency_key, as_json=as_json)
+        run(
+            client,
+            file,
+            same_run=same_run,
+            run_id=run_id,
+            idempotency_key=idempotency_key,
+            again=_again(server, "runs show"),
+            as_json=as_json,
+        )
 
 
 @executions_app.command("list")
@@ -478,6 +531,52 @@ def executions_retry(
             again=_again(server),
             as_json=as_json,
         )
+
+
+@runs_app.command("list")
+def runs_list(
+    target: Annotated[str | None, typer.Option("--target", help="node_id.reasoner_name of the first one.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")] = 50,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Where the page before ended.")] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, newest first, with how far each is."""
+    from controlplane.cli.runs import listing
+
+    with _client(server, api_key) as client:
+        listing(client, target=target, limit=limit, cursor=cursor, as_json=as_json)
+
+
+@runs_app.command("show")
+def runs_show(
+    run_id: Run,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="How many executions at most, the oldest.")] = 200,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a run is, and the tree of its executions."""
+    from controlplane.cli.runs import show
+
+    with _client(server, api_key) as client:
+        show(client, run_id, limit=limit, as_json=as_json)
+
+
+@runs_app.command("cancel")
+def runs_cancel(
+    run_id: Run,
+    reason: Annotated[str | None, typer.Option("--reason", help="Why, for those who look at it later.")] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel everything unfinished of a run."""
+    from controlplane.cli.runs import cancel
+
+    with _client(server, api_key) as client:
+        cancel(client, run_id, reason=reason, as_json=as_json)
 
 
 @schedules_app.command("list")
@@ -914,7 +1013,7 @@ def _client(server: str, api_key: str | None) -> Client:
     return Client(server, api_key)
 
 
-def _again(server: str) -> str:
-    """The command that waits for an execution on this server."""
+def _again(server: str, command: str = "executions wait") -> str:
+    """The command that waits for an execution on this server, or another one that takes an id."""
     there = "" if server == DEFAULT_SERVER else f" --server {shlex.quote(server)}"
-    return f"controlplane executions wait{there}"
+    return f"controlplane {command}{there}"

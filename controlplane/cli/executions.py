@@ -9,7 +9,7 @@ import msgspec
 import orjson
 
 from controlplane.cli import output
-from controlplane.cli.client import PREFIX, Client, members, text_of
+from controlplane.cli.client import PREFIX, Client, Members, members, text_of
 from controlplane.cli.failure import ExitCode, Failure
 from controlplane.cli.follow import Seen, follow, progress_line, report
 from controlplane.cli.payload import read_input
@@ -17,6 +17,7 @@ from controlplane.domain.ids import read_fenced
 from controlplane.errors import Invalid
 
 ATTEMPTS_PAGE = 200
+DEADLINES = ("timeout_seconds", "schedule_to_start_seconds", "total_seconds", "heartbeat_seconds")
 
 
 class Row(msgspec.Struct):
@@ -95,6 +96,17 @@ class Attempt(msgspec.Struct):
     error: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     error_class: str | None = None
     traceback: str | None = None
+
+
+class Rule(msgspec.Struct):
+    """When a failure is tried again."""
+
+    max: int
+    delay_seconds: float = 0.0
+    factor: float = 1.0
+    cap_seconds: float = 0.0
+    fatal_errors: list[str] = []
+    retry_errors: list[str] = []
 
 
 def listing(client: Client, query: Mapping[str, str | int | float | list[str] | None], *, as_json: bool) -> None:
@@ -313,10 +325,29 @@ def _summary(seen: Seen) -> None:
     pairs += [(name, text_of(found, name)) for name in times]
     if "duration_ms" in found:
         pairs.append(("took", _took(msgspec.json.decode(found["duration_ms"], type=int))))
+    pairs += _policy(found)
     pairs.append(("progress", progress_line(found)))
     pairs.append(("error", text_of(found, "error_message")))
     pairs += [(name, bytes(found[name]).decode()) for name in ("error_details", "result") if name in found]
     output.facts(pairs)
+
+
+def _policy(found: Members) -> list[tuple[str, object]]:
+    """When it is tried again and how long it may take."""
+    if "retry" not in found:  # an older server
+        return []
+    rule = msgspec.json.decode(found["retry"], type=Rule)
+    used = msgspec.json.decode(found.get("retries_used", msgspec.Raw(b"0")), type=int)
+    said = f"{used} of {rule.max}"
+    if rule.max:
+        grows = f", times {rule.factor:g} up to {rule.cap_seconds:g} s" if rule.factor > 1 else ""
+        said += f", after {rule.delay_seconds:g} s{grows}"
+    pairs: list[tuple[str, object]] = [("retries_used", said)]
+    pairs += [(name, " ".join(names)) for name, names in (("fatal_errors", rule.fatal_errors),) if names]
+    pairs += [(name, " ".join(names)) for name, names in (("retry_errors", rule.retry_errors),) if names]
+    pairs.append(("next_retry_at", text_of(found, "next_retry_at")))
+    pairs += [(name, bytes(found[name]).decode()) for name in DEADLINES if name in found]
+    return [*pairs, *((name, text_of(found, name)) for name in ("deadline_at", "on_parent_end"))]
 
 
 def _sections(more: dict[str, list[msgspec.Raw]]) -> None:

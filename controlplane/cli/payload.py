@@ -31,6 +31,16 @@ def read_input(given: str | None, pairs: Sequence[str]) -> bytes:
     return msgspec.json.encode(members)
 
 
+def read_json(given: str, option: str) -> bytes:
+    """What an option gives as JSON, as the bytes it is. Raises Failure, which names the option."""
+    raw = _given(given)
+    try:
+        orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise Failure(f"{option} is not JSON: {error.msg}.", code=ExitCode.USAGE) from None
+    return raw.strip()
+
+
 def json_or_text(text: str) -> bytes:
     """The value of a pair: `3`, `true` and `["a"]` are JSON and stay as they are; what is not JSON is text."""
     raw = _bytes(text)
@@ -47,19 +57,31 @@ def submit_body(
     idempotency_key: str,
     webhook_url: str | None = None,
     webhook_secret: str | None = None,
+    webhook_headers: Sequence[str] = (),
     options: Mapping[str, object] | None = None,
 ) -> bytes:
     """The body of a submit, with the input in it byte for byte, and those options that are given."""
     body: dict[str, object] = {"input": orjson.Fragment(input_), "idempotency_key": idempotency_key}
     body |= {name: value for name, value in (options or {}).items() if value is not None}
-    if webhook_secret is not None and webhook_url is None:
-        raise Failure("--webhook-secret needs --webhook URL.", code=ExitCode.USAGE)
+    if webhook_url is None and (webhook_secret is not None or webhook_headers):
+        what = "--webhook-header" if webhook_secret is None else "--webhook-secret"
+        raise Failure(f"{what} needs --webhook URL.", code=ExitCode.USAGE)
     if webhook_url is not None:
-        body["webhook"] = {"url": webhook_url} | ({} if webhook_secret is None else {"secret": webhook_secret})
+        webhook: dict[str, object] = {"url": webhook_url}
+        webhook |= {} if webhook_secret is None else {"secret": webhook_secret}
+        webhook |= {"headers": dict(_header(one) for one in webhook_headers)} if webhook_headers else {}
+        body["webhook"] = webhook
     try:
         return orjson.dumps(body)
     except orjson.JSONEncodeError:  # bytes of the command line that are no UTF-8
         raise Failure("An option is not UTF-8 text.", code=ExitCode.USAGE) from None
+
+
+def _header(pair: str) -> tuple[str, str]:
+    name, equals, value = pair.partition("=")
+    if not equals or not name:
+        raise Failure(f"--webhook-header {pair!r} is not of the form name=value.", code=ExitCode.USAGE)
+    return name, value
 
 
 def _given(given: str) -> bytes:

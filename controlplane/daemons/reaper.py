@@ -1,6 +1,6 @@
 """Reaper: frees what dead processes hold, ends what ran out of time, wakes what was delayed.
 
-What nobody decided in time counts as decided, too.
+What nobody waits for any more is stopped. What nobody decided in time counts as decided, too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from uuid import UUID
 
 from controlplane.domain.placement import Placement
 from controlplane.postgres.pool import PASSING, STATEMENT_SECONDS, Pool
-from controlplane.stages import approve, deliver, expire
+from controlplane.stages import approve, deliver, expire, follow
 from controlplane.stages.expire import Stopped, Swept
 from controlplane.stages.finish import MakeId
 
@@ -21,7 +21,8 @@ FORGET_AFTER_SECONDS = STATEMENT_SECONDS + 60.0
 class Reaper:
     """`ready` and `ended` are told what a pass made ready and what it ended, `due` that callbacks are to be sent.
 
-    `stopped` is told of attempts that have run out of time, whose processes do not know it yet.
+    `stopped` is told of attempts that have run out of time, whose processes do not know it yet, and `cancelling` that
+    there are attempts to be stopped.
     """
 
     def __init__(
@@ -35,6 +36,8 @@ class Reaper:
         ended: Callable[[Sequence[UUID]], None],
         due: Callable[[], None],
         stopped: Callable[[Sequence[Stopped]], None],
+        cancelling: Callable[[], None],
+        jitter: Callable[[], float],
     ) -> None:
         self._pool = pool
         self._placement = placement
@@ -44,6 +47,8 @@ class Reaper:
         self._ended = ended
         self._due = due
         self._stopped = stopped
+        self._cancelling = cancelling
+        self._jitter = jitter
         self._up_since: float | None = None
 
     async def tick(self) -> int:
@@ -64,7 +69,7 @@ class Reaper:
                 moved += await expire.close_expired(conn, bucket, up_seconds=up_seconds)
                 passes = [
                     await expire.sweep(conn, bucket, make_id=self._make_id),
-                    await expire.time_out(conn, bucket, make_id=self._make_id),
+                    await expire.time_out(conn, bucket, make_id=self._make_id, jitter=self._jitter),
                     await expire.force_cancel(
                         conn, bucket, grace_seconds=self._cancel_grace_seconds, make_id=self._make_id
                     ),
@@ -73,7 +78,12 @@ class Reaper:
                 decided = await approve.expire_due(conn, bucket, make_id=self._make_id)
                 await expire.forget_sessions(conn, bucket, after_seconds=FORGET_AFTER_SECONDS)
                 moved += await deliver.reclaim(conn, bucket)
+                followed = await follow.sweep(conn, bucket, make_id=self._make_id)
             moved += decided + sum(self._tell(one) for one in passes)
+            moved += followed.rows
+            self._ended(followed.ended)
+            if followed.cancelling:
+                self._cancelling()
             if decided:
                 self._due()
         return moved

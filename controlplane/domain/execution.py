@@ -113,13 +113,36 @@ class Replay:
     before_id: UUID | None = None
 
 
+class ParentEnd(StrEnum):
+    """What becomes of a child whose parent has ended without a result (`on_parent_end`).
+
+    A parent that only lost its lease, or fails and is tried again, has not ended: its next attempt may find the child.
+    """
+
+    CANCEL = "cancel"
+    KEEP = "keep"
+
+
+ON_PARENT_END = ParentEnd.CANCEL
+"""When nothing is said: nobody is left who waits for what the child finds."""
+
+
+REASON_OF = {
+    Status.FAILED: "parent failed",
+    Status.CANCELLED: "parent cancelled",
+    Status.TIMEOUT: "parent timed out",
+}
+"""Why a child is cancelled whose parent has ended so."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """Everything that is asked of one execution; never changed afterwards.
 
     `origin`: JSON that the event of its beginning carries (why it was started anew). It may be leased `delay_seconds`
     after it was accepted, and not before `run_at`; from then on it has `schedule_to_start_seconds` to be leased for the
-    first time and `total_seconds` to end, whatever it waits for. One attempt may be active for `timeout_seconds`.
+    first time and `total_seconds` to end, whatever it waits for. One attempt may be active for `timeout_seconds`
+    and silent for `heartbeat_seconds`.
     """
 
     id: ExecutionId
@@ -142,6 +165,8 @@ class Submission:
     timeout_seconds: float | None = None
     schedule_to_start_seconds: float | None = None
     total_seconds: float | None = None
+    heartbeat_seconds: float | None = None
+    on_parent_end: ParentEnd = ON_PARENT_END
     delay_seconds: float = 0.0
     run_at: datetime | None = None
     webhooks: tuple[Webhook, ...] = ()
@@ -167,10 +192,14 @@ class Accepted:
 
 
 class Overdue(StrEnum):
-    """Why an execution has timed out (the `status_reason`): nobody began it, an attempt took too long, or all of it."""
+    """Why an execution has timed out (the `status_reason`).
+
+    Nobody began it, an attempt took too long or was silent for too long, or all of it took too long.
+    """
 
     SCHEDULE_TO_START = "schedule_to_start"
     START_TO_CLOSE = "start_to_close"
+    HEARTBEAT = "heartbeat"
     TOTAL = "total"
 
 
@@ -196,13 +225,17 @@ class Held:
     progress: bytes | None
     status_reason: str | None = None
     total_passed: bool = False
+    heartbeat_next: bool = False
+    """Its deadline is that of its next sign of life, and not that of the attempt."""
 
     @property
     def overdue(self) -> Overdue:
         """Which of its times is over, when one is."""
         if self.total_passed:
             return Overdue.TOTAL
-        return Overdue.SCHEDULE_TO_START if self.session_id is None else Overdue.START_TO_CLOSE
+        if self.session_id is None:
+            return Overdue.SCHEDULE_TO_START
+        return Overdue.HEARTBEAT if self.heartbeat_next else Overdue.START_TO_CLOSE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import assert_never
 
 from controlplane.domain.approval import WAITING_FOR_APPROVAL
-from controlplane.domain.execution import State, Status
+from controlplane.domain.execution import REASON_OF, State, Status
 from controlplane.domain.ids import show_execution
 from controlplane.domain.lease import WITHDRAWING
 from controlplane.domain.notice import error_text, moment
@@ -45,6 +45,11 @@ WORDS_MAX = 200
 
 AWAITING_CHILD = "awaiting_child"
 RETRYING = "retrying"
+PARENT_HAD = {
+    REASON_OF[Status.FAILED]: "failed",
+    REASON_OF[Status.CANCELLED]: "been cancelled",
+    REASON_OF[Status.TIMEOUT]: "run out of its time",
+}
 NODE_FULL = "node_full"
 NODE_UNREACHABLE = "node_unreachable"
 
@@ -238,18 +243,21 @@ def _delayed(it: Standing) -> Explanation:
     at = it.available_at or it.now
     known = facts(it)
     if it.status_reason == RETRYING:
-        failed = "It failed"
+        failed, asked = "It failed", ""
         if it.failure is not None:
             failed = f"Attempt {it.failure.attempt} failed{_of(it.failure)}"
             known |= {
+                "retry_after_seconds": it.failure.retry_after_seconds,
                 "failed_attempt": it.failure.attempt,
                 "failed_at": moment(it.failure.at),
                 "error_class": it.failure.error_class,
                 "error": None if it.failure.error is None else _words(error_text(it.failure.error)),
             }
+            if it.failure.retry_after_seconds is not None:
+                asked = " as the error asks"
         return Explanation(
             code=Cause.RETRYING,
-            sentence=f"{failed}; it is tried again at {_at(at)}, retry {it.failures} of {it.retries_max}.",
+            sentence=f"{failed}; it is tried again{asked} at {_at(at)}, retry {it.failures} of {it.retries_max}.",
             since=None if it.failure is None else it.failure.at,
             fix=f"See why: {_route(it, 'attempts')}.",
             facts=known | {"retry_at": moment(at)},
@@ -319,7 +327,7 @@ def _cancelling(it: Standing, cancel: Word) -> Explanation:
     ends = cancel.at + timedelta(seconds=it.cancel_grace_seconds)
     return Explanation(
         code=Cause.CANCELLING,
-        sentence=f"{_by_a_person('cancelled', cancel)} while attempt {it.attempt} ran; it ends as soon as "
+        sentence=f"{_cancelled_by(cancel)} while attempt {it.attempt} ran; it ends as soon as "
         f"node {it.node_id} has stopped it, at {_at(ends)} at the latest.",
         since=cancel.at,
         facts=facts(it) | word_facts("cancel", cancel) | {"ends_at": moment(ends)} | attempt_facts(it),
@@ -413,6 +421,8 @@ def _leased(it: Standing) -> Explanation:
         )
     more = f", with {_of_children(it)}" if it.children_count else ""
     until = "" if it.deadline_at is None else f"; it times out at {_at(it.deadline_at)}"
+    if it.deadline_at is not None and it.heartbeat_seconds is not None:
+        until = f"; it is stopped at {_at(it.deadline_at)} if it gives no sign of life by then"
     return Explanation(
         code=Cause.RUNNING,
         sentence=f"Attempt {it.attempt} runs on node {it.node_id} since {_at(at)}{more}{until}.",
@@ -481,6 +491,13 @@ def _beat(it: Standing, one: Process) -> str:
 
 def _by_a_person(done: str, word: Word | None) -> str:
     return f"A person {done} it" + ("" if word is None else f" at {_at(word.at)}{_because(word.reason)}")
+
+
+def _cancelled_by(word: Word) -> str:
+    """A person, or the end of its parent."""
+    if word.reason in PARENT_HAD:
+        return f"It was cancelled at {_at(word.at)} because its parent had {PARENT_HAD[word.reason]},"
+    return _by_a_person("cancelled", word)
 
 
 def _of(failure: Failure) -> str:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
-from controlplane.domain.execution import CRASHES_MAX, Held, Replay, Status
+from controlplane.domain.execution import CRASHES_MAX, Held, Overdue, Replay, Status
 from controlplane.domain.ids import ExecutionId, SessionId
 from controlplane.domain.row import Row
 
@@ -83,7 +83,8 @@ class Claim:
 class Lease:
     """Work handed to a session: what was asked, and the attempt that every answer must carry.
 
-    `deadline_in_seconds`: after so long it ends as timed out, unless it waits in between.
+    `deadline_in_seconds`: after so long it ends as timed out, unless it waits in between. `heartbeat_seconds`: for so
+    long it may be silent.
     """
 
     execution_id: ExecutionId
@@ -102,6 +103,7 @@ class Lease:
     timeout_seconds: float | None
     created_at: datetime
     deadline_in_seconds: float | None = None
+    heartbeat_seconds: float | None = None
     replay: Replay | None = None
 
 
@@ -118,7 +120,8 @@ class Verdict(StrEnum):
 class Report:
     """A node's last word on an attempt. `error`, `error_details` and `result` are JSON bytes.
 
-    `http_status`: the status that the reasoner gave its failure (an exception that carries one).
+    `http_status`: the status that the reasoner gave its failure (an exception that carries one). `overdue`: it is the
+    clock that says so, in the name of a node of which nothing was heard.
     """
 
     fence: Fence
@@ -131,6 +134,7 @@ class Report:
     retryable: bool = True
     retry_after_seconds: float | None = None
     http_status: int | None = None
+    overdue: Overdue | None = None
 
 
 class ReportCode(StrEnum):

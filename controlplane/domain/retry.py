@@ -8,6 +8,8 @@ from typing import Self
 from controlplane.domain.row import Row
 
 JITTER = 0.2
+RETRY_AFTER_MAX_SECONDS = 366 * 86_400.0
+"""How far an error may put off its next try: as far ahead as work may be asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,11 @@ def delay_seconds(policy: RetryPolicy, *, failures: int, jitter: float = 0.0) ->
             break
         base = min(base * policy.factor, policy.cap_seconds)
     return base * (1 + policy.jitter * jitter)
+
+
+def after_error(seconds: float) -> float:
+    """Seconds to wait when the error itself has said when: that comes before the policy, within bounds."""
+    return max(0.0, min(seconds, RETRY_AFTER_MAX_SECONDS))
 
 
 def _named(error_class: str | None, patterns: tuple[str, ...]) -> bool:

@@ -172,6 +172,9 @@ class Served:
     type: str
     retry: RetryPolicy
     timeout_seconds: float | None
+    schedule_to_start_seconds: float | None = None
+    total_seconds: float | None = None
+    heartbeat_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

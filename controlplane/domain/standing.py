@@ -99,12 +99,13 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """The failure after which it is tried again. `error` is JSON bytes."""
+    """The failure after which it is tried again. `error` is JSON bytes; `retry_after_seconds` is what it asked for."""
 
     attempt: int
     at: datetime
     error: bytes | None = None
     error_class: str | None = None
+    retry_after_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +120,7 @@ class Standing:
     """All that is known of where an execution stands. `state` None: it has ended, and `ended_at` says when.
 
     `pause` is of the execution itself; `pauses` are those of its reasoner, its node or everything, the widest first.
+    `heartbeat_seconds`: its nearest deadline is that of its next sign of life.
     """
 
     id: ExecutionId
@@ -135,6 +137,7 @@ class Standing:
     available_at: datetime | None = None
     leased_at: datetime | None = None
     deadline_at: datetime | None = None
+    heartbeat_seconds: float | None = None
     waiting_at: datetime | None = None
     accepted: bool = False
     progress_at: datetime | None = None
@@ -179,6 +182,7 @@ def attempt_facts(it: Standing) -> dict[str, Json]:
         "started_at": maybe(it.leased_at),
         "waiting_at": maybe(it.waiting_at),
         "times_out_at": maybe(it.deadline_at),
+        "attempt_heartbeat_seconds": it.heartbeat_seconds,
         "progress_at": maybe(it.progress_at),
         "log_age_seconds": None if it.log_at is None else _age(it.now, it.log_at),
     } | ({} if it.holder is None else process_facts(it, it.holder))

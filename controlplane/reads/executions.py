@@ -11,7 +11,17 @@ from uuid import UUID
 
 import asyncpg
 
-from controlplane.domain.execution import FINAL, STATUS_OF_STATE, Replay, ReplayMode, State, Status, Submission
+from controlplane.domain.execution import (
+    FINAL,
+    STATUS_OF_STATE,
+    ParentEnd,
+    Replay,
+    ReplayMode,
+    State,
+    Status,
+    Submission,
+)
+from controlplane.domain.explain import RETRYING
 from controlplane.domain.ids import ExecutionId, within
 from controlplane.domain.placement import Placement, by_bucket
 from controlplane.domain.retry import RetryPolicy
@@ -26,7 +36,9 @@ BEFORE_ALL, AFTER_ALL = UUID(int=0), UUID(int=2**128 - 1)
 
 READ = """
 select e.id, e.run_id, e.root_id, e.parent_id, e.source_execution_id, e.target, e.type, e.session_key, e.actor_key,
-  e.priority, e.webhooks, e.created_at, e.timeout_seconds,
+  e.priority, e.webhooks, e.created_at, e.retries_max, e.retry_delay_seconds, e.retry_factor, e.retry_cap_seconds,
+  e.retry_jitter, e.fatal_errors, e.retry_errors, e.timeout_seconds, e.schedule_to_start_seconds, e.total_seconds,
+  e.heartbeat_seconds, e.on_parent_end, q.deadline_at,
   q.state, q.attempt as queue_attempt, q.failures as queue_failures, q.status_reason as queue_reason, q.available_at,
   q.leased_at, q.started_at as queue_started_at, q.progress as queue_progress, q.progress_at,
   q.cancel_requested_at, q.pause_requested,
@@ -68,7 +80,7 @@ where bucket = $1
 READ_ASKED = """
 select id, namespace, run_id, root_id, parent_id, target, type, input, context, session_key, actor_key, priority,
   retries_max, retry_delay_seconds, retry_factor, retry_cap_seconds, retry_jitter, fatal_errors, retry_errors,
-  timeout_seconds, schedule_to_start_seconds, total_seconds
+  timeout_seconds, schedule_to_start_seconds, total_seconds, heartbeat_seconds, on_parent_end
 from executions
 where bucket = $1
   and id = $2
@@ -212,7 +224,10 @@ order by found.id desc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionView:
-    """One execution for people and callers. Payloads are JSON bytes; `http_status` is the node's own, of a failure."""
+    """One execution for people and callers. Payloads are JSON bytes; `http_status` is the node's own, of a failure.
+
+    `deadline_at`: the nearest of its deadlines, while it has not ended.
+    """
 
     id: ExecutionId
     run_id: str
@@ -226,6 +241,13 @@ class ExecutionView:
     priority: int
     webhooks: int
     created_at: datetime
+    retry: RetryPolicy
+    timeout_seconds: float | None
+    schedule_to_start_seconds: float | None
+    total_seconds: float | None
+    heartbeat_seconds: float | None
+    on_parent_end: ParentEnd
+    deadline_at: datetime | None
     state: State | None
     status: Status
     status_reason: str | None
@@ -242,6 +264,16 @@ class ExecutionView:
     error_details: bytes | None
     http_status: int | None
     now: datetime
+
+    @property
+    def retries_used(self) -> int:
+        """The failure that ends it is followed by no retry."""
+        return min(self.failures, self.retry.retries_max)
+
+    @property
+    def next_retry_at(self) -> datetime | None:
+        """When it is tried again, while it waits for that."""
+        return self.available_at if self.state is State.DELAYED and self.status_reason == RETRYING else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,6 +392,8 @@ async def read_asked(conn: Connection, bucket: int, id_: UUID, *, namespace: int
         timeout_seconds=row["timeout_seconds"],
         schedule_to_start_seconds=row["schedule_to_start_seconds"],
         total_seconds=row["total_seconds"],
+        heartbeat_seconds=row["heartbeat_seconds"],
+        on_parent_end=_on_parent_end(row),
     )
 
 
@@ -425,6 +459,11 @@ async def _look(conn: Connection, statement: str, arguments: tuple[object, ...],
         look = min(4 * look, LOOK_MAX)
 
 
+def _on_parent_end(row: asyncpg.Record) -> ParentEnd:
+    """What was accepted before there was a policy goes on."""
+    return ParentEnd.KEEP if row["on_parent_end"] is None else ParentEnd(row["on_parent_end"])
+
+
 def _view(row: asyncpg.Record) -> ExecutionView:
     state = None if row["state"] is None else State(row["state"])
     ended = state is None
@@ -442,6 +481,13 @@ def _view(row: asyncpg.Record) -> ExecutionView:
         priority=row["priority"],
         webhooks=row["webhooks"],
         created_at=row["created_at"],
+        retry=RetryPolicy.from_row(row),
+        timeout_seconds=row["timeout_seconds"],
+        schedule_to_start_seconds=row["schedule_to_start_seconds"],
+        total_seconds=row["total_seconds"],
+        heartbeat_seconds=row["heartbeat_seconds"],
+        on_parent_end=_on_parent_end(row),
+        deadline_at=row["deadline_at"],
         state=state,
         status=Status(row["status"]) if state is None else Status.WAITING if pausing else STATUS_OF_STATE[state],
         status_reason=row["status_reason"] if ended else "paused" if pausing else row["queue_reason"],

@@ -49,6 +49,9 @@ READ = """
 select e.id, e.target, e.type, e.created_at, e.retries_max, clock() as now,
   q.state, q.priority, q.attempt as queue_attempt, q.failures as queue_failures, q.status_reason as queue_reason,
   q.available_at, q.session_id, q.leased_at, q.deadline_at, q.waiting_at, q.accepted_at, q.progress_at,
+  case
+    when q.deadline_at is distinct from least(q.attempt_deadline_at, q.total_deadline_at) then q.heartbeat_seconds
+  end as heartbeat_seconds,
   q.cancel_requested_at, q.cancel_reason, q.pause_requested,
   o.status, o.attempt, o.failures, o.status_reason, o.error, o.finished_at
 from executions e
@@ -309,12 +312,13 @@ async def _failure(conn: Connection, id_: ExecutionId, namespace: int) -> Failur
     if row is None:
         return None
     said = _said(row["data"])
-    error, kind = said.get("error"), said.get("error_class")
+    error, kind, after = said.get("error"), said.get("error_class"), said.get("retry_after_seconds")
     return Failure(
         attempt=row["attempt"],
         at=row["at"],
         error=None if error is None else json.dumps(error).encode(),
         error_class=kind if isinstance(kind, str) else None,
+        retry_after_seconds=after if isinstance(after, int | float) else None,
     )
 
 
@@ -355,6 +359,7 @@ def _standing(row: asyncpg.Record, cancel_grace_seconds: float, dispatch_seconds
         available_at=row["available_at"],
         leased_at=row["leased_at"],
         deadline_at=row["deadline_at"],
+        heartbeat_seconds=row["heartbeat_seconds"],
         waiting_at=row["waiting_at"],
         accepted=row["accepted_at"] is not None,
         progress_at=row["progress_at"],

@@ -8,9 +8,11 @@ from uuid import UUID
 
 import asyncpg
 
+from controlplane.domain.execution import ParentEnd
 from controlplane.domain.ids import ExecutionId, SessionId
 from controlplane.domain.lease import Fence, Session
 from controlplane.domain.retry import RetryPolicy
+from controlplane.domain.schedule import Served
 from controlplane.postgres.pool import Connection
 
 SESSION = """
@@ -24,7 +26,7 @@ where bucket = $1
 CATALOGUE = """
 select r.namespace, r.target, r.node_id, r.reasoner_id, r.type, r.description, r.tags, r.retries_max,
   r.retry_delay_seconds, r.retry_factor, r.retry_cap_seconds, r.retry_jitter, r.fatal_errors, r.retry_errors,
-  r.timeout_seconds,
+  r.timeout_seconds, r.schedule_to_start_seconds, r.total_seconds, r.heartbeat_seconds, r.on_parent_end,
   coalesce(n.version, '') as version,
   exists (
     select 1
@@ -144,9 +146,25 @@ class Entry:
     tags: tuple[str, ...]
     retry: RetryPolicy
     timeout_seconds: float | None
+    schedule_to_start_seconds: float | None
+    total_seconds: float | None
+    heartbeat_seconds: float | None
+    on_parent_end: ParentEnd | None
     version: str
     up: bool
     paused: bool
+
+    @property
+    def served(self) -> Served:
+        """What a schedule of this target submits with."""
+        return Served(
+            type=self.type,
+            retry=self.retry,
+            timeout_seconds=self.timeout_seconds,
+            schedule_to_start_seconds=self.schedule_to_start_seconds,
+            total_seconds=self.total_seconds,
+            heartbeat_seconds=self.heartbeat_seconds,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +255,10 @@ def _entry(row: asyncpg.Record) -> Entry:
         tags=tuple(row["tags"]),
         retry=RetryPolicy.from_row(row),
         timeout_seconds=row["timeout_seconds"],
+        schedule_to_start_seconds=row["schedule_to_start_seconds"],
+        total_seconds=row["total_seconds"],
+        heartbeat_seconds=row["heartbeat_seconds"],
+        on_parent_end=None if row["on_parent_end"] is None else ParentEnd(row["on_parent_end"]),
         version=row["version"],
         up=row["up"],
         paused=row["paused"],

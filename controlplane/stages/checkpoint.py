@@ -13,7 +13,6 @@ from uuid import UUID
 
 import asyncpg
 
-from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import Fence
 from controlplane.domain.memory import (
     CHANGE_PREVIOUS_BYTES_MAX,
@@ -188,7 +187,7 @@ async def write(conn: Connection, batch: Sequence[Write]) -> list[list[Written] 
     """
     answers: list[list[Written] | ControlPlaneError | None] = [None] * len(batch)
     async with conn.transaction():
-        crashed = await _check_fences(conn, batch, answers)
+        held = await _check_fences(conn, batch, answers)
         slots = await _lock(conn, [item for item, answer in zip(batch, answers, strict=True) if answer is None])
         for index, item in enumerate(batch):
             if answers[index] is not None:
@@ -202,15 +201,17 @@ async def write(conn: Connection, batch: Sequence[Write]) -> list[list[Written] 
                 answers[index] = error
         await _store(conn, slots.values())
         await _tell(conn, slots.values())
-    stood = {item.fence.execution_id for n, item in enumerate(batch) if answers[n] is None and item.fence is not None}
-    await hold.forgive(conn, crashed & stood)
+    stood = {item.fence for n, item in enumerate(batch) if answers[n] is None and item.fence is not None}
+    wrote = {fence: row for fence, row in held.items() if fence in stood}
+    await hold.forgive(conn, {fence.execution_id for fence, row in wrote.items() if row["crashes"]})
+    await hold.hear(conn, wrote)
     return [answer if answer is not None else _written(batch[n], slots) for n, answer in enumerate(answers)]
 
 
 async def _check_fences(
     conn: Connection, batch: Sequence[Write], answers: list[list[Written] | ControlPlaneError | None]
-) -> set[ExecutionId]:
-    """Refuses the stale ones, and says which of the others have crashed before."""
+) -> dict[Fence, asyncpg.Record]:
+    """Refuses the stale ones, and holds the rows of the others."""
     fences = {item.fence for item in batch if item.fence is not None}
     held: dict[Fence, asyncpg.Record] = {}
     for bucket, part in by_bucket(fences, lambda fence: fence.execution_id):
@@ -218,7 +219,7 @@ async def _check_fences(
     for index, item in enumerate(batch):
         if item.fence is not None and item.fence not in held:
             answers[index] = LeaseLost()
-    return {fence.execution_id for fence, row in held.items() if row["crashes"]}
+    return held
 
 
 async def _lock(conn: Connection, writes: list[Write]) -> dict[Place, Slot]:

@@ -13,15 +13,18 @@ from uuid import UUID
 
 from controlplane.domain.call import counts_late
 from controlplane.domain.event import Event, EventType
-from controlplane.domain.execution import Held, Settlement, Status
+from controlplane.domain.execution import Held, Settled, Settlement, Status
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import NODE_SILENT, WITHDRAWING, Fence, Recorded, Report, ReportCode, Verdict
 from controlplane.domain.notice import text
 from controlplane.domain.placement import by_bucket
-from controlplane.domain.retry import RetryPolicy, delay_seconds
+from controlplane.domain.retry import RetryPolicy, after_error, delay_seconds
 from controlplane.errors import ControlPlaneError
 from controlplane.postgres.pool import Connection
 from controlplane.stages import finish, hold, record
+
+Ended = tuple[Report, Held]
+"""How an attempt went, and the row of its execution."""
 
 RETURNED = {Verdict.FAILED: EventType.RETRYING, Verdict.RELEASED: EventType.RELEASED}
 
@@ -99,11 +102,7 @@ async def _report(
         for item in part
         if (held := locked.get(item.fence.execution_id)) and _holds(item, held)
     ]
-    policies = await _policies(conn, bucket, [held for item, held in live if _has_retry(item, held)])
-    ending = [(item, held) for item, held in live if _ends(item, held, policies)]
-    returning = [(item, held) for item, held in live if not _ends(item, held, policies)]
-    settled = await finish.settle(conn, bucket, [_settlement(item, held) for item, held in ending], make_id=make_id)
-    await _retry(conn, bucket, returning, policies, jitter)
+    settled, ending, returning = await conclude(conn, bucket, live, make_id=make_id, jitter=jitter)
     await record.append(conn, bucket, [_discarded(item, held) for item, held in ending if _comes_too_late(item, held)])
     answers = {
         item.fence: Recorded(
@@ -114,6 +113,26 @@ async def _report(
     answers |= {item.fence: Recorded(code=ReportCode.RECORDED, status=Status.QUEUED) for item, _ in returning}
     stale = [item for item in part if item.fence not in answers]
     return answers | await _recorded_before(conn, bucket, stale)
+
+
+async def conclude(
+    conn: Connection,
+    bucket: int,
+    live: Sequence[Ended],
+    *,
+    make_id: finish.MakeId,
+    jitter: Callable[[], float],
+) -> tuple[list[Settled], list[Ended], list[Ended]]:
+    """End these attempts, whose rows the caller holds: what was settled, of which ones, and which are tried again.
+
+    Moves: leased → (outcome), or → delayed or ready while there are retries left.
+    """
+    policies = await _policies(conn, bucket, [held for item, held in live if _has_retry(item, held)])
+    ending = [(item, held) for item, held in live if _ends(item, held, policies)]
+    returning = [(item, held) for item, held in live if not _ends(item, held, policies)]
+    settled = await finish.settle(conn, bucket, [_settlement(item, held) for item, held in ending], make_id=make_id)
+    await _retry(conn, bucket, returning, policies, jitter)
+    return settled, ending, returning
 
 
 def _holds(item: Report, held: Held) -> bool:
@@ -173,6 +192,15 @@ def _settlement(item: Report, held: Held) -> Settlement:
             result=b"null" if item.result is None else item.result,
             failures=held.failures,
         )
+    if item.overdue is not None:
+        return Settlement(
+            held=held,
+            status=Status.TIMEOUT,
+            status_reason=item.overdue.value,
+            error=item.error,
+            error_class=item.error_class,
+            failures=held.failures + 1,
+        )
     cancelled = item.verdict is Verdict.CANCELLED
     return Settlement(
         held=held,
@@ -216,11 +244,13 @@ def _delay(item: Report, held: Held, policy: RetryPolicy | None, jitter: Callabl
     if policy is None:  # handed back: at once
         return 0.0
     own = delay_seconds(policy, failures=held.failures + 1, jitter=jitter())
-    return own if item.retry_after_seconds is None else max(item.retry_after_seconds, 0.0)
+    return own if item.retry_after_seconds is None else after_error(item.retry_after_seconds)
 
 
 def _returned(item: Report, held: Held, delay: float) -> Event:
     facts = [b'"retry_in_seconds":%.3f' % delay]
+    if item.verdict is Verdict.FAILED and item.retry_after_seconds is not None:
+        facts.append(b'"retry_after_seconds":%.3f' % after_error(item.retry_after_seconds))
     for name, raw in (
         (b"error", item.error),
         (b"error_class", None if item.error_class is None else text(item.error_class)),

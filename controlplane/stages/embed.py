@@ -99,6 +99,7 @@ async def write(conn: Connection, batch: Sequence[Change]) -> list[ControlPlaneE
                 await conn.execute(REMOVE, bucket, *_columns(gone))
             await _store(conn, bucket, [change for change in changes if isinstance(change, Keep)])
     await hold.forgive(conn, {fence.execution_id for fence, row in held.items() if row["crashes"]})
+    await hold.hear(conn, held)
     return [None if stood else LeaseLost() for stood in stands]
 
 

@@ -6,24 +6,27 @@ leased ──► *expire* ──► ready        the session died: a crash is a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import Held, Overdue, Settlement, Status
 from controlplane.domain.ids import bucket_of
-from controlplane.domain.lease import CRASHED, NODE_SILENT, SILENT, Fence, crash_loops
+from controlplane.domain.lease import CRASHED, NODE_SILENT, SILENT, Fence, Report, Verdict, crash_loops
 from controlplane.domain.notice import text
 from controlplane.domain.placement import by_bucket
 from controlplane.postgres.pool import Connection
-from controlplane.stages import finish, hold, record
+from controlplane.stages import complete, finish, hold, record
 
 TIMED_OUT = {
     Overdue.SCHEDULE_TO_START: "Nobody began it within the time that it may wait for that.",
     Overdue.START_TO_CLOSE: "The attempt ran longer than its timeout allows.",
+    Overdue.HEARTBEAT: "Nothing was heard of the attempt for longer than it may be silent.",
     Overdue.TOTAL: "It did not end within the time that it has altogether.",
 }
+HEARTBEAT_MISSED = "HeartbeatMissed"
+"""The class of the error of an attempt that was silent for too long, for the policies that name it."""
 BATCH = 256
 LEAVE_MAX = 10_000
 
@@ -195,6 +198,36 @@ where bucket = $1
 order by deadline_at
 limit $2
 for update skip locked
+"""
+
+# Whoever waits for a child says nothing meanwhile. Looked at when it seems silent and not written with every end of a
+# child, of which there are many more.
+EXCUSED = """
+select p.id
+from unnest($2::uuid[]) as p(id)
+where exists (
+  select 1
+  from queue c
+  where c.bucket = $1
+    and c.parent_id = p.id
+  offset 0
+)
+or exists (
+  select 1
+  from executions c
+  join queue q on q.bucket = $1 and q.id = p.id
+  join outcomes o on o.bucket = $1 and o.id = c.id
+  where c.bucket = $1
+    and c.parent_id = p.id
+    and o.finished_at > clock() - make_interval(secs => q.heartbeat_seconds)
+)
+"""
+
+EXCUSE = """
+update queue
+set deadline_at = least(attempt_deadline_at, total_deadline_at, clock() + make_interval(secs => heartbeat_seconds))
+where bucket = $1
+  and id = any($2::uuid[])
 """
 
 UNHEEDED = """
@@ -375,16 +408,50 @@ async def release_unnamed(
         return await _free(conn, bucket, rows, reason="claim_lost", crash=False, make_id=make_id)
 
 
-async def time_out(conn: Connection, bucket: int, *, make_id: finish.MakeId) -> Swept:
+async def time_out(
+    conn: Connection, bucket: int, *, make_id: finish.MakeId, jitter: Callable[[], float] = float
+) -> Swept:
     """End what was not begun in time, what ran longer than an attempt may, and what took too long altogether.
 
-    Moves: any unfinished state → (outcome `timeout`, or `cancelled` when that was asked before). Guard: `deadline_at`,
-    the nearest of the three, by the database's clock. A late result finds no lease.
+    An attempt that was silent for too long has failed: it is tried again as its policy says, and else ends as the
+    others. One whose child runs, or ended a moment ago, is excused.
+    Moves: any unfinished state → (outcome `timeout`, or `cancelled` when that was asked before); leased → delayed or
+    ready. Guard: `deadline_at`, the nearest of the four, by the database's clock. A late result finds no lease.
     """
     async with conn.transaction():
         rows = await _lock(conn, bucket, OVERDUE, BATCH)
-        swept = await _end(conn, bucket, rows, make_id=make_id)
-    return replace(swept, stopped=tuple(_stopped(held, held.session_id) for held in rows if held.session_id))
+        silent = [held for held in rows if held.overdue is Overdue.HEARTBEAT]
+        excused = await _excuse(conn, bucket, silent)
+        missed = [(_missed(held), held) for held in silent if held.id not in excused]
+        swept = await _end(conn, bucket, [held for held in rows if held not in silent], make_id=make_id)
+        settled, _, again = await complete.conclude(conn, bucket, missed, make_id=make_id, jitter=jitter)
+    return Swept(
+        rows=len(rows),
+        ready=tuple((held.namespace, held.target) for _, held in again),
+        ended=swept.ended + tuple(one.id for one in settled),
+        stopped=tuple(_stopped(held, held.session_id) for held in rows if held.session_id and held.id not in excused),
+    )
+
+
+async def _excuse(conn: Connection, bucket: int, silent: Sequence[Held]) -> set[UUID]:
+    """Those that only seem silent, with a heartbeat more to go."""
+    if not silent:
+        return set()
+    excused = {row["id"] for row in await conn.fetch(EXCUSED, bucket, [held.id for held in silent])}
+    if excused:
+        await conn.execute(EXCUSE, bucket, list(excused))
+    return excused
+
+
+def _missed(held: Held) -> Report:
+    """What we say in the name of a node that says nothing."""
+    return Report(
+        fence=Fence(held.id, held.attempt),
+        verdict=Verdict.FAILED,
+        error=text(TIMED_OUT[Overdue.HEARTBEAT]),
+        error_class=HEARTBEAT_MISSED,
+        overdue=Overdue.HEARTBEAT,
+    )
 
 
 def _stopped(held: Held, session_id: UUID) -> Stopped:

@@ -64,6 +64,22 @@ where bucket = $1
   and status = 'pending'
 """
 
+# Its children are told later, a few at a time: there may be thousands, and their rows were not locked with this one. A
+# child that is accepted meanwhile holds the row of its parent, so it is either seen here or refused.
+LEAVE_CHILDREN = """
+insert into ended_parents (bucket, id, namespace, status, at)
+select $1, p.id, p.namespace, p.status, clock()
+from unnest($2::uuid[], $3::smallint[], $4::text[]) as p(id, namespace, status)
+where exists (
+  select 1
+  from queue c
+  where c.bucket = $1
+    and c.parent_id = p.id
+    and c.on_parent_end = 'cancel'
+  offset 0
+)
+"""
+
 READ_ANNOUNCED = """
 select e.id, e.type, e.context, e.session_key, e.actor_key, e.created_at, w.n, w.url, w.host, w.attempts_max
 from executions e
@@ -136,6 +152,15 @@ async def settle(conn: Connection, bucket: int, batch: Sequence[Settlement], *, 
     )
     finished = {row["id"]: row["finished_at"] for row in rows}
     await conn.execute(CLOSE_APPROVALS, bucket, list(finished))
+    without_result = [item for item in batch if item.status is not Status.SUCCEEDED]
+    if without_result:
+        await conn.execute(
+            LEAVE_CHILDREN,
+            bucket,
+            [item.held.id for item in without_result],
+            [item.held.namespace for item in without_result],
+            [item.status.value for item in without_result],
+        )
     deliveries = await _plan(conn, bucket, [item for item in batch if item.held.webhooks], finished, make_id)
     await record.append(conn, bucket, [_ended(item) for item in batch])
     return [

@@ -7,7 +7,7 @@ itself will move. (`for key share` is not enough: claim and expire do not change
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
 import asyncpg
@@ -18,8 +18,12 @@ from controlplane.domain.lease import Fence
 from controlplane.domain.placement import by_bucket
 from controlplane.postgres.pool import Connection
 
+# `unheard`: to note that something was heard of it would move its deadline by a tenth of its heartbeat or more.
 SHARE = """
-select id, attempt, namespace, run_id, target, crashes
+select id, attempt, namespace, run_id, target, crashes,
+  heartbeat_seconds is not null and state = 'leased' and deadline_at < least(
+    attempt_deadline_at, total_deadline_at, clock() + make_interval(secs => 0.9 * heartbeat_seconds)
+  ) as unheard
 from queue
 where bucket = $1
   and id = any($2::uuid[])
@@ -29,7 +33,10 @@ for share
 """
 
 TAKE = """
-select id, attempt, namespace, run_id, target, crashes
+select id, attempt, namespace, run_id, target, crashes,
+  heartbeat_seconds is not null and state = 'leased' and deadline_at < least(
+    attempt_deadline_at, total_deadline_at, clock() + make_interval(secs => 0.9 * heartbeat_seconds)
+  ) as unheard
 from queue
 where bucket = $1
   and id = any($2::uuid[])
@@ -41,7 +48,8 @@ for update
 LOCK = """
 select id, namespace, target, run_id, state, attempt, failures, crashes, retries_max, webhooks,
   session_id, leased_at, started_at, cancel_requested_at, cancel_reason, status_reason, progress,
-  coalesce(total_deadline_at < clock(), false) as total_passed
+  coalesce(total_deadline_at < clock(), false) as total_passed,
+  heartbeat_seconds is not null and coalesce(attempt_deadline_at > clock(), true) as heartbeat_next
 from queue
 where bucket = $1
   and id = any($2::uuid[])
@@ -77,6 +85,24 @@ for key share
 """
 
 
+# Also after the commit, and seldom: most attempts have no heartbeat, and of the others one in many writes comes here.
+HEAR = """
+update queue
+set deadline_at = least(attempt_deadline_at, total_deadline_at, clock() + make_interval(secs => heartbeat_seconds))
+where bucket = $1
+  and id = any(array(
+    select id
+    from queue
+    where bucket = $1
+      and id = any($2::uuid[])
+      and heartbeat_seconds is not null
+      and state = 'leased'
+    order by id
+    for update
+  ))
+"""
+
+
 async def share(conn: Connection, bucket: int, fences: Iterable[Fence]) -> dict[Fence, asyncpg.Record]:
     """Those of the fences that hold their lease, kept from moving until this transaction ends."""
     return await _fenced(conn, SHARE, bucket, fences)
@@ -104,6 +130,16 @@ async def forgive(conn: Connection, ids: Iterable[ExecutionId]) -> None:
         await conn.execute(CLEAR_CRASHES, bucket, part)
 
 
+async def hear(conn: Connection, held: Mapping[Fence, asyncpg.Record]) -> None:
+    """Notes that these attempts, as `share` or `take` found them, have given a sign of life.
+
+    Moves: the deadline of an attempt with a heartbeat, at most ten times in its length.
+    """
+    unheard = {fence.execution_id for fence, row in held.items() if row["unheard"]}
+    for bucket, part in by_bucket(unheard, lambda id_: id_):
+        await conn.execute(HEAR, bucket, part)
+
+
 def from_row(row: asyncpg.Record) -> Held:
     return Held(
         id=ExecutionId(row["id"]),
@@ -124,6 +160,7 @@ def from_row(row: asyncpg.Record) -> Held:
         status_reason=row["status_reason"],
         progress=row["progress"],
         total_passed=row["total_passed"],
+        heartbeat_next=row["heartbeat_next"],
     )
 
 

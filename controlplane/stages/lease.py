@@ -98,7 +98,13 @@ set state = 'leased',
   attempt = attempt + 1,
   leased_at = clock(),
   started_at = coalesce(started_at, clock()),
-  deadline_at = least(clock() + make_interval(secs => timeout_seconds), total_deadline_at),
+  deadline_at = least(
+    clock() + make_interval(secs => timeout_seconds), total_deadline_at,
+    clock() + make_interval(secs => heartbeat_seconds)
+  ),
+  attempt_deadline_at = case
+    when heartbeat_seconds is not null then clock() + make_interval(secs => timeout_seconds)
+  end,
   sent_at = case when $6::boolean then clock() end,
   accepted_at = null,
   waiting_at = null,
@@ -106,13 +112,15 @@ set state = 'leased',
 where bucket = $1
   and id = any(array(select id from pick))
 returning id, attempt, failures, namespace, target, run_id, priority, available_at,
-  extract(epoch from deadline_at - clock())::float8 as deadline_in_seconds
+  extract(
+    epoch from least(clock() + make_interval(secs => timeout_seconds), total_deadline_at) - clock()
+  )::float8 as deadline_in_seconds
 """
 
 # Read after the commit: what was asked never changes, and by id only the partitions that hold it are opened.
 READ_ASKED = """
 select id, type, root_id, parent_id, session_key, actor_key, input, context, timeout_seconds,
-  replay_source_run_id, replay_before_id, replay_mode, created_at
+  heartbeat_seconds, replay_source_run_id, replay_before_id, replay_mode, created_at
 from executions
 where bucket = $1
   and id = any($2::uuid[])
@@ -238,6 +246,7 @@ def _lease(row: asyncpg.Record, asked: dict[UUID, asyncpg.Record]) -> Lease:
         context=wish["context"],
         timeout_seconds=wish["timeout_seconds"],
         deadline_in_seconds=row["deadline_in_seconds"],
+        heartbeat_seconds=wish["heartbeat_seconds"],
         replay=_replay(wish),
         created_at=wish["created_at"],
     )

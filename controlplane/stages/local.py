@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import asyncpg
+
 from controlplane.domain.lease import Fence
 from controlplane.domain.placement import by_bucket
 from controlplane.errors import ControlPlaneError, LeaseLost
@@ -61,6 +63,7 @@ class LocalCall:
 async def keep(conn: Connection, batch: Sequence[LocalCall]) -> list[ControlPlaneError | None]:
     """Write down the newest word on each call. Guard: the attempt holds its lease. Raises: per item LeaseLost."""
     kept: set[Fence] = set()
+    heard: dict[Fence, asyncpg.Record] = {}
     async with conn.transaction():
         for bucket, part in by_bucket(batch, lambda one: one.fence.execution_id):
             held = await hold.share(conn, bucket, {one.fence for one in part})
@@ -82,4 +85,6 @@ async def keep(conn: Connection, batch: Sequence[LocalCall]) -> list[ControlPlan
                 [one.duration_ms for one in calls],
             )
             kept |= set(held)
+            heard |= held
+    await hold.hear(conn, heard)
     return [None if one.fence in kept else LeaseLost() for one in batch]

@@ -94,20 +94,27 @@ async def append(conn: Connection, batch: Sequence[Entry]) -> list[ControlPlaneE
     Guard: the queue row is held at this attempt, `for share`, or `for update` where progress is written to it; or the
     execution has ended with this attempt a moment ago.
     """
-    held: set[Fence] = set()
+    held: dict[Fence, asyncpg.Record] = {}
+    live: dict[Fence, asyncpg.Record] = {}
     async with conn.transaction():
         for bucket, part in by_bucket(batch, lambda item: item.fence.execution_id):
-            held |= await _append(conn, bucket, part)
+            found, ended = await _append(conn, bucket, part)
+            live |= found
+            held |= found | ended
+    await hold.hear(conn, live)
     return [None if item.fence in held else LeaseLost() for item in batch]
 
 
-async def _append(conn: Connection, bucket: int, part: list[Entry]) -> set[Fence]:
+async def _append(
+    conn: Connection, bucket: int, part: list[Entry]
+) -> tuple[dict[Fence, asyncpg.Record], dict[Fence, asyncpg.Record]]:
+    """Those that hold their lease, and those that ended a moment ago."""
     newest = {item.fence: item for item in part if isinstance(item, Progress)}
     advanced = sorted(newest.values(), key=lambda item: item.fence)
     events: list[Event] = []
     # All rows at once and in one strength: two flushes that took some for update and then others for share would wait
     # for each other in a circle.
-    held = await (hold.take if advanced else hold.share)(conn, bucket, {item.fence for item in part})
+    live = await (hold.take if advanced else hold.share)(conn, bucket, {item.fence for item in part})
     if advanced:
         rows = await conn.fetch(
             ADVANCE,
@@ -118,7 +125,8 @@ async def _append(conn: Connection, bucket: int, part: list[Entry]) -> set[Fence
         )
         moved = {Fence(row["id"], row["attempt"]): row for row in rows}
         events += [_event(fence, row, EventType.PROGRESS, newest[fence].progress) for fence, row in moved.items()]
-    held |= await _ended(conn, bucket, {item.fence for item in part} - set(held))
+    ended = await _ended(conn, bucket, {item.fence for item in part} - set(live))
+    held = live | ended
     lines = [item for item in part if isinstance(item, Line) and item.fence in held]
     if lines:
         await conn.execute(
@@ -140,7 +148,7 @@ async def _append(conn: Connection, bucket: int, part: list[Entry]) -> set[Fence
         if isinstance(item, Note) and item.fence in held
     ]
     await record.append(conn, bucket, events)
-    return set(held)
+    return live, ended
 
 
 async def _ended(conn: Connection, bucket: int, fences: set[Fence]) -> dict[Fence, asyncpg.Record]:

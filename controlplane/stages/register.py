@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from controlplane.domain.execution import ParentEnd
 from controlplane.domain.ids import SessionId, bucket_of
 from controlplane.domain.lease import Session, Transport, lease_seconds
 from controlplane.domain.retry import RetryPolicy
@@ -30,18 +31,21 @@ REGISTER_REASONERS = """
 insert into reasoners (
   bucket, namespace, target, node_id, reasoner_id, type, description, tags, input_schema, output_schema,
   retries_max, retry_delay_seconds, retry_factor, retry_cap_seconds, retry_jitter, fatal_errors, retry_errors,
-  timeout_seconds, registered_at, updated_at
+  timeout_seconds, schedule_to_start_seconds, total_seconds, heartbeat_seconds, on_parent_end, registered_at, updated_at
 )
 select $1, $2, r.target, $3, r.reasoner_id, r.type, r.description,
   coalesce(string_to_array(nullif(r.tags, ''), chr(31)), '{}'), r.input_schema, r.output_schema, r.retries_max,
   r.retry_delay_seconds, r.retry_factor, r.retry_cap_seconds, r.retry_jitter, string_to_array(r.fatal_errors, chr(31)),
-  string_to_array(r.retry_errors, chr(31)), r.timeout_seconds, clock(), clock()
+  string_to_array(r.retry_errors, chr(31)), r.timeout_seconds, r.schedule_to_start_seconds, r.total_seconds,
+  r.heartbeat_seconds, r.on_parent_end, clock(), clock()
 from unnest(
   $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bytea[], $10::bytea[], $11::smallint[],
-  $12::float8[], $13::float8[], $14::float8[], $15::float8[], $16::float8[], $17::text[], $18::text[]
+  $12::float8[], $13::float8[], $14::float8[], $15::float8[], $16::float8[], $17::text[], $18::text[],
+  $19::float8[], $20::float8[], $21::float8[], $22::text[]
 ) as r(
   target, reasoner_id, type, description, tags, input_schema, output_schema, retries_max, retry_delay_seconds,
-  retry_factor, retry_cap_seconds, timeout_seconds, retry_jitter, fatal_errors, retry_errors
+  retry_factor, retry_cap_seconds, timeout_seconds, retry_jitter, fatal_errors, retry_errors,
+  schedule_to_start_seconds, total_seconds, heartbeat_seconds, on_parent_end
 )
 order by r.target
 on conflict (bucket, namespace, target) do update
@@ -60,6 +64,10 @@ set node_id = excluded.node_id,
   fatal_errors = excluded.fatal_errors,
   retry_errors = excluded.retry_errors,
   timeout_seconds = excluded.timeout_seconds,
+  schedule_to_start_seconds = excluded.schedule_to_start_seconds,
+  total_seconds = excluded.total_seconds,
+  heartbeat_seconds = excluded.heartbeat_seconds,
+  on_parent_end = excluded.on_parent_end,
   updated_at = excluded.updated_at
 """
 
@@ -250,6 +258,10 @@ class Reasoner:
     output_schema: bytes | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     timeout_seconds: float | None = None
+    schedule_to_start_seconds: float | None = None
+    total_seconds: float | None = None
+    heartbeat_seconds: float | None = None
+    on_parent_end: ParentEnd | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,6 +311,10 @@ async def register(conn: Connection, node: Node, *, bucket: int) -> None:
             [one.retry.jitter for one in reasoners],
             [APART.join(one.retry.fatal_errors) or None for one in reasoners],
             [APART.join(one.retry.retry_errors) or None for one in reasoners],
+            [one.schedule_to_start_seconds for one in reasoners],
+            [one.total_seconds for one in reasoners],
+            [one.heartbeat_seconds for one in reasoners],
+            [one.on_parent_end and one.on_parent_end.value for one in reasoners],
         )
 
 

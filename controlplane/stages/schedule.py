@@ -638,6 +638,9 @@ def _submission(
         priority=definition.priority,
         retry=served.retry if retries is None else replace(served.retry, retries_max=retries),
         timeout_seconds=served.timeout_seconds if definition.timeout_seconds is None else definition.timeout_seconds,
+        schedule_to_start_seconds=served.schedule_to_start_seconds,
+        total_seconds=served.total_seconds,
+        heartbeat_seconds=served.heartbeat_seconds,
     )
 
 

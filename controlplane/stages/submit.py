@@ -68,12 +68,14 @@ with item as (
     $2::uuid[], $3::smallint[], $4::text[], $5::uuid[], $6::uuid[], $7::uuid[], $8::text[], $9::text[], $10::bytea[],
     $11::bytea[], $12::text[], $13::text[], $14::smallint[], $15::smallint[], $16::float8[], $17::float8[],
     $18::float8[], $19::float8[], $20::smallint[], $21::text[], $22::uuid[], $23::text[], $24::float8[],
-    $25::timestamptz[], $26::float8[], $27::text[], $28::text[], $29::float8[], $30::float8[]
+    $25::timestamptz[], $26::float8[], $27::text[], $28::text[], $29::float8[], $30::float8[], $31::float8[],
+    $32::text[]
   ) as i(
     id, namespace, run_id, root_id, parent_id, source_execution_id, target, type, input,
     context, session_key, actor_key, priority, retries_max, retry_delay_seconds, retry_factor,
     retry_cap_seconds, timeout_seconds, webhooks, replay_source_run_id, replay_before_id, replay_mode, delay_seconds,
-    run_at, retry_jitter, fatal_errors, retry_errors, schedule_to_start_seconds, total_seconds
+    run_at, retry_jitter, fatal_errors, retry_errors, schedule_to_start_seconds, total_seconds, heartbeat_seconds,
+    on_parent_end
   )
 ),
 accepted as (
@@ -81,13 +83,13 @@ accepted as (
     bucket, id, namespace, run_id, root_id, parent_id, source_execution_id, target, type, input,
     context, session_key, actor_key, priority, retries_max, retry_delay_seconds, retry_factor,
     retry_cap_seconds, timeout_seconds, webhooks, replay_source_run_id, replay_before_id, replay_mode, retry_jitter,
-    fatal_errors, retry_errors, schedule_to_start_seconds, total_seconds, created_at
+    fatal_errors, retry_errors, schedule_to_start_seconds, total_seconds, heartbeat_seconds, on_parent_end, created_at
   )
   select $1, i.id, i.namespace, i.run_id, i.root_id, i.parent_id, i.source_execution_id, i.target, i.type, i.input,
     i.context, i.session_key, i.actor_key, i.priority, i.retries_max, i.retry_delay_seconds, i.retry_factor,
     i.retry_cap_seconds, i.timeout_seconds, i.webhooks, i.replay_source_run_id, i.replay_before_id, i.replay_mode,
     i.retry_jitter, string_to_array(i.fatal_errors, chr(31)), string_to_array(i.retry_errors, chr(31)),
-    i.schedule_to_start_seconds, i.total_seconds, clock()
+    i.schedule_to_start_seconds, i.total_seconds, i.heartbeat_seconds, i.on_parent_end, clock()
   from item i
   on conflict (bucket, id) do nothing
   returning id, created_at
@@ -95,14 +97,14 @@ accepted as (
 queued as (
   insert into queue (
     bucket, id, namespace, target, run_id, parent_id, state, status_reason, priority, available_at, retries_max,
-    webhooks, timeout_seconds, deadline_at, total_deadline_at
+    webhooks, timeout_seconds, deadline_at, total_deadline_at, heartbeat_seconds, on_parent_end
   )
   select $1, i.id, i.namespace, i.target, i.run_id, i.parent_id,
     case when start.at > a.created_at then 'delayed' else 'ready' end,
     case when start.at > a.created_at then 'scheduled' end,
     i.priority, start.at, i.retries_max, i.webhooks, i.timeout_seconds,
     start.at + make_interval(secs => least(i.schedule_to_start_seconds, i.total_seconds)),
-    start.at + make_interval(secs => i.total_seconds)
+    start.at + make_interval(secs => i.total_seconds), i.heartbeat_seconds, i.on_parent_end
   from item i
   join accepted a on a.id = i.id
   cross join lateral (select greatest(a.created_at + make_interval(secs => i.delay_seconds), i.run_at) as at) start
@@ -303,6 +305,8 @@ async def enqueue(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
         [APART.join(item.retry.retry_errors) or None for item in fresh],
         [item.schedule_to_start_seconds for item in fresh],
         [item.total_seconds for item in fresh],
+        [item.heartbeat_seconds for item in fresh],
+        [item.on_parent_end.value for item in fresh],
     )
     created = {row["id"]: row for row in rows}
     new = [item for item in fresh if item.id in created]

@@ -28,7 +28,10 @@ set state = 'waiting',
   status_reason = $4,
   waiting_at = clock(),
   accepted_at = coalesce(accepted_at, sent_at),
-  remaining_seconds = extract(epoch from deadline_at - clock()),
+  remaining_seconds = extract(
+    epoch from case when heartbeat_seconds is null then deadline_at else attempt_deadline_at end - clock()
+  ),
+  attempt_deadline_at = null,
   deadline_at = total_deadline_at
 where bucket = $1
   and id = $2
@@ -45,7 +48,13 @@ update queue
 set state = 'leased',
   status_reason = $5,
   accepted_at = accepted_at + (clock() - waiting_at),
-  deadline_at = least(clock() + make_interval(secs => remaining_seconds), total_deadline_at),
+  deadline_at = least(
+    clock() + make_interval(secs => remaining_seconds), total_deadline_at,
+    clock() + make_interval(secs => heartbeat_seconds)
+  ),
+  attempt_deadline_at = case
+    when heartbeat_seconds is not null then clock() + make_interval(secs => remaining_seconds)
+  end,
   remaining_seconds = null,
   waiting_at = null
 where bucket = $1

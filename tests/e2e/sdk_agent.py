@@ -98,6 +98,17 @@ async def endless(context: Context) -> None:
     await sleep_until_told(context)
 
 
+@app.reasoner(heartbeat=1.0)
+async def quiet(context: Context, says: int) -> str:
+    for n in range(says):
+        app.progress(n, says)
+        await asyncio.sleep(0.5)
+    if says:
+        return "said"
+    await sleep_until_told(context)
+    return "never"
+
+
 @app.reasoner
 async def long(context: Context) -> None:
     await sleep_until_told(context)

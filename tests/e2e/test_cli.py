@@ -312,6 +312,7 @@ def test_a_batch_is_submitted_line_by_line(dev: Dev, node: Node, tmp_path: Path)
     assert [one["execution_id"] for one in items[::2]] == first.out.decode().split()
     assert [one.get("replayed") for one in items] == [True, None, True]
     assert len({one["run_id"] for one in items}) == 1
+    assert f"controlplane runs show --server {dev.url} {items[0]['run_id']}" in again.err
 
 
 def test_a_call_may_begin_later(dev: Dev, node: Node) -> None:
@@ -338,6 +339,48 @@ def test_retry_prints_the_new_id(dev: Dev, node: Node) -> None:
     assert again.out.decode().strip() == msgspec.json.decode(lease["execution_id"])
     assert [bytes(lease[name]) for name in ("input", "run_id")] == [b'{"a": 1}', json.dumps(node.target).encode()]
     assert f"controlplane executions wait --server {dev.url}" in again.err
+
+
+def test_every_option_of_a_call_arrives(dev: Dev, node: Node) -> None:
+    """Deadlines, the retry object, context and scopes; `show` prints what holds, and what came of it."""
+    at = ("--server", dev.url)
+    policy = '{"max": 2, "backoff": "fixed", "delay_seconds": 100, "fatal_errors": ["ValueError"]}'
+    times = ("--timeout-seconds", "60", "--heartbeat-seconds", "30", "--total-seconds", "600")
+    more = ("--context", '{"c": 1.10}', "--session-id", "s", "--actor-id", "a", "--schedule-to-start-seconds", "300")
+    called = cli("call", node.target, "--no-wait", "--retry", policy, *times, *more, *at)
+    lease = node.lease()
+    node.report(lease, "failed", error="busy", retry_after_seconds=500)
+    shown = cli("executions", "show", called.out.decode().strip(), *at)
+    facts = dict(line.split(maxsplit=1) for line in shown.out.decode().splitlines())
+    broken = cli("call", node.target, "--retry", "{", *at)
+
+    assert bytes(lease["context"]) == b'{"c": 1.10}'
+    assert [bytes(lease[name]) for name in ("session_key", "actor_key")] == [b'"s"', b'"a"']
+    assert facts["retries_used"] == "1 of 2, after 100 s"
+    assert (facts["fatal_errors"], facts["next_retry_at"]) == ("ValueError", facts["available_at"])
+    assert [float(facts[name + "_seconds"]) for name in ("timeout", "heartbeat", "total")] == [60, 30, 600]
+    assert (broken.code, "--retry is not JSON" in broken.err) == (2, True)
+
+
+def test_a_run_is_listed_shown_and_cancelled(dev: Dev, node: Node) -> None:
+    """The tree has its children under their parent."""
+    at = ("--server", dev.url)
+    root_id = submitted(dev, node, '{"input": {}}', **{"X-Run-ID": node.target})
+    parent = node.lease()
+    child_id = submitted(dev, node, '{"input": {}}', **{"X-Parent-Execution-ID": f"{root_id}~1"})
+    listed = cli("runs", "list", "--target", node.target, *at)
+    shown = cli("runs", "show", node.target, *at).out.decode()
+    one = json.loads(cli("runs", "show", node.target, "--limit", "1", "--json", *at).out)
+    cancelled = cli("runs", "cancel", node.target, "--reason", "enough", *at)
+    node.report(parent, "cancelled")
+    unknown = cli("runs", "show", "nothing", *at)
+
+    assert (listed.code, "1 queued, 1 running" in listed.out.decode()) == (0, True)
+    assert [line.index("exec_") for line in shown.splitlines() if line.lstrip(" └─").startswith("exec_")] == [0, 4]
+    assert shown.index(root_id) < shown.index(child_id)
+    assert (len(one["items"]), one["next_cursor"], one["executions"]) == (1, root_id, 2)
+    assert (cancelled.code, cancelled.out) == (0, f"{node.target} cancelled: 2 executions\n".encode())
+    assert unknown.code == 3
 
 
 def test_a_schedule_from_its_creation_to_its_end(dev: Dev, node: Node) -> None:

@@ -92,6 +92,31 @@ async def test_a_schedule_runs_a_reasoner(client: Client) -> None:
     await client.schedules.delete("soon")
 
 
+async def test_a_run_as_a_program_sees_it(client: Client) -> None:
+    """How far it is, its tree, its place in the list; nothing is left to cancel."""
+    handle = await client.start("sdk.parent", n=7)
+    await handle.result(timeout=SOON_SECONDS)
+    run = await client.runs.get(handle.run_id)
+    root, child = await client.runs.tree(handle.run_id)
+    page = await client.runs.list(target="sdk.parent")
+
+    assert (run.status, run.finished, run.executions, run.counts) == ("succeeded", True, 2, {"succeeded": 2})
+    assert (root.execution_id, child.parent_execution_id) == (handle.execution_id, handle.execution_id)
+    assert handle.run_id in [one.run_id for one in page.items]
+    assert await client.runs.cancel(handle.run_id) == 0
+
+
+async def test_a_silent_reasoner_is_stopped(client: Client, stage: Stage) -> None:
+    """It ends as timed out and is told; one that says how far it is may take longer than it may be silent."""
+    silent, talking = await client.start("sdk.quiet", says=0), await client.start("sdk.quiet", says=5)
+
+    assert await talking.result(timeout=SOON_SECONDS) == "said"
+    with pytest.raises(ExecutionTimeout):
+        await silent.result(timeout=SOON_SECONDS)
+    assert (await silent.status()).status_reason == "heartbeat"
+    until("the reasoner to be told", (stage.folder / f"{silent.execution_id}.told").exists, seconds=SOON_SECONDS)
+
+
 async def planned_ticks(client: Client) -> list[Tick]:
     return [one for one in (await client.schedules.ticks("soon")).items if not one.by_hand and one.execution_id]
 

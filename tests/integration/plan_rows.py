@@ -219,6 +219,12 @@ select 0, made_id('b', n), 1, 'cancel', '{}', case when n % 100 = 0 then 'runnin
 from generate_series($1::int, $2::int) as n
 """
 
+ENDED_PARENTS = """
+insert into ended_parents (bucket, id, namespace, status, at)
+select 0, made_id('o', n), 1, 'failed', clock() - interval '1 second' * n
+from generate_series($1::int, $2::int) as n
+"""
+
 TABLES = (
     BULKS,
     QUEUE,
@@ -236,6 +242,7 @@ TABLES = (
     LOCAL_CALLS,
     SCHEDULES,
     SCHEDULE_TICKS,
+    ENDED_PARENTS,
 )
 
 

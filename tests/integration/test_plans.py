@@ -20,6 +20,7 @@ from controlplane.reads import approvals, attempts, bulks, changes, events, exec
 from controlplane.reads import deliveries as deliveries_reads
 from controlplane.reads import local as local_reads
 from controlplane.reads import nodes as nodes_reads
+from controlplane.reads import runs as run_reads
 from controlplane.stages import (
     approve,
     bulk,
@@ -30,6 +31,7 @@ from controlplane.stages import (
     embed,
     expire,
     finish,
+    follow,
     forget,
     hold,
     lease,
@@ -117,6 +119,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "checkpoint.DROP_ITEMS": case(checkpoint.DROP_ITEMS, 0, *keys, by="memory_items_pkey"),
         "checkpoint.TELL": case(checkpoint.TELL, 0, *keys, all_("set"), *([all_(b"1")] * 2), *([all_("x")] * 3), by=""),
         "hold.CLEAR_CRASHES": case(hold.CLEAR_CRASHES, 0, leased, by="queue_pkey"),
+        "hold.HEAR": case(hold.HEAR, 0, leased, by="queue_pkey"),
         "embed.LOCK": case(embed.LOCK, 0, *keys, by="memory_vectors_pkey"),
         "embed.STORE": case(
             embed.STORE, 0, *keys, all_(1.0), all_(b"{}"), all_(1.0), list(range(1, 11)), list(range(1, 11)), by=""
@@ -139,6 +142,13 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "expire.UNNAMED": case(expire.UNNAMED, 0, leased, sessions[0], 20.0, by="queue_pkey"),
         "expire.RELEASE": case(expire.RELEASE, 0, leased, all_(1), all_(1), "lease_expired", 0.0, by="queue_pkey"),
         "expire.OVERDUE": case(expire.OVERDUE, 0, 256, by="queue_deadline"),
+        "expire.EXCUSED": case(expire.EXCUSED, 0, leased),
+        "expire.EXCUSE": case(expire.EXCUSE, 0, leased, by="queue_pkey"),
+        "follow.TAKE": case(follow.TAKE, 0, by="ended_parents_pkey"),
+        "follow.CHILDREN": case(follow.CHILDREN, 0, leased[0], 256, by="queue_parent"),
+        "follow.PUT_BACK": case(follow.PUT_BACK, 0, "2000-01-01", ended[0], by="ended_parents_pkey"),
+        "follow.DONE": case(follow.DONE, 0, "2000-01-01", ended[0], by="ended_parents_pkey"),
+        "finish.LEAVE_CHILDREN": case(finish.LEAVE_CHILDREN, 0, leased, all_(1), all_("failed"), by="queue_parent"),
         "expire.UNHEEDED": case(expire.UNHEEDED, 0, 10.0, 256, by="queue_cancel"),
         "expire.PROMOTE": case(expire.PROMOTE, 0, 256, by="queue_delayed queue_pkey"),
         "deliver.CLAIM_DUE": case(
@@ -202,6 +212,10 @@ async def cases(conn: Connection) -> dict[str, Case]:
             all_(1),
             by="",
         ),
+        "runs.PAGE": case(run_reads.PAGE, 0, 1, None, "n.echo", 51),
+        "runs.COUNTS": case(run_reads.COUNTS, 0, 1, ["run-31", "run-33"], 1_000),
+        "runs.FIRSTS": case(run_reads.FIRSTS, 0, 1, ["run-31", "run-33"]),
+        "runs.MEMBERS": case(run_reads.MEMBERS, 0, 1, "run-31", None, 51),
         "nodes.PROCESSES": case(nodes_reads.PROCESSES, 0, 1, "p8", by="sessions_process"),
         "local.PAGE": case(local_reads.PAGE, 0, leased[0], 1, 100, by="local_calls_pkey"),
         "local.OWNER": case(local_reads.OWNER, 0, 1, "l38", by="local_calls_local queue_pkey"),

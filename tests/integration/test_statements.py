@@ -30,6 +30,7 @@ TABLES = (
     "|delivery_attempts|idempotency_keys|limits|schedules|schedule_ticks|api_keys|local_calls|approvals|memory_changes|memory_vectors"
     "|pauses|bulks"
     "|retention_walks"
+    "|ended_parents"
 )
 READ = re.compile(rf"\b(from|join|update|into|using)\s+({TABLES})\b", re.IGNORECASE)
 

@@ -35,6 +35,7 @@ OPERATIONAL = [
     "memory_vectors",
     "retention_walks",
     "bulks",
+    "ended_parents",
 ]
 KEY = """
 select a.attname

@@ -24,7 +24,7 @@ from controlplane.cli.environment import settings_with
 from controlplane.cli.executions import _took
 from controlplane.cli.failure import MEANING, ExitCode, Failure
 from controlplane.cli.follow import Seen, progress_line, report
-from controlplane.cli.payload import json_or_text, read_input, submit_body
+from controlplane.cli.payload import json_or_text, read_input, read_json, submit_body
 from controlplane.settings import Settings
 
 EXACT = '{"a": 1.10, "big": 123456789012345678901234567890, "a": [ ]}'
@@ -399,3 +399,20 @@ def test_what_is_missing_is_named_with_the_next_step(
     assert hint in said
     assert "pa/ss" not in said
     assert said.count("\n") == 1
+
+
+def test_webhook_headers_are_pairs() -> None:
+    """They go with the webhook, and what is no pair is refused."""
+    body = json.loads(submit_body(b"{}", idempotency_key="k", webhook_url="http://h", webhook_headers=["A=b=c", "D=e"]))
+
+    assert body["webhook"] == {"url": "http://h", "headers": {"A": "b=c", "D": "e"}}
+    for said in ("A", "=b"):
+        with pytest.raises(Failure, match="name=value"):
+            submit_body(b"{}", idempotency_key="k", webhook_url="http://h", webhook_headers=[said])
+
+
+def test_an_option_that_is_json() -> None:
+    """As the bytes it is; what is none names the option."""
+    assert read_json(' {"a": 1.10}', "--retry") == b'{"a": 1.10}'
+    with pytest.raises(Failure, match="--retry is not JSON"):
+        read_json("{", "--retry")

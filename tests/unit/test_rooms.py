@@ -73,7 +73,9 @@ STAGES: Mapping[str, frozenset[str]] = {
     "bulk": frozenset({"cancel", "pause", "submit", "deliver"}),
     "complete": frozenset({"finish"}),
     "cancel": frozenset({"finish"}),
-    "expire": frozenset({"finish"}),
+    # complete: an attempt of which nothing is heard fails as if its node had said so, and is tried again like others.
+    "expire": frozenset({"finish", "complete"}),
+    "follow": frozenset({"cancel", "finish"}),  # a child whose parent has ended is cancelled as anything else
     "approve": frozenset({"wait"}),  # who asks waits, and the answer ends it, in one transaction
 }
 SERVE_ALL_STAGES = frozenset({"hold", "record"})

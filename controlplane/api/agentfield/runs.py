@@ -8,26 +8,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api.body import clean, read_form
-from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, doors_of, namespace_of
+from controlplane.api.doors import Doors, doors_of, namespace_of
 from controlplane.api.executions import CancelForm, reason_of
 from controlplane.api.operation import Operation
+from controlplane.api.runs import cancel_all, no_such_run, run_of
 from controlplane.api.shapes import Shape, answer, present
 from controlplane.domain.execution import Status
-from controlplane.domain.ids import ExecutionId, show, show_execution
+from controlplane.domain.ids import show, show_execution
 from controlplane.domain.notice import moment
 from controlplane.domain.target import parse
-from controlplane.errors import InvalidParameter, NotFound
+from controlplane.errors import InvalidParameter
 from controlplane.reads import executions, runs
 from controlplane.reads.executions import ExecutionView
 from controlplane.reads.runs import ActiveRun
-from controlplane.stages import cancel
-from controlplane.stages.cancel import Cancelled
 
 RUNS_DEFAULT = 100
 RUNS_MAX = 200
-TREE_BATCH = 200
-TREE_MAX = 10_000
-"""Executions that one request cancels; asked again, it goes on."""
 
 
 async def active(request: Request) -> Response:
@@ -57,13 +53,12 @@ async def active(request: Request) -> Response:
 async def cancel_tree(request: Request) -> Response:
     """From here on every unfinished execution of the run can only end as cancelled, children before their parents."""
     doors, namespace = doors_of(request), namespace_of(request)
-    run_id = clean(request.path_params["run_id"], where="path/run_id")
+    run_id, bucket = run_of(request)
     reason = reason_of(await read_form(request, CancelForm, doors.limits.body_bytes_max))
-    bucket = doors.placement.of_run(namespace, run_id)
     total = await doors.run(runs.size, bucket, run_id, namespace=namespace)
     if not total:
-        raise NotFound("There is no such run.", where="path/run_id")
-    cancelled, whole = await _cancel(doors, bucket, run_id, namespace, reason)
+        raise no_such_run()
+    cancelled, whole = await cancel_all(doors, bucket, run_id, namespace, reason)
     shape = {
         "run_id": run_id,
         "workflow_id": run_id,
@@ -84,39 +79,6 @@ async def cancel_tree(request: Request) -> Response:
         ],
     }
     return answer(present(shape))
-
-
-async def _cancel(
-    doors: Doors, bucket: int, run_id: str, namespace: int, reason: str | None
-) -> tuple[list[Cancelled], bool]:
-    """What was cancelled, and whether that is all. What parents submitted meanwhile is looked for until nothing is."""
-    done: list[Cancelled] = []
-    seen: set[UUID] = set()
-    fresh = True
-    while fresh:
-        fresh = False
-        before: UUID | None = None
-        while ids := await doors.run(
-            runs.unfinished, bucket, run_id, namespace=namespace, before=before, limit=TREE_BATCH
-        ):
-            before = ids[-1]
-            new = [id_ for id_ in ids if id_ not in seen]
-            if len(seen) + len(new) > TREE_MAX:
-                return done, False
-            if new:
-                seen.update(new)
-                fresh = True
-                done += await _cancel_some(doors, new, reason)
-    return done, True
-
-
-async def _cancel_some(doors: Doors, ids: list[ExecutionId], reason: str | None) -> list[Cancelled]:
-    said = await doors.run(cancel.request, ids, reason=reason, make_id=doors.ids.new)
-    some = [one for one in said if isinstance(one, Cancelled)]  # the others have ended in between
-    doors.ended([one.id for one in some if one.settled])
-    doors.hints.tell(CANCEL_TOPIC)
-    doors.hints.tell(EVENTS_TOPIC)
-    return some
 
 
 def _run(run: ActiveRun, root: ExecutionView) -> Shape:

@@ -6,7 +6,8 @@ import asyncio
 import threading
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,14 @@ from pydantic import BaseModel
 
 from controlplane_sdk import Context, Fatal, RequestRefused, Retryable
 from sdk.python.tests.sdk_double import problem
+
+
+def asking(**said: object) -> Exception:
+    """What the client of another service raises when that asks for patience."""
+    error = Exception("busy")
+    for name, value in said.items():
+        setattr(error, name, value)
+    return error
 
 
 class Doc(BaseModel):
@@ -103,6 +112,10 @@ async def test_a_result_that_is_not_json_fails_for_good(double, make_agent, serv
         (ValueError("no"), {"error": "no", "error_class": "ValueError", "retryable": True}),
         (Fatal("never", details={"a": 1}), {"retryable": False, "error_details": {"a": 1}}),
         (Retryable("later", after_seconds=7), {"retryable": True, "retry_after_seconds": 7}),
+        (asking(retry_after=7), {"retryable": True, "retry_after_seconds": 7}),
+        (asking(retry_after=timedelta(minutes=1)), {"retry_after_seconds": 60}),
+        (asking(response=SimpleNamespace(headers={"retry-after": "7"})), {"retry_after_seconds": 7}),
+        (asking(retry_after=float("nan")), {"retryable": True}),
         (SystemExit(3), {"error_class": "SystemExit"}),
         (ValueError("\ud800"), {"error": "\\ud800"}),
     ],
@@ -322,6 +335,23 @@ async def test_waiting_for_a_child_gives_the_slot_away(double, make_agent, servi
     assert report["result"] == 21
     assert headers["x-parent-execution-id"] == "exec_1~1"
     assert (headers["x-run-id"], headers["x-session-id"]) == ("run_7", "s")
+
+
+async def test_how_a_child_is_asked_for(double, make_agent, serving):
+    """`options` go with the child's input; what is left out is not said."""
+    app = make_agent()
+
+    @app.reasoner
+    async def parent() -> Any:
+        return await app.options(on_parent_end="keep", total_seconds=60).call("n.other", n=1)
+
+    async with serving(app):
+        outer = double.offer("n.parent")
+        child_id = (await double.until(lambda: list(double.executions)))[0]
+        double.finish(child_id, status="succeeded", result=2)
+        assert (await double.report(outer))["result"] == 2
+
+    assert double.said("/execute/async/n.other") == [{"input": {"n": 1}, "on_parent_end": "keep", "total_seconds": 60}]
 
 
 async def test_a_failed_child_raises_in_the_parent(double, make_agent, serving):

@@ -66,6 +66,20 @@ def second(at: Any) -> str:
     return str(at.strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
+async def test_an_attempt_that_may_not_be_silent(conn: Connection) -> None:
+    """When it is stopped depends on what it does."""
+    made = await make_execution(conn, "running", heartbeat_seconds=60.0, timeout_seconds=600.0)
+    await conn.execute("update queue set deadline_at = clock() + interval '1 minute'")
+    row = await queue_row(conn, made.id)
+
+    found = await why(conn, made)
+
+    assert found.sentence.endswith(
+        f"; it is stopped at {second(row['deadline_at'])} if it gives no sign of life by then."
+    )
+    assert found.facts["attempt_heartbeat_seconds"] == 60
+
+
 async def test_nobody_has_come_yet(conn: Connection) -> None:
     """A node that registered and never opened a session: when it registered is all that is known."""
     await make_session(conn)

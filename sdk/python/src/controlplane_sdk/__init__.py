@@ -31,6 +31,7 @@ from controlplane_sdk.errors import (
 )
 from controlplane_sdk.executions import AttemptRecord, Execution, Explanation, Retention
 from controlplane_sdk.pauses import Drain, Pause, Paused
+from controlplane_sdk.runs import Run, RunMember
 from controlplane_sdk.schedules import Schedule, Tick
 from controlplane_sdk.version import VERSION
 
@@ -69,6 +70,8 @@ __all__ = [
     "ResultInvalid",
     "Retention",
     "Retryable",
+    "Run",
+    "RunMember",
     "Schedule",
     "ScopeMissing",
     "ServerError",

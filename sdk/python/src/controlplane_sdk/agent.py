@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, overload
 
 from controlplane_sdk import executions
@@ -15,7 +15,7 @@ from controlplane_sdk.checkpoints import PATIENCE_SECONDS
 from controlplane_sdk.connection import Connection
 from controlplane_sdk.context import SENT, Context, Sent, current
 from controlplane_sdk.errors import LeaseLost
-from controlplane_sdk.function import Function, names_of
+from controlplane_sdk.function import Function, ParentEnd, names_of
 from controlplane_sdk.logger import set_up
 from controlplane_sdk.memory import Memory
 from controlplane_sdk.node import Node
@@ -25,6 +25,17 @@ from controlplane_sdk.transport import server_url, standard_headers
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
+
+
+class Calls:
+    """Calls of other reasoners that are asked for in one way (`Agent.options`)."""
+
+    def __init__(self, call: Callable[[str, dict[str, Any]], Awaitable[Any]]) -> None:
+        self._call = call
+
+    async def call(self, target: str, /, **arguments: Any) -> Any:
+        """As `Agent.call`."""
+        return await self._call(target, arguments)
 
 
 class Agent:
@@ -81,6 +92,10 @@ class Agent:
         fatal_errors: Sequence[type[BaseException] | str] = ...,
         retry_errors: Sequence[type[BaseException] | str] = ...,
         timeout: float | None = ...,
+        schedule_to_start: float | None = ...,
+        total: float | None = ...,
+        heartbeat: float | None = ...,
+        on_parent_end: ParentEnd | None = ...,
     ) -> Callable[[F], F]: ...
 
     def reasoner(self, name: Any = None, **options: Any) -> Any:
@@ -91,7 +106,9 @@ class Agent:
         chance adds up to the share `retry_jitter` of each wait. Errors of the classes `fatal_errors` are not tried
         again, and with `retry_errors` no others are: classes (not what is derived from them), or names, where a `*` at
         the end stands for any rest.
-        A crash of the process costs no retry. `timeout` bounds one attempt, in seconds.
+        A crash of the process costs no retry. `timeout` bounds one attempt, `heartbeat` how long it may be silent (no
+        progress, log line, note or memory write), `schedule_to_start` how long it waits for its first attempt, and
+        `total` all of it, in seconds. `on_parent_end`: "cancel" or "keep" it when its parent ends without a result.
         """
         return self._serve("reasoner", name, options)
 
@@ -112,6 +129,10 @@ class Agent:
         fatal_errors: Sequence[type[BaseException] | str] = ...,
         retry_errors: Sequence[type[BaseException] | str] = ...,
         timeout: float | None = ...,
+        schedule_to_start: float | None = ...,
+        total: float | None = ...,
+        heartbeat: float | None = ...,
+        on_parent_end: ParentEnd | None = ...,
     ) -> Callable[[F], F]: ...
 
     def skill(self, name: Any = None, **options: Any) -> Any:
@@ -123,14 +144,36 @@ class Agent:
 
         Raises: ExecutionFailed, ExecutionCancelled, ExecutionTimeout, NotFound, LeaseLost.
         """
-        context = current.get()
-        reach = self._reach()
-        try:
-            return await reach.here(self._call(reach, target, arguments, context))
-        except LeaseLost:
-            if context is not None:
-                context.lost()
-            raise
+        return await self._call_child(target, arguments, {})
+
+    def options(
+        self,
+        *,
+        on_parent_end: ParentEnd | None = None,
+        priority: int | None = None,
+        retries: int | None = None,
+        retry: Mapping[str, Any] | None = None,
+        timeout_seconds: float | None = None,
+        schedule_to_start_seconds: float | None = None,
+        total_seconds: float | None = None,
+        heartbeat_seconds: float | None = None,
+    ) -> Calls:
+        """How children are asked for: `await app.options(on_parent_end="keep", priority=5).call("node.fn", x=1)`.
+
+        What is left out is as the child's reasoner was registered. `on_parent_end`: whether the child is cancelled when
+        this execution ends without a result, as it is when nothing is said, or goes on ("keep").
+        """
+        how = {
+            "on_parent_end": on_parent_end,
+            "priority": priority,
+            "retries": retries,
+            "retry": retry,
+            "timeout_seconds": timeout_seconds,
+            "schedule_to_start_seconds": schedule_to_start_seconds,
+            "total_seconds": total_seconds,
+            "heartbeat_seconds": heartbeat_seconds,
+        }
+        return Calls(lambda target, arguments: self._call_child(target, arguments, how))
 
     @property
     def ai(self) -> AI:
@@ -231,6 +274,10 @@ class Agent:
         fatal_errors: Sequence[type[BaseException] | str] = (),
         retry_errors: Sequence[type[BaseException] | str] = (),
         timeout: float | None = None,
+        schedule_to_start: float | None = None,
+        total: float | None = None,
+        heartbeat: float | None = None,
+        on_parent_end: ParentEnd | None = None,
     ) -> F:
         known = name or call.__name__
         if known in self._functions:
@@ -249,10 +296,31 @@ class Agent:
             fatal_errors=names_of(fatal_errors),
             retry_errors=names_of(retry_errors),
             timeout=timeout,
+            schedule_to_start=schedule_to_start,
+            total=total,
+            heartbeat=heartbeat,
+            on_parent_end=on_parent_end,
         )
         return call
 
-    async def _call(self, reach: Connection, target: str, arguments: dict[str, Any], context: Context | None) -> Any:
+    async def _call_child(self, target: str, arguments: dict[str, Any], how: Mapping[str, Any]) -> Any:
+        context = current.get()
+        reach = self._reach()
+        try:
+            return await reach.here(self._call(reach, target, arguments, context, how))
+        except LeaseLost:
+            if context is not None:
+                context.lost()
+            raise
+
+    async def _call(
+        self,
+        reach: Connection,
+        target: str,
+        arguments: dict[str, Any],
+        context: Context | None,
+        how: Mapping[str, Any],
+    ) -> Any:
         headers = {
             "X-Run-ID": context.run_id if context else None,
             "X-Parent-Execution-ID": str(context.fence) if context else None,
@@ -260,7 +328,7 @@ class Agent:
             "X-Actor-ID": context.actor_key if context else None,
         }
         started = await executions.submit(
-            reach.transport, target, {"input": arguments}, headers=headers, patience_seconds=PATIENCE_SECONDS
+            reach.transport, target, {"input": arguments, **how}, headers=headers, patience_seconds=PATIENCE_SECONDS
         )
         with self._slot_given_away(context):
             return (await executions.wait(reach.transport, started["execution_id"])).outcome()

@@ -22,6 +22,7 @@ from controlplane_sdk.errors import AlreadyFinished, LeaseLost, RequestRefused, 
 from controlplane_sdk.executions import AttemptRecord, Execution, Explanation, Retention
 from controlplane_sdk.memory import Memory
 from controlplane_sdk.pauses import Nodes, Pauses
+from controlplane_sdk.runs import Runs
 from controlplane_sdk.schedules import Schedules
 from controlplane_sdk.sse import frames
 from controlplane_sdk.transport import (
@@ -199,6 +200,7 @@ class Client:
         self.nodes = Nodes(lambda: self._transport, patience_seconds=patience_seconds)
         self.deliveries = Deliveries(lambda: self._transport, patience_seconds=patience_seconds)
         self.bulk = Bulks(lambda: self._transport, patience_seconds=patience_seconds)
+        self.runs = Runs(lambda: self._transport, patience_seconds=patience_seconds)
         self.schedules: Schedules[Handle] = Schedules(
             lambda: self._transport, self._handle, patience_seconds=patience_seconds
         )
@@ -234,6 +236,7 @@ class Client:
         timeout_seconds: float | None = None,
         schedule_to_start_seconds: float | None = None,
         total_seconds: float | None = None,
+        heartbeat_seconds: float | None = None,
         delay_seconds: float | None = None,
         run_at: datetime | str | None = None,
         **arguments: Any,
@@ -242,8 +245,9 @@ class Client:
 
         `webhook` is a URL or {"url", "secret", "headers"}. It begins after `delay_seconds`, or at `run_at` (a moment
         with its offset from UTC); from then on it may wait `schedule_to_start_seconds` for a node and take
-        `total_seconds` in all, and each attempt `timeout_seconds`. `retry` says more than `retries`: {"max", "backoff",
-        "delay_seconds", "factor", "cap_seconds", "jitter", "fatal_errors", "retry_errors"}.
+        `total_seconds` in all, and each attempt `timeout_seconds`, of which it may be silent for `heartbeat_seconds`.
+        `retry` says more than `retries`: {"max", "backoff", "delay_seconds", "factor", "cap_seconds", "jitter",
+        "fatal_errors", "retry_errors"}.
         Sent again after a lost answer, it still starts once.
         """
         body = {
@@ -256,6 +260,7 @@ class Client:
             "timeout_seconds": timeout_seconds,
             "schedule_to_start_seconds": schedule_to_start_seconds,
             "total_seconds": total_seconds,
+            "heartbeat_seconds": heartbeat_seconds,
             "delay_seconds": delay_seconds,
             "run_at": _moment(run_at),
         }

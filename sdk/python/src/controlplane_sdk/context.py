@@ -53,6 +53,7 @@ class Context:
     created_at: str | None = None
     timeout_seconds: float | None = None
     deadline_in_seconds: float | None = None
+    heartbeat_seconds: float | None = None
     cancelled: bool = False
     """True when the work should stop: cancelled, lost, or the node is closing. Synchronous reasoners look at it."""
 
@@ -108,5 +109,6 @@ def read_lease(lease: dict[str, Any], *, node_id: str) -> Context:
         failures=int(lease.get("failures") or 0),
         created_at=lease.get("created_at"),
         timeout_seconds=lease.get("timeout_seconds"),
+        heartbeat_seconds=lease.get("heartbeat_seconds"),
         deadline_in_seconds=lease.get("deadline_in_seconds", lease.get("timeout_seconds")),
     )

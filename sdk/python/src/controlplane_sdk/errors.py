@@ -127,6 +127,11 @@ class Retryable(ControlPlaneError):
         self.after_seconds = after_seconds
         self.details = details
 
+    @property
+    def retry_after(self) -> float | None:
+        """The same, by the name that other packages' errors use."""
+        return self.after_seconds
+
 
 class Fatal(ControlPlaneError):
     """Failed for good; trying again would not help."""

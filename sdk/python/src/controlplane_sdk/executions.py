@@ -51,6 +51,15 @@ class Execution(BaseModel):
     error_class: str | None = None
     error_details: Any = None
     node_id: str | None = None
+    retry: dict[str, Any] | None = None
+    retries_used: int = 0
+    next_retry_at: str | None = None
+    timeout_seconds: float | None = None
+    schedule_to_start_seconds: float | None = None
+    total_seconds: float | None = None
+    heartbeat_seconds: float | None = None
+    deadline_at: str | None = None
+    on_parent_end: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -110,6 +119,7 @@ class AttemptRecord(BaseModel):
     session_id: str | None = None
     reason: str | None = None
     retry_in_seconds: float | None = None
+    retry_after_seconds: float | None = None
     error: Any = None
     error_class: str | None = None
     traceback: str | None = None

@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from controlplane_sdk.schema import Signature
 
+ParentEnd = Literal["cancel", "keep"]
+"""What becomes of a child whose parent has ended without a result."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Function:
@@ -28,6 +31,10 @@ class Function:
     fatal_errors: Sequence[str]
     retry_errors: Sequence[str]
     timeout: float | None
+    schedule_to_start: float | None
+    total: float | None
+    heartbeat: float | None
+    on_parent_end: ParentEnd | None
 
     @cached_property
     def signature(self) -> Signature:
@@ -51,6 +58,10 @@ class Function:
             "retry_factor": self.retry_factor,
             "retry_cap_seconds": self.retry_cap,
             "timeout_seconds": self.timeout,
+            "schedule_to_start_seconds": self.schedule_to_start,
+            "total_seconds": self.total,
+            "heartbeat_seconds": self.heartbeat,
+            "on_parent_end": self.on_parent_end,
             "retry": {
                 "jitter": self.retry_jitter,
                 "fatal_errors": list(self.fatal_errors),

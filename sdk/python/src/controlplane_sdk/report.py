@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from controlplane_sdk import strict_json
 from controlplane_sdk.context import Fence
-from controlplane_sdk.errors import ControlPlaneError, ExecutionError, Fatal, ResultInvalid, Retryable
+from controlplane_sdk.errors import ControlPlaneError, ExecutionError, Fatal, ResultInvalid
+from controlplane_sdk.retry_after import retry_after_seconds
 from controlplane_sdk.trace import sendable
 
 ERROR_CHARACTERS = 8_000
@@ -31,7 +32,7 @@ def succeeded(fence: Fence, result: bytes, duration_ms: int) -> Report:
 
 
 def failed(fence: Fence, error: BaseException, duration_ms: int) -> Report:
-    """The reasoner raised. `Fatal` is not tried again; `Retryable` may say when."""
+    """The reasoner raised. `Fatal` is not tried again; `Retryable`, or the error of a service, may say when."""
     said: dict[str, Any] = {
         "error": strict_json.printable(_words(error), ERROR_CHARACTERS),
         "error_class": strict_json.printable(type(error).__name__, 200),
@@ -41,8 +42,8 @@ def failed(fence: Fence, error: BaseException, duration_ms: int) -> Report:
     }
     if (details := _details(error)) is not None:
         said["error_details"] = details
-    if isinstance(error, Retryable) and error.after_seconds is not None:
-        said["retry_after_seconds"] = max(0.0, error.after_seconds)
+    if (after := retry_after_seconds(error)) is not None:
+        said["retry_after_seconds"] = after
     return Report(fence, "failed", strict_json.encode(_head(fence, "failed") | said))
 
 

@@ -91,6 +91,8 @@ class Session:
             _log.info("%s: %s", self._node.node_id, "asked to drain: no new work" if draining else "taking work again")
         for item in answer.get("cancel") or []:
             self._stop(Fence(str(item["execution_id"]), int(item["attempt"])), "cancelled")
+        if answer.get("tell_all"):
+            self._membership.tell_all()
         for item in answer.get("lost") or []:
             self._lost(Fence(str(item["execution_id"]), int(item["attempt"])))
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from controlplane.api.agentfield import runs
+from controlplane.api import runs
 from tests.integration.api.serving import Api, fenced, the_problem
 
 
