@@ -224,6 +224,15 @@ CREATE TABLE public.delivery_attempts_default (
     CONSTRAINT delivery_attempts_outcome_check CHECK ((outcome = ANY (ARRAY['delivered'::text, 'failed'::text, 'refused'::text, 'unknown'::text])))
 );
 
+CREATE TABLE public.ended_parents (
+    bucket smallint NOT NULL,
+    id uuid NOT NULL,
+    namespace smallint NOT NULL,
+    status text NOT NULL,
+    at timestamp with time zone NOT NULL,
+    CONSTRAINT ended_parents_status_check CHECK ((status = ANY (ARRAY['failed'::text, 'cancelled'::text, 'timeout'::text])))
+);
+
 CREATE TABLE public.events (
     bucket smallint NOT NULL,
     execution_id uuid NOT NULL,
@@ -292,6 +301,8 @@ CREATE TABLE public.executions (
     retry_errors text[],
     schedule_to_start_seconds double precision,
     total_seconds double precision,
+    heartbeat_seconds double precision,
+    on_parent_end text,
     CONSTRAINT executions_retries_max_check CHECK ((retries_max >= 0)),
     CONSTRAINT executions_retry_cap_seconds_check CHECK (((retry_cap_seconds >= (0)::double precision) AND (retry_cap_seconds <= ('1000000000'::numeric)::double precision))),
     CONSTRAINT executions_retry_delay_seconds_check CHECK (((retry_delay_seconds >= (0)::double precision) AND (retry_delay_seconds <= ('1000000000'::numeric)::double precision))),
@@ -331,6 +342,8 @@ CREATE TABLE public.executions_default (
     retry_errors text[],
     schedule_to_start_seconds double precision,
     total_seconds double precision,
+    heartbeat_seconds double precision,
+    on_parent_end text,
     CONSTRAINT executions_retries_max_check CHECK ((retries_max >= 0)),
     CONSTRAINT executions_retry_cap_seconds_check CHECK (((retry_cap_seconds >= (0)::double precision) AND (retry_cap_seconds <= ('1000000000'::numeric)::double precision))),
     CONSTRAINT executions_retry_delay_seconds_check CHECK (((retry_delay_seconds >= (0)::double precision) AND (retry_delay_seconds <= ('1000000000'::numeric)::double precision))),
@@ -604,6 +617,9 @@ CREATE TABLE public.queue (
     waiting_at timestamp with time zone,
     remaining_seconds double precision,
     total_deadline_at timestamp with time zone,
+    heartbeat_seconds double precision,
+    attempt_deadline_at timestamp with time zone,
+    on_parent_end text,
     CONSTRAINT leased_has_session CHECK (((state <> 'leased'::text) OR ((session_id IS NOT NULL) AND (leased_at IS NOT NULL)))),
     CONSTRAINT queue_attempt_check CHECK ((attempt >= 0)),
     CONSTRAINT queue_crashes_check CHECK ((crashes >= 0)),
@@ -635,6 +651,10 @@ CREATE TABLE public.reasoners (
     retry_jitter double precision,
     fatal_errors text[],
     retry_errors text[],
+    schedule_to_start_seconds double precision,
+    total_seconds double precision,
+    heartbeat_seconds double precision,
+    on_parent_end text,
     CONSTRAINT reasoners_retries_max_check CHECK ((retries_max >= 0)),
     CONSTRAINT reasoners_type_check CHECK ((type = ANY (ARRAY['reasoner'::text, 'skill'::text])))
 );
@@ -783,6 +803,9 @@ ALTER TABLE ONLY public.delivery_attempts
 ALTER TABLE ONLY public.delivery_attempts_default
     ADD CONSTRAINT delivery_attempts_default_pkey PRIMARY KEY (bucket, delivery_id, attempt);
 
+ALTER TABLE ONLY public.ended_parents
+    ADD CONSTRAINT ended_parents_pkey PRIMARY KEY (bucket, at, id);
+
 ALTER TABLE ONLY public.events
     ADD CONSTRAINT events_pkey PRIMARY KEY (bucket, execution_id, seq);
 
@@ -794,6 +817,12 @@ ALTER TABLE ONLY public.executions
 
 ALTER TABLE ONLY public.executions_default
     ADD CONSTRAINT executions_default_pkey PRIMARY KEY (bucket, id);
+
+ALTER TABLE public.executions
+    ADD CONSTRAINT executions_heartbeat_seconds_check CHECK (((heartbeat_seconds > (0)::double precision) AND (heartbeat_seconds <= ('1000000000'::numeric)::double precision))) NOT VALID;
+
+ALTER TABLE public.executions
+    ADD CONSTRAINT executions_on_parent_end_check CHECK ((on_parent_end = ANY (ARRAY['cancel'::text, 'keep'::text]))) NOT VALID;
 
 ALTER TABLE public.executions
     ADD CONSTRAINT executions_retry_jitter_check CHECK (((retry_jitter >= (0)::double precision) AND (retry_jitter <= (1)::double precision))) NOT VALID;
