@@ -4,10 +4,12 @@ from controlplane_sdk import webhook
 from controlplane_sdk.agent import Agent
 from controlplane_sdk.client import Client, Event, Handle, Page
 from controlplane_sdk.context import Context
+from controlplane_sdk.durable import Decision, Suspended
 from controlplane_sdk.errors import (
     AIUnavailable,
     AlreadyFinished,
     ControlPlaneError,
+    EventTimedOut,
     ExecutionCancelled,
     ExecutionError,
     ExecutionFailed,
@@ -25,10 +27,13 @@ from controlplane_sdk.errors import (
     ServerError,
     ServerUnavailable,
     ServerUnreachable,
+    StepChanged,
     Unauthorized,
 )
 from controlplane_sdk.executions import AttemptRecord, Execution, Explanation
 from controlplane_sdk.schedules import Schedule, Tick
+from controlplane_sdk.signals import Approval, Signal
+from controlplane_sdk.steps import Step
 from controlplane_sdk.version import VERSION
 
 __version__ = VERSION
@@ -37,11 +42,14 @@ __all__ = [
     "AIUnavailable",
     "Agent",
     "AlreadyFinished",
+    "Approval",
     "AttemptRecord",
     "Client",
     "Context",
     "ControlPlaneError",
+    "Decision",
     "Event",
+    "EventTimedOut",
     "Execution",
     "ExecutionCancelled",
     "ExecutionError",
@@ -64,6 +72,10 @@ __all__ = [
     "ServerError",
     "ServerUnavailable",
     "ServerUnreachable",
+    "Signal",
+    "Step",
+    "StepChanged",
+    "Suspended",
     "Tick",
     "Unauthorized",
     "__version__",
