@@ -31,6 +31,13 @@ def read_input(given: str | None, pairs: Sequence[str]) -> bytes:
     return msgspec.json.encode(members)
 
 
+def read_json(given: str) -> bytes:
+    """Any JSON, as it was given: the text itself, `@file`, or `-` for stdin. Raises Failure where it is none."""
+    raw = _given(given)
+    _loads(raw, fix="""Like this: '{"by": "me"}', '"text"' or '3'.""")
+    return raw.strip()
+
+
 def json_or_text(text: str) -> bytes:
     """The value of a pair: `3`, `true` and `["a"]` are JSON and stay as they are; what is not JSON is text."""
     raw = _bytes(text)
@@ -74,19 +81,23 @@ def _given(given: str) -> bytes:
 
 
 def _strict(raw: bytes) -> bytes:
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise Failure(
-            f"The input is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
-            fix=EXAMPLE,
-            code=ExitCode.USAGE,
-        ) from None
+    value = _loads(raw, fix=EXAMPLE)
     if not isinstance(value, dict):
         raise Failure(
             "The input must be an object: the reasoner's arguments by name.", fix=EXAMPLE, code=ExitCode.USAGE
         )
     return raw.strip()
+
+
+def _loads(raw: bytes, *, fix: str) -> object:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise Failure(
+            f"The input is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
+            fix=fix,
+            code=ExitCode.USAGE,
+        ) from None
 
 
 def _bytes(text: str) -> bytes:

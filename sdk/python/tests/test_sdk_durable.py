@@ -297,7 +297,14 @@ async def test_an_approval_is_a_decision(double, make_agent, serving):
 
     [write] = double.said("/steps/write")[0]["writes"]
     assert write["ops"] == [
-        {"op": "approval", "name": "approval", "title": "Deploy?", "expires_seconds": 3600.0, "url": "http://x"}
+        {
+            "op": "approval",
+            "name": "approval",
+            "title": "Deploy?",
+            "expires_seconds": 3600.0,
+            "url": "http://x",
+            "request_id": "exec_1:approval",
+        }
     ]
     assert waiting["waits"] == ["approval"]
     assert report["result"] == [True, "fine", {"by": "me"}]

@@ -253,7 +253,13 @@ class Durable:
         async with self.at_work():
             name = self.name(name)
             step = await self.known(name, kind)
-            return step if step and step.done else await self._until_done({**op, "name": name})
+            if step is not None and step.done:
+                return step
+            op = {**op, "name": name}
+            if kind == "approval":
+                # Whoever decides by this id alone, as a webhook does, must not decide for other executions as well.
+                op["request_id"] = f"{self._context.execution_id}:{name}"[:NAME_CHARACTERS]
+            return await self._until_done(op)
 
     async def _until_done(self, op: Mapping[str, Any]) -> Step:
         """Begin the wait, or find it, and return when it is over. Raises: Suspended."""

@@ -60,7 +60,7 @@ class Steps:
 
 
 async def read(transport: Transport, execution_id: str, *, patience_seconds: float | None) -> list[Step]:
-    """Every step of an execution, the first one first. Raises: NotFound, ServerUnreachable."""
+    """Every step of an execution, in the order in which they began. Raises: NotFound, ServerUnreachable."""
     path = f"/executions/{quote(execution_id, safe='')}/steps"
     found: list[Step] = []
     asked = {"limit": str(PAGE)}
@@ -69,5 +69,5 @@ async def read(transport: Transport, execution_id: str, *, patience_seconds: flo
         body = reply.expect()
         found += [Step.model_validate(item) for item in body["steps"]]
         if (cursor := body.get("next_cursor")) is None:
-            return found
+            return sorted(found, key=lambda step: step.created_at or "")
         asked["after"] = str(cursor)
