@@ -33,13 +33,24 @@ from controlplane.api import (
     restart,
     retry,
     schedules,
+    signals,
+    steps,
 )
 from controlplane.api.agentfield import approvals
 from controlplane.api.agentfield import operations as agentfield
 from controlplane.api.agentfield.processes import Processes
 from controlplane.api.auth import Gate
 from controlplane.api.catalogue import Catalogue
-from controlplane.api.doors import CHANGES_TOPIC, DELIVERIES_TOPIC, EVENTS_TOPIC, SCHEDULES_TOPIC, Doors, Lanes, Limits
+from controlplane.api.doors import (
+    CHANGES_TOPIC,
+    DELIVERIES_TOPIC,
+    ENDED_TOPIC,
+    EVENTS_TOPIC,
+    SCHEDULES_TOPIC,
+    Doors,
+    Lanes,
+    Limits,
+)
 from controlplane.api.front import Front
 from controlplane.api.lookout import Lookout
 from controlplane.api.operation import install
@@ -52,6 +63,7 @@ from controlplane.daemons.overseer import Overseer
 from controlplane.daemons.pusher import Pusher
 from controlplane.daemons.reaper import Reaper
 from controlplane.daemons.scheduler import Scheduler
+from controlplane.daemons.waker import Waker
 from controlplane.domain import topic
 from controlplane.domain.execution import Submission
 from controlplane.domain.ids import IdMaker
@@ -59,6 +71,7 @@ from controlplane.domain.memory import Append, Op, Put, Remove
 from controlplane.domain.placement import Placement
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.schedule import Served
+from controlplane.domain.step import Done
 from controlplane.errors import TargetNotFound
 from controlplane.outbound.node import NodeCaller
 from controlplane.outbound.webhook import WebhookSender
@@ -70,7 +83,7 @@ from controlplane.reads import events as event_rows
 from controlplane.security.egress import EgressPolicy
 from controlplane.security.secrets import KeyRing
 from controlplane.settings import Settings
-from controlplane.stages import checkpoint, complete, lease, log, renew, replay, submit
+from controlplane.stages import checkpoint, complete, lease, log, renew, replay, step, submit
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +98,8 @@ OPERATIONS = [
     *nodes.OPERATIONS,
     *leases.OPERATIONS,
     *memory.OPERATIONS,
+    *steps.OPERATIONS,
+    *signals.OPERATIONS,
     *changes.OPERATIONS,
     *events.OPERATIONS,
     *deliveries.OPERATIONS,
@@ -99,6 +114,9 @@ JANITOR_SECONDS = 60.0
 PUSHER_SECONDS = 1.0
 OVERSEER_SECONDS = 1.0
 SCHEDULER_SECONDS = 1.0
+WAKER_SECONDS = 0.25
+WAKER_SPACING_SECONDS = 0.05
+"""Every end may be the one that a parent waits for: so many passes a second look at all of them."""
 REPLAYS_MAX = 16
 """Children that one flush looks up in the source run: the results of all of them are in memory at once."""
 
@@ -243,9 +261,11 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
             due=doors.due,
             stopped=overseer.late,
         )
+        waker = Waker(pool, placement, ready=doors.ready, spacing_seconds=WAKER_SPACING_SECONDS)
         came = stack.enter_context(hints.waiter(topic.NODES))
         due = stack.enter_context(hints.waiter(DELIVERIES_TOPIC))
         scheduled = stack.enter_context(hints.waiter(SCHEDULES_TOPIC))
+        ended = stack.enter_context(hints.waiter(ENDED_TOPIC))
         every = partial(loop.run, jitter=random.random)
         tasks = _start(
             {
@@ -256,6 +276,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
                 "scheduler": every(
                     scheduler.tick, name="scheduler", interval_seconds=SCHEDULER_SECONDS, hint=scheduled
                 ),
+                "waker": every(waker.tick, name="waker", interval_seconds=WAKER_SECONDS, hint=ended),
                 "overseer": every(overseer.tick, name="overseer", interval_seconds=OVERSEER_SECONDS),
                 "waiting": doors.waiting.run(),
                 "lookout.work": doors.lookout.watch_work(),
@@ -331,6 +352,14 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
             retry_seconds=patience_seconds,
             keys=lambda item: {op.place for op in item.ops},
             weigh=lambda item: sum(map(_bytes, item.ops)),
+        ),
+        steps=Lane(
+            pool,
+            step.write,
+            name="steps",
+            retry_seconds=patience_seconds,
+            keys=lambda item: (item.fence.execution_id,),
+            weigh=lambda item: sum(len(op.value) for op in item.ops if isinstance(op, Done)),
         ),
         log=Lane(pool, log.append, name="log", retry_seconds=2.0, waiting_max=20_000),
     )

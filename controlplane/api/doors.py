@@ -19,6 +19,7 @@ from controlplane.domain.ids import IdMaker
 from controlplane.domain.lease import Beat, Claim, Extended, Lease, Recorded, Report
 from controlplane.domain.memory import Write, Written
 from controlplane.domain.placement import Placement
+from controlplane.domain.step import Step, StepWrite
 from controlplane.errors import ControlPlaneError
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
@@ -60,10 +61,20 @@ class Lanes:
     renew: Lane[Beat, Extended]
     complete: Lane[Report, Recorded]
     memory: Lane[Write, list[Written]]
+    steps: Lane[StepWrite, list[Step]]
     log: Lane[Entry, None]
 
     async def close(self) -> None:
-        for lane in (self.submit, self.replay, self.claim, self.renew, self.complete, self.memory, self.log):
+        for lane in (
+            self.submit,
+            self.replay,
+            self.claim,
+            self.renew,
+            self.complete,
+            self.memory,
+            self.steps,
+            self.log,
+        ):
             await lane.close()
 
 

@@ -34,6 +34,7 @@ from controlplane.domain.execution import Status
 from controlplane.domain.ids import ExecutionId, SessionId, bucket_of, read, read_execution, show, show_execution
 from controlplane.domain.lease import Beat, Claim, Fence, Lease, Report, ReportCode, Session, Verdict
 from controlplane.domain.notice import text
+from controlplane.domain.step import NAME_MAX, WAITS_MAX
 from controlplane.domain.target import is_name
 from controlplane.errors import ControlPlaneError, Invalid, LeaseLost, NodeNotFound, SessionClosed, SessionNotFound
 from controlplane.reads import nodes
@@ -56,6 +57,7 @@ WORD_MAX = 200
 TRACEBACK_MAX = 65_536
 LEVELS = frozenset({"debug", "info", "warning", "error"})
 SESSIONS_KEPT = 10_000
+MOVED = frozenset({Status.QUEUED.value, Status.WAITING.value})
 
 
 class OpenForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -87,11 +89,11 @@ class HeartbeatForm(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ResultForm(msgspec.Struct):
-    """How an attempt went."""
+    """How an attempt went. `waits`: the names of the steps that a `waiting` one waits for, `any` or `all` of them."""
 
     execution_id: str
     attempt: int
-    status: Literal["succeeded", "failed", "cancelled", "released"]
+    status: Literal["succeeded", "failed", "cancelled", "released", "waiting"]
     result: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     error: str | None = None
     error_class: str | None = None
@@ -100,6 +102,8 @@ class ResultForm(msgspec.Struct):
     retryable: bool = True
     retry_after_seconds: float | None = None
     duration_ms: float | None = None
+    waits: list[str] = []
+    until: Literal["any", "all"] = "all"
 
 
 class ResultsForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -299,12 +303,14 @@ async def results(request: Request) -> Response:
         else:
             status = recorded.status
             shape |= {"http_status": 200, "code": recorded.code.value, "status": status and status.value}
+            if recorded.ready is not None:
+                doors.ready(*recorded.ready)
             if status is not None and status.final and recorded.code is not ReportCode.ALREADY_RECORDED:
                 assert isinstance(report, Report)
                 ended.append(report.fence.execution_id)
         shown.append(shape)
     doors.ended(ended)
-    if any(one.get("status") == Status.QUEUED.value for one in shown):
+    if any(one.get("status") in MOVED for one in shown):
         doors.hints.tell(EVENTS_TOPIC)
     if refused is not None and len(shown) == 1:
         return problem(refused)
@@ -402,6 +408,10 @@ def _report(form: ResultForm, where: str, bytes_max: int) -> Report:
             error_class="ResultInvalid",
             retryable=False,
         )
+    if form.status == "waiting":
+        return Report(
+            fence=fence, verdict=Verdict.WAITING, waits=_waits(form.waits, where), waits_any=form.until == "any"
+        )
     after = form.retry_after_seconds
     return Report(
         fence=fence,
@@ -414,6 +424,14 @@ def _report(form: ResultForm, where: str, bytes_max: int) -> Report:
         retryable=form.retryable,
         retry_after_seconds=None if after is None or not math.isfinite(after) else max(0.0, min(after, 86_400.0 * 365)),
     )
+
+
+def _waits(names: Sequence[str], where: str) -> tuple[str, ...]:
+    if not 1 <= len(names) <= WAITS_MAX:
+        raise Invalid(f"From 1 to {WAITS_MAX} names of steps.", where=f"{where}.waits")
+    for n, name in enumerate(names):
+        clean(name, where=f"{where}.waits[{n}]", chars_max=NAME_MAX)
+    return tuple(dict.fromkeys(names))
 
 
 def _line(form: LineForm, where: str) -> Line:

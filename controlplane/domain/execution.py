@@ -10,6 +10,7 @@
     What is asked for a later moment is accepted as delayed (`scheduled`).
 
     leased ◄── wait, continue ──► waiting with its session        ready, delayed, blocked ◄── pause, resume ──► paused
+    leased ── suspend ──► waiting without a session ── wake ──► ready      waiting without a session ◄── pause, resume
 
 A finished execution never moves again.
 """
@@ -182,6 +183,7 @@ class Held:
     progress: bytes | None
     status_reason: str | None = None
     total_passed: bool = False
+    parent_id: UUID | None = None
 
     @property
     def overdue(self) -> Overdue:

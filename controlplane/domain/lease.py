@@ -83,7 +83,8 @@ class Claim:
 class Lease:
     """Work handed to a session: what was asked, and the attempt that every answer must carry.
 
-    `deadline_in_seconds`: after so long it ends as timed out, unless it waits in between.
+    `deadline_in_seconds`: after so long it ends as timed out, unless it waits in between. `steps`: how many earlier
+    attempts have left.
     """
 
     execution_id: ExecutionId
@@ -103,6 +104,7 @@ class Lease:
     created_at: datetime
     deadline_in_seconds: float | None = None
     replay: Replay | None = None
+    steps: int = 0
 
 
 class Verdict(StrEnum):
@@ -112,6 +114,7 @@ class Verdict(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     RELEASED = "released"
+    WAITING = "waiting"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +122,7 @@ class Report:
     """A node's last word on an attempt. `error`, `error_details` and `result` are JSON bytes.
 
     `http_status`: the status that the reasoner gave its failure (an exception that carries one).
+    `waits`: the steps that a `waiting` one waits for, all of them or `waits_any`.
     """
 
     fence: Fence
@@ -131,6 +135,8 @@ class Report:
     retryable: bool = True
     retry_after_seconds: float | None = None
     http_status: int | None = None
+    waits: tuple[str, ...] = ()
+    waits_any: bool = False
 
 
 class ReportCode(StrEnum):
@@ -142,10 +148,14 @@ class ReportCode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """What became of a report. `status` is the execution's status now; None when it is unknown."""
+    """What became of a report. `status` is the execution's status now; None when it is unknown.
+
+    `ready`: what it waited for has come already, and an attempt may go on with it at once.
+    """
 
     code: ReportCode
     status: Status | None
+    ready: tuple[int, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

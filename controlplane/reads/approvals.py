@@ -12,14 +12,14 @@ from controlplane.postgres.pool import Connection
 LATEST = """
 with asked as materialized (
   select execution_id, request_id, namespace, attempt, node_id, status, url, callback_url, feedback, response,
-    requested_at, expires_at, decided_at
+    requested_at, expires_at, decided_at, title, durable
   from approvals
   where bucket = $1
     and execution_id = $2
   order by request_id
 )
 select execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
-  expires_at, decided_at
+  expires_at, decided_at, title, durable
 from asked
 where namespace = $3
 order by status = 'pending' desc, requested_at desc
@@ -28,7 +28,7 @@ limit 1
 
 OF_REQUEST = """
 select execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
-  expires_at, decided_at
+  expires_at, decided_at, title, durable
 from approvals
 where bucket = $1
   and namespace = $2

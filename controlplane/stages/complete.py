@@ -19,11 +19,16 @@ from controlplane.domain.lease import NODE_SILENT, WITHDRAWING, Fence, Recorded,
 from controlplane.domain.notice import text
 from controlplane.domain.placement import by_bucket
 from controlplane.domain.retry import RetryPolicy, delay_seconds
-from controlplane.errors import ControlPlaneError
+from controlplane.domain.step import Until
+from controlplane.errors import ControlPlaneError, StepNotFound
 from controlplane.postgres.pool import Connection
-from controlplane.stages import finish, hold, record
+from controlplane.stages import finish, hold, record, suspend
 
-RETURNED = {Verdict.FAILED: EventType.RETRYING, Verdict.RELEASED: EventType.RELEASED}
+RETURNED = {
+    Verdict.FAILED: EventType.RETRYING,
+    Verdict.RELEASED: EventType.RELEASED,
+    Verdict.WAITING: EventType.SUSPENDED,
+}
 
 READ_POLICIES = """
 select id, retries_max, retry_delay_seconds, retry_factor, retry_cap_seconds, retry_jitter, fatal_errors, retry_errors
@@ -66,7 +71,7 @@ from events
 where bucket = $1
   and execution_id = any($2::uuid[])
   and attempt = any($3::int[])
-  and type in ('execution.retrying', 'lease.released')
+  and type in ('execution.retrying', 'lease.released', 'execution.suspended')
 """
 
 
@@ -80,10 +85,12 @@ async def report(
     """Record how these attempts went; saying it twice is saying it once.
 
     Moves: leased → (outcome) through finish; leased → delayed or ready when a failure has a retry left or the work is
-    handed back. Guard: the row is locked, and the attempt must still hold its lease. A report without a lease gets what
-    was recorded for this very attempt (a repeat after a lost answer), else `lease_lost`; nothing changes.
+    handed back; leased → waiting when it only waits. Guard: the row is locked, and the attempt must still hold its
+    lease. A report without a lease gets what was recorded for this very attempt (a repeat after a lost answer), else
+    `lease_lost`; nothing changes.
+    Raises: per item StepNotFound, when it waits for a step that is not there.
     """
-    answers: dict[Fence, Recorded] = {}
+    answers: dict[Fence, Recorded | ControlPlaneError] = {}
     async with conn.transaction():
         for bucket, part in by_bucket(batch, lambda item: item.fence.execution_id):
             answers.update(await _report(conn, bucket, part, make_id, jitter))
@@ -92,7 +99,7 @@ async def report(
 
 async def _report(
     conn: Connection, bucket: int, part: list[Report], make_id: finish.MakeId, jitter: Callable[[], float]
-) -> dict[Fence, Recorded]:
+) -> dict[Fence, Recorded | ControlPlaneError]:
     locked = await hold.lock(conn, bucket, [item.fence.execution_id for item in part])
     live = [
         (_withdrawn(item, held), held)
@@ -101,17 +108,21 @@ async def _report(
     ]
     policies = await _policies(conn, bucket, [held for item, held in live if _has_retry(item, held)])
     ending = [(item, held) for item, held in live if _ends(item, held, policies)]
-    returning = [(item, held) for item, held in live if not _ends(item, held, policies)]
+    staying = [(item, held) for item, held in live if not _ends(item, held, policies)]
+    returning = [(item, held) for item, held in staying if item.verdict is not Verdict.WAITING]
+    wishes = {item.fence: _wish(item, held) for item, held in staying if item.verdict is Verdict.WAITING}
     settled = await finish.settle(conn, bucket, [_settlement(item, held) for item, held in ending], make_id=make_id)
     await _retry(conn, bucket, returning, policies, jitter)
+    parked = await suspend.park(conn, bucket, list(wishes.values()))
     await record.append(conn, bucket, [_discarded(item, held) for item, held in ending if _comes_too_late(item, held)])
-    answers = {
+    answers: dict[Fence, Recorded | ControlPlaneError] = {
         item.fence: Recorded(
             code=ReportCode.DISCARDED if _comes_too_late(item, held) else ReportCode.RECORDED, status=one.status
         )
         for (item, held), one in zip(ending, settled, strict=True)
     }
     answers |= {item.fence: Recorded(code=ReportCode.RECORDED, status=Status.QUEUED) for item, _ in returning}
+    answers |= {fence: _parked(parked[wish.held.id]) for fence, wish in wishes.items()}
     stale = [item for item in part if item.fence not in answers]
     return answers | await _recorded_before(conn, bucket, stale)
 
@@ -136,6 +147,17 @@ def _withdrawn(item: Report, held: Held) -> Report:
     return item
 
 
+def _wish(item: Report, held: Held) -> suspend.Wish:
+    return suspend.Wish(held=held, waits=item.waits, until=Until.ANY if item.waits_any else Until.ALL)
+
+
+def _parked(ready: suspend.Ready | StepNotFound | None) -> Recorded | ControlPlaneError:
+    if isinstance(ready, StepNotFound):
+        return ready
+    status = Status.WAITING if ready is None else Status.QUEUED
+    return Recorded(code=ReportCode.RECORDED, status=status, ready=ready)
+
+
 async def _policies(conn: Connection, bucket: int, failed: list[Held]) -> dict[UUID, RetryPolicy]:
     if not failed:
         return {}
@@ -153,7 +175,7 @@ def _ends(item: Report, held: Held, policies: dict[UUID, RetryPolicy]) -> bool:
     """Whether this report is the last word on the execution, or it goes back to the queue."""
     if held.cancel_requested or item.verdict in (Verdict.SUCCEEDED, Verdict.CANCELLED):
         return True
-    if item.verdict is Verdict.RELEASED:
+    if item.verdict in (Verdict.RELEASED, Verdict.WAITING):
         return False
     return not _has_retry(item, held) or not policies[held.id].retries(item.error_class)
 
@@ -250,7 +272,8 @@ async def _recorded_before(conn: Connection, bucket: int, stale: list[Report]) -
     for row in await conn.fetch(READ_RETRIED, bucket, ids, [item.fence.attempt for item in stale]):
         fence = Fence(ExecutionId(row["execution_id"]), row["attempt"])
         if (fence, row["type"]) in returned:
-            answers[fence] = Recorded(code=ReportCode.ALREADY_RECORDED, status=Status.QUEUED)
+            status = Status.WAITING if row["type"] == EventType.SUSPENDED else Status.QUEUED
+            answers[fence] = Recorded(code=ReportCode.ALREADY_RECORDED, status=status)
     for row in await conn.fetch(READ_OUTCOMES, bucket, ids):
         fence = Fence(ExecutionId(row["id"]), row["attempt"])
         if fence in answers:

@@ -22,7 +22,7 @@ from controlplane.domain.ids import DeliveryId
 from controlplane.domain.notice import TERMINAL_EVENT, Notice, notice_body, text
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
-from controlplane.stages import record
+from controlplane.stages import record, suspend
 
 MakeId = Callable[[int], UUID]
 
@@ -135,6 +135,8 @@ async def settle(conn: Connection, bucket: int, batch: Sequence[Settlement], *, 
     )
     finished = {row["id"]: row["finished_at"] for row in rows}
     await conn.execute(CLOSE_APPROVALS, bucket, list(finished))
+    children = [(item.held.id, item.status is Status.SUCCEEDED) for item in batch if item.held.parent_id is not None]
+    await suspend.end(conn, bucket, list(finished), children)
     deliveries = await _plan(conn, bucket, [item for item in batch if item.held.webhooks], finished, make_id)
     await record.append(conn, bucket, [_ended(item) for item in batch])
     return [

@@ -41,7 +41,7 @@ for update
 LOCK = """
 select id, namespace, target, run_id, state, attempt, failures, crashes, retries_max, webhooks,
   session_id, leased_at, started_at, cancel_requested_at, cancel_reason, status_reason, progress,
-  coalesce(total_deadline_at < clock(), false) as total_passed
+  coalesce(total_deadline_at < clock(), false) as total_passed, parent_id
 from queue
 where bucket = $1
   and id = any($2::uuid[])
@@ -108,6 +108,7 @@ def from_row(row: asyncpg.Record) -> Held:
         status_reason=row["status_reason"],
         progress=row["progress"],
         total_passed=row["total_passed"],
+        parent_id=row["parent_id"],
     )
 
 

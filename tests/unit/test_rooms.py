@@ -69,10 +69,13 @@ STAGES: Mapping[str, frozenset[str]] = {
     # cancel: a tick that begins in place of another ends that one in its own transaction, or both would run, or none.
     "schedule": frozenset({"submit", "cancel"}),
     "replay": frozenset({"submit", "finish"}),
-    "complete": frozenset({"finish"}),
+    "complete": frozenset({"finish", "suspend"}),
+    "finish": frozenset({"suspend"}),  # the end of a child is news to its parent, in the same transaction
     "cancel": frozenset({"finish"}),
     "expire": frozenset({"finish"}),
-    "approve": frozenset({"wait"}),  # who asks waits, and the answer ends it, in one transaction
+    "approve": frozenset({"wait", "suspend"}),  # who asks waits, and the answer ends it, in one transaction
+    "signal": frozenset({"suspend"}),
+    "step": frozenset({"approve", "signal", "suspend"}),
 }
 SERVE_ALL_STAGES = frozenset({"hold", "record"})
 

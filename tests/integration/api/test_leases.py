@@ -81,6 +81,7 @@ async def test_a_lease_carries_all_that_was_asked(api: Api) -> None:
         "context": {"c": 2},
         "timeout_seconds": 60.0,
         "deadline_in_seconds": 60.0,
+        "steps": 0,
     }
 
 
