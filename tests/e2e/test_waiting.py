@@ -91,6 +91,7 @@ async def window(ctx: Context, count: int, at_once: int) -> list:
 
 @app.reasoner(retries=1, retry_delay=0.1)
 async def flaky(n: int) -> int:
+    await gated(n)
     if n == 3:
         raise ValueError(f"no {n}")
     return n
@@ -300,11 +301,16 @@ def test_a_killed_parent_finds_its_children(plane: Plane, node: StartNode, side:
 
 
 def test_errors_of_children_may_be_results(plane: Plane, node: StartNode, side: Side) -> None:
-    """What failed stands in its place, after its own retries."""
+    """What failed while its parent waited stands in its place, after its own retries, and is not called again."""
     node(SLOTS="4")
     id_ = plane.submit(f"{side.name}.with_errors")
+    waits(plane, id_, "awaiting_child")
+    side.gate.touch()
+    ended = plane.end_of(id_, within=SOON_SECONDS)
+    run = plane.api.get("/executions", params={"run_id": ended["run_id"]}).json()["items"]
 
-    assert plane.end_of(id_, within=SOON_SECONDS)["result"] == [1, "ExecutionFailed"]
+    assert (ended["result"], ended["attempt"]) == ([1, "ExecutionFailed"], 2)
+    assert len(run) == 3
 
 
 def test_a_retry_calls_a_failed_child_again(plane: Plane, node: StartNode, side: Side) -> None:

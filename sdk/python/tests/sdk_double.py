@@ -294,8 +294,9 @@ class Double:
         return said["scope"], said.get("scope_id") or own, said["key"]
 
     async def execute(self, request: Request, body: Any) -> Response:
-        key, run_id = request.headers["idempotency-key"], request.headers.get("x-run-id", "run_new")
-        execution_id = self._child(request, body, key, f"exec_child_{len(self.started_keys) + 1}")
+        assert ("idempotency-key" in request.headers) != ("step" in body), "one of them"
+        key, run_id = request.headers.get("idempotency-key", ""), request.headers.get("x-run-id", "run_new")
+        execution_id = self._child(request, body, key, f"exec_child_{len(self.executions) + 1}")
         shape = {"execution_id": execution_id, "run_id": run_id, "status": "queued"}
         self.executions.setdefault(execution_id, shape | {"target": request.path_params["target"]})
         return JSONResponse(shape | {"webhook_registered": bool(body.get("webhook"))}, 202)
@@ -315,9 +316,8 @@ class Double:
 
     def _child(self, request: Request, said: dict[str, Any], key: str, execution_id: str) -> str:
         """A new execution, or the one that this key or this step of the parent has become already."""
-        execution_id = self.started_keys.setdefault(key, execution_id)
         if not said.get("step"):
-            return execution_id
+            return self.started_keys.setdefault(key, execution_id)
         parent, _, attempt = request.headers["x-parent-execution-id"].partition("~")
         steps = self.steps.setdefault(parent, {})
         known = steps.get(said["step"])

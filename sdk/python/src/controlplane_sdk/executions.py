@@ -256,12 +256,13 @@ async def _begin(
     headers: Mapping[str, str | None],
     patience_seconds: float | None,
 ) -> dict[str, Any]:
-    said = present(headers)
-    said.setdefault("Idempotency-Key", uuid.uuid4().hex)
+    said, body = present(headers), present(body)
+    if "step" not in body:  # which happens once, by its name
+        said.setdefault("Idempotency-Key", uuid.uuid4().hex)
     reply = await transport.send_until_answered(
         "POST",
         path,
-        strict_json.encode(present(body)),
+        strict_json.encode(body),
         headers=said,
         patience_seconds=patience_seconds,
     )
