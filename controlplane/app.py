@@ -315,7 +315,7 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
             submit.accept,
             name="submit",
             retry_seconds=patience_seconds,
-            keys=_idempotency,
+            keys=_once,
             weigh=lambda item: len(item.input) + len(item.context or b""),
         ),
         replay=Lane(
@@ -324,7 +324,7 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
             name="replay",
             batch_max=REPLAYS_MAX,
             retry_seconds=patience_seconds,
-            keys=_idempotency,
+            keys=_once,
             weigh=lambda item: len(item.input) + len(item.context or b""),
         ),
         claim=Lane(
@@ -374,7 +374,10 @@ async def _served(catalogue: Catalogue, namespace: int, target: str) -> Served:
     return Served(type=entry.type, retry=entry.retry, timeout_seconds=entry.timeout_seconds)
 
 
-def _idempotency(item: Submission) -> tuple[tuple[int, str, str], ...]:
+def _once(item: Submission) -> tuple[tuple[object, ...], ...]:
+    """What two submissions of one flush must not both take."""
+    if item.step is not None:
+        return ((item.parent_id, item.step),)
     if item.idempotency_key is None:
         return ()
     return ((item.namespace, item.idempotency_scope, item.idempotency_key),)
