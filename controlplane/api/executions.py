@@ -18,6 +18,7 @@ from controlplane.api import shapes
 from controlplane.api.agentfield.workflow import owner_of
 from controlplane.api.body import clean, decode, payload, read_body, read_form
 from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, doors_of, namespace_of
+from controlplane.api.links import linked
 from controlplane.api.operation import Operation
 from controlplane.api.paging import limit_of, seconds, words
 from controlplane.api.policy import RetryPolicyForm, policy_of, retries_of
@@ -190,7 +191,7 @@ async def read(request: Request) -> Response:
         shape["webhook_events"] = shapes.webhook_events(told)
     if view.status.final or may_have_asked(view.status_reason):  # the others, which are polled, are spared the look
         asked = await doors.run(approvals.latest, bucket_of(id_), id_, namespace=namespace)
-        shape |= {} if asked is None else shapes.asked(asked)
+        shape |= {} if asked is None else shapes.asked(linked(doors, asked))
     return answer(shape)
 
 
