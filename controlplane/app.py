@@ -25,6 +25,7 @@ from controlplane.api import (
     explain,
     health,
     leases,
+    links,
     memory,
     nodes,
     openapi,
@@ -100,6 +101,7 @@ OPERATIONS = [
     *memory.OPERATIONS,
     *steps.OPERATIONS,
     *signals.OPERATIONS,
+    *links.OPERATIONS,
     *changes.OPERATIONS,
     *events.OPERATIONS,
     *deliveries.OPERATIONS,
@@ -121,12 +123,16 @@ REPLAYS_MAX = 16
 """Children that one flush looks up in the source run: the results of all of them are in memory at once."""
 
 
-def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI:
-    """The application. Connections are opened when it starts and closed when it stops."""
+def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str | None = None) -> FastAPI:
+    """The application. Connections are opened when it starts and closed when it stops.
+
+    `url`: where it listens, if that is another port than the one that was asked for.
+    """
+    public_url = settings.public_url or url or f"http://{settings.host}:{settings.port}"
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _running(app, settings, database_url, keyring):
+        async with _running(app, settings, database_url, keyring, public_url):
             yield
 
     app = FastAPI(
@@ -140,6 +146,7 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI
                 Gate,
                 api_key=settings.api_key.get_secret_value() if settings.api_key else None,
                 signed=[approvals.SIGNED_PATH] if settings.approval_secret else [],
+                links=links.PREFIX,
             ),
             Middleware(Front, operations=OPERATIONS),
         ],
@@ -154,7 +161,9 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI
 
 
 @contextlib.asynccontextmanager
-async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing) -> AsyncIterator[None]:
+async def _running(
+    app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing, public_url: str
+) -> AsyncIterator[None]:
     pool = await open_pool(
         dsn, size=settings.database_connections, name="controlplane", pooler=settings.database_pooler
     )
@@ -186,6 +195,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
             push_start_to_close_seconds=settings.push_start_to_close_seconds,
         ),
         keyring=keyring,
+        public_url=public_url.rstrip("/"),
         egress=egress,
         nodes_egress=nodes_egress,
         approval_secret=settings.approval_secret.get_secret_value() if settings.approval_secret else None,
@@ -315,7 +325,7 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
             submit.accept,
             name="submit",
             retry_seconds=patience_seconds,
-            keys=_idempotency,
+            keys=_once,
             weigh=lambda item: len(item.input) + len(item.context or b""),
         ),
         replay=Lane(
@@ -324,7 +334,7 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
             name="replay",
             batch_max=REPLAYS_MAX,
             retry_seconds=patience_seconds,
-            keys=_idempotency,
+            keys=_once,
             weigh=lambda item: len(item.input) + len(item.context or b""),
         ),
         claim=Lane(
@@ -374,7 +384,10 @@ async def _served(catalogue: Catalogue, namespace: int, target: str) -> Served:
     return Served(type=entry.type, retry=entry.retry, timeout_seconds=entry.timeout_seconds)
 
 
-def _idempotency(item: Submission) -> tuple[tuple[int, str, str], ...]:
+def _once(item: Submission) -> tuple[tuple[object, ...], ...]:
+    """What two submissions of one flush must not both take."""
+    if item.step is not None:
+        return ((item.parent_id, item.step),)
     if item.idempotency_key is None:
         return ()
     return ((item.namespace, item.idempotency_scope, item.idempotency_key),)

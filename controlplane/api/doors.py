@@ -104,6 +104,7 @@ class Doors:
     ids: IdMaker
     limits: Limits
     keyring: KeyRing
+    public_url: str
     egress: EgressPolicy
     nodes_egress: EgressPolicy
     approval_secret: str | None

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from controlplane.api import shapes
 from controlplane.api.body import clean, payload, read_form
 from controlplane.api.doors import EVENTS_TOPIC, Doors, doors_of, namespace_of, put_each
+from controlplane.api.links import link_of
 from controlplane.api.operation import Operation
 from controlplane.api.paging import limit_of
 from controlplane.api.problems import answer as problem
@@ -28,7 +29,9 @@ from controlplane.domain.step import (
     Done,
     Sleep,
     Step,
+    StepKind,
     StepOp,
+    StepStatus,
     StepWrite,
 )
 from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid
@@ -82,7 +85,7 @@ async def write(request: Request) -> Response:
         doors.hints.tell(EVENTS_TOPIC)
     if len(answers) == 1 and isinstance(answers[0], ControlPlaneError):
         return problem(answers[0])
-    return answer({"results": [_result(one) for one in answers]})
+    return answer({"results": [_result(doors, *one) for one in zip(groups, answers, strict=True)]})
 
 
 async def page(request: Request) -> Response:
@@ -97,10 +100,20 @@ async def page(request: Request) -> Response:
     return answer({"steps": [shapes.step(one) for one in found], "next_cursor": found[-1].name if more else None})
 
 
-def _result(done: list[Step] | ControlPlaneError) -> shapes.Shape:
+def _result(doors: Doors, group: StepWrite | ControlPlaneError, done: list[Step] | ControlPlaneError) -> shapes.Shape:
     if isinstance(done, ControlPlaneError):
         return {"http_status": status_of(done), "code": done.code, "message": done.detail} | dict(done.facts)
-    return {"http_status": 200, "code": "committed", "steps": [shapes.step(one) for one in done]}
+    assert isinstance(group, StepWrite)
+    urls = {op.name: op.url for op in group.ops if isinstance(op, AskApproval)}
+    shown = [shapes.step(one) | _link(doors, one, urls.get(one.name)) for one in done]
+    return {"http_status": 200, "code": "committed", "steps": shown}
+
+
+def _link(doors: Doors, step: Step, url: str | None) -> shapes.Shape:
+    """Where people decide what this step asks them: at the page that the asker gave, or at ours."""
+    if step.kind is not StepKind.APPROVAL or step.status is not StepStatus.PENDING or step.request_id is None:
+        return {}
+    return {"approval_request_url": url or link_of(doors, step.execution_id, step.request_id)}
 
 
 def _parsed(doors: Doors, form: StepGroupForm, where: str) -> StepWrite | ControlPlaneError:

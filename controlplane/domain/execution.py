@@ -107,6 +107,7 @@ class Submission:
     `origin`: JSON that the event of its beginning carries (why it was started anew). It may be leased `delay_seconds`
     after it was accepted, and not before `run_at`; from then on it has `schedule_to_start_seconds` to be leased for the
     first time and `total_seconds` to end, whatever it waits for. One attempt may be active for `timeout_seconds`.
+    `step`: under which name its parent keeps that it has asked for it, and finds it again.
     """
 
     id: ExecutionId
@@ -132,6 +133,7 @@ class Submission:
     delay_seconds: float = 0.0
     run_at: datetime | None = None
     webhooks: tuple[Webhook, ...] = ()
+    step: str | None = None
     idempotency_key: str | None = None
     idempotency_scope: str = ""
     request_hash: bytes = b""
@@ -139,7 +141,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """The answer to a submission. `replayed`: an earlier request with this idempotency key made it.
+    """The answer to a submission. `replayed`: an earlier request with this idempotency key, or for this step, made it.
 
     `source_id`: it has ended already, with the result of this execution of the run that was started anew.
     `scheduled_at`: it waits for this moment before it may be leased for the first time.

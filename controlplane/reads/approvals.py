@@ -38,6 +38,26 @@ limit $4
 """
 
 
+# The execution may have ended since: what was asked stays as it was asked.
+ASKED = """
+select execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
+  expires_at, decided_at, title, durable
+from approvals
+where bucket = $1
+  and execution_id = $2
+  and request_id = $3
+  and namespace = $4
+"""
+
+
+async def read(
+    conn: Connection, bucket: int, execution_id: UUID, request_id: str, *, namespace: int
+) -> Approval | None:
+    """What this execution asked under this id."""
+    row = await conn.fetchrow(ASKED, bucket, execution_id, request_id, namespace)
+    return None if row is None else Approval.from_row(row)
+
+
 async def latest(conn: Connection, bucket: int, execution_id: UUID, *, namespace: int) -> Approval | None:
     """What this execution waits for, else what it asked last."""
     row = await conn.fetchrow(LATEST, bucket, execution_id, namespace)

@@ -48,8 +48,8 @@ returning execution_id, name
 
 READ = """
 select s.execution_id, s.name, s.kind, s.status, s.value, s.attempt, s.due_at,
-  case when s.status = 'pending' and s.due_at is not null then greatest(0, extract(epoch from s.due_at - clock()))::float8
-  end as due_in_seconds,
+  case when s.status = 'pending' and s.due_at is not null then greatest(0, extract(epoch from s.due_at - clock()))
+  end::float8 as due_in_seconds,
   s.timed_out, s.event, s.request_id, s.child_id, s.created_at, s.done_at
 from unnest($2::uuid[], $3::text[]) as w(execution_id, name)
 join steps s on s.bucket = $1 and s.execution_id = w.execution_id and s.name = w.name

@@ -201,6 +201,8 @@ async def place(api: Api, operation: Operation) -> Place:
         "name": node,
         "delivery_id": SHOWN_ID.replace("exec", "dlv"),
         "key": "hostile",
+        "event": "hostile",
+        "token": "hostile",
     }
     known: dict[str, object] = fence(lease) | {
         "wait_seconds": 0,

@@ -242,3 +242,42 @@ async def test_the_attempts_of_a_wait(api: Api) -> None:
 
     assert [one["ended"] for one in attempts] == ["suspended", "succeeded"]
     assert (await api.read(id_))["failures"] == 0
+
+
+async def test_a_call_with_a_step_is_found_again(api: Api) -> None:
+    """By the next attempt of the parent, alone and in a batch; the steps have the results of what has ended."""
+    session = await api.node("echo", "child")
+    await api.submit()
+    parent = await api.take(session)
+    asks = {"X-Parent-Execution-ID": f"{parent['execution_id']}~{parent['attempt']}"}
+    child = await api.submit("n.child", headers=asks, step="one")
+    items = [{"target": "n.child", "step": name} for name in ("one", "two")]
+
+    batch = await api.post("/execute/batch", {"items": items, "idempotency_key": "k"}, headers=asks)
+    parked = await park(api, session, parent, "one", "two")
+    for lease in await api.lease(session, limit=2):
+        await api.finish(session, lease, {"of": lease["execution_id"]})
+    again = await api.take(session)
+    asks = {"X-Parent-Execution-ID": f"{parent['execution_id']}~2"}
+    found = await api.submit("n.child", headers=asks, step="one")
+    steps = (await api.get(f"/executions/{parent['execution_id']}/steps"))["steps"]
+
+    one, two = batch.json()["items"]
+    assert "replayed" not in child
+    assert (one["execution_id"], one["replayed"], "replayed" in two) == (child["execution_id"], True, False)
+    assert (parked["status"], again["attempt"], again["steps"]) == ("waiting", 2, 2)
+    assert (found["execution_id"], found["replayed"]) == (child["execution_id"], True)
+    assert [(step["name"], step["status"], step["value"]["of"]) for step in steps] == [
+        ("one", "done", one["execution_id"]),
+        ("two", "done", two["execution_id"]),
+    ]
+
+
+@pytest.mark.parametrize("over", [{"step": "s"}, {"step": "s", "idempotency_key": "k"}, {"step": ""}], ids=str)
+async def test_a_step_needs_who_asks(shared: Api, over: Json) -> None:
+    """An attempt, and nothing else that makes it one."""
+    await shared.node()
+
+    refused = await shared.post("/execute/async/n.echo", over)
+
+    assert the_problem(refused, 422, "invalid")["where"] == "body.step"
