@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from controlplane_sdk import Client
@@ -49,10 +50,15 @@ async def quick(n: int) -> int:
 async def story(ctx: Context) -> list:
     print("began", file=calls)
     built = await ctx.step(lambda: print("built", file=calls) or "build 1", name="build")
-    decision = await ctx.approve("Deploy build 1?", expires=3600)
+    decision = await ctx.approve("Deploy build 1?", expires=3600, tell=lambda link: print(link, file=calls))
     when = await ctx.wait_for_event("deploy.window")
     await ctx.sleep(1.5)
     return [built, decision.decision, decision.feedback, when, ctx.attempt]
+
+@app.reasoner
+async def ask_briefly(ctx: Context) -> list:
+    decision = await ctx.approve("Quick?", expires=1.2)
+    return [decision.decision, decision.approved]
 
 @app.reasoner
 async def listen(ctx: Context) -> list:
@@ -123,6 +129,10 @@ class Side:
         self.file = folder / f"{name}.calls"
         self.gate = folder / f"{name}.gate"
         self.env = {"NODE": name, "CALLS": str(self.file), "GATE": str(self.gate)}
+
+    def link(self) -> str:
+        """The address that the people who decide were told."""
+        return next(line for line in self.counted() if line.startswith("http"))
 
     def counted(self) -> Counter[str]:
         return Counter(self.file.read_text().splitlines()) if self.file.exists() else Counter()
@@ -196,13 +206,15 @@ def test_a_killed_node_repeats_no_step(plane: Plane, node: StartNode, side: Side
 
 
 def test_a_story_in_one_slot(plane: Plane, node: StartNode, side: Side) -> None:
-    """Approval, event and sleep, each without the slot, on whichever process is there; every step done once."""
+    """Approval by a link, event and sleep, each without the slot, on whichever process is there; steps done once."""
     first = node()
     id_ = plane.submit(f"{side.name}.story")
     waits(plane, id_, "waiting_for_approval")
     meanwhile = plane.end_of(plane.submit(f"{side.name}.quick", n=1), within=SOON_SECONDS)
     first.kill()
-    plane.api.post(f"/executions/{id_}/approval-response", json={"decision": "approved", "feedback": "fine"})
+    link = side.link()
+    page = httpx.get(link)
+    decided = httpx.post(link, data={"decision": "approved", "feedback": "fine"})
     node()
     waits(plane, id_, "waiting_for_event")
     delivered = signal(plane, id_, "deploy.window", {"at": "noon"})
@@ -210,8 +222,9 @@ def test_a_story_in_one_slot(plane: Plane, node: StartNode, side: Side) -> None:
     ended = plane.end_of(id_, within=SOON_SECONDS)
 
     assert (meanwhile["status"], delivered) == ("succeeded", True)
+    assert (page.status_code, "Deploy build 1?" in page.text, decided.status_code) == (200, True, 200)
     assert ended["result"] == ["build 1", "approved", "fine", {"at": "noon"}, 4]
-    assert side.counted() == Counter({"began": 4, "built": 1})
+    assert side.counted() == Counter({"began": 4, "built": 1, link: 1})
     assert "lease.expired" not in plane.event_types_of(id_)
 
 
@@ -233,6 +246,14 @@ def test_an_event_that_does_not_come(plane: Plane, node: StartNode, side: Side) 
     waits(plane, id_, "waiting_for_event")
 
     assert plane.end_of(id_, within=SOON_SECONDS)["result"] == "timed out in attempt 2"
+
+
+def test_a_question_that_nobody_answers(plane: Plane, node: StartNode, side: Side) -> None:
+    """It expires, and the execution is told so."""
+    node()
+    id_ = plane.submit(f"{side.name}.ask_briefly")
+
+    assert plane.end_of(id_, within=SOON_SECONDS)["result"] == ["expired", False]
 
 
 @pytest.mark.parametrize("reasoner", ["in_a_thread", "beside"])

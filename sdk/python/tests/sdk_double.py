@@ -370,7 +370,7 @@ class Double:
 
     async def steps_list(self, request: Request, body: Any) -> Response:
         steps = list(self.steps.get(request.path_params["id"], {}).values())
-        after, limit = int(request.query_params.get("after", 0)), int(request.query_params["limit"])
+        after, limit = int(request.query_params.get("after", 0)), min(200, int(request.query_params["limit"]))
         page = [_shown_step(one) for one in steps[after : after + limit]]
         cursor = str(after + limit) if after + limit < len(steps) else None
         return JSONResponse({"steps": page, "next_cursor": cursor})
@@ -520,6 +520,8 @@ class Double:
 
 def _shown_step(step: dict[str, Any]) -> dict[str, Any]:
     shown = {name: step.get(name) for name in ("name", "kind", "status", "value", "attempt", "timed_out", "child_id")}
+    if step["kind"] == "approval":
+        shown["approval_request_url"] = step.get("url") or "http://link"
     return shown | ({"due_in_seconds": max(0.0, step["due"] - time.monotonic())} if step.get("due") else {})
 
 

@@ -310,6 +310,26 @@ async def test_an_approval_is_a_decision(double, make_agent, serving):
     assert report["result"] == [True, "fine", {"by": "me"}]
 
 
+async def test_who_is_to_decide_is_told_once(double, make_agent, serving):
+    """With the link, as a step: a later attempt does not tell again."""
+    app = make_agent()
+
+    @app.reasoner
+    async def work(ctx: Context) -> str:
+        return (await ctx.approve("Deploy?", tell=calls.append)).decision
+
+    async with serving(app):
+        first = double.offer("n.work")
+        await double.report(first)
+        second = again(double, first)
+        await double.report(second)
+        double.decisions["exec_1"] = {"decision": "rejected"}
+        report = await double.report(again(double, second))
+
+    assert (report["result"], calls) == ("rejected", ["http://link"])
+    assert list(double.steps["exec_1"]) == ["approval", "approval > tell"]
+
+
 async def test_what_is_inside_a_step_has_names_of_its_own(double, make_agent, serving):
     """A step that is done is skipped with all that it did, and what follows keeps its name."""
     app = make_agent()

@@ -123,13 +123,15 @@ class Context:
         *,
         expires: float | timedelta | None = None,
         url: str | None = None,
+        tell: Callable[[str], Any] | None = None,
         name: str | None = None,
     ) -> Decision:
         """Ask people, and wait as `sleep` does. Nobody within `expires` (seconds): the decision is `expired`.
 
-        `url`: a page that shows what it is about; without one the control plane has a page of its own.
+        `url`: a page where people decide; without one the control plane makes a link to a page of its own, which works
+        once and needs no key. `tell`: a function that brings the address to them; it is a step.
         """
-        return await self._served().approve(title, expires, url, name)
+        return await self._served().approve(title, expires, url, tell, name)
 
     def lost(self) -> None:
         """Stop this attempt and report nothing: another one has taken over."""

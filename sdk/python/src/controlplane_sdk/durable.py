@@ -122,14 +122,19 @@ class Durable:
         return step.value
 
     async def approve(
-        self, title: str, expires: float | timedelta | None, url: str | None, name: str | None
+        self,
+        title: str,
+        expires: float | timedelta | None,
+        url: str | None,
+        tell: Callable[[str], Any] | None,
+        name: str | None,
     ) -> Decision:
         op: dict[str, Any] = {"op": "approval", "title": title}
         if expires is not None:
             op["expires_seconds"] = expires.total_seconds() if isinstance(expires, timedelta) else expires
         if url is not None:
             op["url"] = url
-        step = await self._connection.here(self._wait("approval", name or "approval", op))
+        step = await self._connection.here(self._wait("approval", name or "approval", op, tell))
         said = step.value if isinstance(step.value, dict) else {}
         return Decision(str(said.get("decision") or ""), said.get("feedback"), said.get("response"))
 
@@ -249,7 +254,9 @@ class Durable:
                 return
             await self._until_done({"op": "sleep", "name": name, "seconds": max(0.0, seconds)})
 
-    async def _wait(self, kind: str, name: str, op: Mapping[str, Any]) -> Step:
+    async def _wait(
+        self, kind: str, name: str, op: Mapping[str, Any], tell: Callable[[str], Any] | None = None
+    ) -> Step:
         async with self.at_work():
             name = self.name(name)
             step = await self.known(name, kind)
@@ -259,6 +266,9 @@ class Durable:
             if kind == "approval":
                 # Whoever decides by this id alone, as a webhook does, must not decide for other executions as well.
                 op["request_id"] = f"{self._context.execution_id}:{name}"[:NAME_CHARACTERS]
+            if tell is not None and not (step := await self._write(op)).done:
+                with _within(name):
+                    await self.step(tell, [step.approval_request_url], {}, "tell")
             return await self._until_done(op)
 
     async def _until_done(self, op: Mapping[str, Any]) -> Step:

@@ -13,7 +13,7 @@ from controlplane_sdk.context import Fence
 from controlplane_sdk.transport import Transport
 from controlplane_sdk.writes import Writes
 
-PAGE = 200
+PAGE = 1_000
 PENDING, DONE = "pending", "done"
 
 
@@ -31,6 +31,7 @@ class Step(BaseModel):
     due_in_seconds: float | None = None
     due_at: str | None = None
     child_id: str | None = None
+    approval_request_url: str | None = None
     created_at: str | None = None
     done_at: str | None = None
 
