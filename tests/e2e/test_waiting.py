@@ -292,6 +292,27 @@ def test_a_thousand_children_resume_their_parent_once(
     assert Counter(one["status"] for one in steps_of(plane, id_)) == Counter(done=CHILDREN)
 
 
+def test_a_killed_server_loses_no_end_of_a_child(plane: Plane, node: StartNode, side: Side) -> None:
+    """Killed again and again while children end: their parent is still resumed, and once."""
+    node(SLOTS="8")
+    id_ = plane.submit(f"{side.name}.fan", count=400)
+    waits(plane, id_, "awaiting_child")
+    side.gate.touch()
+    for done in (20, 200):
+        until(f"{done} ends", lambda at_least=done: ended_steps(plane, id_) >= at_least, seconds=30)
+        plane.kill()
+        plane.restart()
+    ended = plane.end_of(id_, within=60)
+
+    assert ended["result"] == [2, 400 * 399]
+    assert side.counted() == Counter({"began": 2})
+    assert plane.event_types_of(id_).count("execution.woken") == 1
+
+
+def ended_steps(plane: Plane, id_: str) -> int:
+    return sum(one["status"] == "done" for one in steps_of(plane, id_))
+
+
 def test_a_window_of_children(
     plane: Plane, node: StartNode, side: Side, measured: Callable[[str, float], None]
 ) -> None:
