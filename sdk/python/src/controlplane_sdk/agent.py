@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
@@ -127,14 +127,7 @@ class Agent:
         failed and with it the attempt. Raises: ExecutionFailed, ExecutionCancelled, ExecutionTimeout, NotFound,
         LeaseLost.
         """
-        context = current.get()
-        reach = self._reach()
-        try:
-            return await reach.here(Children(reach.transport, context).call(target, arguments))
-        except LeaseLost:
-            if context is not None:
-                context.lost()
-            raise
+        return await self._with_children(lambda children: children.call(target, arguments))
 
     async def map(
         self,
@@ -153,19 +146,10 @@ class Agent:
         Raises: the first error in the order of the items, when all have ended (with `at_once`: when it happens); with
         `return_exceptions` errors are results, as `asyncio.gather` has it.
         """
-        context = current.get()
         calls = [self._arguments(target, item) for item in items]
-        reach = self._reach()
-        try:
-            return await reach.here(
-                Children(reach.transport, context).map(
-                    target, calls, at_once=at_once, return_exceptions=return_exceptions
-                )
-            )
-        except LeaseLost:
-            if context is not None:
-                context.lost()
-            raise
+        return await self._with_children(
+            lambda children: children.map(target, calls, at_once=at_once, return_exceptions=return_exceptions)
+        )
 
     @property
     def ctx(self) -> Context:
@@ -296,6 +280,16 @@ class Agent:
         with contextlib.suppress(AttributeError):  # a bound method carries nothing
             call.map = partial(self.map, f"{self.node_id}.{known}")  # type: ignore[attr-defined]
         return call
+
+    async def _with_children(self, work: Callable[[Children], Awaitable[T]]) -> T:
+        context = current.get()
+        reach = self._reach()
+        try:
+            return await reach.here(work(Children(reach.transport, context)))
+        except LeaseLost:
+            if context is not None:
+                context.lost()
+            raise
 
     def _arguments(self, target: str, item: Any) -> Mapping[str, Any]:
         """The arguments that an item stands for. Raises: TypeError."""

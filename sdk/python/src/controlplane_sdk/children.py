@@ -30,11 +30,9 @@ class Children:
     """What one execution calls, or a program that is none (`context` None). Everything here is on the loop of the
     transport."""
 
-    def __init__(self, transport: Transport, context: Context | None, how: Mapping[str, Any] | None = None) -> None:
-        """`how`: what else each submit says, as it is written on the wire."""
+    def __init__(self, transport: Transport, context: Context | None) -> None:
         self._transport = transport
         self._context = context
-        self._how = how or {}
         known = context.durable if context else None
         self._durable = known if known and known.supported else None
         self._headers = {
@@ -143,7 +141,7 @@ class Children:
             return
         answers = await executions.submit_many(
             self._transport,
-            [{**self._how, "target": fan.target, "input": fan.items[n], "step": fan.names[n]} for n in numbers],
+            [{"target": fan.target, "input": fan.items[n], "step": fan.names[n]} for n in numbers],
             same_run=self._context is None,
             headers=self._headers,
             patience_seconds=PATIENCE_SECONDS,
@@ -165,7 +163,7 @@ class Children:
     # One.
 
     async def _start(self, target: str, arguments: Mapping[str, Any], step: str | None) -> str:
-        body = {**self._how, "input": arguments, "step": step}
+        body = {"input": arguments, "step": step}
         started = await executions.submit(
             self._transport, target, body, headers=self._headers, patience_seconds=PATIENCE_SECONDS
         )
