@@ -424,6 +424,24 @@ async def test_a_lost_answer_does_a_step_once(double, make_agent, serving):
     assert len(double.said("/steps/write")) == 3
 
 
+async def test_a_control_plane_that_is_away_ends_no_wait(double, make_agent, serving, monkeypatch):
+    """Longer than the patience of any write."""
+    monkeypatch.setattr("controlplane_sdk.writes.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("controlplane_sdk.durable.LOOK_CAP_SECONDS", 0.05)
+    app = make_agent()
+    double.misbehave += [("/steps/write", "503")] * 3
+
+    @app.reasoner
+    async def work(ctx: Context) -> object:
+        return await ctx.wait_for_event("go")
+
+    async with serving(app):
+        double.signals["exec_1"] = [("go", 5)]
+        report = await double.report(double.offer("n.work"))
+
+    assert report["result"] == 5
+
+
 async def test_a_control_plane_without_steps_says_so(double, make_agent, serving):
     """An older one: steps fail with a sentence, calls go on as ever."""
     app = make_agent()

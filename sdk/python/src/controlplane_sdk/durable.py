@@ -23,7 +23,16 @@ from urllib.parse import quote
 from controlplane_sdk import steps, strict_json
 from controlplane_sdk.connection import Connection
 from controlplane_sdk.context import Context
-from controlplane_sdk.errors import EventTimedOut, LeaseLost, NotJson, ResultInvalid, ServerError, StepChanged
+from controlplane_sdk.errors import (
+    EventTimedOut,
+    LeaseLost,
+    NotJson,
+    ResultInvalid,
+    ServerError,
+    ServerUnavailable,
+    ServerUnreachable,
+    StepChanged,
+)
 from controlplane_sdk.steps import Step
 from controlplane_sdk.thread import called
 from controlplane_sdk.transport import Backoff
@@ -274,7 +283,7 @@ class Durable:
     async def _until_done(self, op: Mapping[str, Any]) -> Step:
         """Begin the wait, or find it, and return when it is over. Raises: Suspended."""
         backoff = Backoff(first_seconds=LOOK_FIRST_SECONDS, cap_seconds=LOOK_CAP_SECONDS)
-        while (step := await self._write(op)).status == steps.PENDING:
+        while (step := await self._ask(op)).status == steps.PENDING:
             left = math.inf if step.due_in_seconds is None else max(0.01, step.due_in_seconds)
             if left > IN_PROCESS_SECONDS and self.may_suspend():
                 self.suspend([step.name], "any")
@@ -284,6 +293,14 @@ class Durable:
             with self.slot_free():
                 await self._pause(step.name, left if step.kind == "sleep" else min(left, backoff.next_seconds()))
         return step
+
+    async def _ask(self, op: Mapping[str, Any]) -> Step:
+        """How the wait stands. A control plane that is away ends no wait, though it may end the lease."""
+        while True:
+            try:
+                return await self._write(op)
+            except (ServerUnreachable, ServerUnavailable):
+                await asyncio.sleep(LOOK_CAP_SECONDS)
 
     async def _pause(self, name: str, seconds: float) -> None:
         """Wait in this process. What kept the attempt from being given up may end meanwhile. Raises: Suspended."""
