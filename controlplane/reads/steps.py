@@ -61,8 +61,9 @@ async def page(
     rows = await conn.fetch(PAGE, bucket, execution_id, namespace, after, limit, PAGE_BYTES_MAX)
     found = [Step.from_row(row) for row in rows]
     told = await with_results(conn, bucket, found)
-    last = told[-1].name if told else after
-    return told, bool(await conn.fetch(PAGE, bucket, execution_id, namespace, last, 1, PAGE_BYTES_MAX))
+    if not told:
+        return told, False  # whatever is written while we look
+    return told, bool(await conn.fetch(PAGE, bucket, execution_id, namespace, told[-1].name, 1, PAGE_BYTES_MAX))
 
 
 async def with_results(conn: Connection, bucket: int, steps: Sequence[Step]) -> list[Step]:
