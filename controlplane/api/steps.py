@@ -144,6 +144,8 @@ def _op(doors: Doors, form: StepOpForm, where: str) -> StepOp:
             return Sleep(name=name, seconds=seconds)
         case "event":
             event = clean(form.event or "", where=f"{where}.event", chars_max=EVENT_MAX)
+            if "/" in event:
+                raise Invalid("A name without `/`: it is a part of the path of its signals.", where=f"{where}.event")
             return AwaitEvent(
                 name=name, event=event, timeout_seconds=_seconds(form.timeout_seconds, f"{where}.timeout_seconds")
             )

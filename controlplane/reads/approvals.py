@@ -38,15 +38,21 @@ limit $4
 """
 
 
-# The execution may have ended since: what was asked stays as it was asked.
+# The order keeps it on the primary key. The execution may have ended since: what was asked stays as it was asked.
 ASKED = """
 select execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
   expires_at, decided_at, title, durable
-from approvals
-where bucket = $1
-  and execution_id = $2
-  and request_id = $3
-  and namespace = $4
+from (
+  select execution_id, request_id, namespace, attempt, node_id, status, url, callback_url, feedback, response,
+    requested_at, expires_at, decided_at, title, durable
+  from approvals
+  where bucket = $1
+    and execution_id = $2
+  order by request_id
+  offset 0
+) asked
+where namespace = $3
+  and request_id = $4
 """
 
 
@@ -54,7 +60,7 @@ async def read(
     conn: Connection, bucket: int, execution_id: UUID, request_id: str, *, namespace: int
 ) -> Approval | None:
     """What this execution asked under this id."""
-    row = await conn.fetchrow(ASKED, bucket, execution_id, request_id, namespace)
+    row = await conn.fetchrow(ASKED, bucket, execution_id, namespace, request_id)
     return None if row is None else Approval.from_row(row)
 
 

@@ -94,15 +94,16 @@ limit $2
 for update of q skip locked
 """
 
+# `coalesce` keeps it away from the index of what is due, which may hold everybody's: these are looked at one by one.
 FULFIL_DUE = """
 update steps
 set status = 'done', timed_out = kind = 'event', news = awaited, done_at = clock()
 where bucket = $1
   and execution_id = any($2::uuid[])
+  and (status = 'pending' or awaited)
   and status = 'pending'
-  and due_at is not null
-  and kind <> 'approval'
-  and due_at <= clock()
+  and kind in ('sleep', 'event')
+  and coalesce(due_at, 'infinity') <= clock()
 """
 
 # Whose awaited steps are done and were not looked at: one index probe for each execution, however many of its steps.
@@ -206,7 +207,8 @@ where bucket = $1
   and awaited
 """
 
-# What ends here: the open steps of an execution, and the call that it is of its parent.
+# What ends here: the open steps of an execution, and the call that it is of its parent. The order keeps that look on
+# its own index: planned while the table was empty, it went through all open steps of everybody.
 ENDING = """
 select execution_id, name
 from steps
@@ -214,12 +216,15 @@ where bucket = $1
   and execution_id = any($2::uuid[])
   and (status = 'pending' or awaited)
 union
-select execution_id, name
-from steps
-where bucket = $1
-  and child_id = any($3::uuid[])
-  and child_id is not null
-  and status = 'pending'
+(
+  select execution_id, name
+  from steps
+  where bucket = $1
+    and child_id = any($3::uuid[])
+    and child_id is not null
+    and status = 'pending'
+  order by child_id
+)
 """
 
 LOCK_STEPS = """

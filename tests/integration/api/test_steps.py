@@ -143,6 +143,7 @@ async def test_whom_no_signal_reaches(api: Api) -> None:
         ({"op": "sleep", "name": "n", "seconds": -1}, "seconds"),
         ({"op": "sleep", "name": "n", "seconds": 1e12}, "seconds"),
         ({"op": "event", "name": "n"}, "event"),
+        ({"op": "event", "name": "n", "event": "a/b"}, "event"),
         ({"op": "event", "name": "n", "event": "e", "timeout_seconds": -1}, "timeout_seconds"),
         ({"op": "approval", "name": "n", "expires_seconds": 1e30}, "expires_seconds"),
         ({"op": "approval", "name": "n", "title": "t" * 1001}, "title"),
