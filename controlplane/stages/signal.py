@@ -95,7 +95,7 @@ where e.bucket = $1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """What somebody tells an execution. `payload` is JSON bytes; the same `idempotency_key` is the same signal."""
+    """What somebody tells an execution. `payload` is JSON bytes; the same id or key is the same signal."""
 
     id: UUID
     execution_id: ExecutionId
@@ -103,6 +103,11 @@ class Signal:
     event: str
     payload: bytes
     idempotency_key: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What makes it one signal: it may be sent again by ourselves, after a commit whose answer was lost."""
+        return self.idempotency_key or show("sig", self.id)
 
     @property
     def request_hash(self) -> bytes:
@@ -142,7 +147,7 @@ async def send(conn: Connection, signal: Signal) -> Sent:
                 f"It keeps {SIGNALS_MAX} signals that it has not waited for.",
                 fix="Send more when it has taken some: controlplane executions steps shows what it waits for.",
             )
-        key, hash_ = signal.idempotency_key, signal.request_hash
+        key, hash_ = signal.key, signal.request_hash
         namespace, event, payload = signal.namespace, signal.event, signal.payload
         await conn.execute(KEEP, bucket, id_, signal.id, namespace, event, payload, key, hash_, step)
         ready: list[suspend.Ready] = []
@@ -164,9 +169,7 @@ async def take(conn: Connection, bucket: int, execution_id: UUID, *, event: str,
 
 async def _before(conn: Connection, bucket: int, signal: Signal) -> Sent | None:
     """What was answered to the first signal with this key."""
-    if signal.idempotency_key is None:
-        return None
-    row = await conn.fetchrow(READ_KEY, bucket, signal.execution_id, signal.idempotency_key)
+    row = await conn.fetchrow(READ_KEY, bucket, signal.execution_id, signal.key)
     if row is None:
         return None
     if row["request_hash"] != signal.request_hash:
@@ -175,7 +178,8 @@ async def _before(conn: Connection, bucket: int, signal: Signal) -> Sent | None:
             where="Idempotency-Key",
             fix="Use a new key for a new signal, or send the very same one again.",
         )
-    return Sent(id=row["id"], delivered=row["consumed_at"] is not None, replayed=True)
+    delivered = row["consumed_at"] is not None
+    return Sent(id=row["id"], delivered=delivered, replayed=signal.idempotency_key is not None)
 
 
 def _fact(signal: Signal, step: str | None) -> bytes:

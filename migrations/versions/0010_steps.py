@@ -60,8 +60,8 @@ create table signals (
   namespace smallint not null,
   event text not null,
   payload bytea not null,
-  idempotency_key text,
-  request_hash bytea,
+  idempotency_key text not null,
+  request_hash bytea not null,
   step text,
   received_at timestamptz not null,
   consumed_at timestamptz,
@@ -70,9 +70,8 @@ create table signals (
 )
 """
 
-SIGNALS_KEY = """
-create unique index signals_key on signals (bucket, execution_id, idempotency_key) where idempotency_key is not null
-"""
+# One that was sent without a key has its own id for one.
+SIGNALS_KEY = "create unique index signals_key on signals (bucket, execution_id, idempotency_key)"
 SIGNALS_OPEN = "create index signals_open on signals (bucket, execution_id, event, seq) where consumed_at is null"
 
 # `waits_until` any or all of the awaited steps: only of a row that nobody holds, also while it is paused.

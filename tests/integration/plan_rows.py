@@ -148,8 +148,10 @@ where $1 = 1
 """
 
 SIGNALS = """
-insert into signals (bucket, execution_id, id, namespace, event, payload, step, received_at, consumed_at)
-select 0, made_id('e', n), made_id('g', n), 1, 'go' || m, '1', case when m = 1 then 'step#1' end, clock(),
+insert into signals (
+  bucket, execution_id, id, namespace, event, payload, idempotency_key, request_hash, step, received_at, consumed_at
+)
+select 0, made_id('e', n), made_id('g', n), 1, 'go' || m, '1', 'k' || m, '', case when m = 1 then 'step#1' end, clock(),
   case when m = 1 then clock() end
 from generate_series($1::int, $2::int) as n, generate_series(1, 2) as m
 where n % 50 >= 46

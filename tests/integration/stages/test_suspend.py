@@ -13,8 +13,9 @@ from controlplane.domain.lease import Fence, Recorded, ReportCode, Verdict
 from controlplane.domain.step import AskApproval, AwaitEvent, Done, Sleep, StepStatus
 from controlplane.errors import StepNotFound
 from controlplane.postgres.pool import Connection
-from controlplane.stages import approve, cancel, complete, expire, pause
+from controlplane.stages import approve, cancel, complete, expire, pause, signal
 from controlplane.stages import suspend as stage
+from controlplane.stages.signal import Signal
 from tests.make import (
     LEASE_LOST,
     Made,
@@ -418,3 +419,14 @@ async def test_a_batch_of_waits(conn: Connection) -> None:
         ("ready", "woken"),
         ("leased", None),
     ]
+
+
+async def test_a_signal_whose_commit_was_not_heard_of(conn: Connection) -> None:
+    """We send it again ourselves: it is the same signal, with or without a key."""
+    made = await sleeper(conn, GO)
+    same = Signal(id=make_id(0), execution_id=made.id, namespace=1, event="go", payload=b"1")
+
+    first, again = [await signal.send(conn, same) for _ in range(2)]
+
+    assert (first.delivered, again.delivered, again.replayed) == (True, True, False)
+    assert await conn.fetchval("select count(*) from signals") == 1
