@@ -15,7 +15,7 @@ from controlplane.api.operation import Operation
 from controlplane.domain.approval import Approval, Decision, decision_of
 from controlplane.domain.ids import ExecutionId, bucket_of, show_execution
 from controlplane.domain.notice import moment
-from controlplane.errors import Invalid, Malformed, NoApprovalRequest, Unauthorized
+from controlplane.errors import Invalid, Malformed, NoApprovalRequest
 from controlplane.reads import approvals, executions
 from controlplane.security.link import read_link, sign_link
 from controlplane.stages import approve
@@ -124,10 +124,10 @@ async def decide(request: Request) -> Response:
 
 
 async def _asked(request: Request, doors: Doors, namespace: int) -> Approval:
-    """The question behind the link. Raises: Unauthorized, NoApprovalRequest."""
+    """The question behind the link. Raises: NoApprovalRequest."""
     found = read_link(doors.keyring, request.path_params["token"])
     if found is None:
-        raise Unauthorized("This link is not valid.", fix="Open it as it was sent, whole.")
+        raise NoApprovalRequest("This link is not valid.", fix="Open it as it was sent, whole.")
     id_, request_id = found
     asked = await doors.run(approvals.read, bucket_of(id_), id_, request_id, namespace=namespace)
     if asked is None:
@@ -174,7 +174,7 @@ async def _page(doors: Doors, asked: Approval, namespace: int, *, status: int = 
     return HTMLResponse(page, status, HEADERS)
 
 
-ANSWERS = {404: "The question is not kept any more.", 503: "Try again."}
+ANSWERS = {404: "The link is not valid, or the question is not kept any more.", 503: "Try again."}
 
 OPERATIONS = [
     Operation(

@@ -115,9 +115,9 @@ async def test_a_link_of_what_has_ended(api: Api, stranger: httpx.AsyncClient) -
 
 @pytest.mark.parametrize("token", ["hostile", "A" * 120])
 async def test_a_link_that_nobody_gave(api: Api, stranger: httpx.AsyncClient, token: str) -> None:
-    """401, and nothing is said of what there is."""
-    the_problem(await stranger.get(f"/approvals/{token}"), 401, "unauthorized")
-    the_problem(await stranger.post(f"/approvals/{token}", data=YES), 401, "unauthorized")
+    """404, and nothing is said of what there is."""
+    the_problem(await stranger.get(f"/approvals/{token}"), 404, "no_approval_request")
+    the_problem(await stranger.post(f"/approvals/{token}", data=YES), 404, "no_approval_request")
 
 
 @pytest.mark.parametrize(
