@@ -123,6 +123,23 @@ async def test_children_that_are_quick_cost_no_attempt(double, make_agent, servi
     assert (report["status"], report["result"]) == ("succeeded", [0, 2, 4])
 
 
+async def test_a_synchronous_reasoner_maps_in_its_thread(double, make_agent, serving):
+    """It has one attempt, however long its children take."""
+    app = make_agent()
+
+    @app.reasoner
+    def work(ctx: Context) -> list[int]:
+        return [*app.wait(app.map("n.child", [{"n": 1}, {"n": 2}])), ctx.attempt]
+
+    async with serving(app):
+        fence = double.offer("n.work")
+        await double.until(lambda: sum(path.endswith("/batch-status") for _, path, *_ in double.heard) > 0)
+        finish_all(double)
+        report = await double.report(fence)
+
+    assert report["result"] == [2, 4, 1]
+
+
 async def test_at_once_is_a_window(double, make_agent, serving):
     """Never more than so many are under way, and the parent stays where it is."""
     app = make_agent(slots=1)

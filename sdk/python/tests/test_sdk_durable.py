@@ -353,6 +353,43 @@ async def test_what_is_inside_a_step_has_names_of_its_own(double, make_agent, se
     assert (second["status"], second["waits"]) == ("waiting", ["sleep"])
 
 
+async def test_a_wait_inside_a_step_gives_the_attempt_up(double, make_agent, serving):
+    """The step is begun again, and finds what it has waited for."""
+    app = make_agent()
+
+    async def outer() -> str:
+        calls.append("outer")
+        return str(await app.ctx.wait_for_event("go"))
+
+    @app.reasoner
+    async def work(ctx: Context) -> str:
+        return str(await ctx.step(outer))
+
+    async with serving(app):
+        first = double.offer("n.work")
+        waiting = await double.report(first)
+        double.signals["exec_1"] = [("go", "now")]
+        report = await double.report(again(double, first))
+
+    assert waiting["waits"] == ["outer > event:go"]
+    assert (report["result"], calls) == ("now", ["outer", "outer"])
+
+
+async def test_a_task_group_does_not_hide_a_suspension(double, make_agent, serving):
+    """It wraps what leaves it in a group of its own."""
+    app = make_agent()
+
+    @app.reasoner
+    async def work(ctx: Context) -> None:
+        async with asyncio.TaskGroup():
+            await ctx.sleep(60)
+
+    async with serving(app):
+        report = await double.report(double.offer("n.work"))
+
+    assert (report["status"], report["waits"]) == ("waiting", ["sleep"])
+
+
 async def test_code_that_changed_meanwhile_is_noticed(double, make_agent, serving):
     """A name that was something else fails for good, and says so."""
     app = make_agent()
