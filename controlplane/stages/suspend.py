@@ -278,7 +278,7 @@ async def park(conn: Connection, bucket: int, wishes: Sequence[Wish]) -> dict[Ex
     each None, the target that has work again, or StepNotFound, and then nothing of it has changed.
     """
     pairs = [(wish.held.id, name) for wish in wishes for name in wish.waits]
-    if not pairs:
+    if not wishes:
         return {}
     found = await conn.fetch(READ_AWAITED, bucket, [id_ for id_, _ in pairs], [name for _, name in pairs])
     steps: dict[UUID, dict[str, tuple[StepKind, bool]]] = {}

@@ -315,8 +315,8 @@ async def test_ids_in_paths(house: Apart, api: Api) -> None:
     async with working(api), places(api, with_id) as found:
         judge = await judged(house, _id_asks(found))
 
-    # 202: an event may have any name; 204: a vector that is not there is forgotten, too; 307: a slash too many; 403: the
-    # execution of another node
+    # 202: an event may have any name; 204: a vector that is not there is forgotten, too; 307: a slash too many; 403:
+    # the execution of another node
     assert judge.statuses.keys() <= {202, 204, 307, 400, 403, 404, 422}
 
 

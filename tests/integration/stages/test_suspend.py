@@ -430,3 +430,10 @@ async def test_a_signal_whose_commit_was_not_heard_of(conn: Connection) -> None:
 
     assert (first.delivered, again.delivered, again.replayed) == (True, True, False)
     assert await conn.fetchval("select count(*) from signals") == 1
+
+
+async def test_who_waits_for_nothing(conn: Connection) -> None:
+    """Is ready at once; the door refuses it before."""
+    made = await make_execution(conn, "running")
+
+    assert (await suspend(conn, made.fence)).status is Status.QUEUED
