@@ -1,4 +1,4 @@
-"""`controlplane approvals …`: show, approve, reject: what executions ask people."""
+"""`controlplane approvals …`: list, show, approve, reject: what executions ask people."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import msgspec
 import orjson
 
 from controlplane.cli import output
-from controlplane.cli.client import Client
+from controlplane.cli.client import PREFIX, Client
 from controlplane.cli.failure import ExitCode, Failure
 from controlplane.cli.payload import read_json
 from controlplane.cli.steps import execution_path
+from controlplane.domain.approval import WAITING_FOR_APPROVAL
 
 
 class Asked(msgspec.Struct):
@@ -25,11 +26,49 @@ class Asked(msgspec.Struct):
     feedback: str | None = None
 
 
+class Waiting(msgspec.Struct):
+    """An execution that waits for something."""
+
+    execution_id: str
+    target: str
+    status_reason: str | None = None
+
+
+class Listing(msgspec.Struct):
+    items: list[Waiting]
+    next_cursor: str | None = None
+
+
 class Decided(msgspec.Struct):
     """`status`: processed, or already_processed when somebody was first."""
 
     status: str
     decision: str
+
+
+def listing(client: Client, *, limit: int, as_json: bool) -> None:
+    """Print what is open of the newest executions that wait, one request each."""
+    page = msgspec.json.decode(client.get(f"{PREFIX}/executions", {"status": "waiting", "limit": limit}), type=Listing)
+    waiting = [one for one in page.items if one.status_reason == WAITING_FOR_APPROVAL]
+    asked = [
+        client.get(f"{execution_path(one.execution_id)}/approval-status", about=one.execution_id) for one in waiting
+    ]
+    if as_json:
+        output.data(msgspec.json.encode({"items": [msgspec.Raw(body) for body in asked]}))
+        return
+    if not waiting:
+        output.say("Nobody is asked anything.")
+    else:
+        rows = [(one, msgspec.json.decode(body, type=Asked)) for one, body in zip(waiting, asked, strict=True)]
+        output.table(
+            ("EXECUTION", "TARGET", "ASKED", "EXPIRES", "REQUEST"),
+            [
+                (one.execution_id, one.target, question.requested_at, question.expires_at, question.approval_request_id)
+                for one, question in rows
+            ],
+        )
+    if page.next_cursor is not None:
+        output.say(f"Of the newest {limit} that wait for something; --limit looks at more.")
 
 
 def show(client: Client, execution_id: str, *, as_json: bool) -> None:

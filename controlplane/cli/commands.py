@@ -73,7 +73,7 @@ executions_app = typer.Typer(help="List, show, explain, signal, pause, cancel, w
 app.add_typer(executions_app, name="executions")
 schedules_app = typer.Typer(help="List, show, create, pause, resume, run and delete schedules.")
 app.add_typer(schedules_app, name="schedules")
-approvals_app = typer.Typer(help="Show what executions ask people, approve and reject it.")
+approvals_app = typer.Typer(help="List and show what executions ask people, approve and reject it.")
 app.add_typer(approvals_app, name="approvals")
 
 
@@ -458,6 +458,20 @@ RequestId = Annotated[
     str | None,
     typer.Option("--approval-request-id", metavar="ID", help="Which of several questions; else the one that is open."),
 ]
+
+
+@approvals_app.command("list")
+def approvals_list(
+    limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many that wait are looked at.")] = 50,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what executions ask people just now, the newest execution first."""
+    from controlplane.cli.approvals import listing
+
+    with _client(server, api_key) as client:
+        listing(client, limit=limit, as_json=as_json)
 
 
 @approvals_app.command("show")

@@ -371,8 +371,12 @@ def test_approvals_are_shown_and_decided(dev: Dev, node: Node) -> None:
     at = ("--server", dev.url)
     execution_id = submitted(dev, node)
     before = cli("approvals", "show", execution_id, *at)
-    node.step(node.lease(), op="approval", name="approval", title="Deploy 1.2?")
+    lease = node.lease()
+    node.step(lease, op="approval", name="approval", title="Deploy 1.2?")
+    node.report(lease, "waiting", waits=["approval"], until="any")
     shown = cli("approvals", "show", execution_id, *at)
+    listed = cli("approvals", "list", *at)
+    [item] = json.loads(cli("approvals", "list", "--json", *at).out)["items"]
     said = [
         cli("approvals", verb, execution_id, "--feedback", "ok", "--response", '{"n": 1}', *at)
         for verb in ("approve", "approve", "reject")
@@ -380,6 +384,7 @@ def test_approvals_are_shown_and_decided(dev: Dev, node: Node) -> None:
 
     assert (before.code, shown.code) == (3, 0)
     assert "pending" in shown.out.decode()
+    assert (execution_id in listed.out.decode(), item["execution_id"]) == (True, execution_id)
     assert [one.code for one in said] == [0, 0, 5]
     assert said[0].out.decode() == f"{execution_id} approved\n"
 
