@@ -26,6 +26,7 @@ from controlplane.api import (
     explain,
     health,
     leases,
+    links,
     memory,
     nodes,
     openapi,
@@ -36,6 +37,8 @@ from controlplane.api import (
     retry,
     runs,
     schedules,
+    signals,
+    steps,
     withhold,
 )
 from controlplane.api.agentfield import approvals
@@ -47,6 +50,7 @@ from controlplane.api.doors import (
     BULKS_TOPIC,
     CHANGES_TOPIC,
     DELIVERIES_TOPIC,
+    ENDED_TOPIC,
     EVENTS_TOPIC,
     SCHEDULES_TOPIC,
     Doors,
@@ -69,6 +73,7 @@ from controlplane.daemons.overseer import Overseer
 from controlplane.daemons.pusher import Pusher
 from controlplane.daemons.reaper import Reaper
 from controlplane.daemons.scheduler import Scheduler
+from controlplane.daemons.waker import Waker
 from controlplane.domain import topic
 from controlplane.domain.execution import Submission
 from controlplane.domain.ids import IdMaker
@@ -76,6 +81,7 @@ from controlplane.domain.memory import Append, Op, Put, Remove
 from controlplane.domain.placement import Placement
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.schedule import Served
+from controlplane.domain.step import Done
 from controlplane.errors import TargetNotFound
 from controlplane.outbound.node import NodeCaller
 from controlplane.outbound.webhook import WebhookSender
@@ -89,7 +95,7 @@ from controlplane.reads import executions as execution_rows
 from controlplane.security.egress import EgressPolicy
 from controlplane.security.secrets import KeyRing
 from controlplane.settings import Settings
-from controlplane.stages import checkpoint, complete, lease, log, renew, replay, submit
+from controlplane.stages import checkpoint, complete, lease, log, renew, replay, step, submit
 from controlplane.stages.expire import Stopped
 
 logger = logging.getLogger(__name__)
@@ -108,6 +114,9 @@ OPERATIONS = [
     *withhold.OPERATIONS,
     *leases.OPERATIONS,
     *memory.OPERATIONS,
+    *steps.OPERATIONS,
+    *signals.OPERATIONS,
+    *links.OPERATIONS,
     *changes.OPERATIONS,
     *events.OPERATIONS,
     *deliveries.OPERATIONS,
@@ -125,18 +134,25 @@ PUSHER_SECONDS = 1.0
 OVERSEER_SECONDS = 1.0
 SCHEDULER_SECONDS = 1.0
 BULKER_SECONDS = 1.0
+WAKER_SECONDS = 0.25
+WAKER_SPACING_SECONDS = 0.05
+"""Every end may be the one that a parent waits for: so many passes a second look at all of them."""
 REPLAYS_MAX = 16
 """Children that one flush looks up in the source run: the results of all of them are in memory at once."""
 
 
-def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI:
-    """The application. Connections are opened when it starts and closed when it stops."""
+def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str | None = None) -> FastAPI:
+    """The application. Connections are opened when it starts and closed when it stops.
+
+    `url`: where it listens, if that is another port than the one that was asked for.
+    """
+    public_url = settings.public_url or url or f"http://{settings.host}:{settings.port}"
 
     operations = operations_of(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _running(app, settings, database_url, keyring):
+        async with _running(app, settings, database_url, keyring, public_url):
             yield
 
     app = FastAPI(
@@ -150,6 +166,7 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI
                 Gate,
                 api_key=settings.api_key.get_secret_value() if settings.api_key else None,
                 signed=[approvals.SIGNED_PATH] if settings.approval_secret else [],
+                links=links.PREFIX,
             ),
             Middleware(Front, operations=operations),
         ],
@@ -172,7 +189,9 @@ def operations_of(settings: Settings) -> list[Operation]:
 
 
 @contextlib.asynccontextmanager
-async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing) -> AsyncIterator[None]:
+async def _running(
+    app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing, public_url: str
+) -> AsyncIterator[None]:
     pool = await open_pool(
         dsn, size=settings.database_connections, name="controlplane", pooler=settings.database_pooler
     )
@@ -205,6 +224,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
         ),
         keep=settings.keep,
         keyring=keyring,
+        public_url=public_url.rstrip("/"),
         egress=egress,
         nodes_egress=nodes_egress,
         approval_secret=settings.approval_secret.get_secret_value() if settings.approval_secret else None,
@@ -295,10 +315,12 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
             cancelling=doors.cancelling,
             jitter=random.random,
         )
+        waker = Waker(pool, placement, ready=doors.ready, spacing_seconds=WAKER_SPACING_SECONDS)
         came = stack.enter_context(hints.waiter(topic.NODES))
         due = stack.enter_context(hints.waiter(DELIVERIES_TOPIC))
         scheduled = stack.enter_context(hints.waiter(SCHEDULES_TOPIC))
         begun = stack.enter_context(hints.waiter(BULKS_TOPIC))
+        ended = stack.enter_context(hints.waiter(ENDED_TOPIC))
         every = partial(loop.run, jitter=random.random)
         tasks = _start(
             {
@@ -311,6 +333,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
                     scheduler.tick, name="scheduler", interval_seconds=SCHEDULER_SECONDS, hint=scheduled
                 ),
                 "bulker": every(bulker.tick, name="bulker", interval_seconds=BULKER_SECONDS, hint=begun),
+                "waker": every(waker.tick, name="waker", interval_seconds=WAKER_SECONDS, hint=ended),
                 "overseer": every(overseer.tick, name="overseer", interval_seconds=OVERSEER_SECONDS),
                 "waiting": doors.waiting.run(),
                 "lookout.work": doors.lookout.watch_work(),
@@ -349,7 +372,7 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
             submit.accept,
             name="submit",
             retry_seconds=patience_seconds,
-            keys=_idempotency,
+            keys=_once,
             weigh=lambda item: len(item.input) + len(item.context or b""),
         ),
         replay=Lane(
@@ -358,7 +381,7 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
             name="replay",
             batch_max=REPLAYS_MAX,
             retry_seconds=patience_seconds,
-            keys=_idempotency,
+            keys=_once,
             weigh=lambda item: len(item.input) + len(item.context or b""),
         ),
         claim=Lane(
@@ -387,6 +410,14 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
             keys=lambda item: {op.place for op in item.ops},
             weigh=lambda item: sum(map(_bytes, item.ops)),
         ),
+        steps=Lane(
+            pool,
+            step.write,
+            name="steps",
+            retry_seconds=patience_seconds,
+            keys=lambda item: (item.fence.execution_id,),
+            weigh=lambda item: sum(len(op.value) for op in item.ops if isinstance(op, Done)),
+        ),
         log=Lane(pool, log.append, name="log", retry_seconds=2.0, waiting_max=20_000),
     )
 
@@ -407,7 +438,10 @@ async def _served(catalogue: Catalogue, namespace: int, target: str) -> Served:
     return entry.served
 
 
-def _idempotency(item: Submission) -> tuple[tuple[int, str, str], ...]:
+def _once(item: Submission) -> tuple[tuple[object, ...], ...]:
+    """What two submissions of one flush must not both take."""
+    if item.step is not None:
+        return ((item.parent_id, item.step),)
     if item.idempotency_key is None:
         return ()
     return ((item.namespace, item.idempotency_scope, item.idempotency_key),)

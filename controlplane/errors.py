@@ -2,9 +2,9 @@
 
     ControlPlaneError
     ├── NotFound       ExecutionNotFound  TargetNotFound  NodeNotFound  SessionNotFound  MemoryNotFound
-    │                  DeliveryNotFound  NoApprovalRequest  ScheduleNotFound  BulkNotFound
+    │                  DeliveryNotFound  NoApprovalRequest  ScheduleNotFound  BulkNotFound  StepNotFound
     ├── Conflict       LeaseLost  AlreadyFinished  InvalidState  SessionClosed  SessionDraining  LengthMismatch
-    │                  NotAList  IdempotencyConflict  ApprovalAlreadyRequested  ScheduleExists
+    │                  NotAList  IdempotencyConflict  ApprovalAlreadyRequested  ScheduleExists  SignalsFull
     ├── Refused        Malformed  Invalid  InvalidParameter  TooLarge  TargetMalformed  EgressRefused  NoWebhook
     │                  Unauthorized  NotItsNode
     └── Unavailable    DatabaseUnavailable  ShuttingDown  WaitedTooLong
@@ -94,6 +94,12 @@ class BulkNotFound(NotFound):
     code = "bulk_not_found"
 
 
+class StepNotFound(NotFound):
+    """The execution has no step of this name."""
+
+    code = "step_not_found"
+
+
 class Conflict(ControlPlaneError):
     """The request contradicts what is already true."""
 
@@ -158,6 +164,12 @@ class ScheduleExists(Conflict):
     """There is another schedule of this name."""
 
     code = "schedule_exists"
+
+
+class SignalsFull(Conflict):
+    """Too many signals are kept that the execution has not waited for yet."""
+
+    code = "signals_full"
 
 
 class Refused(ControlPlaneError):

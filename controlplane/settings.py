@@ -50,6 +50,11 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on; another than loopback needs an API key.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on.")
+    public_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s/]+(/[^\s]*)?$",
+        description="Where people reach this server, for links that it gives out; by default http://host:port.",
+    )
     api_key: SecretStr | None = Field(
         default=None, description="The key that callers and nodes send as X-API-Key or Authorization: Bearer."
     )

@@ -18,10 +18,12 @@ from controlplane.domain.lease import Claim, Fence, Lease, Recorded, ReportCode,
 from controlplane.domain.lease import Report as ReportOf
 from controlplane.domain.memory import Append, Place, Put, Remove, Scope, Write
 from controlplane.domain.placement import Placement
+from controlplane.domain.step import Step, StepOp, StepWrite
 from controlplane.errors import ControlPlaneError
 from controlplane.postgres.pool import Connection
-from controlplane.stages import cancel, complete, register, submit
+from controlplane.stages import cancel, complete, register, signal, step, submit
 from controlplane.stages import lease as lease_stage
+from controlplane.stages.signal import Sent, Signal
 
 NAMESPACE = 1
 TARGET = "n.echo"
@@ -240,6 +242,34 @@ def a_report(fence: Fence, verdict: Verdict = Verdict.SUCCEEDED, **over: Any) ->
         Verdict.FAILED: {"error": b'"boom"', "error_class": "Boom"},
     }
     return replace(ReportOf(fence=fence, verdict=verdict), **(fields.get(verdict, {}) | over))
+
+
+async def steps(conn: Connection, made: Made, *ops: StepOp, fence: Fence | None = None) -> list[Step]:
+    """How these steps of this execution stand once its attempt has written them."""
+    [answer] = await step.write(conn, [StepWrite(fence=fence or made.fence, ops=ops)])
+    return must(answer)
+
+
+async def suspend(conn: Connection, fence: Fence, *waits: str, any_: bool = False) -> Recorded:
+    """What is answered to an attempt that only waits for these steps."""
+    return await report(conn, fence, Verdict.WAITING, waits=waits, waits_any=any_)
+
+
+async def send(
+    conn: Connection, id_: ExecutionId, event: str = "go", payload: bytes = b"1", *, key: str | None = None
+) -> Sent:
+    """What is answered to who signals this execution."""
+    return await signal.send(
+        conn,
+        Signal(
+            id=make_id(bucket(id_)),
+            execution_id=id_,
+            namespace=NAMESPACE,
+            event=event,
+            payload=payload,
+            idempotency_key=key,
+        ),
+    )
 
 
 def run_place(run_id: str, key: str = "k", *, bucket: int = 0) -> Place:

@@ -12,7 +12,8 @@ from controlplane.domain.execution import State, Status
 from controlplane.domain.ids import ExecutionId, SessionId
 from controlplane.domain.lease import WITHDRAWING, Transport
 from controlplane.domain.pause import Pause, Paused
-from controlplane.domain.standing import AHEAD_MAX, Child, Failure, Line, Node, Process, Standing, Word
+from controlplane.domain.standing import AHEAD_MAX, Awaited, Child, Failure, Line, Node, Process, Standing, Waits, Word
+from controlplane.domain.step import StepKind, Until
 
 NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 ID = ExecutionId(UUID(int=1))
@@ -60,6 +61,15 @@ def leased(**over: Any) -> Standing:
 def waiting(reason: str | None, **over: Any) -> Standing:
     """The first attempt waits, since half a minute ago."""
     made: dict[str, Any] = {"attempt": 1, "leased_at": ago(60), "waiting_at": ago(30), "holder": process()}
+    return standing(State.WAITING, status_reason=reason, **made | over)
+
+
+def suspended(reason: str, *first: Awaited, steps: int = 1, done: int = 0, any_: bool = False, **over: Any) -> Standing:
+    """The first attempt has given its lease back half a minute ago."""
+    calls = steps if reason == "awaiting_child" else 0
+    until = Until.ANY if any_ else Until.ALL
+    waits = Waits(until=until, steps=steps, done=done, calls=calls, calls_done=done if calls else 0, first=first)
+    made: dict[str, Any] = {"attempt": 1, "waiting_at": ago(30), "waits": waits}
     return standing(State.WAITING, status_reason=reason, **made | over)
 
 
@@ -132,6 +142,11 @@ ALL_PAUSED = held_back(Paused.all())
 NODE_PAUSED = held_back(Paused.node("n"), reason=None)
 REASONER_PAUSED = held_back(Paused.reasoner("n", "n.echo"), paused_by=None)
 
+NAP = Awaited(name="nap", kind=StepKind.SLEEP, due_at=ago(-3_600))
+GO = Awaited(name="go", kind=StepKind.EVENT, event="deploy.approved")
+ASK = Awaited(name="ask", kind=StepKind.APPROVAL)
+CALL = Awaited(name="child", kind=StepKind.CALL, child_id=CHILD_ID)
+
 SAMPLES: dict[str, Standing] = {
     "all paused": ready(pauses=(ALL_PAUSED, NODE_PAUSED)),
     "node paused": ready(pauses=(NODE_PAUSED,)),
@@ -159,7 +174,14 @@ SAMPLES: dict[str, Standing] = {
     "approval": waiting(WAITING_FOR_APPROVAL, approval=question()),
     "child": waiting("awaiting_child", **children(1)),
     "children": waiting("awaiting_child", **children(3)),
-    "something": waiting("sleeping"),
+    "something": waiting("something"),
+    "sleeping": suspended("sleeping", NAP),
+    "sleeping, or woken": suspended("sleeping", NAP, steps=3, any_=True),
+    "event": suspended("waiting_for_event", GO),
+    "event, and more": suspended("waiting_for_event", NAP, replace(GO, due_at=ago(-60)), steps=3, done=1),
+    "approval, without a lease": suspended(WAITING_FOR_APPROVAL, ASK, approval=question(durable=True)),
+    "children, without a lease": suspended("awaiting_child", CALL, steps=5, done=2, **children(3)),
+    "any child, without a lease": suspended("awaiting_child", CALL, steps=2, any_=True, **children(2)),
     "cancelling": leased(cancel=Word(at=ago(4), reason="enough")),
     "withdrawing": leased(holder=called(), accepted=True, status_reason=WITHDRAWING),
     "process gone": leased(holder=process(closed_at=ago(2), closed_reason="expired")),

@@ -21,16 +21,18 @@ class Gate:
 
     Without a key the `Host` header must name this machine, and so must the `Origin` of a page that asks: neither a name
     that somebody points at 127.0.0.1 nor a form on a foreign page may reach the API through a developer's browser.
-    `signed`: paths that look for themselves who comes, by a signature.
+    `signed`: paths that look for themselves who comes, by a signature. `links`: what such paths begin with whose
+    signature is a part of them.
     """
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None, signed: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, *, api_key: str | None, links: str, signed: Collection[str] = ()) -> None:
         self._app = app
         self._open = OPEN_PATHS.union(signed)
+        self._links = links
         self._key = None if api_key is None else api_key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or scope["path"] in self._open or self._may(scope):
+        if scope["type"] not in ("http", "websocket") or self._is_open(scope["path"]) or self._may(scope):
             await self._app(scope, receive, send)
             return
         if scope["type"] == "websocket":
@@ -43,6 +45,9 @@ class Gate:
             else "Send X-API-Key or Authorization: Bearer."
         )
         await answer(Unauthorized(fix=fix))(scope, receive, send)
+
+    def _is_open(self, path: str) -> bool:
+        return path in self._open or path.startswith(self._links)
 
     def _may(self, scope: Scope) -> bool:
         headers = Headers(scope=scope)

@@ -178,10 +178,10 @@ async def _wishes(
 
 
 def _keyed(batch: Batch, n: int, item: BatchItem, raw: bytes) -> Keyed | None:
-    """The item's own key, or one that is made from the request's."""
+    """The item's own key, or one that is made from the request's; a step needs none."""
     if item.idempotency_key is not None:
         return Keyed.of(item.idempotency_key, batch.caller.run_id or "", raw)
-    if batch.keyed is None:
+    if batch.keyed is None or item.step is not None:
         return None
     return batch.keyed._replace(key=f"{batch.keyed.key}{APART}{n}")
 

@@ -20,6 +20,7 @@ from controlplane.domain.lease import Beat, Claim, Extended, Lease, Recorded, Re
 from controlplane.domain.memory import Write, Written
 from controlplane.domain.placement import Placement
 from controlplane.domain.retention import Keep
+from controlplane.domain.step import Step, StepWrite
 from controlplane.errors import ControlPlaneError
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
@@ -65,10 +66,20 @@ class Lanes:
     renew: Lane[Beat, Extended]
     complete: Lane[Report, Recorded]
     memory: Lane[Write, list[Written]]
+    steps: Lane[StepWrite, list[Step]]
     log: Lane[Entry, None]
 
     async def close(self) -> None:
-        for lane in (self.submit, self.replay, self.claim, self.renew, self.complete, self.memory, self.log):
+        for lane in (
+            self.submit,
+            self.replay,
+            self.claim,
+            self.renew,
+            self.complete,
+            self.memory,
+            self.steps,
+            self.log,
+        ):
             await lane.close()
 
 
@@ -99,6 +110,7 @@ class Doors:
     limits: Limits
     keep: Keep
     keyring: KeyRing
+    public_url: str
     egress: EgressPolicy
     nodes_egress: EgressPolicy
     approval_secret: str | None

@@ -18,6 +18,7 @@ from controlplane.api import shapes
 from controlplane.api.agentfield.workflow import owner_of
 from controlplane.api.body import clean, decode, payload, read_body, read_form
 from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, doors_of, namespace_of
+from controlplane.api.links import linked
 from controlplane.api.operation import Operation
 from controlplane.api.paging import limit_of, query_instant, seconds, words
 from controlplane.api.policy import RetryPolicyForm, policy_of, retries_of
@@ -50,6 +51,7 @@ from controlplane.domain.ids import (
 )
 from controlplane.domain.notice import milliseconds, moment
 from controlplane.domain.retry import RetryPolicy
+from controlplane.domain.step import NAME_MAX
 from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid, InvalidParameter, WaitedTooLong
 from controlplane.postgres.lane import Lane
 from controlplane.reads import approvals, deliveries, executions
@@ -82,7 +84,8 @@ class SubmitForm(msgspec.Struct, forbid_unknown_fields=True):
     From then on it may wait `schedule_to_start_seconds` for a node and take `total_seconds` in all, and each attempt
     `timeout_seconds`; an attempt that is silent for `heartbeat_seconds` has failed. What is left out is as the reasoner
     was registered. `retry` says more than `retries`: one of the two. `on_parent_end`: what becomes of it
-    when its parent ends without a result.
+    when its parent ends without a result. `step`: the name under which the parent attempt keeps this call, instead of
+    an idempotency key; asked for again it is the same execution.
     `run_metadata` and `authority` are taken and left alone (AgentField).
     """
 
@@ -100,6 +103,7 @@ class SubmitForm(msgspec.Struct, forbid_unknown_fields=True):
     delay_seconds: float | None = None
     run_at: datetime | None = None
     idempotency_key: str | None = None
+    step: str | None = None
     run_metadata: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     authority: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
 
@@ -116,6 +120,8 @@ async def submit_async(request: Request) -> Response:
     """Accept and answer at once; the work is in the database when this returns 202."""
     submission, accepted, _, warnings = await _accept(request)
     shape = shape_of(submission, accepted)
+    if accepted.replayed and submission.step is not None:
+        shape["replayed"] = True
     if warnings:
         shape["warnings"] = warnings
     headers = headers_of(accepted)
@@ -199,7 +205,7 @@ async def read(request: Request) -> Response:
         shape["webhook_events"] = shapes.webhook_events(told)
     if view.status.final or may_have_asked(view.status_reason):  # the others, which are polled, are spared the look
         asked = await doors.run(approvals.latest, bucket_of(id_), id_, namespace=namespace)
-        shape |= {} if asked is None else shapes.asked(asked)
+        shape |= {} if asked is None else shapes.asked(linked(doors, asked))
     return answer(shape)
 
 
@@ -389,6 +395,7 @@ def submission_of(
     replay: Replay | None,
 ) -> Submission:
     """What this form asks for. Raises what a submit is refused with; `where` counts from `body`."""
+    step = step_of(form.step, caller, keyed)
     input_ = input_of(form.input, doors.limits.payload_bytes_max)
     context = context_of(form.context, doors.limits.payload_bytes_max)
     id_ = ExecutionId(doors.ids.new(bucket))
@@ -418,10 +425,26 @@ def submission_of(
         delay_seconds=delay_seconds,
         run_at=run_at,
         webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_),),
+        step=step,
         idempotency_key=None if keyed is None else keyed.key,
         idempotency_scope="" if keyed is None else keyed.scope,
         request_hash=b"" if keyed is None else keyed.request_hash,
     )
+
+
+def step_of(name: str | None, caller: Caller, keyed: Keyed | None) -> str | None:
+    """The step of its parent that a call is. Raises Invalid."""
+    if name is None:
+        return None
+    if keyed is not None:
+        raise Invalid("Either step or idempotency_key.", where="body.step", fix="A step is enough to ask once.")
+    if caller.parent_id is None or caller.parent_attempt is None:
+        raise Invalid(
+            "A step belongs to the attempt that calls.",
+            where="body.step",
+            fix="Send X-Parent-Execution-ID: exec_…~<attempt>.",
+        )
+    return clean(name, where="body.step", chars_max=NAME_MAX)
 
 
 def no_node(entry: Entry) -> list[dict[str, str]]:

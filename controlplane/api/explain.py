@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api.doors import doors_of, namespace_of
+from controlplane.api.links import linked
 from controlplane.api.operation import Operation
 from controlplane.api.shapes import answer, present
 from controlplane.domain.explain import explain
@@ -29,6 +32,8 @@ async def of_execution(request: Request) -> Response:
     )
     if standing is None:
         raise ExecutionNotFound
+    if standing.approval is not None:
+        standing = replace(standing, approval=linked(doors, standing.approval))
     found = explain(standing)
     shape = {
         "execution_id": show_execution(id_),

@@ -35,6 +35,7 @@ from controlplane.domain.ids import ExecutionId, SessionId, bucket_of, read, rea
 from controlplane.domain.lease import Beat, Claim, Fence, Lease, Report, ReportCode, Session, Verdict
 from controlplane.domain.notice import text
 from controlplane.domain.retry import after_error
+from controlplane.domain.step import NAME_MAX, WAITS_MAX
 from controlplane.domain.target import is_name
 from controlplane.errors import (
     ControlPlaneError,
@@ -67,6 +68,7 @@ LEVELS = frozenset({"debug", "info", "warning", "error"})
 SESSIONS_KEPT = 10_000
 DRAINED_LOOK_SECONDS = 2.0
 """How often a poll of a process that drains looks whether it still does: a hint may be lost."""
+MOVED = frozenset({Status.QUEUED.value, Status.WAITING.value})
 
 
 class OpenForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -98,11 +100,11 @@ class HeartbeatForm(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ResultForm(msgspec.Struct):
-    """How an attempt went."""
+    """How an attempt went. `waits`: the names of the steps that a `waiting` one waits for, `any` or `all` of them."""
 
     execution_id: str
     attempt: int
-    status: Literal["succeeded", "failed", "cancelled", "released"]
+    status: Literal["succeeded", "failed", "cancelled", "released", "waiting"]
     result: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     error: str | None = None
     error_class: str | None = None
@@ -111,6 +113,8 @@ class ResultForm(msgspec.Struct):
     retryable: bool = True
     retry_after_seconds: float | None = None
     duration_ms: float | None = None
+    waits: list[str] = []
+    until: Literal["any", "all"] = "all"
 
 
 class ResultsForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -335,12 +339,14 @@ async def results(request: Request) -> Response:
         else:
             status = recorded.status
             shape |= {"http_status": 200, "code": recorded.code.value, "status": status and status.value}
+            if recorded.ready is not None:
+                doors.ready(*recorded.ready)
             if status is not None and status.final and recorded.code is not ReportCode.ALREADY_RECORDED:
                 assert isinstance(report, Report)
                 ended.append(report.fence.execution_id)
         shown.append(shape)
     doors.ended(ended)
-    if any(one.get("status") == Status.QUEUED.value for one in shown):
+    if any(one.get("status") in MOVED for one in shown):
         doors.hints.tell(EVENTS_TOPIC)
     if refused is not None and len(shown) == 1:
         return problem(refused)
@@ -438,6 +444,10 @@ def _report(form: ResultForm, where: str, bytes_max: int) -> Report:
             error_class="ResultInvalid",
             retryable=False,
         )
+    if form.status == "waiting":
+        return Report(
+            fence=fence, verdict=Verdict.WAITING, waits=_waits(form.waits, where), waits_any=form.until == "any"
+        )
     after = form.retry_after_seconds
     return Report(
         fence=fence,
@@ -450,6 +460,14 @@ def _report(form: ResultForm, where: str, bytes_max: int) -> Report:
         retryable=form.retryable,
         retry_after_seconds=None if after is None or not math.isfinite(after) else after_error(after),
     )
+
+
+def _waits(names: Sequence[str], where: str) -> tuple[str, ...]:
+    if not 1 <= len(names) <= WAITS_MAX:
+        raise Invalid(f"From 1 to {WAITS_MAX} names of steps.", where=f"{where}.waits")
+    for n, name in enumerate(names):
+        clean(name, where=f"{where}.waits[{n}]", chars_max=NAME_MAX)
+    return tuple(dict.fromkeys(names))
 
 
 def _line(form: LineForm, where: str) -> Line:

@@ -18,6 +18,7 @@ from controlplane.domain.notice import error_text, milliseconds, moment
 from controlplane.domain.pause import Pause, Paused
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.schedule import Schedule
+from controlplane.domain.step import Step
 from controlplane.domain.target import parse
 from controlplane.domain.vector import Hit, Vector
 from controlplane.reads.changes import ChangeView
@@ -45,6 +46,8 @@ FRAME_OF = {
     "execution.cancelled": "execution_cancelled",
     "execution.waiting": "execution_waiting",
     "execution.continued": "execution_updated",
+    "execution.suspended": "execution_waiting",
+    "execution.woken": "execution_updated",
     "execution.paused": "execution_paused",
     "execution.resumed": "execution_resumed",
     "approval.requested": "execution_waiting",
@@ -59,6 +62,8 @@ STATUS_AFTER = {
     "execution.waiting": Status.WAITING,
     "approval.requested": Status.WAITING,
     "execution.continued": Status.RUNNING,
+    "execution.suspended": Status.WAITING,
+    "execution.woken": Status.QUEUED,
     "execution.paused": Status.WAITING,
     "execution.retrying": Status.QUEUED,
     "lease.released": Status.QUEUED,
@@ -171,6 +176,7 @@ def lease(one: Lease) -> Shape:
         "timeout_seconds": one.timeout_seconds,
         "deadline_in_seconds": one.deadline_in_seconds,
         "heartbeat_seconds": one.heartbeat_seconds,
+        "steps": one.steps,
         "created_at": moment(one.created_at),
     }
     if one.context is not None:
@@ -229,6 +235,31 @@ def tick(view: TickView) -> Shape:
             "at": moment(view.at),
         }
     )
+
+
+def step(one: Step) -> Shape:
+    """A step as it stands: `value` once it is done, null where a wait ran out of its time."""
+    shape: Shape = {
+        "name": one.name,
+        "kind": one.kind.value,
+        "status": one.status.value,
+        "value": raw(one.value),
+        "due_in_seconds": one.due_in_seconds,
+        "timed_out": one.timed_out,
+        "child_id": None if one.child_id is None else show_execution(one.child_id),
+    }
+    more: Shape = {
+        "attempt": one.attempt,
+        "event": one.event,
+        "approval_request_id": one.request_id,
+        "child_status": one.child_status,
+        "error": raw(one.error),
+        "error_class": one.error_class,
+        "due_at": None if one.due_at is None else moment(one.due_at),
+        "created_at": None if one.created_at is None else moment(one.created_at),
+        "done_at": None if one.done_at is None else moment(one.done_at),
+    }
+    return shape | present(more)
 
 
 def memory(value: Value, scope: str) -> Shape:

@@ -87,7 +87,7 @@ app = typer.Typer(
     epilog=EPILOG,
     pretty_exceptions_enable=False,
 )
-executions_app = typer.Typer(help="List, show, explain, pause, cancel, wait for, restart and retry executions.")
+executions_app = typer.Typer(help="List, show, explain, signal, pause, cancel, wait for, restart and retry executions.")
 app.add_typer(executions_app, name="executions")
 nodes_app = typer.Typer(help="List nodes; let one drain.", invoke_without_command=True)
 app.add_typer(nodes_app, name="nodes")
@@ -108,6 +108,8 @@ BULK_ACTIONS = {
     "pause": "Hold executions back; an attempt that runs goes on to its end.",
     "resume": "Let paused executions go on.",
 }
+approvals_app = typer.Typer(help="List and show what executions ask people, approve and reject it.")
+app.add_typer(approvals_app, name="approvals")
 
 
 @app.callback(invoke_without_command=True)
@@ -577,6 +579,132 @@ def runs_cancel(
 
     with _client(server, api_key) as client:
         cancel(client, run_id, reason=reason, as_json=as_json)
+
+
+@executions_app.command("steps")
+def executions_steps(
+    execution_id: ExecutionId,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what an execution has done once and for all, and what it waits for; the first one first."""
+    from controlplane.cli.steps import steps
+
+    with _client(server, api_key) as client:
+        steps(client, execution_id, as_json=as_json)
+
+
+@executions_app.command("signal")
+def executions_signal(
+    execution_id: ExecutionId,
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="What has happened, e.g. deploy.approved.")],
+    payload: Annotated[
+        str | None, typer.Option("--payload", metavar="JSON", help="Any JSON; @file, or - for stdin.")
+    ] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option("--idempotency-key", metavar="KEY", help="The same key again is the same signal.")
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell an execution that something has happened; one that does not wait for it yet will find it."""
+    from controlplane.cli.steps import signal
+
+    with _client(server, api_key) as client:
+        signal(client, execution_id, event, payload=payload, idempotency_key=idempotency_key, as_json=as_json)
+
+
+Feedback = Annotated[str | None, typer.Option("--feedback", metavar="TEXT", help="What to tell who asked.")]
+AnswerJson = Annotated[
+    str | None, typer.Option("--response", metavar="JSON", help="An answer beyond yes or no; @file, or - for stdin.")
+]
+RequestId = Annotated[
+    str | None,
+    typer.Option("--approval-request-id", metavar="ID", help="Which of several questions; else the one that is open."),
+]
+
+
+@approvals_app.command("list")
+def approvals_list(
+    limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many that wait are looked at.")] = 50,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what executions ask people just now, the newest execution first."""
+    from controlplane.cli.approvals import listing
+
+    with _client(server, api_key) as client:
+        listing(client, limit=limit, as_json=as_json)
+
+
+@approvals_app.command("show")
+def approvals_show(
+    execution_id: ExecutionId,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what an execution asks, or asked last."""
+    from controlplane.cli.approvals import show
+
+    with _client(server, api_key) as client:
+        show(client, execution_id, as_json=as_json)
+
+
+@approvals_app.command("approve")
+def approvals_approve(
+    execution_id: ExecutionId,
+    feedback: Feedback = None,
+    response: AnswerJson = None,
+    request_id: RequestId = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say yes to what an execution asks; the first decision stands."""
+    _decide(execution_id, "approved", feedback, response, request_id, server, api_key, as_json=as_json)
+
+
+@approvals_app.command("reject")
+def approvals_reject(
+    execution_id: ExecutionId,
+    feedback: Feedback = None,
+    response: AnswerJson = None,
+    request_id: RequestId = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say no to what an execution asks; the first decision stands."""
+    _decide(execution_id, "rejected", feedback, response, request_id, server, api_key, as_json=as_json)
+
+
+def _decide(
+    execution_id: str,
+    decision: str,
+    feedback: str | None,
+    response: str | None,
+    request_id: str | None,
+    server: str,
+    api_key: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    from controlplane.cli.approvals import decide
+
+    with _client(server, api_key) as client:
+        decide(
+            client,
+            execution_id,
+            decision,
+            feedback=feedback,
+            response=response,
+            request_id=request_id,
+            as_json=as_json,
+        )
 
 
 @schedules_app.command("list")

@@ -55,7 +55,8 @@ def dev(*, host: str | None, port: int | None, data_dir: Path | None, agent_file
     _make(settings.data_dir)
     with _listener(settings) as listener, _database(settings) as dsn:
         bring_up(dsn)
-        app = build(settings, database_url=dsn, keyring=_keyring(settings))
+        url = serving.url_of(listener, settings)
+        app = build(settings, database_url=dsn, keyring=_keyring(settings), url=url)
         _serve(app, settings, listener, agent)
     output.say("Stopped.")
 

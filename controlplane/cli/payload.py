@@ -37,7 +37,8 @@ def read_json(given: str, option: str) -> bytes:
     try:
         orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise Failure(f"{option} is not JSON: {error.msg}.", code=ExitCode.USAGE) from None
+        fix = """Like this: '{"by": "me"}', '"text"' or '3'."""
+        raise Failure(f"{option} is not JSON: {error.msg}.", fix=fix, code=ExitCode.USAGE) from None
     return raw.strip()
 
 
@@ -96,19 +97,23 @@ def _given(given: str) -> bytes:
 
 
 def _strict(raw: bytes) -> bytes:
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise Failure(
-            f"The input is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
-            fix=EXAMPLE,
-            code=ExitCode.USAGE,
-        ) from None
+    value = _loads(raw, fix=EXAMPLE)
     if not isinstance(value, dict):
         raise Failure(
             "The input must be an object: the reasoner's arguments by name.", fix=EXAMPLE, code=ExitCode.USAGE
         )
     return raw.strip()
+
+
+def _loads(raw: bytes, *, fix: str) -> object:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise Failure(
+            f"The input is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
+            fix=fix,
+            code=ExitCode.USAGE,
+        ) from None
 
 
 def _bytes(text: str) -> bytes:

@@ -28,7 +28,7 @@ def serve(*, host: str | None, port: int | None, database_url: str | None) -> No
     require_newest(dsn, patience_seconds=DATABASE_PATIENCE_SECONDS)
     listener = serving.listen(settings)
     url = serving.url_of(listener, settings)
-    app = build(settings, database_url=dsn, keyring=keyring)
+    app = build(settings, database_url=dsn, keyring=keyring, url=url)
     ready = serving.Running(
         app,
         drain_seconds=settings.drain_seconds,

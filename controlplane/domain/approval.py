@@ -59,7 +59,10 @@ _WORDS: Mapping[str, Decision] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
-    """A question and its answer. `response` is JSON bytes; `attempt` asked it, or asked it again, last."""
+    """A question and its answer. `response` is JSON bytes; `attempt` asked it, or asked it again, last.
+
+    `durable`: asked by a step, it waits whatever becomes of the attempt.
+    """
 
     execution_id: ExecutionId
     request_id: str
@@ -73,6 +76,8 @@ class Approval:
     requested_at: datetime
     expires_at: datetime | None
     decided_at: datetime | None
+    title: str | None = None
+    durable: bool = False
 
     @property
     def fence(self) -> Fence:
@@ -93,6 +98,8 @@ class Approval:
             requested_at=row["requested_at"],
             expires_at=row["expires_at"],
             decided_at=row["decided_at"],
+            title=row["title"],
+            durable=row["durable"],
         )
 
 

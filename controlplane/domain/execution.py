@@ -10,6 +10,7 @@
     What is asked for a later moment is accepted as delayed (`scheduled`).
 
     leased ◄── wait, continue ──► waiting with its session        ready, delayed, blocked ◄── pause, resume ──► paused
+    leased ── suspend ──► waiting without a session ── wake ──► ready      waiting without a session ◄── pause, resume
 
 A finished execution never moves again.
 """
@@ -142,7 +143,8 @@ class Submission:
     `origin`: JSON that the event of its beginning carries (why it was started anew). It may be leased `delay_seconds`
     after it was accepted, and not before `run_at`; from then on it has `schedule_to_start_seconds` to be leased for the
     first time and `total_seconds` to end, whatever it waits for. One attempt may be active for `timeout_seconds`
-    and silent for `heartbeat_seconds`.
+    and silent for `heartbeat_seconds`. `step`: under which name its parent keeps that it has asked for it, and finds
+    it again.
     """
 
     id: ExecutionId
@@ -170,6 +172,7 @@ class Submission:
     delay_seconds: float = 0.0
     run_at: datetime | None = None
     webhooks: tuple[Webhook, ...] = ()
+    step: str | None = None
     idempotency_key: str | None = None
     idempotency_scope: str = ""
     request_hash: bytes = b""
@@ -177,7 +180,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """The answer to a submission. `replayed`: an earlier request with this idempotency key made it.
+    """The answer to a submission. `replayed`: an earlier request with this idempotency key, or for this step, made it.
 
     `source_id`: it has ended already, with the result of this execution of the run that was started anew.
     `scheduled_at`: it waits for this moment before it may be leased for the first time.
@@ -227,6 +230,7 @@ class Held:
     total_passed: bool = False
     heartbeat_next: bool = False
     """Its deadline is that of its next sign of life, and not that of the attempt."""
+    parent_id: UUID | None = None
 
     @property
     def overdue(self) -> Overdue:

@@ -28,6 +28,7 @@ from controlplane.domain.standing import (
     Node,
     Process,
     Standing,
+    Waits,
     Word,
     attempt_facts,
     child_facts,
@@ -37,13 +38,14 @@ from controlplane.domain.standing import (
     pause_facts,
     process_facts,
     slot_facts,
+    waits_facts,
     word_facts,
 )
+from controlplane.domain.step import AWAITING_CHILD, SLEEPING, WAITING_FOR_EVENT, WAITS_MAX, StepKind, Until
 
 WORDS_MAX = 200
 """Characters of somebody else's words in a sentence."""
 
-AWAITING_CHILD = "awaiting_child"
 RETRYING = "retrying"
 PARENT_HAD = {
     REASON_OF[Status.FAILED]: "failed",
@@ -75,6 +77,8 @@ class Cause(StrEnum):
     BLOCKED = "blocked"
     WAITING_FOR_APPROVAL = "waiting_for_approval"
     WAITING_FOR_CHILD = "waiting_for_child"
+    WAITING_FOR_EVENT = "waiting_for_event"
+    SLEEPING = "sleeping"
     WAITING = "waiting"
     CANCELLING = "cancelling"
     WITHDRAWING = "withdrawing"
@@ -357,6 +361,8 @@ def _holder_late(it: Standing, holder: Process) -> Explanation:
 
 
 def _waiting(it: Standing) -> Explanation:
+    if it.waits is not None:
+        return _suspended(it, it.waits)
     known = facts(it) | attempt_facts(it)
     who = f"Attempt {it.attempt} waits" if it.attempt else "It waits"
     since = "" if it.waiting_at is None else f" since {_at(it.waiting_at)}"
@@ -378,6 +384,56 @@ def _waiting(it: Standing) -> Explanation:
         since=it.waiting_at,
         facts=known | child_facts(it),
     )
+
+
+def _suspended(it: Standing, waits: Waits) -> Explanation:
+    """It waits for steps and holds no lease: said is what `status_reason` names, and the rest is counted."""
+    known = facts(it) | {"waiting_at": maybe(it.waiting_at)} | waits_facts(waits) | child_facts(it)
+    who = "It waits" if it.waiting_at is None else f"It waits since {_at(it.waiting_at)}"
+    others = _others(waits)
+    if it.status_reason == WAITING_FOR_APPROVAL:
+        return _unanswered(it, f"{who}, without a lease,", known)
+    if it.status_reason == WAITING_FOR_EVENT:
+        event = next((one for one in waits.first if one.kind is StepKind.EVENT), None)
+        name = "an event" if event is None else f"the event {_words(event.event or event.name)}"
+        until = "" if event is None or event.due_at is None else f"; without it it goes on at {_at(event.due_at)}"
+        return Explanation(
+            code=Cause.WAITING_FOR_EVENT,
+            sentence=f"{who} for {name}{others}{until}.",
+            since=it.waiting_at,
+            fix=None if event is None else f"Send it: {_route(it, f'signals/{event.event}', 'POST')}.",
+            facts=known | ({} if event is None else {"event": event.event, "goes_on_at": maybe(event.due_at)}),
+        )
+    if it.status_reason == AWAITING_CHILD:
+        named = f", first {_child(it)}" if it.children else ""
+        count = f"{waits.calls - waits.calls_done:,} of {waits.calls:,}"
+        others = _others(waits, besides=waits.calls - waits.calls_done)
+        return Explanation(
+            code=Cause.WAITING_FOR_CHILD,
+            sentence=f"{who} for {waits.until.value} of its children{others}: {count} have not ended{named}.",
+            since=it.waiting_at,
+            fix=f"Ask the child the same: GET /api/v1/executions/{show_execution(it.children[0].id)}/explain."
+            if it.children
+            else None,
+            facts=known,
+        )
+    sleep = next((one for one in waits.first if one.due_at is not None), None)
+    until = "" if sleep is None or sleep.due_at is None else f" until {_at(sleep.due_at)}"
+    return Explanation(
+        code=Cause.SLEEPING if it.status_reason == SLEEPING else Cause.WAITING,
+        sentence=f"It sleeps{until}{others}; then attempt {it.attempt + 1} goes on where it stopped.",
+        since=it.waiting_at,
+        facts=known | ({} if sleep is None else {"goes_on_at": maybe(sleep.due_at)}),
+    )
+
+
+def _others(waits: Waits, besides: int = 1) -> str:
+    """What else it waits for."""
+    others = waits.steps - waits.done - besides
+    if others <= 0:
+        return ""
+    word = "or" if waits.until is Until.ANY else "and"
+    return f" ({word} {_count(others, WAITS_MAX, 'more step')})"
 
 
 def _unanswered(it: Standing, who: str, known: dict[str, Json]) -> Explanation:
@@ -475,13 +531,17 @@ def duration(seconds: float) -> str:
 def _of_children(it: Standing) -> str:
     if not it.children:
         return "a child, of which nothing is unfinished"
-    first = it.children[0]
-    named = f"{show_execution(first.id)} ({first.target}, {first.state.value})"
+    named = _child(it)
     if it.children_count == 1:
         return f"its unfinished child {named}"
     return (
         f"{_count(it.children_count, CHILDREN_MAX, 'unfinished child', 'unfinished children').lower()}, first {named}"
     )
+
+
+def _child(it: Standing) -> str:
+    first = it.children[0]
+    return f"{show_execution(first.id)} ({first.target}, {first.state.value})"
 
 
 def _beat(it: Standing, one: Process) -> str:

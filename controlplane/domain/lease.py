@@ -84,7 +84,7 @@ class Lease:
     """Work handed to a session: what was asked, and the attempt that every answer must carry.
 
     `deadline_in_seconds`: after so long it ends as timed out, unless it waits in between. `heartbeat_seconds`: for so
-    long it may be silent.
+    long it may be silent. `steps`: how many earlier attempts have left.
     """
 
     execution_id: ExecutionId
@@ -105,6 +105,7 @@ class Lease:
     deadline_in_seconds: float | None = None
     heartbeat_seconds: float | None = None
     replay: Replay | None = None
+    steps: int = 0
 
 
 class Verdict(StrEnum):
@@ -114,6 +115,7 @@ class Verdict(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     RELEASED = "released"
+    WAITING = "waiting"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +123,8 @@ class Report:
     """A node's last word on an attempt. `error`, `error_details` and `result` are JSON bytes.
 
     `http_status`: the status that the reasoner gave its failure (an exception that carries one). `overdue`: it is the
-    clock that says so, in the name of a node of which nothing was heard.
+    clock that says so, in the name of a node of which nothing was heard. `waits`: the steps that a `waiting` one waits
+    for, all of them or `waits_any`.
     """
 
     fence: Fence
@@ -135,6 +138,8 @@ class Report:
     retry_after_seconds: float | None = None
     http_status: int | None = None
     overdue: Overdue | None = None
+    waits: tuple[str, ...] = ()
+    waits_any: bool = False
 
 
 class ReportCode(StrEnum):
@@ -146,10 +151,14 @@ class ReportCode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """What became of a report. `status` is the execution's status now; None when it is unknown."""
+    """What became of a report. `status` is the execution's status now; None when it is unknown.
+
+    `ready`: what it waited for has come already, and an attempt may go on with it at once.
+    """
 
     code: ReportCode
     status: Status | None
+    ready: tuple[int, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from controlplane.domain.ids import ExecutionId, SessionId, show, show_execution
 from controlplane.domain.lease import Transport
 from controlplane.domain.notice import moment
 from controlplane.domain.pause import Pause
+from controlplane.domain.step import StepKind, Until
 from controlplane.domain.target import parse
 
 Json = object
@@ -116,6 +117,32 @@ class Child:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Awaited:
+    """A step that an execution waits for without a lease, and that has not come yet."""
+
+    name: str
+    kind: StepKind
+    due_at: datetime | None = None
+    event: str | None = None
+    child_id: ExecutionId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waits:
+    """What an execution waits for without a lease: `any` or `all` of so many steps, so many of which are done.
+
+    `first` names some of the others: what comes by itself first, the soonest before all. `calls` counts children.
+    """
+
+    until: Until
+    steps: int
+    done: int = 0
+    calls: int = 0
+    calls_done: int = 0
+    first: tuple[Awaited, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """All that is known of where an execution stands. `state` None: it has ended, and `ended_at` says when.
 
@@ -150,6 +177,7 @@ class Standing:
     dispatch_seconds: float = 0.0
     failure: Failure | None = None
     approval: Approval | None = None
+    waits: Waits | None = None
     children: tuple[Child, ...] = ()
     children_count: int = 0
     pauses: tuple[Pause, ...] = ()
@@ -239,6 +267,28 @@ def pause_facts(one: Pause) -> dict[str, Json]:
         "paused_at": moment(one.paused_at),
         "paused_by": one.paused_by,
         "pause_reason": one.reason,
+    }
+
+
+def waits_facts(waits: Waits) -> dict[str, Json]:
+    return {
+        "waits_until": waits.until.value,
+        "awaited": waits.steps,
+        "awaited_done": waits.done,
+        "awaited_steps": [
+            {
+                name: said
+                for name, said in {
+                    "name": one.name,
+                    "kind": one.kind.value,
+                    "event": one.event,
+                    "due_at": maybe(one.due_at),
+                    "execution_id": None if one.child_id is None else show_execution(one.child_id),
+                }.items()
+                if said is not None
+            }
+            for one in waits.first
+        ],
     }
 
 

@@ -12,14 +12,14 @@ from controlplane.postgres.pool import Connection
 LATEST = """
 with asked as materialized (
   select execution_id, request_id, namespace, attempt, node_id, status, url, callback_url, feedback, response,
-    requested_at, expires_at, decided_at
+    requested_at, expires_at, decided_at, title, durable
   from approvals
   where bucket = $1
     and execution_id = $2
   order by request_id
 )
 select execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
-  expires_at, decided_at
+  expires_at, decided_at, title, durable
 from asked
 where namespace = $3
 order by status = 'pending' desc, requested_at desc
@@ -28,7 +28,7 @@ limit 1
 
 OF_REQUEST = """
 select execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
-  expires_at, decided_at
+  expires_at, decided_at, title, durable
 from approvals
 where bucket = $1
   and namespace = $2
@@ -36,6 +36,32 @@ where bucket = $1
 order by status = 'pending' desc, requested_at desc
 limit $4
 """
+
+
+# The order keeps it on the primary key. The execution may have ended since: what was asked stays as it was asked.
+ASKED = """
+select execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
+  expires_at, decided_at, title, durable
+from (
+  select execution_id, request_id, namespace, attempt, node_id, status, url, callback_url, feedback, response,
+    requested_at, expires_at, decided_at, title, durable
+  from approvals
+  where bucket = $1
+    and execution_id = $2
+  order by request_id
+  offset 0
+) asked
+where namespace = $3
+  and request_id = $4
+"""
+
+
+async def read(
+    conn: Connection, bucket: int, execution_id: UUID, request_id: str, *, namespace: int
+) -> Approval | None:
+    """What this execution asked under this id."""
+    row = await conn.fetchrow(ASKED, bucket, execution_id, namespace, request_id)
+    return None if row is None else Approval.from_row(row)
 
 
 async def latest(conn: Connection, bucket: int, execution_id: UUID, *, namespace: int) -> Approval | None:

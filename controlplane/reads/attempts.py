@@ -33,7 +33,7 @@ where bucket = $1
   and attempt = any($4::int[])
   and type in (
     'execution.retrying', 'lease.released', 'lease.expired', 'execution.completed', 'execution.failed',
-    'execution.cancelled', 'execution.timeout'
+    'execution.cancelled', 'execution.timeout', 'execution.suspended'
   )
 order by seq
 limit $5
@@ -62,7 +62,10 @@ ENDS_MAX = 3
 
 
 class Ending(StrEnum):
-    """How an attempt ended. `retried`: it failed, and another follows. `released`, `expired`: it was taken back."""
+    """How an attempt ended. `retried`: it failed, and another follows. `released`, `expired`: it was taken back.
+
+    `suspended`: it waits, and another goes on when that is over.
+    """
 
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -70,6 +73,7 @@ class Ending(StrEnum):
     RETRIED = "retried"
     RELEASED = "released"
     EXPIRED = "expired"
+    SUSPENDED = "suspended"
     CANCELLED = "cancelled"
     TIMEOUT = "timeout"
 
@@ -78,6 +82,7 @@ ENDING_OF = {
     EventType.RETRYING: Ending.RETRIED,
     EventType.RELEASED: Ending.RELEASED,
     EventType.EXPIRED: Ending.EXPIRED,
+    EventType.SUSPENDED: Ending.SUSPENDED,
     EventType.COMPLETED: Ending.SUCCEEDED,
     EventType.FAILED: Ending.FAILED,
     EventType.CANCELLED: Ending.CANCELLED,

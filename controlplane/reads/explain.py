@@ -23,14 +23,17 @@ from controlplane.domain.standing import (
     AHEAD_MAX,
     CHILDREN_MAX,
     SHOWN_MAX,
+    Awaited,
     Child,
     Failure,
     Line,
     Node,
     Process,
     Standing,
+    Waits,
     Word,
 )
+from controlplane.domain.step import WAITS_MAX, StepKind, StepStatus, Until
 from controlplane.postgres.pool import Connection
 from controlplane.reads import approvals, pauses
 
@@ -52,7 +55,7 @@ select e.id, e.target, e.type, e.created_at, e.retries_max, clock() as now,
   case
     when q.deadline_at is distinct from least(q.attempt_deadline_at, q.total_deadline_at) then q.heartbeat_seconds
   end as heartbeat_seconds,
-  q.cancel_requested_at, q.cancel_reason, q.pause_requested,
+  q.cancel_requested_at, q.cancel_reason, q.pause_requested, q.waits_until,
   o.status, o.attempt, o.failures, o.status_reason, o.error, o.finished_at
 from executions e
 left join queue q on q.bucket = $1 and q.id = e.id and q.id = $2
@@ -211,6 +214,26 @@ order by id
 limit $5
 """
 
+# What has not come yet first, and of that what comes by itself the soonest; counted is no more than may be awaited.
+AWAITED = """
+select name, kind, status, due_at, event, child_id, count(*) over () as steps,
+  count(*) filter (where status <> 'pending') over () as done,
+  count(*) filter (where kind = 'call') over () as calls,
+  count(*) filter (where kind = 'call' and status <> 'pending') over () as calls_done
+from (
+  select name, kind, status, due_at, event, child_id
+  from steps
+  where bucket = $1
+    and execution_id = $2
+    and (status = 'pending' or awaited)
+    and awaited
+    and namespace = $3
+  limit $4
+) s
+order by status = 'pending' desc, due_at, name
+limit $5
+"""
+
 
 async def standing(
     conn: Connection,
@@ -301,9 +324,30 @@ async def _with_attempt(conn: Connection, found: Standing, row: asyncpg.Record, 
             Child(id=ExecutionId(one["id"]), target=one["target"], state=State(one["state"])) for one in children
         ),
         children_count=children[0]["unfinished"] if children else 0,
+        waits=None if row["waits_until"] is None else await _waits(conn, found, row["waits_until"], namespace),
         log_at=await conn.fetchval(LAST_LINE, bucket, id_, namespace),
         pause=await _pause(conn, id_, namespace) if found.pause_requested else None,
         approval=await approvals.latest(conn, bucket, id_, namespace=namespace) if asks else None,
+    )
+
+
+async def _waits(conn: Connection, found: Standing, until: str, namespace: int) -> Waits:
+    rows = await conn.fetch(AWAITED, bucket_of(found.id), found.id, namespace, WAITS_MAX, SHOWN_MAX)
+    counts = {name: rows[0][name] if rows else 0 for name in ("steps", "done", "calls", "calls_done")}
+    return Waits(
+        until=Until(until),
+        **counts,
+        first=tuple(
+            Awaited(
+                name=row["name"],
+                kind=StepKind(row["kind"]),
+                due_at=row["due_at"],
+                event=row["event"],
+                child_id=None if row["child_id"] is None else ExecutionId(row["child_id"]),
+            )
+            for row in rows
+            if row["status"] == StepStatus.PENDING
+        ),
     )
 
 

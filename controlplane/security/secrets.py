@@ -6,6 +6,8 @@ The place and everything before the nonce are authenticated, so a value moved to
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import re
 from base64 import b64decode, b64encode
@@ -21,6 +23,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 _VERSION = 1
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
+_SIGNING = b"controlplane.signing"
 _KID = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 
 
@@ -34,7 +37,7 @@ class KeyRing:
     Nonces are random, so one key is good for some 2^32 seals; put a new key in front long before.
     """
 
-    __slots__ = ("_ciphers", "_current")
+    __slots__ = ("_ciphers", "_current", "_signers")
 
     def __init__(self, keys: Mapping[str, bytes]) -> None:
         """`keys` maps key ids to 32 bytes; the first is the current one."""
@@ -42,6 +45,8 @@ class KeyRing:
             raise ValueError("a key ring needs at least one key")
         self._ciphers = {kid: _cipher(kid, key) for kid, key in keys.items()}
         self._current = next(iter(keys))
+        # Keys of their own, so that nothing that is signed says anything of a key that seals.
+        self._signers = tuple(hmac.digest(key, _SIGNING, hashlib.sha256) for key in keys.values())
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -98,6 +103,15 @@ class KeyRing:
             return cipher.decrypt(nonce, rest, bound_to + head)
         except (InvalidTag, ValueError):  # ValueError: too short to hold a nonce
             raise SealBroken("the value was changed, or it belongs to another place") from None
+
+    def sign(self, message: bytes, *, purpose: bytes) -> bytes:
+        """32 bytes that only who has this ring can make, for this message and purpose (HMAC-SHA256)."""
+        return hmac.digest(self._signers[0], purpose + b"\0" + message, hashlib.sha256)
+
+    def verify(self, message: bytes, signature: bytes, *, purpose: bytes) -> bool:
+        """Whether a key of this ring has signed this message for this purpose."""
+        signed = (hmac.digest(key, purpose + b"\0" + message, hashlib.sha256) for key in self._signers)
+        return any(hmac.compare_digest(one, signature) for one in signed)
 
     def __repr__(self) -> str:
         return f"KeyRing(current={self._current!r}, keys={len(self._ciphers)})"

@@ -6,7 +6,7 @@ lease ──► *ask* ──► waiting ──► *decide*, *expire_due* ──�
 A question outlives the attempt that asked it: the next attempt asks again under the same id, and finds it still open or
 already answered. The answer and the duty to tell it are written in one transaction; where nobody holds the lease any
 more there is nobody to tell, and the next attempt is told when it asks. Locked in this order: queue, approvals,
-deliveries, events.
+steps, deliveries, events.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
+
+import asyncpg
 
 from controlplane.domain.approval import (
     CALLBACK_ATTEMPTS_MAX,
@@ -26,11 +28,12 @@ from controlplane.domain.approval import (
     callback_host,
     reason_after,
 )
-from controlplane.domain.event import EventType
+from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import STATUS_OF_STATE, Held, Status
 from controlplane.domain.ids import ExecutionId, bucket_of
 from controlplane.domain.lease import Fence
 from controlplane.domain.notice import text
+from controlplane.domain.step import AskApproval, decision_value
 from controlplane.domain.target import parse
 from controlplane.errors import (
     AlreadyFinished,
@@ -41,7 +44,7 @@ from controlplane.errors import (
     NoApprovalRequest,
 )
 from controlplane.postgres.pool import Connection
-from controlplane.stages import hold, record, wait
+from controlplane.stages import hold, record, suspend, wait
 
 MakeId = Callable[[int], UUID]
 
@@ -53,13 +56,37 @@ FEEDBACK_SHOWN_MAX = 1_000
 # read the questions of everybody.
 FIND_ASKED = """
 select execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
-  expires_at, decided_at
+  expires_at, decided_at, title, durable
 from approvals
 where bucket = $1
   and execution_id = $2
   and (request_id = $3 or status = 'pending')
 order by request_id
 for update
+"""
+
+# A question that outlives its attempt: it is asked once, whoever asks again.
+PUT = """
+insert into approvals (
+  bucket, execution_id, request_id, namespace, attempt, node_id, status, url, title, durable, requested_at, expires_at
+)
+values ($1, $2, $3, $4, $5, $6, 'pending', $7, $8, true, clock(), clock() + make_interval(secs => $9))
+on conflict (bucket, execution_id, request_id) do nothing
+returning execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
+  expires_at, decided_at, title, durable
+"""
+
+# The steps that a decision is the answer to: at most as many as an execution asks under one id.
+ASKED_BY = """
+select execution_id, name
+from steps
+where bucket = $1
+  and execution_id = $2
+  and (status = 'pending' or awaited)
+  and status = 'pending'
+  and kind = 'approval'
+  and request_id = $3
+order by name
 """
 
 SUPERSEDE = """
@@ -72,7 +99,7 @@ where bucket = $1
   and request_id = $3
   and status = 'pending'
 returning execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
-  expires_at, decided_at
+  expires_at, decided_at, title, durable
 """
 
 ASK = """
@@ -81,7 +108,7 @@ insert into approvals (
 )
 values ($1, $2, $3, $4, $5, $6, 'pending', $7, $8, clock(), clock() + make_interval(secs => $9))
 returning execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
-  expires_at, decided_at
+  expires_at, decided_at, title, durable
 """
 
 # The time that people were given does not begin again because a process died.
@@ -93,13 +120,13 @@ where bucket = $1
   and request_id = $3
   and status = 'pending'
 returning execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
-  expires_at, decided_at
+  expires_at, decided_at, title, durable
 """
 
 FIND = """
 with asked as materialized (
   select execution_id, request_id, namespace, attempt, node_id, status, url, callback_url, feedback, response,
-    requested_at, expires_at, decided_at
+    requested_at, expires_at, decided_at, title, durable
   from approvals
   where bucket = $1
     and execution_id = $2
@@ -107,7 +134,7 @@ with asked as materialized (
   for update
 )
 select execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
-  expires_at, decided_at
+  expires_at, decided_at, title, durable
 from asked
 where namespace = $3
   and ($4::text is null or request_id = $4)
@@ -123,7 +150,7 @@ where bucket = $1
   and request_id = $3
   and status = 'pending'
 returning execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
-  expires_at, decided_at
+  expires_at, decided_at, title, durable
 """
 
 # The rows of the queue, because they are locked first everywhere. One that is being cancelled is left to its end.
@@ -148,7 +175,7 @@ where bucket = $1
   and status = 'pending'
   and expires_at < clock()
 returning execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
-  expires_at, decided_at
+  expires_at, decided_at, title, durable
 """
 
 # A process that asks again after it was told waits again, so it is told again. A callback that is being sent right now
@@ -197,11 +224,15 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """A question as it is decided now, and what its execution shows. `processed`: this very call decided it."""
+    """A question as it is decided now, and what its execution shows. `processed`: this very call decided it.
+
+    `ready`: the target that has work again.
+    """
 
     approval: Approval
     processed: bool
     status: Status
+    ready: tuple[suspend.Ready, ...] = ()
 
 
 async def ask(conn: Connection, question: Question, *, make_id: MakeId) -> Approval:
@@ -225,8 +256,46 @@ async def ask(conn: Connection, question: Question, *, make_id: MakeId) -> Appro
             told = replace(own, attempt=fence.attempt, callback_url=question.callback_url)
             await _call(conn, bucket, told, held.namespace, make_id)
             return told
-        await _supersede(conn, bucket, held, [one for one in found if one is not own])
+        await _supersede(conn, bucket, held, [one for one in found if one is not own and not one.durable])
         return await _ask(conn, bucket, held, fence, own, question)
+
+
+async def put(
+    conn: Connection, bucket: int, fence: Fence, op: AskApproval, *, namespace: int, row: asyncpg.Record
+) -> Approval | None:
+    """A step asks people, and its execution will wait without a lease. Answers with what they have decided already.
+
+    Runs in the transaction of who writes the step and holds the row of the queue. Guard: the primary key; asked again
+    under this id it is the same question.
+    """
+    asked = await conn.fetchrow(
+        PUT,
+        bucket,
+        fence.execution_id,
+        op.request_id,
+        namespace,
+        fence.attempt,
+        parse(row["target"]).node_id,
+        op.url,
+        op.title,
+        op.expires_seconds,
+    )
+    if asked is not None:
+        event = Event(
+            execution_id=fence.execution_id,
+            namespace=namespace,
+            run_id=row["run_id"],
+            target=row["target"],
+            type=EventType.APPROVAL_REQUESTED,
+            attempt=fence.attempt,
+            data=_fact(Approval.from_row(asked)),
+        )
+        await record.append(conn, bucket, [event])
+        return None
+    found = await conn.fetchrow(FIND, bucket, fence.execution_id, namespace, op.request_id)
+    assert found is not None  # it was in the way
+    approval = Approval.from_row(found)
+    return None if approval.status is Decision.PENDING else approval
 
 
 async def decide(
@@ -243,6 +312,7 @@ async def decide(
     """People have decided. Without a `request_id` it is what the execution waits for, else what it asked last.
 
     Moves: waiting → leased, when the attempt that asked still holds its lease; else the decision is kept for the next.
+    Waiting without a session → ready, when a step has asked and nothing else is missing.
     Guard: the locked row and `status = 'pending'`: of two at once one decides, the other hears what was decided. The
     callback is planned in this transaction. Raises: NoApprovalRequest, ExecutionNotFound, InvalidState when the
     execution is being cancelled; after its end the question is closed, and answered so.
@@ -264,7 +334,9 @@ async def decide(
         assert decided is not None  # both rows are locked
         approval = Approval.from_row(decided)
         live = await _resolve(conn, bucket, held, approval, make_id)
-    return Answered(approval=approval, processed=True, status=Status.RUNNING if live else STATUS_OF_STATE[held.state])
+        ready = await _fulfil(conn, bucket, [approval])
+    status = Status.RUNNING if live else Status.QUEUED if ready else STATUS_OF_STATE[held.state]
+    return Answered(approval=approval, processed=True, status=status, ready=tuple(ready))
 
 
 async def expire_due(conn: Connection, bucket: int, *, make_id: MakeId, limit: int = EXPIRE_BATCH) -> int:
@@ -280,6 +352,7 @@ async def expire_due(conn: Connection, bucket: int, *, make_id: MakeId, limit: i
         expired = [Approval.from_row(row) for row in await conn.fetch(EXPIRE, bucket, list(held))]
         for approval in sorted(expired, key=lambda one: one.execution_id):
             await _resolve(conn, bucket, held[approval.execution_id], approval, make_id)
+        await _fulfil(conn, bucket, expired)
     return len(expired)
 
 
@@ -346,6 +419,16 @@ async def _resolve(conn: Connection, bucket: int, held: Held, approval: Approval
         await _call(conn, bucket, approval, held.namespace, make_id)
     await record.append(conn, bucket, [record.about(held, EventType.APPROVAL_DECIDED, _fact(approval))])
     return live
+
+
+async def _fulfil(conn: Connection, bucket: int, decided: Sequence[Approval]) -> list[suspend.Ready]:
+    """Answer the steps that have asked this, and let go on who waits for them. Says which targets have work again."""
+    waited: set[UUID] = set()
+    for approval in decided:
+        for row in await conn.fetch(ASKED_BY, bucket, approval.execution_id, approval.request_id):
+            await suspend.fulfil(conn, bucket, row["execution_id"], row["name"], decision_value(approval))
+            waited.add(row["execution_id"])
+    return await suspend.wake(conn, bucket, sorted(waited)) if waited else []
 
 
 async def _call(conn: Connection, bucket: int, approval: Approval, namespace: int, make_id: MakeId) -> None:

@@ -19,14 +19,19 @@ from controlplane.domain.lease import NODE_SILENT, WITHDRAWING, Fence, Recorded,
 from controlplane.domain.notice import text
 from controlplane.domain.placement import by_bucket
 from controlplane.domain.retry import RetryPolicy, after_error, delay_seconds
-from controlplane.errors import ControlPlaneError
+from controlplane.domain.step import Until
+from controlplane.errors import ControlPlaneError, StepNotFound
 from controlplane.postgres.pool import Connection
-from controlplane.stages import finish, hold, record
+from controlplane.stages import finish, hold, record, suspend
 
 Ended = tuple[Report, Held]
 """How an attempt went, and the row of its execution."""
 
-RETURNED = {Verdict.FAILED: EventType.RETRYING, Verdict.RELEASED: EventType.RELEASED}
+RETURNED = {
+    Verdict.FAILED: EventType.RETRYING,
+    Verdict.RELEASED: EventType.RELEASED,
+    Verdict.WAITING: EventType.SUSPENDED,
+}
 
 READ_POLICIES = """
 select id, retries_max, retry_delay_seconds, retry_factor, retry_cap_seconds, retry_jitter, fatal_errors, retry_errors
@@ -69,7 +74,7 @@ from events
 where bucket = $1
   and execution_id = any($2::uuid[])
   and attempt = any($3::int[])
-  and type in ('execution.retrying', 'lease.released')
+  and type in ('execution.retrying', 'lease.released', 'execution.suspended')
 """
 
 
@@ -83,10 +88,12 @@ async def report(
     """Record how these attempts went; saying it twice is saying it once.
 
     Moves: leased → (outcome) through finish; leased → delayed or ready when a failure has a retry left or the work is
-    handed back. Guard: the row is locked, and the attempt must still hold its lease. A report without a lease gets what
-    was recorded for this very attempt (a repeat after a lost answer), else `lease_lost`; nothing changes.
+    handed back; leased → waiting when it only waits. Guard: the row is locked, and the attempt must still hold its
+    lease. A report without a lease gets what was recorded for this very attempt (a repeat after a lost answer), else
+    `lease_lost`; nothing changes.
+    Raises: per item StepNotFound, when it waits for a step that is not there.
     """
-    answers: dict[Fence, Recorded] = {}
+    answers: dict[Fence, Recorded | ControlPlaneError] = {}
     async with conn.transaction():
         for bucket, part in by_bucket(batch, lambda item: item.fence.execution_id):
             answers.update(await _report(conn, bucket, part, make_id, jitter))
@@ -95,22 +102,26 @@ async def report(
 
 async def _report(
     conn: Connection, bucket: int, part: list[Report], make_id: finish.MakeId, jitter: Callable[[], float]
-) -> dict[Fence, Recorded]:
+) -> dict[Fence, Recorded | ControlPlaneError]:
     locked = await hold.lock(conn, bucket, [item.fence.execution_id for item in part])
     live = [
         (_withdrawn(item, held), held)
         for item in part
         if (held := locked.get(item.fence.execution_id)) and _holds(item, held)
     ]
-    settled, ending, returning = await conclude(conn, bucket, live, make_id=make_id, jitter=jitter)
+    wishes = {item.fence: _wish(item, held) for item, held in live if _only_waits(item, held)}
+    over = [(item, held) for item, held in live if item.fence not in wishes]
+    settled, ending, returning = await conclude(conn, bucket, over, make_id=make_id, jitter=jitter)
+    parked = await suspend.park(conn, bucket, list(wishes.values()))
     await record.append(conn, bucket, [_discarded(item, held) for item, held in ending if _comes_too_late(item, held)])
-    answers = {
+    answers: dict[Fence, Recorded | ControlPlaneError] = {
         item.fence: Recorded(
             code=ReportCode.DISCARDED if _comes_too_late(item, held) else ReportCode.RECORDED, status=one.status
         )
         for (item, held), one in zip(ending, settled, strict=True)
     }
     answers |= {item.fence: Recorded(code=ReportCode.RECORDED, status=Status.QUEUED) for item, _ in returning}
+    answers |= {fence: _parked(parked[wish.held.id]) for fence, wish in wishes.items()}
     stale = [item for item in part if item.fence not in answers]
     return answers | await _recorded_before(conn, bucket, stale)
 
@@ -153,6 +164,21 @@ def _withdrawn(item: Report, held: Held) -> Report:
     if item.verdict is Verdict.CANCELLED and held.status_reason == WITHDRAWING and not held.cancel_requested:
         return replace(item, verdict=Verdict.RELEASED)
     return item
+
+
+def _only_waits(item: Report, held: Held) -> bool:
+    return item.verdict is Verdict.WAITING and not held.cancel_requested
+
+
+def _wish(item: Report, held: Held) -> suspend.Wish:
+    return suspend.Wish(held=held, waits=item.waits, until=Until.ANY if item.waits_any else Until.ALL)
+
+
+def _parked(ready: suspend.Ready | StepNotFound | None) -> Recorded | ControlPlaneError:
+    if isinstance(ready, StepNotFound):
+        return ready
+    status = Status.WAITING if ready is None else Status.QUEUED
+    return Recorded(code=ReportCode.RECORDED, status=status, ready=ready)
 
 
 async def _policies(conn: Connection, bucket: int, failed: list[Held]) -> dict[UUID, RetryPolicy]:
@@ -280,7 +306,8 @@ async def _recorded_before(conn: Connection, bucket: int, stale: list[Report]) -
     for row in await conn.fetch(READ_RETRIED, bucket, ids, [item.fence.attempt for item in stale]):
         fence = Fence(ExecutionId(row["execution_id"]), row["attempt"])
         if (fence, row["type"]) in returned:
-            answers[fence] = Recorded(code=ReportCode.ALREADY_RECORDED, status=Status.QUEUED)
+            status = Status.WAITING if row["type"] == EventType.SUSPENDED else Status.QUEUED
+            answers[fence] = Recorded(code=ReportCode.ALREADY_RECORDED, status=status)
     for row in await conn.fetch(READ_OUTCOMES, bucket, ids):
         fence = Fence(ExecutionId(row["id"]), row["attempt"])
         if fence in answers:

@@ -23,7 +23,7 @@ from controlplane.domain.ids import DeliveryId
 from controlplane.domain.notice import TERMINAL_EVENT, Notice, text
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
-from controlplane.stages import record
+from controlplane.stages import record, suspend
 
 MakeId = Callable[[int], UUID]
 
@@ -161,6 +161,8 @@ async def settle(conn: Connection, bucket: int, batch: Sequence[Settlement], *, 
             [item.held.namespace for item in without_result],
             [item.status.value for item in without_result],
         )
+    children = [(item.held.id, item.status is Status.SUCCEEDED) for item in batch if item.held.parent_id is not None]
+    await suspend.end(conn, bucket, list(finished), children)
     deliveries = await _plan(conn, bucket, [item for item in batch if item.held.webhooks], finished, make_id)
     await record.append(conn, bucket, [_ended(item) for item in batch])
     return [

@@ -289,7 +289,30 @@ where bucket = $1
   and execution_id = any($2::uuid[])
 """
 
+DROP_SIGNALS = """
+delete from signals
+where bucket = $1
+  and execution_id = any($2::uuid[])
+"""
+
+# A fan-out has a step for each child, so they go in pieces, as lines do.
+DROP_STEPS = """
+delete from steps s
+using (
+  select execution_id, name
+  from steps
+  where bucket = $1
+    and execution_id = any($2::uuid[])
+  order by execution_id, name
+  limit $3
+) as d
+where s.bucket = $1
+  and s.execution_id = d.execution_id
+  and s.name = d.name
+"""
+
 BELONGS = {
+    "signals": DROP_SIGNALS,
     "webhooks": DROP_WEBHOOKS,
     "approvals": DROP_APPROVALS,
     "local_calls": DROP_LOCAL_CALLS,
@@ -609,6 +632,10 @@ async def _forget(conn: Connection, bucket: int, ids: Sequence[UUID]) -> Forgott
         gone.rows[table], gone.full = await _drop_lines(conn, bucket, ids, last, drop)
         if gone.full:
             return gone
+    gone.rows["steps"] = _count(await conn.execute(DROP_STEPS, bucket, ids, LINES_MAX))
+    gone.full = gone.rows["steps"] == LINES_MAX
+    if gone.full:
+        return gone
     deliveries = await conn.fetch(DROP_DELIVERIES_OF, bucket, ids)
     gone.rows["deliveries"] = len(deliveries)
     gone.rows["delivery_attempts"] = _count(

@@ -48,7 +48,7 @@ for update
 LOCK = """
 select id, namespace, target, run_id, state, attempt, failures, crashes, retries_max, webhooks,
   session_id, leased_at, started_at, cancel_requested_at, cancel_reason, status_reason, progress,
-  coalesce(total_deadline_at < clock(), false) as total_passed,
+  coalesce(total_deadline_at < clock(), false) as total_passed, parent_id,
   heartbeat_seconds is not null and coalesce(attempt_deadline_at > clock(), true) as heartbeat_next
 from queue
 where bucket = $1
@@ -161,6 +161,7 @@ def from_row(row: asyncpg.Record) -> Held:
         progress=row["progress"],
         total_passed=row["total_passed"],
         heartbeat_next=row["heartbeat_next"],
+        parent_id=row["parent_id"],
     )
 
 

@@ -126,6 +126,15 @@ where bucket = $1
   and id = any($2::uuid[])
 """
 
+# A first attempt has none and is spared the look.
+COUNT_STEPS = """
+select execution_id, count(*) as steps
+from steps
+where bucket = $1
+  and execution_id = any($2::uuid[])
+group by execution_id
+"""
+
 
 async def claim(
     conn: Connection, batch: Sequence[Claim], placement: Placement
@@ -166,8 +175,9 @@ async def claim(
                 await record.append(conn, bucket, [_started(row, item) for row in took])
                 rows += took
             answers.append(sorted(rows, key=_urgency))
-    asked = await _asked(conn, [row for rows in answers if isinstance(rows, list) for row in rows])
-    return [[_lease(row, asked) for row in rows] if isinstance(rows, list) else rows for rows in answers]
+    taken = [row for rows in answers if isinstance(rows, list) for row in rows]
+    asked, steps = await _asked(conn, taken), await _steps(conn, taken)
+    return [[_lease(row, asked, steps) for row in rows] if isinstance(rows, list) else rows for rows in answers]
 
 
 async def _open(conn: Connection, batch: Sequence[Claim]) -> dict[UUID, asyncpg.Record]:
@@ -201,6 +211,14 @@ async def _asked(conn: Connection, rows: list[asyncpg.Record]) -> dict[UUID, asy
     return asked
 
 
+async def _steps(conn: Connection, rows: list[asyncpg.Record]) -> dict[UUID, int]:
+    """How many steps earlier attempts have left."""
+    steps: dict[UUID, int] = {}
+    for bucket, part in by_bucket([row["id"] for row in rows if row["attempt"] > 1], lambda id_: id_):
+        steps |= {row["execution_id"]: row["steps"] for row in await conn.fetch(COUNT_STEPS, bucket, part)}
+    return steps
+
+
 def _urgency(row: asyncpg.Record) -> tuple[int, datetime, UUID]:
     return -row["priority"], row["available_at"], row["id"]
 
@@ -228,7 +246,7 @@ def _replay(wish: asyncpg.Record) -> Replay | None:
     )
 
 
-def _lease(row: asyncpg.Record, asked: dict[UUID, asyncpg.Record]) -> Lease:
+def _lease(row: asyncpg.Record, asked: dict[UUID, asyncpg.Record], steps: dict[UUID, int]) -> Lease:
     wish = asked[row["id"]]
     return Lease(
         execution_id=ExecutionId(row["id"]),
@@ -248,5 +266,6 @@ def _lease(row: asyncpg.Record, asked: dict[UUID, asyncpg.Record]) -> Lease:
         deadline_in_seconds=row["deadline_in_seconds"],
         heartbeat_seconds=wish["heartbeat_seconds"],
         replay=_replay(wish),
+        steps=steps.get(row["id"], 0),
         created_at=wish["created_at"],
     )

@@ -1,6 +1,7 @@
 """Pause: a person holds an execution back, and lets it go on.
 
 ready, delayed, blocked ──► *pause* ──► paused ──► ready (or delayed, if its time has not come)
+waiting without a session ──► paused ──► waiting (or ready, if what it waits for came meanwhile)
 leased ──► flagged: the attempt that runs goes on to its end; if it ends without being the last, it is parked
 """
 
@@ -22,7 +23,8 @@ update queue
 set state = 'paused', status_reason = 'paused'
 where bucket = $1
   and id = $2
-  and state in ('ready', 'delayed', 'blocked')
+  and (state in ('ready', 'delayed', 'blocked') or waits_until is not null)
+  and state <> 'paused'
 returning clock() as at
 """
 
@@ -38,8 +40,15 @@ returning clock() as at
 
 LET_GO = """
 update queue
-set state = case when available_at > clock() then 'delayed' else 'ready' end,
-  status_reason = case when available_at > clock() and attempt = 0 then 'scheduled' end
+set state = case
+    when waits_until is not null then 'waiting'
+    when available_at > clock() then 'delayed'
+    else 'ready'
+  end,
+  status_reason = case
+    when waits_until is not null then waits_reason
+    when available_at > clock() and attempt = 0 then 'scheduled'
+  end
 where bucket = $1
   and id = $2
   and state = 'paused'
@@ -78,7 +87,7 @@ class Turned:
 async def request(conn: Connection, id_: ExecutionId, *, reason: str | None) -> Turned:
     """Hold this execution back. What runs of it runs on; whatever would run next does not.
 
-    Moves: ready, delayed, blocked → paused; leased → leased, flagged. Guard: the locked row.
+    Moves: ready, delayed, blocked, waiting without a session → paused; leased → leased, flagged. Guard: the locked row.
     Raises: ExecutionNotFound, AlreadyFinished, InvalidState when it is paused or being cancelled.
     """
     return await _turn(conn, id_, (HOLD_BACK, FLAG), EventType.PAUSED, reason)
@@ -87,7 +96,7 @@ async def request(conn: Connection, id_: ExecutionId, *, reason: str | None) -> 
 async def resume(conn: Connection, id_: ExecutionId) -> Turned:
     """Let this execution go on.
 
-    Moves: paused → ready or delayed; leased, flagged → leased. Guard: the locked row.
+    Moves: paused → ready, delayed or waiting; leased, flagged → leased. Guard: the locked row.
     Raises: ExecutionNotFound, AlreadyFinished, InvalidState when it is not paused.
     """
     return await _turn(conn, id_, (LET_GO, UNFLAG), EventType.RESUMED, None)

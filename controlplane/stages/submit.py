@@ -20,6 +20,7 @@ from controlplane.errors import (
     DatabaseUnavailable,
     ExecutionNotFound,
     IdempotencyConflict,
+    Invalid,
     LeaseLost,
 )
 from controlplane.postgres.lane import Raced
@@ -49,6 +50,33 @@ READ_KEYS = """
 select k.namespace, k.scope, k.key, k.execution_id, k.request_hash
 from unnest($2::smallint[], $3::text[], $4::text[]) as w(namespace, scope, key)
 join idempotency_keys k on k.bucket = $1 and k.namespace = w.namespace and k.scope = w.scope and k.key = w.key
+"""
+
+# A call that has failed is asked for once more by a later attempt of its parent, which else could only fail with it.
+TAKE_STEPS = """
+insert into steps (bucket, execution_id, name, namespace, kind, status, attempt, child_id, created_at)
+select $1, c.execution_id, c.name, c.namespace, 'call', 'pending', c.attempt, c.child_id, clock()
+from unnest($2::uuid[], $3::text[], $4::smallint[], $5::int[], $6::uuid[])
+  as c(execution_id, name, namespace, attempt, child_id)
+order by c.execution_id, c.name
+on conflict (bucket, execution_id, name) do update
+set status = 'pending',
+  attempt = excluded.attempt,
+  child_id = excluded.child_id,
+  awaited = false,
+  news = false,
+  created_at = excluded.created_at,
+  done_at = null
+where steps.kind = 'call'
+  and steps.status = 'failed'
+  and steps.attempt < excluded.attempt
+returning child_id
+"""
+
+READ_STEPS = """
+select s.execution_id, s.name, s.kind, s.child_id
+from unnest($2::uuid[], $3::text[]) as w(execution_id, name)
+join steps s on s.bucket = $1 and s.execution_id = w.execution_id and s.name = w.name
 """
 
 READ_ACCEPTED = """
@@ -132,8 +160,8 @@ async def accept(conn: Connection, batch: Sequence[Submission]) -> list[Accepted
 
     Moves: nothing → ready, or → delayed when it is asked for later. Guard: the id is the caller's own, so the same
     submission twice is one execution; the idempotency key is unique; a child is accepted only while the attempt that
-    asks holds its lease.
-    Raises: per item LeaseLost, IdempotencyConflict.
+    asks holds its lease; a step has one child, which every later request for it is answered with.
+    Raises: per item LeaseLost, IdempotencyConflict, Invalid when the step is no call.
     """
     answers: dict[UUID, Accepted | ControlPlaneError] = {}
     async with conn.transaction():
@@ -151,9 +179,10 @@ async def _accept(conn: Connection, bucket: int, part: list[Submission]) -> dict
 
 
 async def admit(conn: Connection, bucket: int, part: list[Submission]) -> dict[UUID, Accepted | ControlPlaneError]:
-    """Answers for those that are not to be accepted now: children of a stale attempt, keys that were used before.
+    """Answers for those that are not to be accepted now: children of a stale attempt, keys and steps of others.
 
-    The parents of the others keep their leases until this transaction ends, and the keys of the others are theirs.
+    The parents of the others keep their leases until this transaction ends, and the keys and steps of the others are
+    theirs. Nothing has both.
     """
     answers: dict[UUID, Accepted | ControlPlaneError] = {}
     fences = {item.id: fence for item in part if (fence := _parent_fence(item))}
@@ -165,6 +194,7 @@ async def admit(conn: Connection, bucket: int, part: list[Submission]) -> dict[U
     answers.update(await _forgotten(conn, bucket, rest))
     rest = [item for item in part if item.id not in answers]
     answers.update(await _used_keys(conn, bucket, [item for item in rest if item.idempotency_key is not None]))
+    answers.update(await _recorded_calls(conn, bucket, [item for item in rest if item.step is not None]))
     return answers
 
 
@@ -237,6 +267,38 @@ async def _used_keys(
         if row["execution_id"] not in accepted:
             raise Raced  # forgotten between the two looks, after its key
         answers[item.id] = _accepted(accepted[row["execution_id"]], replayed=True)
+    return answers
+
+
+async def _recorded_calls(
+    conn: Connection, bucket: int, calls: list[Submission]
+) -> dict[UUID, Accepted | ControlPlaneError]:
+    """Answers for those whose step has a child already; the steps of the others are theirs from here on."""
+    if not calls:
+        return {}
+    taken = await conn.fetch(
+        TAKE_STEPS,
+        bucket,
+        [item.parent_id for item in calls],
+        [item.step for item in calls],
+        [item.namespace for item in calls],
+        [item.parent_attempt for item in calls],
+        [item.id for item in calls],
+    )
+    ours = {row["child_id"] for row in taken}
+    used = [item for item in calls if item.id not in ours]
+    if not used:
+        return {}
+    rows = await conn.fetch(READ_STEPS, bucket, [item.parent_id for item in used], [item.step for item in used])
+    steps = {(row["execution_id"], row["name"]): row for row in rows}
+    accepted = await _read(conn, bucket, [row["child_id"] for row in rows if row["child_id"] is not None])
+    answers: dict[UUID, Accepted | ControlPlaneError] = {}
+    for item in used:
+        step = steps[item.parent_id, item.step]
+        if step["child_id"] is None:
+            answers[item.id] = Invalid(f"This step is no call but of the kind {step['kind']}.", where="body.step")
+        elif step["child_id"] != item.id:  # else our own earlier try, whose answer was lost
+            answers[item.id] = _accepted(accepted[step["child_id"]], replayed=True)
     return answers
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "0011"
-down_revision = "0008"
+down_revision = "0010"
 
 # A pause lies in the bucket of its node, beside the sessions that it concerns; that of everything lies in every bucket
 # in which nodes do, under no node. A claim reads all that may hold it back in one range of the primary key.

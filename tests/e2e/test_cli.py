@@ -164,6 +164,10 @@ class Node:
         entry = {name: lease[name] for name in ("execution_id", "attempt")} | {"level": "info", "message": message}
         self._post(f"/sessions/{self._session}/logs", {"entries": [entry], "progress": []})
 
+    def step(self, lease: dict[str, msgspec.Raw], **op: object) -> None:
+        group = {name: lease[name] for name in ("execution_id", "attempt")} | {"ops": [op]}
+        self._post("/steps/write", {"writes": [group]})
+
     def _post(self, path: str, body: object) -> bytes:
         answer = self._http.post(path, content=msgspec.json.encode(body))
         answer.raise_for_status()
@@ -381,6 +385,52 @@ def test_a_run_is_listed_shown_and_cancelled(dev: Dev, node: Node) -> None:
     assert (len(one["items"]), one["next_cursor"], one["executions"]) == (1, root_id, 2)
     assert (cancelled.code, cancelled.out) == (0, f"{node.target} cancelled: 2 executions\n".encode())
     assert unknown.code == 3
+
+
+def test_signal_and_steps(dev: Dev, node: Node) -> None:
+    """A signal that nobody waits for is kept; a payload that is no JSON is exit code 2; steps are one line each."""
+    at = ("--server", dev.url)
+    execution_id = submitted(dev, node)
+    none = cli("executions", "steps", execution_id, *at)
+    kept = cli("executions", "signal", execution_id, "deploy window", "--payload", '{"by": 1.10}', *at)
+    wrong = cli("executions", "signal", execution_id, "go", "--payload", "{", *at)
+    lease = node.lease()
+    node.step(lease, op="done", name="build", value="x" * 100)
+    node.step(lease, op="event", name="window", event="deploy window")
+    node.step(lease, op="event", name="go", event="go")
+    sent = [json.loads(cli("executions", "signal", execution_id, "go", "--json", *at).out) for _ in range(2)]
+    shown = cli("executions", "steps", execution_id, *at).out.decode()
+    steps = json.loads(cli("executions", "steps", execution_id, "--json", *at).out)["steps"]
+
+    assert (none.out, kept.out.decode()) == (b"", f"{execution_id} deploy window kept\n")
+    assert (wrong.code, "not JSON" in wrong.err) == (2, True)
+    assert [one["delivered"] for one in sent] == [True, False]
+    assert [(one["name"], one["status"]) for one in steps] == [("build", "done"), ("window", "done"), ("go", "done")]
+    assert '{"by": 1.10}' in shown
+    assert "x" * 61 not in shown
+
+
+def test_approvals_are_shown_and_decided(dev: Dev, node: Node) -> None:
+    """The question with its title; the first decision stands, and another one is a conflict."""
+    at = ("--server", dev.url)
+    execution_id = submitted(dev, node)
+    before = cli("approvals", "show", execution_id, *at)
+    lease = node.lease()
+    node.step(lease, op="approval", name="approval", title="Deploy 1.2?")
+    node.report(lease, "waiting", waits=["approval"], until="any")
+    shown = cli("approvals", "show", execution_id, *at)
+    listed = cli("approvals", "list", *at)
+    [item] = json.loads(cli("approvals", "list", "--json", *at).out)["items"]
+    said = [
+        cli("approvals", verb, execution_id, "--feedback", "ok", "--response", '{"n": 1}', *at)
+        for verb in ("approve", "approve", "reject")
+    ]
+
+    assert (before.code, shown.code) == (3, 0)
+    assert "pending" in shown.out.decode()
+    assert (execution_id in listed.out.decode(), item["execution_id"]) == (True, execution_id)
+    assert [one.code for one in said] == [0, 0, 5]
+    assert said[0].out.decode() == f"{execution_id} approved\n"
 
 
 def test_a_schedule_from_its_creation_to_its_end(dev: Dev, node: Node) -> None:

@@ -25,7 +25,7 @@ $$
 QUEUE = """
 insert into queue (
   bucket, id, namespace, target, run_id, state, priority, available_at, attempt, retries_max, webhooks, session_id,
-  leased_at, started_at, deadline_at, cancel_requested_at, parent_id, sent_at, accepted_at
+  leased_at, started_at, deadline_at, cancel_requested_at, parent_id, sent_at, accepted_at, waits_until, waits_reason
 )
 select 0, made_id('e', n), 1,
   case when n % 50 = 0 then 'n.echo' else 'n.other' || n % 100 end,
@@ -44,7 +44,9 @@ select 0, made_id('e', n), 1,
   case when n % 50 in (32, 40) then clock() - interval '1 second' * (case n % 1000 when 32 then 60 else 0 end) end,
   case when n % 50 = 0 then made_id('e', n - 10) end,
   case when n % 50 between 38 and 40 then clock() - interval '1 min' * (n % 1000 = 38)::int end,
-  case when n % 1000 = 39 then clock() - interval '3 hours' when n % 50 in (39, 40) then clock() end
+  case when n % 1000 = 39 then clock() - interval '3 hours' when n % 50 in (39, 40) then clock() end,
+  case when n % 50 >= 46 then case when n % 100 = 46 then 'any' else 'all' end end,
+  case when n % 50 >= 46 then 'waiting_for_event' end
 from generate_series($1::int, $2::int) as n
 """
 
@@ -103,6 +105,56 @@ select 0, made_id(k, n), 'r-' || n, 1, 1, 'n', case when k = 'e' then 'pending' 
   clock() + interval '1 second' * (case when n % 1000 = 46 then -n else n end), case when k = 'o' then clock() end
 from generate_series($1::int, $2::int) as n, unnest(array['e', 'o']) as k
 where k = 'o' or n % 50 >= 46
+"""
+
+# Everything that runs or has run has done two steps; what waits waits for an event and has had a signal, one in twenty
+# is over; a call has ended that nobody has looked at for one in twenty. One of those has 3,000 children, of which the
+# last is missing.
+STEPS = """
+insert into steps (
+  bucket, execution_id, name, namespace, kind, status, value, attempt, due_at, event, request_id, child_id, awaited,
+  news, created_at, done_at
+)
+select 0, made_id(k, n), 'step#' || m, 1, 'step', 'done', '1'::bytea, 1, null, null, null, null::uuid, false, false,
+  clock(), clock()
+from generate_series($1::int, $2::int) as n, unnest(array['e', 'o']) as k, generate_series(1, 2) as m
+where k = 'o' or n % 50 >= 31
+union all
+select 0, made_id('e', n), 'go', 1, 'event', 'pending', null, 1,
+  clock() + interval '1 second' * (case when n % 1000 = 46 then -n else n end), 'go', null, null, true, false,
+  clock(), null
+from generate_series($1::int, $2::int) as n
+where n % 50 >= 46
+union all
+select 0, made_id('e', n), 'ask', 1, 'approval', 'pending', null, 1, null, null, 'r-' || n, null, true, false, clock(),
+  null
+from generate_series($1::int, $2::int) as n
+where n % 50 >= 46
+union all
+select 0, made_id('e', n), 'kid', 1, 'call', 'done', null, 1, null, null, null, made_id('o', n), true, true, clock(),
+  clock()
+from generate_series($1::int, $2::int) as n
+where n % 1000 in (46, 47)
+union all
+select 0, made_id('e', n - 10), 'kid', 1, 'call', 'pending', null, 1, null, null, null, made_id('e', n), false, false,
+  clock(), null
+from generate_series($1::int, $2::int) as n
+where n % 50 = 0
+union all
+select 0, made_id('e', 47), 'kid#' || m, 1, 'call', case when m = 3000 then 'pending' else 'done' end, null, 1, null,
+  null, null, made_id('m', m), true, false, clock(), case when m < 3000 then clock() end
+from generate_series(1, 3000) as m
+where $1 = 1
+"""
+
+SIGNALS = """
+insert into signals (
+  bucket, execution_id, id, namespace, event, payload, idempotency_key, request_hash, step, received_at, consumed_at
+)
+select 0, made_id('e', n), made_id('g', n), 1, 'go' || m, '1', 'k' || m, '', case when m = 1 then 'step#1' end, clock(),
+  case when m = 1 then clock() end
+from generate_series($1::int, $2::int) as n, generate_series(1, 2) as m
+where n % 50 >= 46
 """
 
 MEMORY = """
@@ -243,6 +295,8 @@ TABLES = (
     SCHEDULES,
     SCHEDULE_TICKS,
     ENDED_PARENTS,
+    STEPS,
+    SIGNALS,
 )
 
 

@@ -16,6 +16,7 @@ from controlplane.domain.lease import Beat, Claim, Fence, Session, Verdict
 from controlplane.domain.memory import Op, Place, Put, Scope, Write
 from controlplane.domain.pause import Paused
 from controlplane.domain.retention import Keep
+from controlplane.domain.step import AskApproval, AwaitEvent, Done, Sleep, StepOp, StepWrite
 from controlplane.errors import ControlPlaneError, DeliveryNotFound
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
@@ -32,7 +33,9 @@ from controlplane.stages import (
     register,
     renew,
     send,
+    step,
     submit,
+    suspend,
     withhold,
 )
 from controlplane.stages.log import Line, Progress
@@ -57,6 +60,7 @@ from tests.make import (
     until_blocked,
     webhook,
 )
+from tests.make import send as send_signal
 
 EXECUTIONS = 8
 ROUNDS = 6
@@ -170,10 +174,63 @@ async def submit_children(conn: Connection, some: Sequence[Made]) -> object:
     )
 
 
+async def write_steps(conn: Connection, some: Sequence[Made]) -> object:
+    """A wait for a signal and a memo in one flush, which takes the rows in the strength that the wait needs."""
+    await step.write(conn, [StepWrite(fence=one.fence, ops=(Done(name="d", value=b"1"),)) for one in some])
+    ops: tuple[StepOp, ...] = (
+        AwaitEvent(name="go", event="go"),
+        Sleep(name="nap", seconds=0),
+        AskApproval(name="ask", request_id="s", title=None, url=None, expires_seconds=1),
+    )
+    return await step.write(conn, [StepWrite(fence=one.fence, ops=ops) for one in some])
+
+
+async def call_and_wait(conn: Connection, some: Sequence[Made]) -> object:
+    """Every execution calls two children and gives its lease back for them."""
+    names = ("b", "a")
+    calls = [
+        submission(
+            bucket=one.id.int & 1,
+            run_id=one.run_id,
+            parent_id=one.id,
+            parent_attempt=1,
+            target=CHILD,
+            step=name,
+            webhooks=(webhook(),),
+        )
+        for one in some
+        for name in names
+    ]
+    await submit.accept(conn, calls)
+    batch = [a_report(one.fence, Verdict.WAITING, waits=names) for one in some[: len(some) // 2]]
+    return await complete.report(conn, batch, make_id=make_id, jitter=no_jitter)
+
+
+async def end_children(conn: Connection, _: Sequence[Made]) -> object:
+    """Those that there are, of several parents in each flush."""
+    session = await make_session(conn, "n")
+    for limit in (3, 5, 64):
+        [leases] = await lease.claim(conn, [Claim(session=session, targets=(CHILD,), limit=limit)], STOCK)
+        batch = [a_report(Fence(one.execution_id, one.attempt)) for one in must(leases)]
+        await complete.report(conn, batch, make_id=make_id, jitter=no_jitter)
+    return None
+
+
+async def signal_and_wake(conn: Connection, some: Sequence[Made]) -> object:
+    for one in some:
+        with suppress(ControlPlaneError):
+            await send_signal(conn, one.id)
+    for bucket in (0, 1):
+        await suspend.wake_due(conn, bucket)
+        await suspend.fan_in(conn, bucket)
+    return None
+
+
 STEPS: tuple[Step, ...] = (
     report_all, cancel_all, reap, say_something, say_something, write_own, write_shared, submit_children,
-    ask_people, decide,
+    ask_people, decide, write_steps, call_and_wait, end_children, end_children, signal_and_wake, signal_and_wake,
 )  # fmt: skip
+CHILD = "n.child"
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
@@ -203,8 +260,21 @@ async def test_everything_at_once(conn: Connection, connections: list[Connection
 
     left_open = "select count(*) from approvals a join outcomes o on o.id = execution_id where a.status = 'pending'"
 
+    left_pending = "select count(*) from steps s join outcomes o on o.id = s.child_id where s.status = 'pending'"
+    of_the_dead = (
+        "select count(*) from steps s join outcomes o on o.id = s.execution_id"
+        " where s.awaited or s.news or s.status = 'pending' and s.kind <> 'call'"
+    )
+    forgotten = (
+        "select count(*) from queue q where waits_until = 'all' and not exists"
+        " (select 1 from steps s where s.execution_id = q.id and s.awaited and (s.status = 'pending' or s.news))"
+    )
+
     assert await conn.fetchval(twice) == 0
     assert await conn.fetchval(left_open) == 0
+    assert await conn.fetchval(left_pending) == 0
+    assert await conn.fetchval(of_the_dead) == 0
+    assert await conn.fetchval(forgotten) == 0
     assert await conn.fetchval(somewhere, parents) == EXECUTIONS
     assert await conn.fetchval(odd) == 0
 

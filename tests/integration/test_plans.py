@@ -21,6 +21,7 @@ from controlplane.reads import deliveries as deliveries_reads
 from controlplane.reads import local as local_reads
 from controlplane.reads import nodes as nodes_reads
 from controlplane.reads import runs as run_reads
+from controlplane.reads import steps as step_reads
 from controlplane.stages import (
     approve,
     bulk,
@@ -44,7 +45,10 @@ from controlplane.stages import (
     replay,
     schedule,
     send,
+    signal,
+    step,
     submit,
+    suspend,
     wait,
     withhold,
 )
@@ -80,6 +84,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
     ended = await plan_rows.ids(conn, "o", *range(1, 11))
     asking = await plan_rows.ids(conn, "e", 46, 47, 96)
     sessions = await plan_rows.ids(conn, "s", 31, 33, 5)
+    suspended = await plan_rows.ids(conn, "e", 46, 47, 48, 49, 96, 97, 98, 99, 1_046, 1_047)
     sent = await plan_rows.ids(conn, "e", *(50 * n + m for n in range(5) for m in (38, 40)))
     called = await plan_rows.ids(conn, "c", 38, 39, 40)
     deliveries = await plan_rows.ids(conn, "d", 15, 65, 115)
@@ -338,6 +343,48 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "bulk.READ_RETRIED": case(bulk.READ_RETRIED, 0, [f"run-{n}" for n in range(100)], leased),
         "deliver.REDRIVE": case(deliver.REDRIVE, 0, deliveries, 1, now),
         "prune.DROP_BULKS": case(prune.DROP_BULKS, 0, 86_400.0 * 30, 1_000, by="bulks_ended bulks_pkey"),
+        "suspend.READ_AWAITED": case(suspend.READ_AWAITED, 0, suspended, all_("go"), by="steps_pkey"),
+        "suspend.MARK": case(suspend.MARK, 0, suspended, all_("go"), by="steps_open"),
+        "suspend.PARK": case(suspend.PARK, 0, leased, all_(1), all_("all"), all_("sleeping"), by="queue_pkey"),
+        "suspend.FULFIL": case(suspend.FULFIL, 0, suspended[0], "go", b"1", False, by="steps_open"),
+        "suspend.DUE": case(suspend.DUE, 0, 256, by="steps_due queue_pkey"),
+        "suspend.FULFIL_DUE": case(suspend.FULFIL_DUE, 0, suspended[2:], by="steps_open"),
+        "suspend.NEWS": case(suspend.NEWS, 0, 256, by="steps_news"),
+        "suspend.TAKE": case(suspend.TAKE, 0, suspended, by="queue_pkey"),
+        "suspend.HEED": case(suspend.HEED, 0, suspended, by="steps_news"),
+        "suspend.WAKE": case(suspend.WAKE, 0, [suspended[1]], by="queue_pkey steps_open steps_awaited"),
+        "suspend.LOCK_AWAITED": case(suspend.LOCK_AWAITED, 0, suspended[2:], by="steps_open"),
+        "suspend.CALM": case(suspend.CALM, 0, suspended[2:], by="steps_open"),
+        "suspend.ENDING": case(suspend.ENDING, 0, suspended[2:], leased, by="steps_open steps_child"),
+        "suspend.LOCK_STEPS": case(suspend.LOCK_STEPS, 0, suspended, all_("go"), by="steps_pkey"),
+        "suspend.CLOSE": case(suspend.CLOSE, 0, suspended[2:], by="steps_open"),
+        "suspend.END_CALLS": case(suspend.END_CALLS, 0, leased, all_(True), by="steps_child"),
+        "signal.READ_KEY": case(signal.READ_KEY, 0, suspended[0], "k", by="signals_key"),
+        "signal.COUNT_OPEN": case(signal.COUNT_OPEN, 0, suspended[0], 1_000, by="signals_open"),
+        "signal.WAITS_FOR": case(signal.WAITS_FOR, 0, suspended[0], "go", by="steps_open"),
+        "signal.TAKE": case(signal.TAKE, 0, suspended[0], "go2", "go", by="signals_open signals_pkey"),
+        "step.KEEP": case(
+            step.KEEP,
+            0,
+            leased,
+            all_("n"),
+            all_(1),
+            all_("step"),
+            all_(b"1"),
+            all_(1),
+            *([all_(None)] * 3),
+            by="",
+        ),
+        "step.READ": case(step.READ, 0, suspended, all_("go"), by="steps_pkey"),
+        "submit.TAKE_STEPS": case(submit.TAKE_STEPS, 0, leased, all_("n"), all_(1), all_(1), new, by=""),
+        "submit.READ_STEPS": case(submit.READ_STEPS, 0, suspended, all_("go"), by="steps_pkey"),
+        "lease.COUNT_STEPS": case(lease.COUNT_STEPS, 0, leased, by="steps_pkey"),
+        "approve.ASKED_BY": case(approve.ASKED_BY, 0, suspended[0], "r-46", by="steps_open"),
+        "approvals.ASKED": case(approvals.ASKED, 0, asking[0], 1, "r-46", by="approvals_pkey"),
+        "steps.PAGE": case(step_reads.PAGE, 0, suspended[1], 1, "", 1_000, 8_388_608, by="steps_pkey"),
+        "steps.MEASURE_RESULTS": case(step_reads.MEASURE_RESULTS, 0, ended),
+        "steps.READ_RESULTS": case(step_reads.READ_RESULTS, 0, ended),
+        "explain.AWAITED": case(explain.AWAITED, 0, suspended[2], 1, 10_000, 10, by="steps_open"),
         "prune.DROP_TICKS": case(prune.DROP_TICKS, 0, 86_400.0 * 30, 1_000),
         "prune.DROP_KEYS": case(prune.DROP_KEYS, 0, 1_000, by="idempotency_keys_expiry idempotency_keys_execution"),
     }

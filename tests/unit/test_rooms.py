@@ -71,12 +71,15 @@ STAGES: Mapping[str, frozenset[str]] = {
     "replay": frozenset({"submit", "finish"}),
     # bulk: what is done to many is done by the stages that do it to one, in the transaction that moves its cursor.
     "bulk": frozenset({"cancel", "pause", "submit", "deliver"}),
-    "complete": frozenset({"finish"}),
+    "complete": frozenset({"finish", "suspend"}),
+    "finish": frozenset({"suspend"}),  # the end of a child is news to its parent, in the same transaction
     "cancel": frozenset({"finish"}),
     # complete: an attempt of which nothing is heard fails as if its node had said so, and is tried again like others.
     "expire": frozenset({"finish", "complete"}),
     "follow": frozenset({"cancel", "finish"}),  # a child whose parent has ended is cancelled as anything else
-    "approve": frozenset({"wait"}),  # who asks waits, and the answer ends it, in one transaction
+    "approve": frozenset({"wait", "suspend"}),  # who asks waits, and the answer ends it, in one transaction
+    "signal": frozenset({"suspend"}),
+    "step": frozenset({"approve", "signal", "suspend"}),
 }
 SERVE_ALL_STAGES = frozenset({"hold", "record"})
 

@@ -214,6 +214,8 @@ async def _decide(
         make_id=doors.ids.new,
     )
     if answered.processed:
+        for ready in answered.ready:
+            doors.ready(*ready)
         doors.due()
     return answered
 

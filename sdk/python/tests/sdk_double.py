@@ -42,6 +42,10 @@ class Double:
         self.runs: dict[str, str] = {}
         self.executions: dict[str, dict[str, Any]] = {}
         self.started_keys: dict[str, str] = {}
+        self.steps: dict[str, dict[str, dict[str, Any]]] = {}
+        self.signals: dict[str, list[tuple[str, Any]]] = {}
+        self.decisions: dict[str, dict[str, Any]] = {}
+        self.past: dict[str, list[dict[str, Any]]] = {}
         self.schedules: dict[str, dict[str, Any]] = {}
         self.frames: dict[str, list[tuple[str, dict[str, Any]]]] = {}
         self.refuse: dict[str, Callable[[Any], Response | None]] = {}
@@ -66,6 +70,12 @@ class Double:
             ("GET", "/executions", self.list_executions),
             ("POST", "/executions/{id}/cancel", self.cancel),
             ("POST", "/execute/batch", self.batch),
+            ("POST", "/executions/batch-status", self.batch_status),
+            ("POST", "/steps/write", self.steps_write),
+            ("GET", "/executions/{id}/steps", self.steps_list),
+            ("POST", "/executions/{id}/signals/{event}", self.signal),
+            ("GET", "/executions/{id}/approval-status", self.approval),
+            ("POST", "/executions/{id}/approval-response", self.decide),
             ("POST", "/executions/{id}/pause", self.pause),
             ("POST", "/executions/{id}/resume", self.resume),
             ("GET", "/executions/{id}/explain", self.explain),
@@ -125,6 +135,7 @@ class Double:
             "input": {} if arguments is None else arguments,
             "failures": 0,
         }
+        lease |= {"steps": len(self.steps.get(execution_id, {}))}
         self.queue.append(lease | {"created_at": "2030-01-01T00:00:00Z", "timeout_seconds": None} | more)
         self._notify()
         return execution_id, attempt
@@ -286,9 +297,10 @@ class Double:
         return said["scope"], said.get("scope_id") or own, said["key"]
 
     async def execute(self, request: Request, body: Any) -> Response:
-        key = request.headers["idempotency-key"]
-        execution_id = self.started_keys.setdefault(key, f"exec_child_{len(self.started_keys) + 1}")
-        shape = {"execution_id": execution_id, "run_id": request.headers.get("x-run-id", "run_new"), "status": "queued"}
+        assert ("idempotency-key" in request.headers) != ("step" in body), "one of them"
+        key, run_id = request.headers.get("idempotency-key", ""), request.headers.get("x-run-id", "run_new")
+        execution_id = self._child(request, body, key, f"exec_child_{len(self.executions) + 1}")
+        shape = {"execution_id": execution_id, "run_id": run_id, "status": "queued"}
         self.executions.setdefault(execution_id, shape | {"target": request.path_params["target"]})
         return JSONResponse(shape | {"webhook_registered": bool(body.get("webhook"))}, 202)
 
@@ -299,10 +311,91 @@ class Double:
             if item["target"] == "n.nobody":
                 items.append({"http_status": 404, "code": "target_not_found", "message": "no such target"})
                 continue
-            execution_id = self.started_keys.setdefault(f"{key}.{n}", f"exec_{key}_{n}")
-            self.executions[execution_id] = {"execution_id": execution_id, "run_id": run_id, "status": "queued"}
-            items.append(self.executions[execution_id] | {"http_status": 202})
+            execution_id = self._child(request, item, f"{key}.{n}", f"exec_{key}_{n}")
+            shape = {"execution_id": execution_id, "run_id": run_id, "status": "queued", "target": item["target"]}
+            self.executions.setdefault(execution_id, shape)
+            items.append(shape | {"http_status": 202})
         return JSONResponse({"run_id": run_id, "items": items})
+
+    def _child(self, request: Request, said: dict[str, Any], key: str, execution_id: str) -> str:
+        """A new execution, or the one that this key or this step of the parent has become already."""
+        if not said.get("step"):
+            return self.started_keys.setdefault(key, execution_id)
+        parent, _, attempt = request.headers["x-parent-execution-id"].partition("~")
+        steps = self.steps.setdefault(parent, {})
+        known = steps.get(said["step"])
+        if known and (self.executions[known["child_id"]]["status"] != "failed" or known["attempt"] == int(attempt)):
+            return str(known["child_id"])
+        fresh = {"name": said["step"], "kind": "call", "status": "pending", "value": None, "attempt": int(attempt)}
+        steps[said["step"]] = fresh | {"child_id": execution_id, "input": said["input"]}
+        return execution_id
+
+    async def batch_status(self, request: Request, body: Any) -> Response:
+        missing = {"status": "not_found"}
+        return JSONResponse(
+            {id_: {"execution_id": id_} | self.executions.get(id_, missing) for id_ in body["execution_ids"]}
+        )
+
+    async def steps_write(self, request: Request, body: Any) -> Response:
+        results = [self._write_steps(group) for group in body["writes"]]
+        if len(results) == 1 and results[0]["http_status"] != 200:
+            return problem(results[0]["http_status"], results[0]["code"])
+        return JSONResponse({"results": results})
+
+    def _write_steps(self, group: dict[str, Any]) -> dict[str, Any]:
+        execution_id, fence = group["execution_id"], (group["execution_id"], group["attempt"])
+        if fence in self.lost or fence in self.reports:
+            return {"http_status": 409, "code": "lease_lost"}
+        steps = self.steps.setdefault(execution_id, {})
+        for op in group["ops"]:
+            kind = "step" if op["op"] == "done" else op["op"]
+            fresh = op | {"kind": kind, "status": "pending", "value": None, "attempt": group["attempt"]}
+            if kind == "step":
+                fresh |= {"status": "done", "value": op["value"]}
+            lasts = op.get("seconds") if kind == "sleep" else op.get("timeout_seconds")
+            step = steps.setdefault(op["name"], fresh | {"due": None if lasts is None else time.monotonic() + lasts})
+            self._turn_step(execution_id, step)
+        return {"http_status": 200, "steps": [_shown_step(steps[op["name"]]) for op in group["ops"]]}
+
+    def _turn_step(self, execution_id: str, step: dict[str, Any]) -> None:
+        """What has come meanwhile ends a step that waits for it."""
+        kept = self.signals.setdefault(execution_id, [])
+        found = next((one for one in kept if one[0] == step.get("event")), None)
+        if step["status"] != "pending":
+            return
+        if step["kind"] == "approval" and execution_id in self.decisions:
+            step |= {"status": "done", "value": self.decisions[execution_id]}
+        elif step["kind"] == "event" and found:
+            kept.remove(found)
+            step |= {"status": "done", "value": found[1], "timed_out": False}
+        elif step.get("due") is not None and time.monotonic() >= step["due"]:
+            step |= {"status": "done", "timed_out": step["kind"] == "event"}
+
+    async def steps_list(self, request: Request, body: Any) -> Response:
+        steps = list(self.steps.get(request.path_params["id"], {}).values())
+        after, limit = int(request.query_params.get("after", 0)), min(200, int(request.query_params["limit"]))
+        page = [_shown_step(one) for one in steps[after : after + limit]]
+        cursor = str(after + limit) if after + limit < len(steps) else None
+        return JSONResponse({"steps": page, "next_cursor": cursor})
+
+    async def signal(self, request: Request, body: Any) -> Response:
+        execution_id, event = request.path_params["id"], request.path_params["event"]
+        key = request.headers["idempotency-key"]
+        if key not in self.started_keys:
+            self.started_keys[key] = f"sig_{len(self.started_keys) + 1}"
+            self.signals.setdefault(execution_id, []).append((event, body))
+        said = {"signal_id": self.started_keys[key], "execution_id": execution_id, "event": event, "delivered": False}
+        return JSONResponse(said, 202)
+
+    async def approval(self, request: Request, body: Any) -> Response:
+        execution_id = request.path_params["id"]
+        said = {"approval_request_id": "approval", "execution_id": execution_id, "status": "pending"}
+        return JSONResponse(said | {"status": self.decisions.get(execution_id, {}).get("decision", "pending")})
+
+    async def decide(self, request: Request, body: Any) -> Response:
+        said = {"feedback": body.get("feedback"), "response": body.get("response"), "decision": body["decision"]}
+        known = self.decisions.setdefault(request.path_params["id"], said)
+        return JSONResponse({"status": "processed", "decision": known["decision"]})
 
     async def execution(self, request: Request, body: Any) -> Response:
         execution_id = request.path_params["id"]
@@ -355,6 +448,8 @@ class Double:
 
     async def attempts(self, request: Request, body: Any) -> Response:
         after, limit = int(request.query_params["cursor"]), int(request.query_params["limit"])
+        if (ended := self.past.get(request.path_params["id"])) is not None:
+            return JSONResponse({"items": ended, "next_cursor": None})
         tries = [{"attempt": n, "ended": "retried", "started_at": "2030-01-01T00:00:00Z"} for n in range(1, 252)]
         items = tries[after : after + limit]
         return JSONResponse({"items": items, "next_cursor": str(after + limit) if after + limit < 251 else None})
@@ -442,6 +537,13 @@ class Double:
             await asyncio.wait_for(self._wake.wait(), seconds)
         except TimeoutError:
             return
+
+
+def _shown_step(step: dict[str, Any]) -> dict[str, Any]:
+    shown = {name: step.get(name) for name in ("name", "kind", "status", "value", "attempt", "timed_out", "child_id")}
+    if step["kind"] == "approval":
+        shown["approval_request_url"] = step.get("url") or "http://link"
+    return shown | ({"due_in_seconds": max(0.0, step["due"] - time.monotonic())} if step.get("due") else {})
 
 
 def problem(status: int, code: str, **facts: Any) -> Response:

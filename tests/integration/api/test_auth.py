@@ -6,6 +6,7 @@ import httpx
 import pytest
 import websockets
 
+from controlplane.api.links import PREFIX
 from controlplane.app import OPERATIONS
 from tests.integration.api.rawhttp import Ask, connected
 from tests.integration.api.serving import Api, the_problem
@@ -30,7 +31,7 @@ WRONG: list[dict[str, str | bytes]] = [
 
 @KEYED
 async def test_every_route_wants_the_key(api: Api) -> None:
-    """Without the right key every route but health answers 401, before anything else is looked at."""
+    """Without the right key every route but health and links answers 401, before anything else is looked at."""
     del api.client.headers["X-API-Key"]
     routes = [(one.method, one.path.replace("{", "").replace("}", "")) for one in OPERATIONS]
     routes += [("GET", path) for path in ("/openapi.json", "/nothing", "/docs", "/livez/x", "//livez", "/LIVEZ")]
@@ -39,6 +40,8 @@ async def test_every_route_wants_the_key(api: Api) -> None:
             answer = await api.client.request(method, path, headers=wrong)
             if path in OPEN:
                 assert answer.status_code == 200
+            elif path.startswith(PREFIX):  # the link is the key
+                the_problem(answer, 404, "no_approval_request")
             else:
                 the_problem(answer, 401, "unauthorized")
                 assert answer.headers["www-authenticate"] == "Bearer"

@@ -82,6 +82,7 @@ async def test_a_lease_carries_all_that_was_asked(api: Api) -> None:
         "timeout_seconds": 60.0,
         "deadline_in_seconds": 60.0,
         "heartbeat_seconds": None,
+        "steps": 0,
     }
 
 

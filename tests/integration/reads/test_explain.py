@@ -15,6 +15,7 @@ from controlplane.domain.lease import Verdict
 from controlplane.domain.pause import Paused
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.standing import AHEAD_MAX
+from controlplane.domain.step import AskApproval, AwaitEvent, Sleep, StepOp
 from controlplane.postgres.pool import Connection
 from controlplane.reads import explain as reads
 from controlplane.stages import approve, cancel, expire, pause, submit, wait, withhold
@@ -32,7 +33,9 @@ from tests.make import (
     must,
     queue_row,
     report,
+    steps,
     submission,
+    suspend,
 )
 
 DRAIN = "update sessions set draining = true"
@@ -582,3 +585,65 @@ async def test_an_error_that_python_cannot_read_says_nothing(conn: Connection) -
     found = await why(conn, made)
 
     assert found.sentence.startswith("Attempt 1 failed; it is tried again at ")
+
+
+async def suspended(conn: Connection, *ops: StepOp) -> Made:
+    """An execution that has given its lease back and waits for these."""
+    made = await make_execution(conn, "running")
+    await steps(conn, made, *ops)
+    await suspend(conn, made.fence, *(op.name for op in ops))
+    return made
+
+
+async def test_it_sleeps(conn: Connection) -> None:
+    """Until when, and with which attempt it goes on."""
+    made = await suspended(conn, Sleep(name="nap", seconds=60))
+
+    found = await why(conn, made)
+    at = await conn.fetchval("select due_at from steps")
+
+    assert found.code is Cause.SLEEPING
+    assert found.sentence == f"It sleeps until {second(at)}; then attempt 2 goes on where it stopped."
+    assert found.facts["awaited_steps"] == [{"name": "nap", "kind": "sleep", "due_at": found.facts["goes_on_at"]}]
+
+
+async def test_it_waits_for_an_event(conn: Connection) -> None:
+    """Which, since when, what else, and how to send it."""
+    made = await suspended(conn, AwaitEvent(name="go", event="deploy.approved"), Sleep(name="nap", seconds=60))
+
+    found = await why(conn, made)
+    since = await conn.fetchval("select waiting_at from queue")
+
+    assert found.code is Cause.WAITING_FOR_EVENT
+    assert found.sentence == f"It waits since {second(since)} for the event deploy.approved (and 1 more step)."
+    assert (found.since, found.facts["awaited"], found.facts["awaited_done"]) == (since, 2, 0)
+    assert str(found.fix).endswith("/signals/deploy.approved.")
+
+
+async def test_it_waits_for_people_without_a_lease(conn: Connection) -> None:
+    """What they were asked, and until when they may decide."""
+    ask = AskApproval(name="ask", request_id="ask", title="Ship?", url=None, expires_seconds=60)
+    made = await suspended(conn, ask)
+
+    found = await why(conn, made)
+
+    assert found.code is Cause.WAITING_FOR_APPROVAL
+    assert "for people to decide ask; without an answer it goes on as expired at" in found.sentence
+    assert found.facts["approval_request_id"] == "ask"
+
+
+async def test_it_waits_for_children_without_a_lease(conn: Connection) -> None:
+    """How many of how many, and which to ask first."""
+    made = await make_execution(conn, "running")
+    over = {"run_id": made.run_id, "parent_id": made.id, "parent_attempt": 1, "target": "n.child"}
+    await submit.accept(conn, [submission(step=name, **over) for name in ("a", "b", "c")])
+    await suspend(conn, made.fence, "a", "b", "c")
+    child = await conn.fetchval("select child_id from steps where name = 'a'")
+    await cancel.request(conn, [ExecutionId(child)], reason=None, make_id=make_id)
+
+    found = await why(conn, made)
+    since = await conn.fetchval("select waiting_at from queue where parent_id is null")
+
+    assert found.code is Cause.WAITING_FOR_CHILD
+    assert f"It waits since {second(since)} for all of its children: 2 of 3 have not ended, first " in found.sentence
+    assert (found.facts["awaited_done"], found.facts["children_unfinished"]) == (1, 2)

@@ -44,6 +44,14 @@ calls as (
   insert into local_calls (bucket, execution_id, local_id, namespace, reasoner_id, status, created_at, updated_at)
   values (0, $1, 'local', 1, 'child', 'running', clock(), clock())
 ),
+steps as (
+  insert into steps (bucket, execution_id, name, namespace, kind, status, attempt, created_at, done_at)
+  select 0, $1, 'step ' || n, 1, 'step', 'done', 1, clock(), clock() from generate_series(1, 3) as n
+),
+signals as (
+  insert into signals (bucket, execution_id, id, namespace, event, payload, idempotency_key, request_hash, received_at)
+  values (0, $1, $1, 1, 'e', 'null', 'k', '', clock())
+),
 vectors as (
   insert into memory_vectors (bucket, namespace, scope, scope_id, key, embedding, norm, created_at, updated_at)
   values (0, 1, 'run', $2, 'k', '{1}', 1, clock(), clock())
@@ -114,6 +122,7 @@ async def test_everything_of_it_goes(conn: Connection) -> None:
     assert {table: n for table, n in (await counts(conn, *tables)).items() if n} == {}
     assert gone.executions == {"succeeded": 1}
     assert (gone.rows["logs"], gone.rows["deliveries"], gone.rows["memory_items"]) == (3, 1, 2)
+    assert (gone.rows["steps"], gone.rows["signals"]) == (3, 1)
 
 
 async def test_no_table_is_left_out(conn: Connection) -> None:

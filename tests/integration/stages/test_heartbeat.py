@@ -10,6 +10,7 @@ import pytest
 
 from controlplane.domain.lease import Fence, Verdict
 from controlplane.domain.retry import RetryPolicy
+from controlplane.domain.step import Done
 from controlplane.domain.vector import Embedding, Keep
 from controlplane.postgres.pool import Connection
 from controlplane.stages import cancel, checkpoint, embed, expire, local, log, wait
@@ -27,6 +28,7 @@ from tests.make import (
     queue_row,
     report,
     run_place,
+    steps,
     submission,
 )
 
@@ -109,7 +111,11 @@ async def local_call(conn: Connection, made: Made) -> object:
     return await local.keep(conn, [one])
 
 
-@pytest.mark.parametrize("say", [progress, line, note, memory, vector, local_call])
+async def a_step(conn: Connection, made: Made) -> object:
+    return await steps(conn, made, Done(name="one", value=b"1"))
+
+
+@pytest.mark.parametrize("say", [progress, line, note, memory, vector, local_call, a_step])
 async def test_whatever_it_writes_is_a_sign(conn: Connection, say: Say) -> None:
     """From then on it may be silent for as long again, and no longer."""
     await begun(conn)

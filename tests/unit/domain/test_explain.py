@@ -69,7 +69,28 @@ SENTENCES = {
         "waiting_for_child: Attempt 1 waits since 2030-01-01T11:59:30Z for 3 unfinished children, first "
         f"{CHILD} (n.child, ready)."
     ),
-    "something": "waiting: Attempt 1 waits since 2030-01-01T11:59:30Z (sleeping).",
+    "something": "waiting: Attempt 1 waits since 2030-01-01T11:59:30Z (something).",
+    "sleeping": "sleeping: It sleeps until 2030-01-01T13:00:00Z; then attempt 2 goes on where it stopped.",
+    "sleeping, or woken": (
+        "sleeping: It sleeps until 2030-01-01T13:00:00Z (or 2 more steps); then attempt 2 goes on where it stopped."
+    ),
+    "event": "waiting_for_event: It waits since 2030-01-01T11:59:30Z for the event deploy.approved.",
+    "event, and more": (
+        "waiting_for_event: It waits since 2030-01-01T11:59:30Z for the event deploy.approved (and 1 more step); "
+        "without it it goes on at 2030-01-01T12:01:00Z."
+    ),
+    "approval, without a lease": (
+        "waiting_for_approval: It waits since 2030-01-01T11:59:30Z, without a lease, for people to decide r-1; without "
+        "an answer it goes on as expired at 2030-01-01T13:00:00Z."
+    ),
+    "children, without a lease": (
+        "waiting_for_child: It waits since 2030-01-01T11:59:30Z for all of its children: 3 of 5 have not ended, first "
+        f"{CHILD} (n.child, ready)."
+    ),
+    "any child, without a lease": (
+        "waiting_for_child: It waits since 2030-01-01T11:59:30Z for any of its children: 2 of 2 have not ended, first "
+        f"{CHILD} (n.child, ready)."
+    ),
     "cancelling": (
         "cancelling: A person cancelled it at 2030-01-01T11:59:56Z (enough) while attempt 1 ran; it ends as soon as "
         "node n has stopped it, at 2030-01-01T12:00:06Z at the latest."

@@ -6,10 +6,12 @@ from controlplane_sdk.bulk import Bulk, BulkCount
 from controlplane_sdk.client import Client, Event, Handle, Page
 from controlplane_sdk.context import Context
 from controlplane_sdk.deliveries import Delivery
+from controlplane_sdk.durable import Decision, Suspended
 from controlplane_sdk.errors import (
     AIUnavailable,
     AlreadyFinished,
     ControlPlaneError,
+    EventTimedOut,
     ExecutionCancelled,
     ExecutionError,
     ExecutionFailed,
@@ -27,12 +29,15 @@ from controlplane_sdk.errors import (
     ServerError,
     ServerUnavailable,
     ServerUnreachable,
+    StepChanged,
     Unauthorized,
 )
 from controlplane_sdk.executions import AttemptRecord, Execution, Explanation, Retention
 from controlplane_sdk.pauses import Drain, Pause, Paused
 from controlplane_sdk.runs import Run, RunMember
 from controlplane_sdk.schedules import Schedule, Tick
+from controlplane_sdk.signals import Approval, Signal
+from controlplane_sdk.steps import Step
 from controlplane_sdk.version import VERSION
 
 __version__ = VERSION
@@ -41,15 +46,18 @@ __all__ = [
     "AIUnavailable",
     "Agent",
     "AlreadyFinished",
+    "Approval",
     "AttemptRecord",
     "Bulk",
     "BulkCount",
     "Client",
     "Context",
     "ControlPlaneError",
+    "Decision",
     "Delivery",
     "Drain",
     "Event",
+    "EventTimedOut",
     "Execution",
     "ExecutionCancelled",
     "ExecutionError",
@@ -77,6 +85,10 @@ __all__ = [
     "ServerError",
     "ServerUnavailable",
     "ServerUnreachable",
+    "Signal",
+    "Step",
+    "StepChanged",
+    "Suspended",
     "Tick",
     "Unauthorized",
     "__version__",

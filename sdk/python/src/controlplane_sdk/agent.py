@@ -6,16 +6,16 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar, overload
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
-from controlplane_sdk import executions
 from controlplane_sdk.ai import AI, Backend
-from controlplane_sdk.checkpoints import PATIENCE_SECONDS
+from controlplane_sdk.children import Children
 from controlplane_sdk.connection import Connection
 from controlplane_sdk.context import SENT, Context, Sent, current
 from controlplane_sdk.errors import LeaseLost
-from controlplane_sdk.function import Function, ParentEnd, names_of
+from controlplane_sdk.function import Function, ParentEnd, Serve, Served, names_of
 from controlplane_sdk.logger import set_up
 from controlplane_sdk.memory import Memory
 from controlplane_sdk.node import Node
@@ -24,18 +24,38 @@ from controlplane_sdk.session import Session
 from controlplane_sdk.transport import server_url, standard_headers
 
 F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
 
 
 class Calls:
     """Calls of other reasoners that are asked for in one way (`Agent.options`)."""
 
-    def __init__(self, call: Callable[[str, dict[str, Any]], Awaitable[Any]]) -> None:
-        self._call = call
+    def __init__(
+        self,
+        reach: Callable[[Callable[[Children], Awaitable[Any]], Mapping[str, Any]], Awaitable[Any]],
+        arguments: Callable[[str, Any], Mapping[str, Any]],
+        how: Mapping[str, Any],
+    ) -> None:
+        self._reach = reach
+        self._arguments = arguments
+        self._how = how
 
     async def call(self, target: str, /, **arguments: Any) -> Any:
         """As `Agent.call`."""
-        return await self._call(target, arguments)
+        return await self._reach(lambda children: children.call(target, arguments), self._how)
+
+    async def map(
+        self, target: str, items: Iterable[Any], *, at_once: int | None = None, return_exceptions: bool = False
+    ) -> list[Any]:
+        """As `Agent.map`."""
+        calls = [self._arguments(target, item) for item in items]
+        results: list[Any] = await self._reach(
+            lambda children: children.map(target, calls, at_once=at_once, return_exceptions=return_exceptions),
+            self._how,
+        )
+        return results
 
 
 class Agent:
@@ -76,7 +96,7 @@ class Agent:
         self._stop: Callable[[], None] | None = None
 
     @overload
-    def reasoner(self, name: F, /) -> F: ...
+    def reasoner(self, name: Callable[P, R], /) -> Served[P, R]: ...
     @overload
     def reasoner(
         self,
@@ -96,10 +116,10 @@ class Agent:
         total: float | None = ...,
         heartbeat: float | None = ...,
         on_parent_end: ParentEnd | None = ...,
-    ) -> Callable[[F], F]: ...
+    ) -> Serve: ...
 
     def reasoner(self, name: Any = None, **options: Any) -> Any:
-        """Serve the function as `node.name`; it can still be called directly.
+        """Serve the function as `node.name`; it can still be called directly, and many times at once with `map`.
 
         Its input schema comes from its signature. `retries` counts the new tries after a failure of its own: the
         first comes `retry_delay` seconds later, the next `retry_factor` times as late, none later than `retry_cap`;
@@ -113,7 +133,7 @@ class Agent:
         return self._serve("reasoner", name, options)
 
     @overload
-    def skill(self, name: F, /) -> F: ...
+    def skill(self, name: Callable[P, R], /) -> Served[P, R]: ...
     @overload
     def skill(
         self,
@@ -133,7 +153,7 @@ class Agent:
         total: float | None = ...,
         heartbeat: float | None = ...,
         on_parent_end: ParentEnd | None = ...,
-    ) -> Callable[[F], F]: ...
+    ) -> Serve: ...
 
     def skill(self, name: Any = None, **options: Any) -> Any:
         """The same as `reasoner`, for functions that do not think."""
@@ -142,9 +162,31 @@ class Agent:
     async def call(self, target: str, /, **arguments: Any) -> Any:
         """Run `node.reasoner` as a child of this execution and wait for its result; meanwhile our own slot is free.
 
-        Raises: ExecutionFailed, ExecutionCancelled, ExecutionTimeout, NotFound, LeaseLost.
+        It is a step: an attempt that comes later finds the child instead of starting another, unless the child had
+        failed and with it the attempt. Raises: ExecutionFailed, ExecutionCancelled, ExecutionTimeout, NotFound,
+        LeaseLost.
         """
-        return await self._call_child(target, arguments, {})
+        return await Calls(self._with_children, self._arguments, {}).call(target, **arguments)
+
+    async def map(
+        self,
+        target: str,
+        items: Iterable[Any],
+        *,
+        at_once: int | None = None,
+        return_exceptions: bool = False,
+    ) -> list[Any]:
+        """Run `node.reasoner` once for each item, as children of this execution; the results in the items' order.
+
+        An item is a dict of arguments, or the one argument of a function that this node serves. All begin with few
+        requests. Without `at_once` an asynchronous reasoner that waits longer than a second gives its attempt up, and
+        is run again from its beginning, once, when all have ended. With it at most so many are under way, and the
+        parent stays in its process, its slot free.
+        Raises: the first error in the order of the items, when all have ended (with `at_once`: when it happens); with
+        `return_exceptions` errors are results, as `asyncio.gather` has it.
+        """
+        calls = Calls(self._with_children, self._arguments, {})
+        return await calls.map(target, items, at_once=at_once, return_exceptions=return_exceptions)
 
     def options(
         self,
@@ -173,7 +215,15 @@ class Agent:
             "total_seconds": total_seconds,
             "heartbeat_seconds": heartbeat_seconds,
         }
-        return Calls(lambda target, arguments: self._call_child(target, arguments, how))
+        return Calls(self._with_children, self._arguments, how)
+
+    @property
+    def ctx(self) -> Context:
+        """The execution that is running. Raises: RuntimeError outside of one."""
+        context = current.get()
+        if context is None:
+            raise RuntimeError("app.ctx is there inside an execution")
+        return context
 
     @property
     def ai(self) -> AI:
@@ -234,7 +284,7 @@ class Agent:
             (hurry if stop.is_set() else stop).set()
 
         try:
-            self._session = Session(node, self._connection.transport, self._headers)
+            self._session = Session(node, self._connection, self._headers)
             self._stop = heard
             with signals(heard):
                 await self._session.serve(stop, hurry)
@@ -301,49 +351,30 @@ class Agent:
             heartbeat=heartbeat,
             on_parent_end=on_parent_end,
         )
+        with contextlib.suppress(AttributeError):  # a bound method carries nothing
+            call.map = partial(self.map, f"{self.node_id}.{known}")  # type: ignore[attr-defined]
         return call
 
-    async def _call_child(self, target: str, arguments: dict[str, Any], how: Mapping[str, Any]) -> Any:
+    async def _with_children(self, work: Callable[[Children], Awaitable[Any]], how: Mapping[str, Any]) -> Any:
         context = current.get()
         reach = self._reach()
         try:
-            return await reach.here(self._call(reach, target, arguments, context, how))
+            return await reach.here(work(Children(reach.transport, context, how)))
         except LeaseLost:
             if context is not None:
                 context.lost()
             raise
 
-    async def _call(
-        self,
-        reach: Connection,
-        target: str,
-        arguments: dict[str, Any],
-        context: Context | None,
-        how: Mapping[str, Any],
-    ) -> Any:
-        headers = {
-            "X-Run-ID": context.run_id if context else None,
-            "X-Parent-Execution-ID": str(context.fence) if context else None,
-            "X-Session-ID": context.session_key if context else None,
-            "X-Actor-ID": context.actor_key if context else None,
-        }
-        started = await executions.submit(
-            reach.transport, target, {"input": arguments, **how}, headers=headers, patience_seconds=PATIENCE_SECONDS
-        )
-        with self._slot_given_away(context):
-            return (await executions.wait(reach.transport, started["execution_id"])).outcome()
-
-    @contextlib.contextmanager
-    def _slot_given_away(self, context: Context | None) -> Iterator[None]:
-        session = self._session
-        if context is None or session is None:
-            yield
-            return
-        session.waiting_for_child(context.fence, 1)
-        try:
-            yield
-        finally:
-            session.waiting_for_child(context.fence, -1)
+    def _arguments(self, target: str, item: Any) -> Mapping[str, Any]:
+        """The arguments that an item stands for. Raises: TypeError."""
+        if isinstance(item, Mapping):
+            return item
+        node_id, _, name = target.partition(".")
+        function = self._functions.get(name) if node_id == self.node_id else None
+        names = function.signature.names if function else []
+        if len(names) != 1:
+            raise TypeError(f"an item for {target} is a dict of its arguments by name, not {type(item).__name__}")
+        return {names[0]: item}
 
     def _reach(self) -> Connection:
         """The connection of the serving loop; outside `serve`, one that belongs to the running loop."""

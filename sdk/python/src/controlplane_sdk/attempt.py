@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import inspect
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, Literal
 
 from controlplane_sdk import report, strict_json
@@ -16,6 +14,7 @@ from controlplane_sdk.context import Context, Fence, current
 from controlplane_sdk.errors import NotJson, ResultInvalid
 from controlplane_sdk.function import Function
 from controlplane_sdk.report import Report
+from controlplane_sdk.thread import in_thread
 
 STOP_GRACE_SECONDS = 5.0
 
@@ -31,7 +30,7 @@ class Attempt:
         self.task: asyncio.Task[None] | None = None
         self.ending: Ending | None = None
         self.thread: threading.Thread | None = None
-        self.calls = 0  # children it waits for just now
+        self.waits = 0  # for children, events and the like, just now
         self._report: Report | None = None
         self._began = time.monotonic()
         self._loop = asyncio.get_running_loop()
@@ -46,6 +45,10 @@ class Attempt:
         """What to report; None when another attempt has taken over."""
         if self.ending == "lost":
             return None
+        durable = self.context.durable
+        if durable is not None and durable.suspension is not None and self.ending != "cancelled":
+            # However the function ended: a `finally` of its own may have failed on the way out.
+            return report.waiting(self.fence, durable.suspension.waits, durable.suspension.until)
         return self._report or self._stopped()
 
     async def run(self) -> None:
@@ -88,7 +91,7 @@ class Attempt:
             value = self.function.call(*positional, **keywords)
         else:
             done: asyncio.Future[Any] = self._loop.create_future()
-            self.thread = _in_thread(lambda: self.function.call(*positional, **keywords), done)
+            self.thread = in_thread(lambda: self.function.call(*positional, **keywords), done)
             value = await done
         # A decorator may have turned one kind into the other.
         return await value if inspect.isawaitable(value) else value
@@ -109,33 +112,3 @@ def _result(value: Any) -> bytes:
         return strict_json.encode(value)
     except NotJson as error:
         raise ResultInvalid(f"the result cannot be written as JSON: {error}") from error
-
-
-def _in_thread(work: Callable[[], Any], done: asyncio.Future[Any]) -> threading.Thread:
-    """Do the work in a thread of its own. Not in a pool: a pool bounds the slots, and is waited for at exit."""
-    context = contextvars.copy_context()
-    loop = done.get_loop()
-
-    def settle(value: Any, error: BaseException | None) -> None:
-        if done.done():
-            return
-        if error is None:
-            done.set_result(value)
-        else:
-            done.set_exception(error)
-
-    def body() -> None:
-        value: Any = None
-        failure: BaseException | None = None
-        try:
-            value = context.run(work)
-        except StopIteration as error:
-            failure = RuntimeError(f"the reasoner raised StopIteration: {error}")
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever awaits
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, value, failure)
-
-    thread = threading.Thread(target=body, name="controlplane-reasoner", daemon=True)
-    thread.start()
-    return thread

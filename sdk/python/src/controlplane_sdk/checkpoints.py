@@ -13,14 +13,11 @@ from weakref import WeakValueDictionary
 
 from controlplane_sdk import strict_json
 from controlplane_sdk.context import Context
-from controlplane_sdk.errors import MemoryConflict, RequestRefused, ServerError, ServerUnavailable, ServerUnreachable
-from controlplane_sdk.lane import Lane
-from controlplane_sdk.transport import Backoff, Transport, refusal
+from controlplane_sdk.errors import MemoryConflict, RequestRefused
+from controlplane_sdk.transport import Backoff, Transport
+from controlplane_sdk.writes import PATIENCE_SECONDS, Writes
 
-GROUPS_MAX = 100
-BYTES_MAX = 4 * 1024 * 1024
 APPEND_MAX = 1_000
-PATIENCE_SECONDS = 120.0
 
 
 class Place(NamedTuple):
@@ -88,27 +85,11 @@ class Keys:
         self._locks.clear()
 
 
-class _Result(NamedTuple):
-    status: int
-    code: str
-    body: dict[str, Any]
-
-    def versions(self) -> dict[str, dict[str, Any]]:
-        """Raises: LeaseLost, RequestRefused."""
-        if self.status != 200:
-            raise refusal(self.status, self.code, self.body)
-        return {item["key"]: item for item in self.body.get("versions") or []}
-
-
 class Checkpoints:
-    """Writes that return only when they are committed. Repeating one changes nothing, so every failure to reach the
-    control plane is retried, for up to two minutes."""
+    """Writes that return only when they are committed."""
 
     def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-        self._lane: Lane[bytes, _Result] = Lane(
-            self._send, size=len, items_max=GROUPS_MAX, bytes_max=BYTES_MAX, name="memory"
-        )
+        self._writes = Writes(transport, "/memory/write", name="memory")
         self._appending: WeakValueDictionary[Place, asyncio.Lock] = WeakValueDictionary()
 
     async def put(self, values: Mapping[Place, Encoded], context: Context | None) -> None:
@@ -187,52 +168,19 @@ class Checkpoints:
                     return keys.lengths[place]
 
     async def idle(self) -> None:
-        await self._lane.idle()
+        await self._writes.idle()
 
     def close(self) -> None:
-        self._lane.close()
+        self._writes.close()
 
     async def _write(self, ops: Sequence[bytes], context: Context | None) -> dict[str, dict[str, Any]]:
         group = b'"ops":[' + b",".join(ops) + b"]}"
         if context is None:
-            return (await self._lane.put(b"{" + group)).versions()
-        fence = b'{"execution_id":%b,"attempt":%d,' % (strict_json.encode(context.execution_id), context.attempt)
-        return (await self._lane.put(fence + group)).versions()
-
-    async def _send(self, groups: Sequence[bytes]) -> list[_Result]:
-        backoff = Backoff()
-        began = time.monotonic()
-        results: list[_Result | None] = [None] * len(groups)
-        open_ = list(range(len(groups)))
-        while True:
-            try:
-                answers = await self._send_once([groups[number] for number in open_])
-            except (ServerUnreachable, ServerUnavailable):
-                if time.monotonic() - began >= PATIENCE_SECONDS:
-                    raise
-            else:
-                for number, answer in zip(open_, answers, strict=True):
-                    results[number] = answer
-                open_ = [number for number in open_ if (results[number] or _NONE).status >= 500]
-                if not open_ or time.monotonic() - began >= PATIENCE_SECONDS:
-                    return [result or _NONE for result in results]
-            await asyncio.sleep(backoff.next_seconds())
-
-    async def _send_once(self, groups: Sequence[bytes]) -> list[_Result]:
-        reply = await self._transport.send("POST", "/memory/write", b'{"writes":[' + b",".join(groups) + b"]}")
-        if reply.ok:
-            found = reply.body.get("results") if isinstance(reply.body, dict) else None
-            if not isinstance(found, list) or len(found) != len(groups):
-                raise ServerError("the control plane did not answer each memory write")
-            return [_Result(int(item["http_status"]), str(item.get("code") or ""), item) for item in found]
-        if len(groups) == 1:
-            return [_Result(reply.status, reply.code, reply.body if isinstance(reply.body, dict) else {})]
-        # Refused as a whole: one of them cannot be read, or they are too many. Halve until it stands alone.
-        middle = len(groups) // 2
-        return [*await self._send_once(groups[:middle]), *await self._send_once(groups[middle:])]
-
-
-_NONE = _Result(500, "no_answer", {})
+            written = await self._writes.put(b"{" + group)
+        else:
+            fence = b'{"execution_id":%b,"attempt":%d,' % (strict_json.encode(context.execution_id), context.attempt)
+            written = await self._writes.put(fence + group)
+        return {item["key"]: item for item in written.get("versions") or []}
 
 
 def encoded(value: Any) -> Encoded:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import httpx
 
-from controlplane_sdk import executions, strict_json
+from controlplane_sdk import executions, signals, steps, strict_json
 from controlplane_sdk.bulk import Bulks
 from controlplane_sdk.connection import Connection
 from controlplane_sdk.deliveries import Deliveries
@@ -24,7 +24,9 @@ from controlplane_sdk.memory import Memory
 from controlplane_sdk.pauses import Nodes, Pauses
 from controlplane_sdk.runs import Runs
 from controlplane_sdk.schedules import Schedules
+from controlplane_sdk.signals import Approval, Signal
 from controlplane_sdk.sse import frames
+from controlplane_sdk.steps import Step
 from controlplane_sdk.transport import (
     Backoff,
     Reply,
@@ -129,6 +131,50 @@ class Handle:
         if reply.code == _NOT_SO and (await self.status()).status_reason not in (_PAUSED, _CANCELLING):
             return
         reply.expect()
+
+    async def signal(self, event: str, payload: Any = None, *, idempotency_key: str | None = None) -> Signal:
+        """Tell it that something has happened: who waits for this event goes on with the payload, now or later.
+
+        Sent again after a lost answer, or by you with the same `idempotency_key`, it is one signal.
+        Raises: NotFound, AlreadyFinished, RequestRefused when too many are kept already.
+        """
+        return await signals.signal(
+            self._transport,
+            self.execution_id,
+            event,
+            payload,
+            idempotency_key=idempotency_key,
+            patience_seconds=self._patience_seconds,
+        )
+
+    async def steps(self) -> Sequence[Step]:
+        """What it has done and waits for, the first one first."""
+        return await steps.read(self._transport, self.execution_id, patience_seconds=self._patience_seconds)
+
+    async def approval(self) -> Approval:
+        """What it asks people, or asked last. Raises: NotFound when it never did."""
+        return await signals.approval(self._transport, self.execution_id, patience_seconds=self._patience_seconds)
+
+    async def approve(
+        self, feedback: str | None = None, *, response: Any = None, approval_request_id: str | None = None
+    ) -> str:
+        """Say yes to what it asks; the decision that stands, which is the first one."""
+        return await self._decide("approved", feedback, response, approval_request_id)
+
+    async def reject(
+        self, feedback: str | None = None, *, response: Any = None, approval_request_id: str | None = None
+    ) -> str:
+        """Say no to what it asks; the decision that stands, which is the first one."""
+        return await self._decide("rejected", feedback, response, approval_request_id)
+
+    async def _decide(self, decision: str, feedback: str | None, response: Any, approval_request_id: str | None) -> str:
+        said = {
+            "decision": decision,
+            "feedback": feedback,
+            "response": response,
+            "approval_request_id": approval_request_id,
+        }
+        return await signals.decide(self._transport, self.execution_id, said, patience_seconds=self._patience_seconds)
 
     async def events(self) -> AsyncIterator[Event]:
         """What happens to the execution from now on, until it has ended. Resumes where a lost connection left off."""
@@ -407,6 +453,44 @@ class Client:
     async def resume(self, execution_id: str) -> None:
         """Let the execution go on, as `Handle.resume`. Raises: NotFound, AlreadyFinished, RequestRefused."""
         await self.execution(execution_id).resume()
+
+    async def signal(
+        self, execution_id: str, event: str, payload: Any = None, *, idempotency_key: str | None = None
+    ) -> Signal:
+        """Tell the execution that something has happened, as `Handle.signal`."""
+        return await self.execution(execution_id).signal(event, payload, idempotency_key=idempotency_key)
+
+    async def steps(self, execution_id: str) -> Sequence[Step]:
+        """What the execution has done and waits for. Raises: NotFound."""
+        return await self.execution(execution_id).steps()
+
+    async def approval(self, execution_id: str) -> Approval:
+        """What the execution asks people, or asked last. Raises: NotFound."""
+        return await self.execution(execution_id).approval()
+
+    async def approve(
+        self,
+        execution_id: str,
+        feedback: str | None = None,
+        *,
+        response: Any = None,
+        approval_request_id: str | None = None,
+    ) -> str:
+        """Say yes to what the execution asks, as `Handle.approve`."""
+        handle = self.execution(execution_id)
+        return await handle.approve(feedback, response=response, approval_request_id=approval_request_id)
+
+    async def reject(
+        self,
+        execution_id: str,
+        feedback: str | None = None,
+        *,
+        response: Any = None,
+        approval_request_id: str | None = None,
+    ) -> str:
+        """Say no to what the execution asks, as `Handle.reject`."""
+        handle = self.execution(execution_id)
+        return await handle.reject(feedback, response=response, approval_request_id=approval_request_id)
 
     async def list(
         self,

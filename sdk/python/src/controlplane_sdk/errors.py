@@ -12,7 +12,9 @@ ControlPlaneError
 ├── Retryable                raise it in a reasoner: failed for now, try again
 ├── Fatal                    raise it in a reasoner: failed for good, do not try again
 │   ├── InvalidInput         the arguments do not fit the reasoner's signature
-│   └── ResultInvalid        the returned value cannot be written as JSON
+│   ├── ResultInvalid        the returned value cannot be written as JSON
+│   └── StepChanged          a step was something else when an earlier attempt ran: the code has changed meanwhile
+├── EventTimedOut            the event that was waited for did not come in time (also a TimeoutError)
 ├── NotJson                  a value cannot be written as strict JSON (also a ValueError)
 ├── ScopeMissing             memory was used outside an execution without naming a scope (also a ValueError)
 └── AIUnavailable            `app.ai` has no model behind it, or the model did not answer as asked
@@ -147,6 +149,14 @@ class InvalidInput(Fatal):
 
 class ResultInvalid(Fatal):
     """The returned value cannot be written as JSON."""
+
+
+class StepChanged(Fatal):
+    """The step was something else when an earlier attempt ran: the code has changed under a running execution."""
+
+
+class EventTimedOut(ControlPlaneError, TimeoutError):
+    """The event did not come in time."""
 
 
 class NotJson(ControlPlaneError, ValueError):

@@ -21,6 +21,7 @@ PACE_SECONDS = 0.25
 BATCH_MAX = 1_000
 BATCH_BYTES_MAX = 8 * 1024 * 1024
 BATCH_ANSWER_SECONDS = 60.0
+LOOK_MAX = 200
 FINISHED = frozenset({"succeeded", "failed", "cancelled", "timeout"})
 
 _ENDINGS: dict[str, type[ExecutionError]] = {
@@ -238,6 +239,18 @@ async def look(
     return Execution.model_validate(reply.expect())
 
 
+async def look_each(transport: Transport, execution_ids: Sequence[str]) -> list[Execution]:
+    """Many at once, as they are now; what there is none of has the status `not_found`."""
+    found: list[Execution] = []
+    for first in range(0, len(execution_ids), LOOK_MAX):
+        body = strict_json.encode({"execution_ids": execution_ids[first : first + LOOK_MAX]})
+        reply = await transport.send_until_answered(
+            "POST", "/executions/batch-status", body, answer_seconds=BATCH_ANSWER_SECONDS
+        )
+        found += [Execution.model_validate(one) for one in reply.expect().values()]
+    return found
+
+
 async def wait(transport: Transport, execution_id: str) -> Execution:
     """The execution when it has ended, however long that takes and however often the control plane is away."""
     while True:
@@ -245,8 +258,13 @@ async def wait(transport: Transport, execution_id: str) -> Execution:
         execution = await look(transport, execution_id, wait_seconds=WAIT_SECONDS)
         if execution.finished:
             return execution
-        if time.monotonic() - began < PACE_SECONDS:
-            await asyncio.sleep(PACE_SECONDS)
+        await pace(began)
+
+
+async def pace(began: float, seconds: float = PACE_SECONDS) -> None:
+    """Do not ask again at once: at least so many seconds lie between two questions."""
+    if (left := began + seconds - time.monotonic()) > 0:
+        await asyncio.sleep(left)
 
 
 async def _begin(
@@ -257,12 +275,13 @@ async def _begin(
     headers: Mapping[str, str | None],
     patience_seconds: float | None,
 ) -> dict[str, Any]:
-    said = present(headers)
-    said.setdefault("Idempotency-Key", uuid.uuid4().hex)
+    said, body = present(headers), present(body)
+    if "step" not in body:  # which happens once, by its name
+        said.setdefault("Idempotency-Key", uuid.uuid4().hex)
     reply = await transport.send_until_answered(
         "POST",
         path,
-        strict_json.encode(present(body)),
+        strict_json.encode(body),
         headers=said,
         patience_seconds=patience_seconds,
     )

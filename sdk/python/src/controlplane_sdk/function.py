@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 
 from controlplane_sdk.schema import Signature
 
 ParentEnd = Literal["cancel", "keep"]
 """What becomes of a child whose parent has ended without a result."""
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
+
+
+class Served(Protocol[P, R_co]):
+    """A function that a node serves: itself when it is called, and many executions of it with `map`."""
+
+    __name__: str
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+    async def map(
+        self, items: Iterable[Any], *, at_once: int | None = None, return_exceptions: bool = False
+    ) -> list[Any]:
+        """As `Agent.map` of this function; an item may be the value of its only argument."""
+
+
+class Serve(Protocol):
+    """A decorator that makes a function served."""
+
+    def __call__(self, function: Callable[P, R], /) -> Served[P, R]: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from controlplane_sdk import strict_json
-from controlplane_sdk.checkpoints import PATIENCE_SECONDS, Checkpoints, Place, encoded
+from controlplane_sdk.checkpoints import Checkpoints, Place, encoded
 from controlplane_sdk.context import Context, current
 from controlplane_sdk.errors import LeaseLost, ScopeMissing
 from controlplane_sdk.transport import Transport
+from controlplane_sdk.writes import PATIENCE_SECONDS
 
 SCOPES = {"run": "run", "workflow": "run", "session": "session", "actor": "actor", "global": "global"}
 LIST_MAX = 1000

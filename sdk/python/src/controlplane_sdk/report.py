@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +56,12 @@ def cancelled(fence: Fence, duration_ms: int) -> Report:
 def released(fence: Fence) -> Report:
     """The attempt is handed back unfinished; it costs no retry."""
     return Report(fence, "released", strict_json.encode(_head(fence, "released")))
+
+
+def waiting(fence: Fence, waits: Sequence[str], until: str) -> Report:
+    """The attempt is over; its execution waits for these steps. It costs no retry."""
+    said = {"waits": list(waits), "until": until}
+    return Report(fence, "waiting", strict_json.encode(_head(fence, "waiting") | said))
 
 
 def refused(fence: Fence, why: str) -> Report:

@@ -56,7 +56,7 @@ class Results:
         ack = await self._lane.put(item)
         if ack.settled:
             return
-        if item.status == "succeeded":
+        if item.status in {"succeeded", "waiting"}:
             # An execution must end: what cannot be stored as a result is stored as the reason why not.
             _log.error("%s: the result was refused: %s", item.fence, ack.message)
             ack = await self._lane.put(reports.refused(item.fence, ack.message))

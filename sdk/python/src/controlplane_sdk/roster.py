@@ -55,6 +55,6 @@ class Roster:
         return len(self._reported)
 
     def busy(self) -> int:
-        """Slots in use. Who waits for a child gives his away, else a node could wait for itself for ever."""
+        """Slots in use. Who waits gives his away, else a node could wait for itself for ever."""
         self._abandoned = {thread for thread in self._abandoned if thread.is_alive()}
-        return sum(not attempt.calls for attempt in self._attempts.values()) + len(self._abandoned)
+        return sum(not attempt.waits for attempt in self._attempts.values()) + len(self._abandoned)

@@ -63,6 +63,11 @@ class Signature:
                 keywords[parameter.name] = value
         return positional, keywords
 
+    @property
+    def names(self) -> list[str]:
+        """The arguments that a caller gives, by name."""
+        return [name for name in self._parameters if name not in self._context_names]
+
     def input_schema(self) -> dict[str, Any]:
         """The JSON schema of the arguments; a plain object where a type has no schema."""
         return _schema(lambda: self._model.model_json_schema(mode="validation")) or {"type": "object"}

@@ -12,8 +12,10 @@ from controlplane_sdk import report as reports
 from controlplane_sdk import strict_json
 from controlplane_sdk.attempt import STOP_GRACE_SECONDS, Attempt, Ending
 from controlplane_sdk.checkpoints import Keys
+from controlplane_sdk.connection import Connection
 from controlplane_sdk.contact import Contact
 from controlplane_sdk.context import Context, Fence, read_lease
+from controlplane_sdk.durable import Durable
 from controlplane_sdk.errors import ServerError, ServerUnavailable
 from controlplane_sdk.heartbeat import SESSION_GONE, Watchdog
 from controlplane_sdk.membership import Membership
@@ -22,7 +24,7 @@ from controlplane_sdk.report import Report
 from controlplane_sdk.results import Results
 from controlplane_sdk.roster import Roster
 from controlplane_sdk.trace import Trace
-from controlplane_sdk.transport import Backoff, Reply, Transport
+from controlplane_sdk.transport import Backoff, Reply
 
 LEASE_WAIT_SECONDS = 25.0
 LEASE_MAX = 256
@@ -39,8 +41,10 @@ _log = logging.getLogger("controlplane_sdk")
 class Session:
     """One process of a node at one control plane. It reconnects for as long as it is not asked to stop."""
 
-    def __init__(self, node: Node, transport: Transport, headers: Mapping[str, str]) -> None:
+    def __init__(self, node: Node, connection: Connection, headers: Mapping[str, str]) -> None:
         self._node = node
+        self._connection = connection
+        transport = connection.transport
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._contact = Contact(transport.server)
@@ -75,10 +79,10 @@ class Session:
         finally:
             await self._close()
 
-    def waiting_for_child(self, fence: Fence, change: int) -> None:
-        """The attempt has begun (+1) or ended (-1) to wait for a child; meanwhile its slot is free."""
+    def waiting(self, fence: Fence, change: int) -> None:
+        """The attempt has begun (+1) or ended (-1) to wait for others; meanwhile its slot is free."""
         if attempt := self._roster.find(fence):
-            attempt.calls += change
+            attempt.waits += change
             self._room.set()
 
     # What the control plane says.
@@ -189,10 +193,17 @@ class Session:
             return
         context.trace = self.trace
         context.keys = Keys()
+        context.durable = Durable(
+            context,
+            self._connection,
+            stored=lease.get("steps"),
+            waiting=lambda change: self.waiting(context.fence, change),
+        )
         attempt = Attempt(context, function)
         context.lose = attempt.lose
         self._roster.add(attempt)
         attempt.task = self._loop.create_task(self._carry(attempt), name=f"{context.target} {context.fence}")
+        context.durable.task = attempt.task
         # A task that is cancelled before its first step never runs: only the callback is sure to come.
         attempt.task.add_done_callback(lambda _: self._ended(attempt))
         if context.deadline_in_seconds is not None:

@@ -1,0 +1,38 @@
+"""Waker: lets go on what waits without a lease, when its time has come or its children have ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from controlplane.domain.placement import Placement
+from controlplane.postgres.pool import Pool
+from controlplane.stages import suspend
+
+
+class Waker:
+    """`ready` is told what has work again. `spacing_seconds` lies before every pass.
+
+    Every end of an execution hints at it, and thousands may end in a second: one pass looks at all of them.
+    """
+
+    def __init__(
+        self, pool: Pool, placement: Placement, *, ready: Callable[[int, str], None], spacing_seconds: float = 0.0
+    ) -> None:
+        self._pool = pool
+        self._placement = placement
+        self._ready = ready
+        self._spacing_seconds = spacing_seconds
+
+    async def tick(self) -> int:
+        """One bounded pass over every bucket. Says how many executions it looked at."""
+        await asyncio.sleep(self._spacing_seconds)
+        looked = 0
+        for bucket in self._placement.all():
+            async with self._pool.acquire() as conn:
+                for pass_ in (suspend.wake_due, suspend.fan_in):
+                    count, ready = await pass_(conn, bucket)
+                    looked += count
+                    for namespace, target in ready:
+                        self._ready(namespace, target)
+        return looked
