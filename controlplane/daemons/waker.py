@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from controlplane.domain.placement import Placement
 from controlplane.postgres.pool import Pool
 from controlplane.stages import suspend
+
+CATCH_UP_SECONDS = 60.0
+"""How often it looks for children whose end was written without a word to their parents."""
 
 
 class Waker:
@@ -23,16 +27,22 @@ class Waker:
         self._placement = placement
         self._ready = ready
         self._spacing_seconds = spacing_seconds
+        self._catch_up_at = time.monotonic() + CATCH_UP_SECONDS
 
     async def tick(self) -> int:
         """One bounded pass over every bucket. Says how many executions it looked at."""
         await asyncio.sleep(self._spacing_seconds)
         looked = 0
+        catches_up = time.monotonic() >= self._catch_up_at
         for bucket in self._placement.all():
             async with self._pool.acquire() as conn:
+                if catches_up:
+                    looked += await suspend.catch_up(conn, bucket)
                 for pass_ in (suspend.wake_due, suspend.fan_in):
                     count, ready = await pass_(conn, bucket)
                     looked += count
                     for namespace, target in ready:
                         self._ready(namespace, target)
+        if catches_up:
+            self._catch_up_at = time.monotonic() + CATCH_UP_SECONDS
         return looked

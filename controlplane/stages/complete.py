@@ -68,8 +68,10 @@ where bucket = $1
   and id = any($2::uuid[])
 """
 
+# What was suspended and says no reason had nothing to wait for any more.
 READ_RETRIED = """
-select distinct execution_id, attempt, type
+select distinct execution_id, attempt, type,
+  type = 'execution.suspended' and substring(data from 1 for 9) = '{"reason"' as waits
 from events
 where bucket = $1
   and execution_id = any($2::uuid[])
@@ -306,7 +308,7 @@ async def _recorded_before(conn: Connection, bucket: int, stale: list[Report]) -
     for row in await conn.fetch(READ_RETRIED, bucket, ids, [item.fence.attempt for item in stale]):
         fence = Fence(ExecutionId(row["execution_id"]), row["attempt"])
         if (fence, row["type"]) in returned:
-            status = Status.WAITING if row["type"] == EventType.SUSPENDED else Status.QUEUED
+            status = Status.WAITING if row["waits"] else Status.QUEUED
             answers[fence] = Recorded(code=ReportCode.ALREADY_RECORDED, status=status)
     for row in await conn.fetch(READ_OUTCOMES, bucket, ids):
         fence = Fence(ExecutionId(row["id"]), row["attempt"])

@@ -17,7 +17,7 @@ from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import Held
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.notice import text
-from controlplane.domain.step import StepKind, StepStatus, Until, reason_of
+from controlplane.domain.step import WAITS_MAX, StepKind, StepStatus, Until, reason_of
 from controlplane.errors import StepNotFound
 from controlplane.postgres.pool import Connection
 from controlplane.stages import record
@@ -258,6 +258,27 @@ where s.bucket = $1
   and s.status = 'pending'
 """
 
+# A server of the version before ends children without a word to their parents' steps.
+UNTOLD = """
+select s.child_id, o.succeeded
+from (
+  select child_id
+  from steps
+  where bucket = $1
+    and status = 'pending'
+    and child_id is not null
+  order by child_id
+  limit $2
+) s
+cross join lateral (
+  select status = 'succeeded' as succeeded
+  from outcomes
+  where bucket = $1
+    and id = s.child_id
+  limit 1
+) o
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
@@ -381,6 +402,18 @@ async def fan_in(conn: Connection, bucket: int) -> tuple[int, list[Ready]]:
     async with conn.transaction():
         ids = [row["id"] for row in await conn.fetch(TAKE, bucket, told)]
         return len(ids), await wake(conn, bucket, ids) if ids else []
+
+
+async def catch_up(conn: Connection, bucket: int, *, limit: int = WAITS_MAX) -> int:
+    """Tell parents of children whose end nobody told them: it was written by a server that knows nothing of steps.
+
+    Looks at no more than `limit` open calls, the oldest first. Says how many had ended. Moves: nothing; `fan_in` does,
+    after it.
+    """
+    async with conn.transaction():
+        ended = [(row["child_id"], row["succeeded"]) for row in await conn.fetch(UNTOLD, bucket, limit)]
+        await end(conn, bucket, [], ended)
+    return len(ended)
 
 
 async def end(conn: Connection, bucket: int, ids: Sequence[UUID], children: Iterable[tuple[UUID, bool]]) -> None:

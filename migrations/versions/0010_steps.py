@@ -60,7 +60,7 @@ create table signals (
   namespace smallint not null,
   event text not null,
   payload bytea not null,
-  idempotency_key text not null,
+  idempotency_key text,
   request_hash bytea not null,
   step text,
   received_at timestamptz not null,
@@ -70,8 +70,11 @@ create table signals (
 )
 """
 
-# One that was sent without a key has its own id for one.
-SIGNALS_KEY = "create unique index signals_key on signals (bucket, execution_id, idempotency_key)"
+# One that was sent without a key has its own id for one. Partial only to keep others away: whoever takes a signal was
+# planned through it while the table was empty.
+SIGNALS_KEY = """
+create unique index signals_key on signals (bucket, execution_id, idempotency_key) where idempotency_key is not null
+"""
 SIGNALS_OPEN = "create index signals_open on signals (bucket, execution_id, event, seq) where consumed_at is null"
 
 # `waits_until` any or all of the awaited steps: only of a row that nobody holds, also while it is paused.

@@ -358,6 +358,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "suspend.ENDING": case(suspend.ENDING, 0, suspended[2:], leased, by="steps_open steps_child"),
         "suspend.LOCK_STEPS": case(suspend.LOCK_STEPS, 0, suspended, all_("go"), by="steps_pkey"),
         "suspend.CLOSE": case(suspend.CLOSE, 0, suspended[2:], by="steps_open"),
+        "suspend.UNTOLD": case(suspend.UNTOLD, 0, 500),
         "suspend.END_CALLS": case(suspend.END_CALLS, 0, leased, all_(True), by="steps_child"),
         "signal.READ_KEY": case(signal.READ_KEY, 0, suspended[0], "k", by="signals_key"),
         "signal.COUNT_OPEN": case(signal.COUNT_OPEN, 0, suspended[0], 1_000, by="signals_open"),

@@ -303,6 +303,20 @@ async def test_a_child_of_a_parent_that_is_gone(conn: Connection) -> None:
     assert await all_rows(conn, "select status, awaited, news from steps") == [("done", False, False)]
 
 
+async def test_an_end_that_nobody_told(conn: Connection) -> None:
+    """A server of the version before has ended the child: a later look tells the parent, once."""
+    made, [a] = await family(conn, "a")
+    await report(conn, fence_of(a))
+    await conn.execute("update steps set status = 'pending', done_at = null, news = false")
+
+    untold = await stage.fan_in(conn, 0)
+    found = [await stage.catch_up(conn, 0) for _ in range(2)]
+
+    assert (untold, found) == ((0, []), [1, 0])
+    assert await stage.fan_in(conn, 0) == (1, [(1, "n.echo")])
+    assert await state(conn, made) == ("ready", "woken")
+
+
 async def test_many_children(conn: Connection) -> None:
     """Five hundred in a few flushes: the parent goes on with the last and not before (I-20)."""
     names = [f"c{n}" for n in range(500)]

@@ -151,8 +151,9 @@ async def test_what_has_come_already_is_not_waited_for(conn: Connection, any_: b
     await steps(conn, made, GO)
     await send(conn, made.id)
 
-    answer = await suspend(conn, made.fence, "go", any_=any_)
+    answer, again = [await suspend(conn, made.fence, "go", any_=any_) for _ in range(2)]
 
+    assert again == Recorded(code=ReportCode.ALREADY_RECORDED, status=Status.QUEUED)
     assert answer == Recorded(code=ReportCode.RECORDED, status=Status.QUEUED, ready=(1, "n.echo"))
     assert (await event_types(conn, made.id))[-2:] == ["execution.suspended", "execution.woken"]
 
