@@ -132,6 +132,8 @@ CREATE TABLE public.approvals (
     requested_at timestamp with time zone NOT NULL,
     expires_at timestamp with time zone,
     decided_at timestamp with time zone,
+    title text,
+    durable boolean DEFAULT false NOT NULL,
     CONSTRAINT approvals_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'approved'::text, 'rejected'::text, 'request_changes'::text, 'expired'::text]))),
     CONSTRAINT decided_has_moment CHECK (((status = 'pending'::text) = (decided_at IS NULL)))
 );
@@ -617,6 +619,8 @@ CREATE TABLE public.queue (
     waiting_at timestamp with time zone,
     remaining_seconds double precision,
     total_deadline_at timestamp with time zone,
+    waits_until text,
+    waits_reason text,
     heartbeat_seconds double precision,
     attempt_deadline_at timestamp with time zone,
     on_parent_end text,
@@ -755,6 +759,57 @@ CREATE TABLE public.sessions (
 )
 WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_cost_delay='0');
 
+CREATE TABLE public.signals (
+    bucket smallint NOT NULL,
+    execution_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    id uuid NOT NULL,
+    namespace smallint NOT NULL,
+    event text NOT NULL,
+    payload bytea NOT NULL,
+    idempotency_key text,
+    request_hash bytea NOT NULL,
+    step text,
+    received_at timestamp with time zone NOT NULL,
+    consumed_at timestamp with time zone,
+    CONSTRAINT consumed_by_a_step CHECK (((consumed_at IS NULL) = (step IS NULL)))
+);
+
+ALTER TABLE public.signals ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.signals_seq_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.steps (
+    bucket smallint NOT NULL,
+    execution_id uuid NOT NULL,
+    name text NOT NULL,
+    namespace smallint NOT NULL,
+    kind text NOT NULL,
+    status text NOT NULL,
+    value bytea,
+    attempt integer NOT NULL,
+    due_at timestamp with time zone,
+    timed_out boolean DEFAULT false NOT NULL,
+    event text,
+    request_id text,
+    child_id uuid,
+    awaited boolean DEFAULT false NOT NULL,
+    news boolean DEFAULT false NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    done_at timestamp with time zone,
+    CONSTRAINT call_has_child CHECK (((kind = 'call'::text) = (child_id IS NOT NULL))),
+    CONSTRAINT news_is_awaited CHECK (((NOT news) OR (awaited AND (status <> 'pending'::text)))),
+    CONSTRAINT settled_has_moment CHECK (((status = 'pending'::text) = (done_at IS NULL))),
+    CONSTRAINT steps_kind_check CHECK ((kind = ANY (ARRAY['step'::text, 'sleep'::text, 'event'::text, 'approval'::text, 'call'::text]))),
+    CONSTRAINT steps_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'done'::text, 'failed'::text])))
+)
+WITH (fillfactor='90', autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_cost_delay='0');
+
 CREATE TABLE public.webhooks (
     bucket smallint NOT NULL,
     execution_id uuid NOT NULL,
@@ -878,6 +933,9 @@ ALTER TABLE ONLY public.pauses
 ALTER TABLE ONLY public.queue
     ADD CONSTRAINT queue_pkey PRIMARY KEY (bucket, id);
 
+ALTER TABLE public.queue
+    ADD CONSTRAINT queue_waits_until_check CHECK ((waits_until = ANY (ARRAY['any'::text, 'all'::text]))) NOT VALID;
+
 ALTER TABLE ONLY public.reasoners
     ADD CONSTRAINT reasoners_pkey PRIMARY KEY (bucket, namespace, target);
 
@@ -899,12 +957,23 @@ ALTER TABLE ONLY public.schedules
 ALTER TABLE ONLY public.sessions
     ADD CONSTRAINT sessions_pkey PRIMARY KEY (bucket, id);
 
+ALTER TABLE ONLY public.signals
+    ADD CONSTRAINT signals_pkey PRIMARY KEY (bucket, execution_id, seq);
+
+ALTER TABLE ONLY public.steps
+    ADD CONSTRAINT steps_pkey PRIMARY KEY (bucket, execution_id, name);
+
+ALTER TABLE public.queue
+    ADD CONSTRAINT suspended_has_no_session CHECK (((waits_until IS NULL) OR ((session_id IS NULL) AND (waits_reason IS NOT NULL) AND (state = ANY (ARRAY['waiting'::text, 'paused'::text]))))) NOT VALID;
+
 ALTER TABLE ONLY public.webhooks
     ADD CONSTRAINT webhooks_pkey PRIMARY KEY (bucket, execution_id, n);
 
 CREATE INDEX approvals_expiry ON public.approvals USING btree (bucket, expires_at) WHERE (status = 'pending'::text);
 
-CREATE UNIQUE INDEX approvals_pending ON public.approvals USING btree (bucket, execution_id) WHERE (status = 'pending'::text);
+CREATE UNIQUE INDEX approvals_held ON public.approvals USING btree (bucket, execution_id) WHERE ((status = 'pending'::text) AND (NOT durable));
+
+CREATE INDEX approvals_pending ON public.approvals USING btree (bucket, execution_id) WHERE (status = 'pending'::text);
 
 CREATE INDEX approvals_request ON public.approvals USING btree (bucket, namespace, request_id);
 
@@ -985,6 +1054,20 @@ CREATE INDEX sessions_called ON public.sessions USING btree (bucket, id) WHERE (
 CREATE INDEX sessions_node ON public.sessions USING btree (bucket, namespace, node_id) WHERE (closed_at IS NULL);
 
 CREATE UNIQUE INDEX sessions_process ON public.sessions USING btree (bucket, namespace, node_id, base_url, instance_id) WHERE ((closed_at IS NULL) AND (base_url IS NOT NULL));
+
+CREATE UNIQUE INDEX signals_key ON public.signals USING btree (bucket, execution_id, idempotency_key) WHERE (idempotency_key IS NOT NULL);
+
+CREATE INDEX signals_open ON public.signals USING btree (bucket, execution_id, event, seq) WHERE (consumed_at IS NULL);
+
+CREATE INDEX steps_awaited ON public.steps USING btree (bucket, execution_id) WHERE (awaited AND (status = 'pending'::text));
+
+CREATE INDEX steps_child ON public.steps USING btree (bucket, child_id) WHERE ((status = 'pending'::text) AND (child_id IS NOT NULL));
+
+CREATE INDEX steps_due ON public.steps USING btree (bucket, due_at) WHERE ((status = 'pending'::text) AND (due_at IS NOT NULL) AND (kind <> 'approval'::text));
+
+CREATE INDEX steps_news ON public.steps USING btree (bucket, execution_id) WHERE news;
+
+CREATE INDEX steps_open ON public.steps USING btree (bucket, execution_id, name) WHERE ((status = 'pending'::text) OR awaited);
 
 CREATE INDEX webhooks_sealed ON public.webhooks USING btree (bucket, created_at) WHERE ((length(secret_sealed) > 0) OR (length(headers_sealed) > 0));
 
