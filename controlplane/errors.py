@@ -2,7 +2,7 @@
 
     ControlPlaneError
     ├── NotFound       ExecutionNotFound  TargetNotFound  NodeNotFound  SessionNotFound  MemoryNotFound
-    │                  DeliveryNotFound  NoApprovalRequest  ScheduleNotFound
+    │                  DeliveryNotFound  NoApprovalRequest  ScheduleNotFound  LimitNotFound
     ├── Conflict       LeaseLost  AlreadyFinished  InvalidState  SessionClosed  LengthMismatch  NotAList
     │                  IdempotencyConflict  ApprovalAlreadyRequested  ScheduleExists
     ├── Refused        Malformed  Invalid  InvalidParameter  TooLarge  TargetMalformed  EgressRefused  NoWebhook
@@ -86,6 +86,12 @@ class ScheduleNotFound(NotFound):
     """There is no schedule of this name."""
 
     code = "schedule_not_found"
+
+
+class LimitNotFound(NotFound):
+    """There is no limit with this key."""
+
+    code = "limit_not_found"
 
 
 class Conflict(ControlPlaneError):

@@ -41,6 +41,7 @@ STATUS_OF: dict[type[errors.ControlPlaneError], int] = {
     errors.DeliveryNotFound: 404,
     errors.NoApprovalRequest: 404,
     errors.ScheduleNotFound: 404,
+    errors.LimitNotFound: 404,
     errors.Conflict: 409,
     errors.LeaseLost: 409,
     errors.AlreadyFinished: 409,

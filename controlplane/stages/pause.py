@@ -1,6 +1,6 @@
 """Pause: a person holds an execution back, and lets it go on.
 
-ready, delayed, blocked ──► *pause* ──► paused ──► ready (or delayed, if its time has not come)
+ready, delayed, blocked ──► *pause* ──► paused ──► ready (delayed before its time, blocked under a limit)
 leased ──► flagged: the attempt that runs goes on to its end; if it ends without being the last, it is parked
 """
 
@@ -38,7 +38,11 @@ returning clock() as at
 
 LET_GO = """
 update queue
-set state = case when available_at > clock() then 'delayed' else 'ready' end,
+set state = case
+    when available_at > clock() then 'delayed'
+    when line is not null then 'blocked'
+    else 'ready'
+  end,
   status_reason = case when available_at > clock() and attempt = 0 then 'scheduled' end
 where bucket = $1
   and id = $2
@@ -87,7 +91,7 @@ async def request(conn: Connection, id_: ExecutionId, *, reason: str | None) -> 
 async def resume(conn: Connection, id_: ExecutionId) -> Turned:
     """Let this execution go on.
 
-    Moves: paused → ready or delayed; leased, flagged → leased. Guard: the locked row.
+    Moves: paused → ready, delayed or blocked; leased, flagged → leased. Guard: the locked row.
     Raises: ExecutionNotFound, AlreadyFinished, InvalidState when it is not paused.
     """
     return await _turn(conn, id_, (LET_GO, UNFLAG), EventType.RESUMED, None)

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 
 from controlplane.domain.ids import SessionId, bucket_of
 from controlplane.domain.lease import Session, Transport, lease_seconds
+from controlplane.domain.limit import REASONER
 from controlplane.domain.retry import RetryPolicy
 from controlplane.errors import NodeNotFound
 from controlplane.postgres.pool import Connection
+from controlplane.stages import limit
 
 REGISTER_NODE = """
 insert into nodes (bucket, namespace, id, transport, version, base_url, metadata, registered_at, updated_at)
@@ -30,18 +32,18 @@ REGISTER_REASONERS = """
 insert into reasoners (
   bucket, namespace, target, node_id, reasoner_id, type, description, tags, input_schema, output_schema,
   retries_max, retry_delay_seconds, retry_factor, retry_cap_seconds, retry_jitter, fatal_errors, retry_errors,
-  timeout_seconds, registered_at, updated_at
+  timeout_seconds, concurrency_key, registered_at, updated_at
 )
 select $1, $2, r.target, $3, r.reasoner_id, r.type, r.description,
   coalesce(string_to_array(nullif(r.tags, ''), chr(31)), '{}'), r.input_schema, r.output_schema, r.retries_max,
   r.retry_delay_seconds, r.retry_factor, r.retry_cap_seconds, r.retry_jitter, string_to_array(r.fatal_errors, chr(31)),
-  string_to_array(r.retry_errors, chr(31)), r.timeout_seconds, clock(), clock()
+  string_to_array(r.retry_errors, chr(31)), r.timeout_seconds, r.concurrency_key, clock(), clock()
 from unnest(
   $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bytea[], $10::bytea[], $11::smallint[],
-  $12::float8[], $13::float8[], $14::float8[], $15::float8[], $16::float8[], $17::text[], $18::text[]
+  $12::float8[], $13::float8[], $14::float8[], $15::float8[], $16::float8[], $17::text[], $18::text[], $19::text[]
 ) as r(
   target, reasoner_id, type, description, tags, input_schema, output_schema, retries_max, retry_delay_seconds,
-  retry_factor, retry_cap_seconds, timeout_seconds, retry_jitter, fatal_errors, retry_errors
+  retry_factor, retry_cap_seconds, timeout_seconds, retry_jitter, fatal_errors, retry_errors, concurrency_key
 )
 order by r.target
 on conflict (bucket, namespace, target) do update
@@ -60,6 +62,7 @@ set node_id = excluded.node_id,
   fatal_errors = excluded.fatal_errors,
   retry_errors = excluded.retry_errors,
   timeout_seconds = excluded.timeout_seconds,
+  concurrency_key = excluded.concurrency_key,
   updated_at = excluded.updated_at
 """
 
@@ -214,7 +217,10 @@ returning s.id
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reasoner:
-    """A function that a node serves. Schemas are JSON bytes."""
+    """A function that a node serves. Schemas are JSON bytes.
+
+    `concurrency`: how many of it may be under way. `concurrency_key`: of those that are submitted without a key.
+    """
 
     target: str
     reasoner_id: str
@@ -225,6 +231,8 @@ class Reasoner:
     output_schema: bytes | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     timeout_seconds: float | None = None
+    concurrency: int | None = None
+    concurrency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +282,10 @@ async def register(conn: Connection, node: Node, *, bucket: int) -> None:
             [one.retry.jitter for one in reasoners],
             [APART.join(one.retry.fatal_errors) or None for one in reasoners],
             [APART.join(one.retry.retry_errors) or None for one in reasoners],
+            [one.concurrency_key for one in reasoners],
         )
+        declared = {REASONER + one.target: one.concurrency for one in reasoners}
+        await limit.declare(conn, bucket, declared, namespace=node.namespace)
 
 
 async def open_session(

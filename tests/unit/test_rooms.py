@@ -69,6 +69,8 @@ STAGES: Mapping[str, frozenset[str]] = {
     # cancel: a tick that begins in place of another ends that one in its own transaction, or both would run, or none.
     "schedule": frozenset({"submit", "cancel"}),
     "replay": frozenset({"submit", "finish"}),
+    "admit": frozenset({"submit"}),  # both count what of a fairness key is ready
+    "register": frozenset({"limit"}),  # a node says how many of a reasoner may run, in one transaction with the rest
     "complete": frozenset({"finish"}),
     "cancel": frozenset({"finish"}),
     "expire": frozenset({"finish"}),
@@ -170,7 +172,7 @@ def test_nobody_imports_the_composition_root(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in IN_ROOMS if name.startswith("stages.")])
 def test_stages_call_each_other_only_along_the_thread(name: str) -> None:
-    """schedule → submit, cancel; replay → submit, finish; cancel, expire … → finish; approve → wait; all → hold …"""
+    """schedule, admit → submit; schedule → cancel; replay, cancel, expire … → finish; register → limit; all → hold …"""
     stage = name.partition(".")[2]
     siblings = {path.partition(".")[2] for path in ours(name) if path.startswith("stages.")}
 
