@@ -25,6 +25,7 @@ from controlplane.api import (
     explain,
     health,
     leases,
+    limits,
     memory,
     nodes,
     openapi,
@@ -39,13 +40,24 @@ from controlplane.api.agentfield import operations as agentfield
 from controlplane.api.agentfield.processes import Processes
 from controlplane.api.auth import Gate
 from controlplane.api.catalogue import Catalogue
-from controlplane.api.doors import CHANGES_TOPIC, DELIVERIES_TOPIC, EVENTS_TOPIC, SCHEDULES_TOPIC, Doors, Lanes, Limits
+from controlplane.api.doors import (
+    CHANGES_TOPIC,
+    DELIVERIES_TOPIC,
+    EVENTS_TOPIC,
+    LIMITS_TOPIC,
+    SCHEDULES_TOPIC,
+    Admission,
+    Doors,
+    Lanes,
+    Limits,
+)
 from controlplane.api.front import Front
 from controlplane.api.lookout import Lookout
 from controlplane.api.operation import install
 from controlplane.api.streams import Streams
 from controlplane.api.waiting import Waiting
 from controlplane.daemons import loop
+from controlplane.daemons.admitter import Admitter
 from controlplane.daemons.dispatcher import Dispatcher
 from controlplane.daemons.janitor import DatabaseClock, Janitor
 from controlplane.daemons.overseer import Overseer
@@ -53,18 +65,19 @@ from controlplane.daemons.pusher import Pusher
 from controlplane.daemons.reaper import Reaper
 from controlplane.daemons.scheduler import Scheduler
 from controlplane.domain import topic
-from controlplane.domain.execution import Submission
+from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.ids import IdMaker
+from controlplane.domain.lease import Claim, Lease, Recorded, Report
 from controlplane.domain.memory import Append, Op, Put, Remove
 from controlplane.domain.placement import Placement
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.schedule import Served
-from controlplane.errors import TargetNotFound
+from controlplane.errors import ControlPlaneError, TargetNotFound
 from controlplane.outbound.node import NodeCaller
 from controlplane.outbound.webhook import WebhookSender
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
-from controlplane.postgres.pool import Pool, open_pool
+from controlplane.postgres.pool import Connection, Pool, open_pool
 from controlplane.reads import changes as change_rows
 from controlplane.reads import events as event_rows
 from controlplane.security.egress import EgressPolicy
@@ -82,6 +95,7 @@ OPERATIONS = [
     *restart.OPERATIONS,
     *retry.OPERATIONS,
     *schedules.OPERATIONS,
+    *limits.OPERATIONS,
     *nodes.OPERATIONS,
     *leases.OPERATIONS,
     *memory.OPERATIONS,
@@ -99,6 +113,7 @@ JANITOR_SECONDS = 60.0
 PUSHER_SECONDS = 1.0
 OVERSEER_SECONDS = 1.0
 SCHEDULER_SECONDS = 1.0
+ADMITTER_SECONDS = 0.5
 REPLAYS_MAX = 16
 """Children that one flush looks up in the source run: the results of all of them are in memory at once."""
 
@@ -144,14 +159,16 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
     clock = DatabaseClock()
     ids = IdMaker(clock.milliseconds, secrets.randbits)
     hints = Hints(pool, dsn, notify=settings.notify)
+    admission = Admission(hints)
     egress = EgressPolicy(allow=settings.egress_allow, allow_loopback=settings.egress_allow_loopback)
     nodes_egress = EgressPolicy(allow=settings.nodes_allow, allow_loopback=settings.egress_allow_loopback)
     token = None if settings.node_token is None else settings.node_token.get_secret_value()
     caller = NodeCaller(nodes_egress, answer_bytes_max=settings.payload_bytes_max + 1, token=token)
     doors = Doors(
         pool=pool,
-        lanes=_lanes(pool, placement, ids, patience_seconds=settings.database_patience_seconds),
+        lanes=_lanes(pool, placement, ids, admission, patience_seconds=settings.database_patience_seconds),
         hints=hints,
+        admission=admission,
         placement=placement,
         ids=ids,
         limits=Limits(
@@ -242,9 +259,12 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
             ended=doors.ended,
             due=doors.due,
             stopped=overseer.late,
+            blocked=admission.blocked,
         )
+        admitter = Admitter(pool, placement, ready=doors.ready, admission=admission)
         came = stack.enter_context(hints.waiter(topic.NODES))
         due = stack.enter_context(hints.waiter(DELIVERIES_TOPIC))
+        limited = stack.enter_context(hints.waiter(LIMITS_TOPIC))
         scheduled = stack.enter_context(hints.waiter(SCHEDULES_TOPIC))
         every = partial(loop.run, jitter=random.random)
         tasks = _start(
@@ -256,6 +276,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
                 "scheduler": every(
                     scheduler.tick, name="scheduler", interval_seconds=SCHEDULER_SECONDS, hint=scheduled
                 ),
+                "admitter": every(admitter.tick, name="admitter", interval_seconds=ADMITTER_SECONDS, hint=limited),
                 "overseer": every(overseer.tick, name="overseer", interval_seconds=OVERSEER_SECONDS),
                 "waiting": doors.waiting.run(),
                 "lookout.work": doors.lookout.watch_work(),
@@ -287,11 +308,28 @@ def release_waiters(app: FastAPI) -> None:
         doors.changes.release()
 
 
-def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: float) -> Lanes:
+def _lanes(pool: Pool, placement: Placement, ids: IdMaker, admission: Admission, *, patience_seconds: float) -> Lanes:
+    async def accept(conn: Connection, batch: list[Submission]) -> list[Accepted | ControlPlaneError]:
+        return _tell_blocked(admission, await submit.accept(conn, batch))
+
+    async def take_over(conn: Connection, batch: list[Submission]) -> list[Accepted | ControlPlaneError]:
+        return _tell_blocked(admission, await replay.accept(conn, batch, make_id=ids.new))
+
+    async def claim(conn: Connection, batch: list[Claim]) -> list[list[Lease] | ControlPlaneError]:
+        answers = await lease.claim(conn, batch, placement)
+        if any(answers):  # of a fairness key others may be ready now
+            admission.freed()
+        return answers
+
+    async def report(conn: Connection, batch: list[Report]) -> list[Recorded | ControlPlaneError]:
+        answers = await complete.report(conn, batch, make_id=ids.new, jitter=random.random)
+        admission.freed()
+        return answers
+
     return Lanes(
         submit=Lane(
             pool,
-            submit.accept,
+            accept,
             name="submit",
             retry_seconds=patience_seconds,
             keys=_idempotency,
@@ -299,7 +337,7 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
         ),
         replay=Lane(
             pool,
-            lambda conn, batch: replay.accept(conn, batch, make_id=ids.new),
+            take_over,
             name="replay",
             batch_max=REPLAYS_MAX,
             retry_seconds=patience_seconds,
@@ -308,7 +346,7 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
         ),
         claim=Lane(
             pool,
-            lambda conn, batch: lease.claim(conn, batch, placement),
+            claim,
             name="claim",
             batch_max=32,
             retry_seconds=patience_seconds,
@@ -318,7 +356,7 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
         ),
         complete=Lane(
             pool,
-            lambda conn, batch: complete.report(conn, batch, make_id=ids.new, jitter=random.random),
+            report,
             name="complete",
             retry_seconds=patience_seconds,
             keys=lambda item: (item.fence.execution_id,),
@@ -336,13 +374,22 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
     )
 
 
+def _tell_blocked(
+    admission: Admission, answers: list[Accepted | ControlPlaneError]
+) -> list[Accepted | ControlPlaneError]:
+    """After their commit: somebody has to let them in."""
+    if any(isinstance(one, Accepted) and one.blocked_by is not None for one in answers):
+        admission.blocked()
+    return answers
+
+
 async def _served(catalogue: Catalogue, namespace: int, target: str) -> Served:
     """What a schedule's target is; one that nobody knows any more waits in the queue, as any other work would."""
     try:
         entry = await catalogue.find(namespace, target)
     except TargetNotFound:
         return Served(type="reasoner", retry=RetryPolicy(), timeout_seconds=None)
-    return Served(type=entry.type, retry=entry.retry, timeout_seconds=entry.timeout_seconds)
+    return catalogue.served(entry)
 
 
 def _idempotency(item: Submission) -> tuple[tuple[int, str, str], ...]:

@@ -12,6 +12,7 @@ from controlplane.api.body import clean, decode, payload, spoken
 from controlplane.api.doors import Doors
 from controlplane.api.policy import RetryPolicyForm, policy_of, retries_of
 from controlplane.domain.lease import Transport
+from controlplane.domain.limit import CONCURRENCY_MAX, LABEL_MAX
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.target import Target, is_name
 from controlplane.errors import Invalid
@@ -32,7 +33,8 @@ class Communication(msgspec.Struct):
 class ReasonerForm(msgspec.Struct):
     """A function that the node serves, and how often and how soon a failure of it is tried again.
 
-    What `retry` says overrules the four fields above it.
+    What `retry` says overrules the four fields above it. `concurrency`: how many of it may be under way at once, on all
+    processes together. `concurrency_key`: of those that are submitted without one.
     """
 
     id: str
@@ -46,6 +48,8 @@ class ReasonerForm(msgspec.Struct):
     retry_cap_seconds: float = 300.0
     retry: RetryPolicyForm | None = None
     timeout_seconds: float | None = None
+    concurrency: int | None = None
+    concurrency_key: str | None = None
 
 
 class RegisterForm(msgspec.Struct):
@@ -119,7 +123,17 @@ def _reasoner(form: ReasonerForm, node_id: str, type_: str, where: str, bytes_ma
         timeout_seconds=None
         if form.timeout_seconds is None
         else _within(form.timeout_seconds, 0.001, f"{where}.timeout_seconds"),
+        concurrency=_concurrency(form.concurrency, f"{where}.concurrency"),
+        concurrency_key=None
+        if form.concurrency_key is None
+        else clean(form.concurrency_key, where=f"{where}.concurrency_key", chars_max=LABEL_MAX),
     )
+
+
+def _concurrency(most: int | None, where: str) -> int | None:
+    if most is not None and not 0 <= most <= CONCURRENCY_MAX:
+        raise Invalid(f"A whole number from 0 to {CONCURRENCY_MAX}.", where=where)
+    return most
 
 
 def _retry(form: ReasonerForm, where: str) -> RetryPolicy:

@@ -48,6 +48,25 @@ ENDED_TOPIC = "ended"
 DELIVERIES_TOPIC = "deliveries"
 CANCEL_TOPIC = "cancel"
 SCHEDULES_TOPIC = "schedules"
+LIMITS_TOPIC = "limits"
+
+
+@dataclass(slots=True)
+class Admission:
+    """When whoever lets work in has to look. While nobody waits in a line, what ends or begins is no news."""
+
+    hints: Hints
+    waits: bool = True
+
+    def blocked(self) -> None:
+        """Somebody stands in a line now, or a limit has changed."""
+        self.waits = True
+        self.hints.tell(LIMITS_TOPIC)
+
+    def freed(self) -> None:
+        """There may be room."""
+        if self.waits:
+            self.hints.tell(LIMITS_TOPIC)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,6 +108,7 @@ class Doors:
     pool: Pool
     lanes: Lanes
     hints: Hints
+    admission: Admission
     placement: Placement
     ids: IdMaker
     limits: Limits
@@ -125,6 +145,7 @@ class Doors:
             self.hints.tell(ENDED_TOPIC)
             self.hints.tell(DELIVERIES_TOPIC)
             self.hints.tell(EVENTS_TOPIC)
+            self.admission.freed()
 
     def due(self) -> None:
         """Somebody has to be told something, and it can be seen."""

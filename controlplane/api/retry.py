@@ -19,7 +19,16 @@ from starlette.responses import Response
 from controlplane.api import shapes
 from controlplane.api.body import clean, decode, read_body
 from controlplane.api.doors import Doors, doors_of, namespace_of
-from controlplane.api.executions import EMPTY, REASON_MAX, WebhookForm, headers_of, no_node, shape_of, webhook_of
+from controlplane.api.executions import (
+    EMPTY,
+    REASON_MAX,
+    WebhookForm,
+    begins,
+    headers_of,
+    no_node,
+    shape_of,
+    webhook_of,
+)
 from controlplane.api.operation import Operation
 from controlplane.api.shapes import answer
 from controlplane.api.start import start_of
@@ -58,7 +67,7 @@ async def retry(request: Request) -> Response:
     key = request.headers.get("idempotency-key", form.idempotency_key)
     submission = _submission(doors, form, old, key=key, raw=raw)
     accepted = await doors.lanes.submit.put(submission)
-    if not accepted.replayed and accepted.scheduled_at is None:
+    if begins(accepted):
         doors.ready(namespace, submission.target)
     shape = shape_of(submission, accepted) | {"source_execution_id": show_execution(old.id), "kind": "retry"}
     return answer(shape | shapes.present({"warnings": no_node(entry) or None}), 202, headers_of(accepted))
@@ -78,6 +87,7 @@ def _submission(doors: Doors, form: RetryForm, old: Submission, *, key: str | No
         if form.reuse is Reuse.NONE
         else Replay(source_run_id=old.run_id, mode=ReplayMode.SUCCEEDED_BEFORE, before_id=id_),
         origin=orjson.dumps(origin),
+        line=doors.catalogue.line(old.namespace, old.target, old.concurrency_key),
         delay_seconds=delay_seconds,
         run_at=run_at,
         webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_),),

@@ -29,7 +29,7 @@ from controlplane.api.shapes import answer
 from controlplane.domain import target as targets
 from controlplane.domain.ids import ExecutionId, show, show_execution
 from controlplane.domain.notice import moment
-from controlplane.domain.schedule import CatchUp, Definition, Overlap, Rule, Schedule, ScheduleId, Served, following
+from controlplane.domain.schedule import CatchUp, Definition, Overlap, Rule, Schedule, ScheduleId, following
 from controlplane.domain.target import is_name
 from controlplane.errors import Invalid, ScheduleNotFound
 from controlplane.reads import schedules
@@ -159,11 +159,13 @@ async def run(request: Request) -> Response:
         show("run", doors.ids.new(bucket)),
         namespace=namespace,
         name=view.schedule.name,
-        served=Served(type=entry.type, retry=entry.retry, timeout_seconds=entry.timeout_seconds),
+        served=doors.catalogue.served(entry),
         target=target,
         idempotency_key=key,
     )
-    if not accepted.replayed:
+    if accepted.blocked_by is not None:
+        doors.admission.blocked()
+    elif not accepted.replayed:
         doors.ready(namespace, target)
     id_ = show_execution(accepted.id)
     shape = {

@@ -8,24 +8,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Protocol
 
 from controlplane.domain.placement import Placement
 from controlplane.postgres.pool import Pool
 from controlplane.stages import admit
 
 
+class Admission(Protocol):
+    waits: bool
+
+
 class Admitter:
-    """`ready` is told the targets that have work, and how much. `waits`: whether anybody stood in a line last time.
+    """`ready` is told the targets that have work, and how much; `admission.waits` whether anybody stands in a line."""
 
-    While nobody does, what ends or begins elsewhere is no news for it.
-    """
-
-    def __init__(self, pool: Pool, placement: Placement, *, ready: Callable[[int, str, int], None]) -> None:
+    def __init__(
+        self, pool: Pool, placement: Placement, *, ready: Callable[[int, str, int], None], admission: Admission
+    ) -> None:
         self._pool = pool
         self._placement = placement
         self._ready = ready
         self._after: dict[int, tuple[int, str]] = {}
-        self.waits = True
+        self._admission = admission
 
     async def tick(self) -> int:
         """One bounded pass over every bucket. Says how many rows it moved or looked through."""
@@ -47,5 +51,5 @@ class Admitter:
                     ready.update(admitted.ready)
             for (namespace, target), rows in ready.items():
                 self._ready(namespace, target, rows)
-        self.waits = waits
+        self._admission.waits = waits
         return did

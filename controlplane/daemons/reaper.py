@@ -21,7 +21,8 @@ FORGET_AFTER_SECONDS = STATEMENT_SECONDS + 60.0
 class Reaper:
     """`ready` and `ended` are told what a pass made ready and what it ended, `due` that callbacks are to be sent.
 
-    `stopped` is told of attempts that have run out of time, whose processes do not know it yet.
+    `stopped` is told of attempts that have run out of time, whose processes do not know it yet, `blocked` that some
+    work has to be let in.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Reaper:
         ended: Callable[[Sequence[UUID]], None],
         due: Callable[[], None],
         stopped: Callable[[Sequence[Stopped]], None],
+        blocked: Callable[[], None],
     ) -> None:
         self._pool = pool
         self._placement = placement
@@ -44,6 +46,7 @@ class Reaper:
         self._ended = ended
         self._due = due
         self._stopped = stopped
+        self._blocked = blocked
         self._up_since: float | None = None
 
     async def tick(self) -> int:
@@ -83,4 +86,6 @@ class Reaper:
             self._ready(namespace, target)
         self._ended(swept.ended)
         self._stopped(swept.stopped)
+        if swept.blocked:
+            self._blocked()
         return swept.rows

@@ -9,19 +9,20 @@ stands in the line `turn:node.name` when enough of its own kind are ready there 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Self
-from uuid import UUID
 
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.placement import Placement
 from controlplane.domain.row import Row
-from controlplane.domain.target import Target, is_name, parse
+from controlplane.domain.target import is_name, parse
 from controlplane.errors import TargetMalformed
 
 CONCURRENCY_MAX = 100_000
+LABEL_MAX = 200
+"""Characters of a concurrency key or a fairness key."""
 RATE_MAX = 1_000_000
 RATE_SECONDS_MIN = 0.1
 RATE_SECONDS_MAX = 31 * 86_400.0
@@ -228,31 +229,6 @@ class Rule:
     rate_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
-    """What holds a blocked execution back, for people: the line, what it holds, and the place in it."""
-
-    line: str
-    limit: Limit | None
-    held: Held
-    holders: tuple[UUID, ...] = ()
-    ahead: int = 0
-    finishes: int = 0
-    seconds: float = 0.0
-
-
-def first_line(target: str, concurrency_key: str | None, limits: Iterable[str]) -> str | None:
-    """Where an execution waits first: with a key in any case, else when its reasoner or node has a limit."""
-    known = set(limits)
-    for key in keys_of(target, concurrency_key):
-        if key in known or key.startswith(KEY):
-            return key
-    return None
-
-
-def target_of(line: str) -> Target | None:
-    """The target that a line belongs to, when it belongs to one."""
-    for kind in (REASONER, TURN):
-        if line.startswith(kind):
-            return parse(line.removeprefix(kind))
-    return None
+def first_line(target: str, concurrency_key: str | None, known: Container[str]) -> str | None:
+    """Where an execution waits first: with a key in any case, else when its reasoner or node is `known` for a limit."""
+    return next((key for key in keys_of(target, concurrency_key) if key in known or key.startswith(KEY)), None)

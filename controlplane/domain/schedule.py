@@ -172,6 +172,8 @@ class Served:
     type: str
     retry: RetryPolicy
     timeout_seconds: float | None
+    concurrency_key: str | None = None
+    line: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ where bucket = $1
 CATALOGUE = """
 select r.namespace, r.target, r.node_id, r.reasoner_id, r.type, r.description, r.tags, r.retries_max,
   r.retry_delay_seconds, r.retry_factor, r.retry_cap_seconds, r.retry_jitter, r.fatal_errors, r.retry_errors,
-  r.timeout_seconds,
+  r.timeout_seconds, r.concurrency_key,
   coalesce(n.version, '') as version,
   exists (
     select 1
@@ -128,6 +128,7 @@ class Entry:
     timeout_seconds: float | None
     version: str
     up: bool
+    concurrency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,4 +220,5 @@ def _entry(row: asyncpg.Record) -> Entry:
         timeout_seconds=row["timeout_seconds"],
         version=row["version"],
         up=row["up"],
+        concurrency_key=row["concurrency_key"],
     )

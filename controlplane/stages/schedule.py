@@ -638,6 +638,8 @@ def _submission(
         priority=definition.priority,
         retry=served.retry if retries is None else replace(served.retry, retries_max=retries),
         timeout_seconds=served.timeout_seconds if definition.timeout_seconds is None else definition.timeout_seconds,
+        concurrency_key=served.concurrency_key,
+        line=served.line,
     )
 
 

@@ -49,9 +49,11 @@ REASONERS = "alter table reasoners add column concurrency_key text"
 # What is held is counted in the queue; a counter beside it could only drift. `declared_max` is what the node says,
 # which a person's `concurrency_max` overrules. `spent_at` and `spent`: what a rate has let go, piece by piece of its
 # window. `adopt_after`: up to where the rows that were there before have been taken in; null: all of them.
+# Keys are compared as bytes: those of all nodes and reasoners are two ranges of them, whatever the database's language.
 LIMITS = """
 alter table limits
   drop column held,
+  alter column key type text collate "C",
   add column declared_max integer check (declared_max >= 0),
   add column spent_at double precision[] not null default '{}',
   add column spent integer[] not null default '{}',
