@@ -28,6 +28,8 @@ def call(
     run_at: str | None,
     retries: int | None,
     priority: int | None,
+    concurrency_key: str | None,
+    fairness_key: str | None,
     webhook_url: str | None,
     webhook_secret: str | None,
     idempotency_key: str | None,
@@ -48,7 +50,14 @@ def call(
         idempotency_key=idempotency_key or f"cli-{uuid.uuid4().hex}",
         webhook_url=webhook_url,
         webhook_secret=webhook_secret,
-        options={"delay_seconds": delay_seconds, "run_at": run_at, "retries": retries, "priority": priority},
+        options={
+            "delay_seconds": delay_seconds,
+            "run_at": run_at,
+            "retries": retries,
+            "priority": priority,
+            "concurrency_key": concurrency_key,
+            "fairness_key": fairness_key,
+        },
     )
     accepted = client.submit(target, body, headers=headers)
     found = members(accepted)

@@ -55,6 +55,9 @@ Delay = Annotated[
     float | None, typer.Option("--delay", min=0, metavar="SECONDS", help="Begin so much later; 366 days at most.")
 ]
 RunId = Annotated[str | None, typer.Option("--run-id", metavar="RUN", help="Join this run.")]
+LimitKey = Annotated[
+    str, typer.Argument(metavar="KEY", help="reasoner:node_id.reasoner_name, node:node_id or key:concurrency_key")
+]
 ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="The name of the schedule.")]
 Timeout = Annotated[
     float | None,
@@ -73,6 +76,8 @@ executions_app = typer.Typer(help="List, show, explain, pause, cancel, wait for,
 app.add_typer(executions_app, name="executions")
 schedules_app = typer.Typer(help="List, show, create, pause, resume, run and delete schedules.")
 app.add_typer(schedules_app, name="schedules")
+limits_app = typer.Typer(help="List, set and delete limits.")
+app.add_typer(limits_app, name="limits")
 
 
 @app.callback(invoke_without_command=True)
@@ -151,6 +156,14 @@ def call(
         int | None, typer.Option("--retries", min=0, help="How often a failure is tried again (else as registered).")
     ] = None,
     priority: Annotated[int | None, typer.Option("--priority", help="What is higher is leased first; 0.")] = None,
+    concurrency_key: Annotated[
+        str | None,
+        typer.Option("--concurrency-key", metavar="KEY", help="Of one key run no more at once than its limit allows."),
+    ] = None,
+    fairness_key: Annotated[
+        str | None,
+        typer.Option("--fairness-key", metavar="KEY", help="Of one key few are ready at once, so that others pass."),
+    ] = None,
     webhook: Annotated[
         str | None, typer.Option("--webhook", metavar="URL", help="Where the result is POSTed when it has ended.")
     ] = None,
@@ -181,6 +194,8 @@ def call(
             run_at=at,
             retries=retries,
             priority=priority,
+            concurrency_key=concurrency_key,
+            fairness_key=fairness_key,
             webhook_url=webhook,
             webhook_secret=webhook_secret,
             idempotency_key=idempotency_key,
@@ -562,6 +577,62 @@ def schedules_next(
 
     with _client(server, api_key) as client:
         coming(client, name, count=count, as_json=as_json)
+
+
+@limits_app.command("list")
+def limits_list(
+    limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")] = 50,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Where the page before ended.")] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List limits by key, with what each holds and how many it blocks."""
+    from controlplane.cli.limits import listing
+
+    with _client(server, api_key) as client:
+        listing(client, limit=limit, cursor=cursor, as_json=as_json)
+
+
+@limits_app.command("set")
+def limits_set(
+    key: LimitKey,
+    concurrency_max: Annotated[
+        int | None, typer.Option("--concurrency-max", min=0, metavar="N", help="How many may be under way at once.")
+    ] = None,
+    rate_max: Annotated[
+        int | None, typer.Option("--rate-max", min=0, metavar="N", help="How many may begin in any --rate-seconds.")
+    ] = None,
+    rate_seconds: Annotated[
+        float | None, typer.Option("--rate-seconds", min=0, metavar="SECONDS", help="The window of --rate-max.")
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set the limit of a reasoner, a node or a concurrency key."""
+    from controlplane.cli.limits import put
+
+    with _client(server, api_key) as client:
+        put(
+            client,
+            key,
+            concurrency_max=concurrency_max,
+            rate_max=rate_max,
+            rate_seconds=rate_seconds,
+            as_json=as_json,
+        )
+
+
+@limits_app.command("delete")
+def limits_delete(
+    key: LimitKey, server: Server = DEFAULT_SERVER, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
+    """Delete a limit; what waited for it is let in."""
+    from controlplane.cli.limits import delete
+
+    with _client(server, api_key) as client:
+        delete(client, key, as_json=as_json)
 
 
 @app.command()

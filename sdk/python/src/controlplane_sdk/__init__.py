@@ -28,6 +28,7 @@ from controlplane_sdk.errors import (
     Unauthorized,
 )
 from controlplane_sdk.executions import AttemptRecord, Execution, Explanation
+from controlplane_sdk.limits import Limit
 from controlplane_sdk.schedules import Schedule, Tick
 from controlplane_sdk.version import VERSION
 
@@ -52,6 +53,7 @@ __all__ = [
     "Handle",
     "InvalidInput",
     "LeaseLost",
+    "Limit",
     "MemoryConflict",
     "NotFound",
     "NotJson",

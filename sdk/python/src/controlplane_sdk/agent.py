@@ -81,6 +81,8 @@ class Agent:
         fatal_errors: Sequence[type[BaseException] | str] = ...,
         retry_errors: Sequence[type[BaseException] | str] = ...,
         timeout: float | None = ...,
+        concurrency: int | None = ...,
+        concurrency_key: str | None = ...,
     ) -> Callable[[F], F]: ...
 
     def reasoner(self, name: Any = None, **options: Any) -> Any:
@@ -91,7 +93,8 @@ class Agent:
         chance adds up to the share `retry_jitter` of each wait. Errors of the classes `fatal_errors` are not tried
         again, and with `retry_errors` no others are: classes (not what is derived from them), or names, where a `*` at
         the end stands for any rest.
-        A crash of the process costs no retry. `timeout` bounds one attempt, in seconds.
+        A crash of the process costs no retry. `timeout` bounds one attempt, in seconds. No more than `concurrency` run
+        at once, on all processes together; `concurrency_key` is that of submits which name none.
         """
         return self._serve("reasoner", name, options)
 
@@ -112,6 +115,8 @@ class Agent:
         fatal_errors: Sequence[type[BaseException] | str] = ...,
         retry_errors: Sequence[type[BaseException] | str] = ...,
         timeout: float | None = ...,
+        concurrency: int | None = ...,
+        concurrency_key: str | None = ...,
     ) -> Callable[[F], F]: ...
 
     def skill(self, name: Any = None, **options: Any) -> Any:
@@ -231,6 +236,8 @@ class Agent:
         fatal_errors: Sequence[type[BaseException] | str] = (),
         retry_errors: Sequence[type[BaseException] | str] = (),
         timeout: float | None = None,
+        concurrency: int | None = None,
+        concurrency_key: str | None = None,
     ) -> F:
         known = name or call.__name__
         if known in self._functions:
@@ -249,6 +256,8 @@ class Agent:
             fatal_errors=names_of(fatal_errors),
             retry_errors=names_of(retry_errors),
             timeout=timeout,
+            concurrency=concurrency,
+            concurrency_key=concurrency_key,
         )
         return call
 

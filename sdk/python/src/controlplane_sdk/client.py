@@ -18,6 +18,7 @@ from controlplane_sdk import executions, strict_json
 from controlplane_sdk.connection import Connection
 from controlplane_sdk.errors import AlreadyFinished, LeaseLost, RequestRefused, ServerUnavailable, ServerUnreachable
 from controlplane_sdk.executions import AttemptRecord, Execution, Explanation
+from controlplane_sdk.limits import Limits
 from controlplane_sdk.memory import Memory
 from controlplane_sdk.schedules import Schedules
 from controlplane_sdk.sse import frames
@@ -195,6 +196,7 @@ class Client:
         self.schedules: Schedules[Handle] = Schedules(
             lambda: self._transport, self._handle, patience_seconds=patience_seconds
         )
+        self.limits = Limits(lambda: self._transport, patience_seconds=patience_seconds)
 
     async def __aenter__(self) -> Self:
         self._reach()
@@ -229,6 +231,9 @@ class Client:
         total_seconds: float | None = None,
         delay_seconds: float | None = None,
         run_at: datetime | str | None = None,
+        concurrency_key: str | None = None,
+        concurrency: Mapping[str, Any] | None = None,
+        fairness_key: str | None = None,
         **arguments: Any,
     ) -> Handle:
         """Start an execution of `node.reasoner` and return at once. Arguments by name, or as `input`.
@@ -237,6 +242,8 @@ class Client:
         with its offset from UTC); from then on it may wait `schedule_to_start_seconds` for a node and take
         `total_seconds` in all, and each attempt `timeout_seconds`. `retry` says more than `retries`: {"max", "backoff",
         "delay_seconds", "factor", "cap_seconds", "jitter", "fatal_errors", "retry_errors"}.
+        Of one `concurrency_key` no more run at once than its limit allows; `concurrency` {"key", "max"} sets that limit
+        along with the key. Of one `fairness_key` few are ready at once, so that others pass.
         Sent again after a lost answer, it still starts once.
         """
         body = {
@@ -251,6 +258,9 @@ class Client:
             "total_seconds": total_seconds,
             "delay_seconds": delay_seconds,
             "run_at": _moment(run_at),
+            "concurrency_key": concurrency_key,
+            "concurrency": concurrency,
+            "fairness_key": fairness_key,
         }
         names = {"X-Run-ID": run_id, "X-Session-ID": session_id, "X-Actor-ID": actor_id}
         names |= {"Idempotency-Key": idempotency_key}

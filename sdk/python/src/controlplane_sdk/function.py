@@ -28,6 +28,8 @@ class Function:
     fatal_errors: Sequence[str]
     retry_errors: Sequence[str]
     timeout: float | None
+    concurrency: int | None = None
+    concurrency_key: str | None = None
 
     @cached_property
     def signature(self) -> Signature:
@@ -51,6 +53,8 @@ class Function:
             "retry_factor": self.retry_factor,
             "retry_cap_seconds": self.retry_cap,
             "timeout_seconds": self.timeout,
+            "concurrency": self.concurrency,
+            "concurrency_key": self.concurrency_key,
             "retry": {
                 "jitter": self.retry_jitter,
                 "fatal_errors": list(self.fatal_errors),
