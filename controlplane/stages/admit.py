@@ -188,40 +188,39 @@ where q.bucket = $1
 """
 
 # Available from now on, so that whoever came while these were held back goes before them. `skip locked`: somebody
-# cancels or pauses that one; with a limit in our hands we wait for nobody.
+# cancels or pauses that one; with a limit in our hands we wait for nobody. By primary key, and looked at when held:
+# with state and line beside the ids it was planned along the line.
 LET_IN = """
+with own as materialized (
+  select id, state, line
+  from queue
+  where bucket = $1
+    and id = any($2::uuid[])
+  order by id
+  for update skip locked
+)
 update queue
 set state = 'ready', available_at = clock()
 where bucket = $1
-  and id = any(array(
-    select id
-    from queue
-    where bucket = $1
-      and id = any($2::uuid[])
-      and state = 'blocked'
-      and line = $3
-    order by id
-    for update skip locked
-  ))
+  and id = any(array(select id from own where state = 'blocked' and line = $3))
 returning id, namespace, target
 """
 
 MOVE = """
+with own as materialized (
+  select id, state, line
+  from queue
+  where bucket = $1
+    and id = any($2::uuid[])
+  order by id
+  for update skip locked
+)
 update queue q
 set line = m.line
 from unnest($2::uuid[], $3::text[]) as m(id, line)
 where q.bucket = $1
   and q.id = m.id
-  and q.id = any(array(
-    select id
-    from queue
-    where bucket = $1
-      and id = any($2::uuid[])
-      and state = 'blocked'
-      and line = $4
-    order by id
-    for update skip locked
-  ))
+  and q.id = any(array(select id from own where state = 'blocked' and line = $4))
 """
 
 SPEND = """

@@ -16,10 +16,11 @@ import asyncpg
 import pytest
 
 from controlplane.postgres.pool import SESSION_SETTINGS, Connection
-from controlplane.reads import approvals, attempts, changes, events, explain
+from controlplane.reads import approvals, attempts, changes, events, explain, limits
 from controlplane.reads import local as local_reads
 from controlplane.reads import nodes as nodes_reads
 from controlplane.stages import (
+    admit,
     approve,
     cancel,
     checkpoint,
@@ -79,6 +80,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
     deliveries = await plan_rows.ids(conn, "d", 15, 65, 115)
     schedules = await plan_rows.ids(conn, "k", 1, 31, 81, 100, 101, 131, 181, 200, 201, 231)
     new = await plan_rows.ids(conn, "x", *range(10))
+    blocked = await plan_rows.ids(conn, "b", *range(1, 7), *range(11, 15))
 
     def all_(value: object) -> list[object]:
         return [value] * len(leased)
@@ -231,6 +233,34 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "schedule.MOVE_ON": case(schedule.MOVE_ON, 0, schedules, *([all_(None)] * 3), all_(0), by="schedules_pkey"),
         "schedule.COUNT_DOWN": case(schedule.COUNT_DOWN, 0, schedules, schedules[::4], by="schedules_pkey"),
         "schedule.LAST_BY_HAND": case(schedule.LAST_BY_HAND, 0, schedules[0], by="schedule_ticks_pkey"),
+        "submit.READY_OF": case(submit.READY_OF, 0, 1, ["n.turn", "n.held0"], ["f0", "f2"], 32, by="queue_turn"),
+        "submit.DECLARE": case(submit.DECLARE, 0, all_(1), [f"key:l{n}" for n in range(2, 12)], list(range(10)), by=""),
+        "admit.LINES": case(admit.LINES, 0, 1, "", 256, by="queue_blocked"),
+        "admit.TOP": case(admit.TOP, 0, 1, "key:main", by="queue_blocked"),
+        "admit.TURNS": case(admit.TURNS, 0, 1, "key:main", 2, "", 256, by="queue_blocked"),
+        "admit.CANDIDATES": case(admit.CANDIDATES, 0, 1, "key:main", 2, ["", "f2", "f4"], 80, 256, by="queue_blocked"),
+        "admit.PEEK": case(admit.PEEK, 0, 1, "key:main", by="limits_pkey"),
+        "admit.LOCK": case(admit.LOCK, 0, 1, ["key:l2", "key:l3", "key:main"], by="limits_pkey"),
+        "admit.HELD_BY_TARGET": case(
+            admit.HELD_BY_TARGET, 0, 1, "n.held0", "n.held0\x01", by="queue_held queue_parent"
+        ),
+        "admit.HELD_BY_KEY": case(admit.HELD_BY_KEY, 0, 1, "main", by="queue_held_key queue_parent"),
+        "admit.LET_IN": case(admit.LET_IN, 0, blocked, "key:main", by="queue_pkey"),
+        "admit.MOVE": case(admit.MOVE, 0, blocked, ["node:n"] * len(blocked), "key:main", by="queue_pkey"),
+        "admit.SPEND": case(admit.SPEND, 0, 1, "key:main", "f2", [1.0], [2], by="limits_pkey"),
+        "admit.ADOPTING": case(admit.ADOPTING, 0, 5.0, 256, by="limits_adopting"),
+        "admit.ADOPT": case(
+            admit.ADOPT, 0, 1, "reasoner:n.echo", admit.FIRST, "n.echo", "n.echo\x01", 1_000, by="queue_pkey"
+        ),
+        "admit.ADOPTED": case(admit.ADOPTED, 0, 1, "key:main", None, 0, 0, by="limits_pkey"),
+        "limits.KNOWN": case(limits.KNOWN, 0, by="limits_pkey"),
+        "limits.PAGE": case(limits.PAGE, 0, 1, "key:l2", 51, by="limits_pkey"),
+        "explain.AHEAD_IN_LINE": case(
+            explain.AHEAD_IN_LINE, 0, 1, "key:main", 1, "f2", "2100-01-01", blocked[0], 1_001, by="queue_blocked"
+        ),
+        "explain.TURNS": case(explain.TURNS, 0, 1, "key:main", 2, 1_000, by="queue_blocked"),
+        "explain.HOLDERS_BY_KEY": case(explain.HOLDERS_BY_KEY, 0, 1, "main", 1_000, 10, by="queue_held_key"),
+        "explain.HOLDERS_BY_TARGET": case(explain.HOLDERS_BY_TARGET, 0, 1, "n.", "n/", 1_000, 10, by="queue_held"),
         "prune.DROP_TICKS": case(prune.DROP_TICKS, 0, 86_400.0 * 30, 1_000),
         "prune.DROP_KEYS": case(prune.DROP_KEYS, 0, 1_000, by="idempotency_keys_expiry idempotency_keys_pkey"),
     }
