@@ -24,6 +24,8 @@ LINES_MAX = 256
 """Lines that one pass looks at; the next pass goes on after them."""
 BATCH = 256
 """Rows of one line that one pass lets in."""
+LOOK_LEAST = 16
+"""Rows that are looked at where fewer may be let in: some of them may have to wait for another limit."""
 FIRST = UUID(int=0)
 ADOPT_ROWS = 5_000
 """Rows of the queue among which one step looks for those that a new limit counts."""
@@ -310,16 +312,18 @@ async def advance(conn: Connection, line: Line, placement: Placement) -> Admitte
     Moves: blocked → ready, or to the line of another limit that is full. Guard: the limits of all that may be let in
     are locked in the order of their keys before what they hold is counted, and the row must still stand in this line.
     """
-    if await _is_full(conn, line, placement):
+    room = await _room(conn, line, placement)
+    if room == 0:
         return Admitted()
+    most = BATCH if room is None else min(BATCH, max(room, LOOK_LEAST))
     async with conn.transaction():
-        seen = await _candidates(conn, line, turn="")
+        seen = await _candidates(conn, line, turn="", most=most)
         if line.name.startswith(TURN) or not seen:
             return await _let_in(conn, line, seen, {}, {}, 0.0, placement)
         wanted = {key for one in seen for key in one.keys} | {line.name}
         limits, now = await _lock(conn, line.namespace, wanted, placement)
         own = limits.get(line.name)
-        looked = await _candidates(conn, line, turn=own.turn if own else "")
+        looked = await _candidates(conn, line, turn=own.turn if own else "", most=most)
         known = [one for one in looked if wanted.issuperset(one.keys)]
         rooms = {key: one.room(await _held(conn, one, placement), now) for key, one in limits.items()}
         return await _let_in(conn, line, known, limits, rooms, now, placement)
@@ -358,19 +362,19 @@ async def adopt(conn: Connection, bucket: int, placement: Placement) -> int:
     return did
 
 
-async def _candidates(conn: Connection, line: Line, *, turn: str) -> list[Candidate]:
+async def _candidates(conn: Connection, line: Line, *, turn: str, most: int) -> list[Candidate]:
     """Who stands first in this line: of the highest priority, each fairness key in turn, beginning after `turn`."""
     place = (line.bucket, line.namespace, line.name)
     top = await conn.fetchval(TOP, *place)
     if top is None:
         return []
     after = turn + "\x01" if turn else ""
-    turns = [row["turn"] for row in await conn.fetch(TURNS, *place, top, after, BATCH)]
-    if after and len(turns) < BATCH:  # and round again
-        more = [row["turn"] for row in await conn.fetch(TURNS, *place, top, "", BATCH - len(turns))]
+    turns = [row["turn"] for row in await conn.fetch(TURNS, *place, top, after, most)]
+    if after and len(turns) < most:  # and round again
+        more = [row["turn"] for row in await conn.fetch(TURNS, *place, top, "", most - len(turns))]
         turns += [one for one in more if one <= turn]
-    each = max(1, BATCH // max(1, len(turns)))
-    rows = await conn.fetch(CANDIDATES, *place, top, turns, each, BATCH)
+    each = max(1, most // max(1, len(turns)))
+    rows = await conn.fetch(CANDIDATES, *place, top, turns, each, most)
     return [_candidate(row) for row in rows]
 
 
@@ -399,15 +403,16 @@ async def _held(conn: Connection, limit: Limit, placement: Placement) -> Held:
     return Held(held=held, ready=ready)
 
 
-async def _is_full(conn: Connection, line: Line, placement: Placement) -> bool:
+async def _room(conn: Connection, line: Line, placement: Placement) -> int | None:
+    """How many more this line's own limit may let in, before it is locked. None: any number."""
     if line.name.startswith(TURN):
-        return False
+        return None
     bucket = bucket_of_key(placement, line.namespace, line.name)
     row = await conn.fetchrow(PEEK, bucket, line.namespace, line.name)
     if row is None:
-        return False
+        return None
     limit = Limit.from_row(row)
-    return limit.room(await _held(conn, limit, placement), row["now"]) == 0
+    return limit.room(await _held(conn, limit, placement), row["now"])
 
 
 async def _let_in(
