@@ -310,7 +310,10 @@ def release_waiters(app: FastAPI) -> None:
 
 def _lanes(pool: Pool, placement: Placement, ids: IdMaker, admission: Admission, *, patience_seconds: float) -> Lanes:
     async def accept(conn: Connection, batch: list[Submission]) -> list[Accepted | ControlPlaneError]:
-        return _tell_blocked(admission, await submit.accept(conn, batch))
+        answers = await submit.accept(conn, batch)
+        if any(item.parent_id is not None for item in batch):  # whoever waits for a child holds nothing
+            admission.freed()
+        return _tell_blocked(admission, answers)
 
     async def take_over(conn: Connection, batch: list[Submission]) -> list[Accepted | ControlPlaneError]:
         return _tell_blocked(admission, await replay.accept(conn, batch, make_id=ids.new))

@@ -64,9 +64,9 @@ class Admission:
         self.hints.tell(LIMITS_TOPIC)
 
     def freed(self) -> None:
-        """There may be room."""
+        """There may be room. One replica is enough to find it."""
         if self.waits:
-            self.hints.tell(LIMITS_TOPIC)
+            self.hints.wake(LIMITS_TOPIC)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -30,11 +30,14 @@ class Admitter:
         self._ready = ready
         self._after: dict[int, tuple[int, str]] = {}
         self._admission = admission
+        self._first = 0
 
     async def tick(self) -> int:
         """One bounded pass over every bucket. Says how many rows it moved or looked through."""
         did, waits = 0, False
-        for bucket in self._placement.all():
+        buckets = self._placement.all()
+        self._first = (self._first + 1) % len(buckets)  # else the lowest would always find the room first
+        for bucket in (*buckets[self._first :], *buckets[: self._first]):
             async with self._pool.acquire() as conn:
                 did += await admit.adopt(conn, bucket, self._placement)
                 after = self._after.get(bucket, (0, ""))
