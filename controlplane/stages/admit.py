@@ -312,18 +312,18 @@ async def advance(conn: Connection, line: Line, placement: Placement) -> Admitte
     Moves: blocked → ready, or to the line of another limit that is full. Guard: the limits of all that may be let in
     are locked in the order of their keys before what they hold is counted, and the row must still stand in this line.
     """
-    room = await _room(conn, line, placement)
+    own, room = await _peek(conn, line, placement)
     if room == 0:
         return Admitted()
+    turn = "" if own is None else own.turn
     most = BATCH if room is None else min(BATCH, max(room, LOOK_LEAST))
     async with conn.transaction():
-        seen = await _candidates(conn, line, turn="", most=most)
+        seen = await _candidates(conn, line, turn=turn, most=most)
         if line.name.startswith(TURN) or not seen:
             return await _let_in(conn, line, seen, {}, {}, 0.0, placement)
         wanted = {key for one in seen for key in one.keys} | {line.name}
         limits, now = await _lock(conn, line.namespace, wanted, placement)
-        own = limits.get(line.name)
-        looked = await _candidates(conn, line, turn=own.turn if own else "", most=most)
+        looked = await _candidates(conn, line, turn=turn, most=most)  # who is still there, now that nobody else decides
         known = [one for one in looked if wanted.issuperset(one.keys)]
         rooms = {key: one.room(await _held(conn, one, placement), now) for key, one in limits.items()}
         return await _let_in(conn, line, known, limits, rooms, now, placement)
@@ -368,9 +368,8 @@ async def _candidates(conn: Connection, line: Line, *, turn: str, most: int) -> 
     top = await conn.fetchval(TOP, *place)
     if top is None:
         return []
-    after = turn + "\x01" if turn else ""
-    turns = [row["turn"] for row in await conn.fetch(TURNS, *place, top, after, most)]
-    if after and len(turns) < most:  # and round again
+    turns = [row["turn"] for row in await conn.fetch(TURNS, *place, top, turn + "\x01", most)]
+    if len(turns) < most:  # and round again
         more = [row["turn"] for row in await conn.fetch(TURNS, *place, top, "", most - len(turns))]
         turns += [one for one in more if one <= turn]
     each = max(1, most // max(1, len(turns)))
@@ -403,16 +402,16 @@ async def _held(conn: Connection, limit: Limit, placement: Placement) -> Held:
     return Held(held=held, ready=ready)
 
 
-async def _room(conn: Connection, line: Line, placement: Placement) -> int | None:
-    """How many more this line's own limit may let in, before it is locked. None: any number."""
+async def _peek(conn: Connection, line: Line, placement: Placement) -> tuple[Limit | None, int | None]:
+    """This line's own limit and how many more it may let in, before it is locked. None: any number."""
     if line.name.startswith(TURN):
-        return None
+        return None, None
     bucket = bucket_of_key(placement, line.namespace, line.name)
     row = await conn.fetchrow(PEEK, bucket, line.namespace, line.name)
     if row is None:
-        return None
+        return None, None
     limit = Limit.from_row(row)
-    return limit.room(await _held(conn, limit, placement), row["now"])
+    return limit, limit.room(await _held(conn, limit, placement), row["now"])
 
 
 async def _let_in(

@@ -278,6 +278,21 @@ async def test_a_limit_goes_round_the_fairness_keys(conn: Connection) -> None:
     assert Counter(began) == {"many": 5, "few": 5, None: 5}
 
 
+async def test_a_line_of_many_targets_comes_to_its_end(conn: Connection) -> None:
+    """Whatever keys stand first in a line, those after them have their turn: 60 reasoners, one place on the node."""
+    await put(conn, "node:n", concurrency_max=1)
+    targets = tuple(f"n.r{n}" for n in range(60))
+    await accept(conn, *[submission(target=to, line="node:n", fairness_key=f"f{n}") for n, to in enumerate(targets)])
+    session = await make_session(conn)
+    began = 0
+    while await let_in(conn):
+        [one] = await lease(conn, session, targets)
+        await report(conn, of(one))
+        began += 1
+
+    assert began == 60
+
+
 async def test_a_crowd_leaves_room_for_a_single_one(conn: Connection) -> None:
     """Of 300 children of one run few are ready at once, and a single submit waits for no more than those."""
     await accept(conn, *[submission(fairness_key="run-a") for _ in range(300)])
