@@ -31,10 +31,12 @@ class Admitter:
         self._after: dict[int, tuple[int, str]] = {}
         self._admission = admission
         self._first = 0
+        self._turns: dict[admit.Line, str] = {}
 
     async def tick(self) -> int:
         """One bounded pass over every bucket. Says how many rows it moved or looked through."""
         did, waits = 0, False
+        turns: dict[admit.Line, str] = {}
         buckets = self._placement.all()
         self._first = (self._first + 1) % len(buckets)  # else the lowest would always find the room first
         for bucket in (*buckets[self._first :], *buckets[: self._first]):
@@ -49,10 +51,13 @@ class Admitter:
                 waits = waits or bool(lines) or after != (0, "")
                 ready: Counter[tuple[int, str]] = Counter()
                 for line in lines:
-                    admitted = await admit.advance(conn, line, self._placement)
+                    admitted = await admit.advance(conn, line, self._placement, turn=self._turns.get(line, ""))
+                    if admitted.turn:
+                        turns[line] = admitted.turn
                     did += admitted.moved
                     ready.update(admitted.ready)
             for (namespace, target), rows in ready.items():
                 self._ready(namespace, target, rows)
+        self._turns = turns  # of the lines that there still are
         self._admission.waits = waits
         return did

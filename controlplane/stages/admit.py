@@ -15,7 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from controlplane.domain.ids import ExecutionId
-from controlplane.domain.limit import KEY, TURN, Candidate, Held, Limit, bucket_of_key, decide, range_of
+from controlplane.domain.limit import KEY, READY_MAX, TURN, Candidate, Held, Limit, bucket_of_key, decide, range_of
 from controlplane.domain.placement import Placement, by_place
 from controlplane.postgres.pool import Connection
 from controlplane.stages import submit
@@ -24,6 +24,10 @@ LINES_MAX = 256
 """Lines that one pass looks at; the next pass goes on after them."""
 BATCH = 256
 """Rows of one line that one pass lets in."""
+TURNS_MAX = 64
+"""Fairness keys of a target of which one look lets in more."""
+PAGES_MAX = 16
+"""Looks of one pass, as long as none of them finds anybody to let in."""
 LOOK_LEAST = 16
 """Rows that are looked at where fewer may be let in: some of them may have to wait for another limit."""
 FIRST = UUID(int=0)
@@ -225,6 +229,46 @@ where q.bucket = $1
   and q.id = any(array(select id from own where state = 'blocked' and line = $4))
 """
 
+# A line where no limit is: of each of these fairness keys as many as are missing in its window, in one statement. (With
+# the nine statements that a limit needs, a run of short children came to a third as many a second.)
+REFILL = """
+with picked as materialized (
+  select q.id
+  from unnest($5::text[]) as t(turn)
+  cross join lateral (
+    select count(*) as ready
+    from (
+      select 1
+      from queue
+      where bucket = $1
+        and namespace = $2
+        and target = $6
+        and fairness_key = t.turn
+        and state = 'ready'
+      limit $7
+    ) one
+  ) r
+  cross join lateral (
+    select id
+    from queue
+    where bucket = $1
+      and namespace = $2
+      and line = $3
+      and state = 'blocked'
+      and priority = $4
+      and coalesce(fairness_key, '') collate "C" = t.turn
+    order by available_at, id
+    limit greatest($7 - r.ready, 0)
+    for update skip locked
+  ) q
+)
+update queue
+set state = 'ready', available_at = clock()
+where bucket = $1
+  and id = any(array(select id from picked))
+returning namespace, target
+"""
+
 SPEND = """
 update limits
 set turn = $4, spent_at = $5, spent = $6
@@ -294,10 +338,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
-    """What one look at a line came to: the targets that have work now, and how many rows moved at all."""
+    """What one look at a line came to: the targets that have work now, and how many rows moved at all.
+
+    `turn`: where the next look at a line without a limit of its own begins.
+    """
 
     ready: tuple[tuple[int, str], ...] = ()
     moved: int = 0
+    turn: str = ""
 
 
 async def lines(conn: Connection, bucket: int, *, after: tuple[int, str] = (0, "")) -> list[Line]:
@@ -306,21 +354,25 @@ async def lines(conn: Connection, bucket: int, *, after: tuple[int, str] = (0, "
     return [Line(bucket, row["namespace"], row["line"]) for row in rows]
 
 
-async def advance(conn: Connection, line: Line, placement: Placement) -> Admitted:
+async def advance(conn: Connection, line: Line, placement: Placement, *, turn: str = "") -> Admitted:
     """Let in whom the limits have room for, the most urgent first, among equals each fairness key in turn.
+
+    `turn`: where the last look at a line without a limit of its own has ended.
 
     Moves: blocked → ready, or to the line of another limit that is full. Guard: the limits of all that may be let in
     are locked in the order of their keys before what they hold is counted, and the row must still stand in this line.
     """
+    if line.name.startswith(TURN):
+        return await _refill(conn, line, turn)
     own, room = await _peek(conn, line, placement)
     if room == 0:
         return Admitted()
-    turn = "" if own is None else own.turn
+    turn = turn if own is None else own.turn
     most = BATCH if room is None else min(BATCH, max(room, LOOK_LEAST))
     async with conn.transaction():
         seen = await _candidates(conn, line, turn=turn, most=most)
-        if line.name.startswith(TURN) or not seen:
-            return await _let_in(conn, line, seen, {}, {}, 0.0, placement)
+        if not seen:
+            return Admitted()
         wanted = {key for one in seen for key in one.keys} | {line.name}
         limits, now = await _lock(conn, line.namespace, wanted, placement)
         looked = await _candidates(conn, line, turn=turn, most=most)  # who is still there, now that nobody else decides
@@ -404,14 +456,25 @@ async def _held(conn: Connection, limit: Limit, placement: Placement) -> Held:
 
 async def _peek(conn: Connection, line: Line, placement: Placement) -> tuple[Limit | None, int | None]:
     """This line's own limit and how many more it may let in, before it is locked. None: any number."""
-    if line.name.startswith(TURN):
-        return None, None
     bucket = bucket_of_key(placement, line.namespace, line.name)
     row = await conn.fetchrow(PEEK, bucket, line.namespace, line.name)
     if row is None:
         return None, None
     limit = Limit.from_row(row)
     return limit, limit.room(await _held(conn, limit, placement), row["now"])
+
+
+async def _refill(conn: Connection, line: Line, turn: str) -> Admitted:
+    """Let in what is missing of each fairness key from `turn` on, until any is. Two at once take different rows."""
+    place = (line.bucket, line.namespace, line.name)
+    top = await conn.fetchval(TOP, *place)
+    for _ in range(PAGES_MAX if top is not None else 0):
+        turns = [row["turn"] for row in await conn.fetch(TURNS, *place, top, turn, TURNS_MAX)]
+        rows = await conn.fetch(REFILL, *place, top, turns, line.name.removeprefix(TURN), READY_MAX)
+        turn = "" if len(turns) < TURNS_MAX else turns[-1] + "\x01"
+        if rows or not turn:
+            return Admitted(ready=tuple((row["namespace"], row["target"]) for row in rows), moved=len(rows), turn=turn)
+    return Admitted(turn=turn)
 
 
 async def _let_in(
@@ -436,7 +499,9 @@ async def _let_in(
     admitted = [one for one in decision.ready if one.id in let_in]
     await _spend(conn, line, admitted, decision.turn, limits, now, placement)
     return Admitted(
-        ready=tuple((row["namespace"], row["target"]) for row in rows), moved=len(rows) + len(decision.moved)
+        ready=tuple((row["namespace"], row["target"]) for row in rows),
+        moved=len(rows) + len(decision.moved),
+        turn=decision.turn or "",
     )
 
 

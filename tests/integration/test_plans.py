@@ -239,6 +239,9 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "admit.TOP": case(admit.TOP, 0, 1, "key:main", by="queue_blocked"),
         "admit.TURNS": case(admit.TURNS, 0, 1, "key:main", 2, "", 256, by="queue_blocked"),
         "admit.CANDIDATES": case(admit.CANDIDATES, 0, 1, "key:main", 2, ["", "f2", "f4"], 80, 256, by="queue_blocked"),
+        "admit.REFILL": case(
+            admit.REFILL, 0, 1, "turn:n.turn", 0, ["f0", "f2"], "n.turn", 32, by="queue_blocked queue_turn queue_pkey"
+        ),
         "admit.PEEK": case(admit.PEEK, 0, 1, "key:main", by="limits_pkey"),
         "admit.LOCK": case(admit.LOCK, 0, 1, ["key:l2", "key:l3", "key:main"], by="limits_pkey"),
         "admit.HELD_BY_TARGET": case(

@@ -307,6 +307,19 @@ async def test_a_crowd_leaves_room_for_a_single_one(conn: Connection) -> None:
     assert began <= READY_MAX
 
 
+async def test_of_many_crowds_none_is_forgotten(conn: Connection) -> None:
+    """Each of more runs than one look sees has its window filled, whatever the others have waiting."""
+    runs = admit.TURNS_MAX + 10
+    wishes = [submission(fairness_key=f"run-{n}") for n in range(runs) for _ in range(READY_MAX + 1)]
+    for n in range(0, len(wishes), 500):
+        await accept(conn, *wishes[n : n + 500])
+    await conn.execute("delete from queue where state = 'ready'")
+
+    await let_in(conn)
+
+    assert await conn.fetchval("select count(distinct fairness_key) from queue where state = 'ready'") == runs
+
+
 async def test_a_rate_lets_so_many_begin_in_any_window(conn: Connection) -> None:
     """Two per minute: the third is let in when the first has been in for a minute, not when one has ended."""
     await put(conn, rate_max=2, rate_seconds=60.0)
