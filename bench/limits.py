@@ -45,14 +45,26 @@ CHILDREN = 10_000
 SLOTS = 8
 
 HOLD_BACK = """
+with made as (
+  select n, ('0192' || substr(md5(n::text), 1, 25) || '000')::uuid as id,
+    case when n % 5 = 0 then 'n.other' else 'n.echo' end as target
+  from generate_series(1, $1::int) as n
+),
+asked as (
+  insert into executions (
+    bucket, id, namespace, run_id, root_id, target, type, input, priority, retries_max, retry_delay_seconds,
+    retry_factor, retry_cap_seconds, webhooks, created_at
+  )
+  select 0, id, 1, 'run', id, target, 'reasoner', '{}', 0, 0, 5, 2, 300, 0, clock()
+  from made
+)
 insert into queue (
   bucket, id, namespace, target, run_id, state, priority, available_at, retries_max, webhooks, line, limited,
   fairness_key
 )
-select 0, gen_random_uuid(), 1, case when n % 5 = 0 then 'n.other' else 'n.echo' end, 'run', 'blocked', 0,
-  clock() - interval '1 hour', 0, 0, case when n % 5 = 0 then 'reasoner:n.other' else 'turn:n.echo' end, n % 5 = 0,
-  'f' || n % 100
-from generate_series(1, $1::int) as n
+select 0, id, 1, target, 'run', 'blocked', 0, clock() - interval '1 hour', 0, 0,
+  case when n % 5 = 0 then 'reasoner:n.other' else 'turn:n.echo' end, n % 5 = 0, 'f' || n % 100
+from made
 """
 
 
