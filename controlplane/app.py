@@ -26,6 +26,7 @@ from controlplane.api import (
     explain,
     health,
     leases,
+    limits,
     links,
     memory,
     nodes,
@@ -52,7 +53,9 @@ from controlplane.api.doors import (
     DELIVERIES_TOPIC,
     ENDED_TOPIC,
     EVENTS_TOPIC,
+    LIMITS_TOPIC,
     SCHEDULES_TOPIC,
+    Admission,
     Doors,
     Lanes,
     Limits,
@@ -65,6 +68,7 @@ from controlplane.api.operation import Operation, install
 from controlplane.api.streams import Streams
 from controlplane.api.waiting import Waiting
 from controlplane.daemons import loop
+from controlplane.daemons.admitter import Admitter
 from controlplane.daemons.archivist import Archivist
 from controlplane.daemons.bulker import Bulker
 from controlplane.daemons.dispatcher import Dispatcher
@@ -75,19 +79,20 @@ from controlplane.daemons.reaper import Reaper
 from controlplane.daemons.scheduler import Scheduler
 from controlplane.daemons.waker import Waker
 from controlplane.domain import topic
-from controlplane.domain.execution import Submission
+from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.ids import IdMaker
+from controlplane.domain.lease import Claim, Lease, Recorded, Report
 from controlplane.domain.memory import Append, Op, Put, Remove
 from controlplane.domain.placement import Placement
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.schedule import Served
 from controlplane.domain.step import Done
-from controlplane.errors import TargetNotFound
+from controlplane.errors import ControlPlaneError, TargetNotFound
 from controlplane.outbound.node import NodeCaller
 from controlplane.outbound.webhook import WebhookSender
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
-from controlplane.postgres.pool import Pool, open_pool
+from controlplane.postgres.pool import Connection, Pool, open_pool
 from controlplane.reads import bulks
 from controlplane.reads import changes as change_rows
 from controlplane.reads import events as event_rows
@@ -110,6 +115,7 @@ OPERATIONS = [
     *runs.OPERATIONS,
     *schedules.OPERATIONS,
     *bulk.OPERATIONS,
+    *limits.OPERATIONS,
     *nodes.OPERATIONS,
     *withhold.OPERATIONS,
     *leases.OPERATIONS,
@@ -137,6 +143,7 @@ BULKER_SECONDS = 1.0
 WAKER_SECONDS = 0.25
 WAKER_SPACING_SECONDS = 0.05
 """Every end may be the one that a parent waits for: so many passes a second look at all of them."""
+ADMITTER_SECONDS = 0.5
 REPLAYS_MAX = 16
 """Children that one flush looks up in the source run: the results of all of them are in memory at once."""
 
@@ -199,14 +206,16 @@ async def _running(
     clock = DatabaseClock()
     ids = IdMaker(clock.milliseconds, secrets.randbits)
     hints = Hints(pool, dsn, notify=settings.notify)
+    admission = Admission(hints)
     egress = EgressPolicy(allow=settings.egress_allow, allow_loopback=settings.egress_allow_loopback)
     nodes_egress = EgressPolicy(allow=settings.nodes_allow, allow_loopback=settings.egress_allow_loopback)
     token = None if settings.node_token is None else settings.node_token.get_secret_value()
     caller = NodeCaller(nodes_egress, answer_bytes_max=settings.payload_bytes_max + 1, token=token)
     doors = Doors(
         pool=pool,
-        lanes=_lanes(pool, placement, ids, patience_seconds=settings.database_patience_seconds),
+        lanes=_lanes(pool, placement, ids, admission, patience_seconds=settings.database_patience_seconds),
         hints=hints,
+        admission=admission,
         placement=placement,
         ids=ids,
         limits=Limits(
@@ -313,11 +322,14 @@ async def _running(
             due=doors.due,
             stopped=partial(_stopped, overseer, hints),
             cancelling=doors.cancelling,
+            blocked=admission.blocked,
             jitter=random.random,
         )
-        waker = Waker(pool, placement, ready=doors.ready, spacing_seconds=WAKER_SPACING_SECONDS)
+        waker = Waker(pool, placement, woken=doors.woken, spacing_seconds=WAKER_SPACING_SECONDS)
+        admitter = Admitter(pool, placement, ready=doors.ready, admission=admission)
         came = stack.enter_context(hints.waiter(topic.NODES))
         due = stack.enter_context(hints.waiter(DELIVERIES_TOPIC))
+        limited = stack.enter_context(hints.waiter(LIMITS_TOPIC))
         scheduled = stack.enter_context(hints.waiter(SCHEDULES_TOPIC))
         begun = stack.enter_context(hints.waiter(BULKS_TOPIC))
         ended = stack.enter_context(hints.waiter(ENDED_TOPIC))
@@ -334,6 +346,7 @@ async def _running(
                 ),
                 "bulker": every(bulker.tick, name="bulker", interval_seconds=BULKER_SECONDS, hint=begun),
                 "waker": every(waker.tick, name="waker", interval_seconds=WAKER_SECONDS, hint=ended),
+                "admitter": every(admitter.tick, name="admitter", interval_seconds=ADMITTER_SECONDS, hint=limited),
                 "overseer": every(overseer.tick, name="overseer", interval_seconds=OVERSEER_SECONDS),
                 "waiting": doors.waiting.run(),
                 "lookout.work": doors.lookout.watch_work(),
@@ -365,11 +378,31 @@ def release_waiters(app: FastAPI) -> None:
         doors.changes.release()
 
 
-def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: float) -> Lanes:
+def _lanes(pool: Pool, placement: Placement, ids: IdMaker, admission: Admission, *, patience_seconds: float) -> Lanes:
+    async def accept(conn: Connection, batch: list[Submission]) -> list[Accepted | ControlPlaneError]:
+        answers = await submit.accept(conn, batch)
+        if any(item.parent_id is not None for item in batch):  # whoever waits for a child holds nothing
+            admission.freed()
+        return _tell_blocked(admission, answers)
+
+    async def take_over(conn: Connection, batch: list[Submission]) -> list[Accepted | ControlPlaneError]:
+        return _tell_blocked(admission, await replay.accept(conn, batch, make_id=ids.new))
+
+    async def claim(conn: Connection, batch: list[Claim]) -> list[list[Lease] | ControlPlaneError]:
+        answers = await lease.claim(conn, batch, placement)
+        if any(answers):  # of a fairness key others may be ready now
+            admission.freed()
+        return answers
+
+    async def report(conn: Connection, batch: list[Report]) -> list[Recorded | ControlPlaneError]:
+        answers = await complete.report(conn, batch, make_id=ids.new, jitter=random.random)
+        admission.freed()
+        return answers
+
     return Lanes(
         submit=Lane(
             pool,
-            submit.accept,
+            accept,
             name="submit",
             retry_seconds=patience_seconds,
             keys=_once,
@@ -377,7 +410,7 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
         ),
         replay=Lane(
             pool,
-            lambda conn, batch: replay.accept(conn, batch, make_id=ids.new),
+            take_over,
             name="replay",
             batch_max=REPLAYS_MAX,
             retry_seconds=patience_seconds,
@@ -386,7 +419,7 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
         ),
         claim=Lane(
             pool,
-            lambda conn, batch: lease.claim(conn, batch, placement),
+            claim,
             name="claim",
             batch_max=32,
             retry_seconds=patience_seconds,
@@ -396,7 +429,7 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, *, patience_seconds: 
         ),
         complete=Lane(
             pool,
-            lambda conn, batch: complete.report(conn, batch, make_id=ids.new, jitter=random.random),
+            report,
             name="complete",
             retry_seconds=patience_seconds,
             keys=lambda item: (item.fence.execution_id,),
@@ -429,13 +462,22 @@ def _stopped(overseer: Overseer, hints: Hints, stopped: Sequence[Stopped]) -> No
         hints.tell(topic.session(one.session_id))
 
 
+def _tell_blocked(
+    admission: Admission, answers: list[Accepted | ControlPlaneError]
+) -> list[Accepted | ControlPlaneError]:
+    """After their commit: somebody has to let them in."""
+    if any(isinstance(one, Accepted) and one.blocked_by is not None for one in answers):
+        admission.blocked()
+    return answers
+
+
 async def _served(catalogue: Catalogue, namespace: int, target: str) -> Served:
     """What a schedule's target is; one that nobody knows any more waits in the queue, as any other work would."""
     try:
         entry = await catalogue.find(namespace, target)
     except TargetNotFound:
         return Served(type="reasoner", retry=RetryPolicy(), timeout_seconds=None)
-    return entry.served
+    return catalogue.served(entry)
 
 
 def _once(item: Submission) -> tuple[tuple[object, ...], ...]:

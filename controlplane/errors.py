@@ -3,6 +3,7 @@
     ControlPlaneError
     ├── NotFound       ExecutionNotFound  TargetNotFound  NodeNotFound  SessionNotFound  MemoryNotFound
     │                  DeliveryNotFound  NoApprovalRequest  ScheduleNotFound  BulkNotFound  StepNotFound
+    │                  LimitNotFound
     ├── Conflict       LeaseLost  AlreadyFinished  InvalidState  SessionClosed  SessionDraining  LengthMismatch
     │                  NotAList  IdempotencyConflict  ApprovalAlreadyRequested  ScheduleExists  SignalsFull
     ├── Refused        Malformed  Invalid  InvalidParameter  TooLarge  TargetMalformed  EgressRefused  NoWebhook
@@ -98,6 +99,12 @@ class StepNotFound(NotFound):
     """The execution has no step of this name."""
 
     code = "step_not_found"
+
+
+class LimitNotFound(NotFound):
+    """There is no limit with this key."""
+
+    code = "limit_not_found"
 
 
 class Conflict(ControlPlaneError):

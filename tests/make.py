@@ -56,7 +56,8 @@ where bucket = $1
 
 PLACE_IN_STATE = """
 update queue
-set state = $3, attempt = $4, available_at = clock() + interval '1 hour' * (case when $3 = 'delayed' then 1 else 0 end)
+set state = $3, attempt = $4, line = case when $3 = 'blocked' then coalesce(line, 'turn:' || target) else line end,
+  available_at = clock() + interval '1 hour' * (case when $3 = 'delayed' then 1 else 0 end)
 where bucket = $1
   and id = $2
 """

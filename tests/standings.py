@@ -11,8 +11,21 @@ from controlplane.domain.approval import WAITING_FOR_APPROVAL, Approval, Decisio
 from controlplane.domain.execution import State, Status
 from controlplane.domain.ids import ExecutionId, SessionId
 from controlplane.domain.lease import WITHDRAWING, Transport
+from controlplane.domain.limit import Held, Limit
 from controlplane.domain.pause import Pause, Paused
-from controlplane.domain.standing import AHEAD_MAX, Awaited, Child, Failure, Line, Node, Process, Standing, Waits, Word
+from controlplane.domain.standing import (
+    AHEAD_MAX,
+    Awaited,
+    Child,
+    Failure,
+    Hold,
+    Line,
+    Node,
+    Process,
+    Standing,
+    Waits,
+    Word,
+)
 from controlplane.domain.step import StepKind, Until
 
 NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -50,6 +63,16 @@ def ready(*processes: Process, line: Line | None = None, **over: Any) -> Standin
     node = Node(id="n", registered_at=ago(86_400), processes=processes)
     made: dict[str, Any] = {"node": node, "line": line or Line(ahead=0), "available_at": ago(60)}
     return standing(State.READY, **made | over)
+
+
+def limit(**over: Any) -> Limit:
+    return Limit(namespace=1, key="key:tools", **over)
+
+
+def blocked(**over: Any) -> Standing:
+    """Work of the run `run-a` that stands in the line of a limit."""
+    hold = Hold(**{"line": "key:tools"} | over)
+    return standing(State.BLOCKED, hold=hold, fairness_key="run-a", available_at=ago(60))
 
 
 def leased(**over: Any) -> Standing:
@@ -170,7 +193,11 @@ SAMPLES: dict[str, Standing] = {
     "scheduled": delayed("scheduled", attempt=0, failures=0),
     "paused": standing(State.PAUSED, pause=Word(at=ago(10), reason="hold on"), status_reason="paused"),
     "pausing": leased(pause_requested=True, pause=Word(at=ago(10))),
-    "blocked": standing(State.BLOCKED),
+    "blocked": blocked(ahead=4, limit=limit(concurrency_max=2), held=Held(held=2), holders=(CHILD_ID,)),
+    "blocked, and next": blocked(limit=limit(concurrency_max=0)),
+    "rate": blocked(limit=limit(rate_max=10, rate_seconds=60.0, spent=((NOW.timestamp() - 20, 10),))),
+    "turn": blocked(line="turn:n.echo", ahead=12, finishes=100, seconds=600.0),
+    "let in": blocked(limit=limit(concurrency_max=2)),
     "approval": waiting(WAITING_FOR_APPROVAL, approval=question()),
     "child": waiting("awaiting_child", **children(1)),
     "children": waiting("awaiting_child", **children(3)),

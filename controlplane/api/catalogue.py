@@ -1,4 +1,4 @@
-"""The targets that submits are checked against: a copy of `reasoners` that is at most a second old."""
+"""The targets that submits are checked against, and which of them are limited: a copy that is at most a second old."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import time
 from collections.abc import Collection, Sequence
 from functools import partial
 
+from controlplane.domain.limit import first_line
 from controlplane.domain.placement import Placement
+from controlplane.domain.schedule import Served
 from controlplane.domain.target import nearest
 from controlplane.errors import TargetNotFound
 from controlplane.postgres.pool import Pool, persist
-from controlplane.reads import nodes
+from controlplane.reads import limits, nodes
 from controlplane.reads.nodes import Entry
 
 FRESH_SECONDS = 1.0
@@ -28,6 +30,7 @@ class Catalogue:
         self._placement = placement
         self._entries: dict[tuple[int, str], Entry] = {}
         self._targets: dict[tuple[int, str], tuple[str, ...]] = {}
+        self._limits: dict[int, set[str]] = {}
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
 
@@ -72,6 +75,25 @@ class Catalogue:
         await self.refresh()
         return [entry for (space, _), entry in self._entries.items() if space == namespace]
 
+    def served(self, entry: Entry) -> Served:
+        """What a schedule that submits this has to know of it."""
+        return Served(
+            type=entry.type,
+            retry=entry.retry,
+            timeout_seconds=entry.timeout_seconds,
+            concurrency_key=entry.concurrency_key,
+            line=self.line(entry.namespace, entry.target, entry.concurrency_key),
+        )
+
+    def line(self, namespace: int, target: str, concurrency_key: str | None) -> str | None:
+        """The limit by which work for this target has to be let in first; None when no limit counts it.
+
+        From the copy that the target was found in: a limit that is newer takes in what was accepted without it.
+        """
+        if not self._limits and concurrency_key is None:
+            return None
+        return first_line(target, concurrency_key, self._limits.get(namespace, frozenset()))
+
     async def refresh(self) -> None:
         """Read again; callers that come meanwhile share one read, begun after they came."""
         if self._reading is not None and not self._reading.done():
@@ -82,7 +104,9 @@ class Catalogue:
 
     async def _read(self) -> None:
         entries: list[Entry] = []
+        limited: list[tuple[int, str]] = []
         for bucket in self._placement.all():
+            limited += await persist(self._pool, partial(limits.known, bucket=bucket), seconds=RETRY_SECONDS)
             found: Sequence[Entry] = await persist(
                 self._pool, partial(nodes.catalogue, bucket=bucket), seconds=RETRY_SECONDS
             )
@@ -92,4 +116,7 @@ class Catalogue:
             targets.setdefault((entry.namespace, entry.node_id), []).append(entry.target)
         self._entries = {(entry.namespace, entry.target): entry for entry in entries}
         self._targets = {key: tuple(names) for key, names in targets.items()}
+        self._limits = {}
+        for space, key in limited:
+            self._limits.setdefault(space, set()).add(key)
         self._read_at = time.monotonic()

@@ -13,6 +13,7 @@ from controlplane.api.doors import Doors
 from controlplane.api.policy import RetryPolicyForm, policy_of, retries_of
 from controlplane.domain.execution import ParentEnd
 from controlplane.domain.lease import Transport
+from controlplane.domain.limit import CONCURRENCY_MAX, LABEL_MAX
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.target import Target, is_name
 from controlplane.errors import Invalid
@@ -33,7 +34,9 @@ class Communication(msgspec.Struct):
 class ReasonerForm(msgspec.Struct):
     """A function that the node serves, and how often and how soon a failure of it is tried again.
 
-    What `retry` says overrules the four fields above it. The last five hold for a submit that says nothing else.
+    What `retry` says overrules the four fields above it. The times and `on_parent_end` hold for a submit that says
+    nothing else. `concurrency`: how many of it may be under way at once, on all processes together. `concurrency_key`:
+    of those that are submitted without one.
     """
 
     id: str
@@ -51,6 +54,8 @@ class ReasonerForm(msgspec.Struct):
     total_seconds: float | None = None
     heartbeat_seconds: float | None = None
     on_parent_end: ParentEnd | None = None
+    concurrency: int | None = None
+    concurrency_key: str | None = None
 
 
 class RegisterForm(msgspec.Struct):
@@ -126,7 +131,17 @@ def _reasoner(form: ReasonerForm, node_id: str, type_: str, where: str, bytes_ma
         total_seconds=_time(form.total_seconds, f"{where}.total_seconds"),
         heartbeat_seconds=_time(form.heartbeat_seconds, f"{where}.heartbeat_seconds"),
         on_parent_end=form.on_parent_end,
+        concurrency=_concurrency(form.concurrency, f"{where}.concurrency"),
+        concurrency_key=None
+        if form.concurrency_key is None
+        else clean(form.concurrency_key, where=f"{where}.concurrency_key", chars_max=LABEL_MAX),
     )
+
+
+def _concurrency(most: int | None, where: str) -> int | None:
+    if most is not None and not 0 <= most <= CONCURRENCY_MAX:
+        raise Invalid(f"A whole number from 0 to {CONCURRENCY_MAX}.", where=where)
+    return most
 
 
 def _retry(form: ReasonerForm, where: str) -> RetryPolicy:

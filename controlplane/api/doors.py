@@ -16,7 +16,7 @@ from starlette.websockets import WebSocket
 from controlplane.domain import topic
 from controlplane.domain.execution import DEFAULT_NAMESPACE, Accepted, Submission
 from controlplane.domain.ids import IdMaker
-from controlplane.domain.lease import Beat, Claim, Extended, Lease, Recorded, Report
+from controlplane.domain.lease import Beat, Claim, Extended, Lease, Ready, Recorded, Report
 from controlplane.domain.memory import Write, Written
 from controlplane.domain.placement import Placement
 from controlplane.domain.retention import Keep
@@ -54,6 +54,25 @@ SCHEDULES_TOPIC = "schedules"
 KEY_NAME = "controlplane.key_name"
 """Where in a request's scope the gate leaves the name of the key that opened it."""
 BULKS_TOPIC = "bulks"
+LIMITS_TOPIC = "limits"
+
+
+@dataclass(slots=True)
+class Admission:
+    """When whoever lets work in has to look. While nobody waits in a line, what ends or begins is no news."""
+
+    hints: Hints
+    waits: bool = True
+
+    def blocked(self) -> None:
+        """Somebody stands in a line now, or a limit has changed."""
+        self.waits = True
+        self.hints.tell(LIMITS_TOPIC)
+
+    def freed(self) -> None:
+        """There may be room. One replica is enough to find it."""
+        if self.waits:
+            self.hints.wake(LIMITS_TOPIC)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,6 +124,7 @@ class Doors:
     pool: Pool
     lanes: Lanes
     hints: Hints
+    admission: Admission
     placement: Placement
     ids: IdMaker
     limits: Limits
@@ -144,6 +164,7 @@ class Doors:
             self.hints.tell(ENDED_TOPIC)
             self.hints.tell(DELIVERIES_TOPIC)
             self.hints.tell(EVENTS_TOPIC)
+            self.admission.freed()
 
     def due(self) -> None:
         """Somebody has to be told something, and it can be seen."""
@@ -159,6 +180,14 @@ class Doors:
         """Wake as many waiting nodes as there is work."""
         self.hints.tell(topic.queue(namespace, target), most=rows)
         self.hints.tell(EVENTS_TOPIC)
+
+    def woken(self, targets: Iterable[Ready]) -> None:
+        """What these targets had parked goes on, or has to be let in first."""
+        for one in targets:
+            if one.blocked:
+                self.admission.blocked()
+            else:
+                self.ready(one.namespace, one.target)
 
 
 def doors_of(request: Request | WebSocket) -> Doors:

@@ -49,6 +49,7 @@ from controlplane.domain.ids import (
     show,
     show_execution,
 )
+from controlplane.domain.limit import CONCURRENCY_MAX, KEY, LABEL_MAX, bucket_of_key
 from controlplane.domain.notice import milliseconds, moment
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.step import NAME_MAX
@@ -78,6 +79,13 @@ class WebhookForm(msgspec.Struct, forbid_unknown_fields=True):
     headers: dict[str, str] | None = None
 
 
+class ConcurrencyForm(msgspec.Struct, forbid_unknown_fields=True):
+    """A concurrency key, and of how many executions with it may be under way at once from here on."""
+
+    key: str
+    max: int | None = None
+
+
 class SubmitForm(msgspec.Struct, forbid_unknown_fields=True):
     """`input` are the reasoner's arguments. `delay_seconds` or `run_at` (RFC 3339): when it may begin.
 
@@ -86,6 +94,8 @@ class SubmitForm(msgspec.Struct, forbid_unknown_fields=True):
     was registered. `retry` says more than `retries`: one of the two. `on_parent_end`: what becomes of it
     when its parent ends without a result. `step`: the name under which the parent attempt keeps this call, instead of
     an idempotency key; asked for again it is the same execution.
+    Of those with one `concurrency_key` no more run at once than its limit allows; `concurrency` sets that limit along
+    with the key. Of those with one `fairness_key` (a child's is its run) few are ready at once, so that others pass.
     `run_metadata` and `authority` are taken and left alone (AgentField).
     """
 
@@ -102,6 +112,9 @@ class SubmitForm(msgspec.Struct, forbid_unknown_fields=True):
     on_parent_end: ParentEnd | None = None
     delay_seconds: float | None = None
     run_at: datetime | None = None
+    concurrency_key: str | None = None
+    concurrency: ConcurrencyForm | None = None
+    fairness_key: str | None = None
     idempotency_key: str | None = None
     step: str | None = None
     run_metadata: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
@@ -146,6 +159,8 @@ def shape_of(submission: Submission, accepted: Accepted) -> shapes.Shape:
     }
     if accepted.scheduled_at is not None:
         shape |= {"status_reason": SCHEDULED, "available_at": moment(accepted.scheduled_at)}
+    if accepted.blocked_by is not None:
+        shape["blocked_by"] = accepted.blocked_by
     return shape
 
 
@@ -330,7 +345,8 @@ def lane_of(doors: Doors, submission: Submission) -> Lane[Submission, Accepted]:
 
 def begins(accepted: Accepted) -> bool:
     """Whether there is new work now that a node may take."""
-    return not accepted.replayed and accepted.source_id is None and accepted.scheduled_at is None
+    later = accepted.scheduled_at is not None or accepted.blocked_by is not None
+    return not accepted.replayed and accepted.source_id is None and not later
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -400,10 +416,13 @@ def submission_of(
     context = context_of(form.context, doors.limits.payload_bytes_max)
     id_ = ExecutionId(doors.ids.new(bucket))
     delay_seconds, run_at = start_of(form.delay_seconds, form.run_at, id_)
+    run_id = caller.run_id or show("run", doors.ids.new(bucket))
+    concurrency_key, concurrency_max = _concurrency(form, entry)
+    fairness_key = _label(form.fairness_key, "fairness_key") or (run_id if caller.parent_id is not None else None)
     return Submission(
         id=id_,
         namespace=caller.namespace,
-        run_id=caller.run_id or show("run", doors.ids.new(bucket)),
+        run_id=run_id,
         root_id=caller.parent.root_id if caller.parent else id_,
         parent_id=caller.parent_id,
         parent_attempt=caller.parent_attempt,
@@ -426,6 +445,13 @@ def submission_of(
         run_at=run_at,
         webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_),),
         step=step,
+        concurrency_key=concurrency_key,
+        concurrency_max=concurrency_max,
+        limit_bucket=0
+        if concurrency_max is None
+        else bucket_of_key(doors.placement, caller.namespace, f"{KEY}{concurrency_key}"),
+        fairness_key=fairness_key,
+        line=doors.catalogue.line(caller.namespace, entry.target, concurrency_key),
         idempotency_key=None if keyed is None else keyed.key,
         idempotency_scope="" if keyed is None else keyed.scope,
         request_hash=b"" if keyed is None else keyed.request_hash,
@@ -531,6 +557,24 @@ def _time(seconds: float | None, name: str) -> float | None:
     if seconds is not None and not 0 < seconds <= TIMEOUT_MAX_SECONDS:
         raise Invalid(f"A number of seconds above 0, at most {TIMEOUT_MAX_SECONDS:g}.", where=f"body.{name}")
     return seconds
+
+
+def _concurrency(form: SubmitForm, entry: Entry) -> tuple[str | None, int | None]:
+    """The key, and the limit that comes with it. Raises Invalid."""
+    if form.concurrency is None:
+        return _label(form.concurrency_key, "concurrency_key") or entry.concurrency_key, None
+    if form.concurrency_key is not None:
+        raise Invalid(
+            "Either concurrency_key or concurrency.", where="body.concurrency_key", fix="Say it as concurrency.key."
+        )
+    most = form.concurrency.max
+    return _label(form.concurrency.key, "concurrency.key"), None if most is None else bounded(
+        most, "body.concurrency.max", 0, CONCURRENCY_MAX
+    )
+
+
+def _label(text: str | None, name: str) -> str | None:
+    return None if text is None else clean(text, where=f"body.{name}", chars_max=LABEL_MAX)
 
 
 def bounded(value: int, where: str, least: int, most: int) -> int:

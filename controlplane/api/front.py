@@ -29,7 +29,8 @@ class Front:
             methods = ("GET", "HEAD") if one.method == "GET" else (one.method,)
             for method in methods:
                 if "{" in one.path:
-                    pattern = re.compile(PARAMETER.sub(r"(?P<\1>[^/]+)", re.escape(one.path)))
+                    path = PARAMETER.sub(r"(?P<\1>[^/]+)", re.escape(one.path))
+                    pattern = re.compile(f"{path.removesuffix('[^/]+)')}.+)" if one.slashes else path)
                     self._patterns.setdefault(method, []).append((pattern, one.handler))
                 else:
                     self._exact[method, one.path] = one.handler

@@ -340,7 +340,7 @@ async def results(request: Request) -> Response:
             status = recorded.status
             shape |= {"http_status": 200, "code": recorded.code.value, "status": status and status.value}
             if recorded.ready is not None:
-                doors.ready(*recorded.ready)
+                doors.woken([recorded.ready])
             if status is not None and status.final and recorded.code is not ReportCode.ALREADY_RECORDED:
                 assert isinstance(report, Report)
                 ended.append(report.fence.execution_id)

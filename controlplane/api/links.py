@@ -117,8 +117,7 @@ async def decide(request: Request) -> Response:
         make_id=doors.ids.new,
     )
     if answered.processed:
-        for ready in answered.ready:
-            doors.ready(*ready)
+        doors.woken(answered.ready)
         doors.due()
     return await _page(doors, answered.approval, namespace, status=200 if answered.processed else 409)
 

@@ -19,7 +19,10 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """`takes`: the form of the body. `query` and `headers`: name → what it means. `answers`: status → when."""
+    """`takes`: the form of the body. `query` and `headers`: name → what it means. `answers`: status → when.
+
+    `slashes`: the parameter at the end of the path may hold some.
+    """
 
     method: str
     path: str
@@ -27,6 +30,7 @@ class Operation:
     summary: str
     tag: str
     takes: type | None = None
+    slashes: bool = False
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     answers: Mapping[int, str] = field(default_factory=lambda: {200: "Done."})
@@ -35,4 +39,5 @@ class Operation:
 def install(app: FastAPI, operations: list[Operation]) -> None:
     """Let FastAPI's router know each, too: it answers a wrong method and a trailing slash."""
     for one in operations:
-        app.router.routes.append(Route(one.path, one.handler, methods=[one.method], include_in_schema=False))
+        path = f"{one.path.removesuffix('}')}:path}}" if one.slashes else one.path
+        app.router.routes.append(Route(path, one.handler, methods=[one.method], include_in_schema=False))

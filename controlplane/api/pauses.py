@@ -30,6 +30,7 @@ async def request_pause(request: Request) -> Response:
     id_ = await _known(request)
     turned = await doors.run(pause.request, id_, reason=reason)
     doors.hints.tell(EVENTS_TOPIC)
+    doors.admission.freed()
     shape = {
         "execution_id": show_execution(id_),
         "previous_status": turned.previous.value,
@@ -48,6 +49,7 @@ async def resume(request: Request) -> Response:
     turned = await doors.run(pause.resume, id_)
     if turned.ready:
         doors.ready(namespace, turned.target)
+        doors.admission.blocked()  # perhaps
     doors.hints.tell(EVENTS_TOPIC)
     shape = {
         "execution_id": show_execution(id_),

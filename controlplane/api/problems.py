@@ -43,6 +43,7 @@ STATUS_OF: dict[type[errors.ControlPlaneError], int] = {
     errors.ScheduleNotFound: 404,
     errors.BulkNotFound: 404,
     errors.StepNotFound: 404,
+    errors.LimitNotFound: 404,
     errors.Conflict: 409,
     errors.LeaseLost: 409,
     errors.AlreadyFinished: 409,

@@ -17,7 +17,16 @@ from starlette.responses import Response
 from controlplane.api import shapes
 from controlplane.api.body import clean, decode, read_body
 from controlplane.api.doors import Doors, doors_of, namespace_of
-from controlplane.api.executions import EMPTY, WebhookForm, context_of, headers_of, input_of, no_node, webhook_of
+from controlplane.api.executions import (
+    EMPTY,
+    WebhookForm,
+    begins,
+    context_of,
+    headers_of,
+    input_of,
+    no_node,
+    webhook_of,
+)
 from controlplane.api.operation import Operation
 from controlplane.api.shapes import answer
 from controlplane.domain.execution import Replay, ReplayMode, Submission
@@ -60,7 +69,7 @@ async def restart(request: Request) -> Response:
     entry = await doors.catalogue.find(namespace, again.target)
     submission = _submission(doors, form, named, again, key=_key(request, form), raw=raw)
     accepted = await doors.lanes.submit.put(submission)
-    if not accepted.replayed:
+    if begins(accepted):
         doors.ready(namespace, submission.target)
     replay = submission.replay
     assert replay is not None
@@ -104,6 +113,8 @@ def _submission(
         source_execution_id=again.id,
         replay=_replay(form, named, again),
         origin=_origin(form, named, again),
+        fairness_key=None if again.fairness_key == again.run_id else again.fairness_key,
+        line=doors.catalogue.line(again.namespace, again.target, again.concurrency_key),
         input=again.input if bytes(form.input) in (b"", b"null") else input_of(form.input, bytes_max),
         context=context_of(form.context, bytes_max) or again.context,
         webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_),),

@@ -17,7 +17,16 @@ from starlette.responses import Response
 from controlplane.api import shapes
 from controlplane.api.body import clean, decode, read_body
 from controlplane.api.doors import Doors, doors_of, namespace_of
-from controlplane.api.executions import EMPTY, REASON_MAX, WebhookForm, headers_of, no_node, shape_of, webhook_of
+from controlplane.api.executions import (
+    EMPTY,
+    REASON_MAX,
+    WebhookForm,
+    begins,
+    headers_of,
+    no_node,
+    shape_of,
+    webhook_of,
+)
 from controlplane.api.operation import Operation
 from controlplane.api.shapes import answer
 from controlplane.api.start import start_of
@@ -50,7 +59,7 @@ async def retry(request: Request) -> Response:
     key = request.headers.get("idempotency-key", form.idempotency_key)
     submission = _submission(doors, form, old, key=key, raw=raw)
     accepted = await doors.lanes.submit.put(submission)
-    if not accepted.replayed and accepted.scheduled_at is None:
+    if begins(accepted):
         doors.ready(namespace, submission.target)
     shape = shape_of(submission, accepted) | {"source_execution_id": show_execution(old.id), "kind": "retry"}
     return answer(shape | shapes.present({"warnings": no_node(entry) or None}), 202, headers_of(accepted))
@@ -63,6 +72,7 @@ def _submission(doors: Doors, form: RetryForm, old: Submission, *, key: str | No
     reason = clean(form.reason or "", where="body.reason", chars_max=REASON_MAX, empty=True) or None
     return replace(
         retry_of(old, id_, reuse=form.reuse, reason=reason),
+        line=doors.catalogue.line(old.namespace, old.target, old.concurrency_key),
         delay_seconds=delay_seconds,
         run_at=run_at,
         webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_),),

@@ -157,11 +157,13 @@ async def run(request: Request) -> Response:
         show("run", doors.ids.new(bucket)),
         namespace=namespace,
         name=view.schedule.name,
-        served=entry.served,
+        served=doors.catalogue.served(entry),
         target=target,
         idempotency_key=key,
     )
-    if not accepted.replayed:
+    if accepted.blocked_by is not None:
+        doors.admission.blocked()
+    elif not accepted.replayed:
         doors.ready(namespace, target)
     id_ = show_execution(accepted.id)
     shape = {

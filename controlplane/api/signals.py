@@ -32,8 +32,7 @@ async def send(request: Request) -> Response:
         idempotency_key=None if key is None else clean(key, where="Idempotency-Key"),
     )
     sent = await doors.run(signal.send, one)
-    for ready in sent.ready:
-        doors.ready(*ready)
+    doors.woken(sent.ready)
     doors.hints.tell(EVENTS_TOPIC)
     shape = {
         "signal_id": show("sig", sent.id),

@@ -62,6 +62,9 @@ PausedNode = Annotated[
 ]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why, for those who look at it later.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Its id, run_… or as its caller has named it.")]
+LimitKey = Annotated[
+    str, typer.Argument(metavar="KEY", help="reasoner:node_id.reasoner_name, node:node_id or key:concurrency_key")
+]
 ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="The name of the schedule.")]
 BulkId = Annotated[str, typer.Argument(metavar="BULK", help="Its id, bulk_….")]
 Target = Annotated[str | None, typer.Option("--target", help="node_id.reasoner_name")]
@@ -110,6 +113,8 @@ BULK_ACTIONS = {
 }
 approvals_app = typer.Typer(help="List and show what executions ask people, approve and reject it.")
 app.add_typer(approvals_app, name="approvals")
+limits_app = typer.Typer(help="List, set and delete limits.")
+app.add_typer(limits_app, name="limits")
 
 
 @app.callback(invoke_without_command=True)
@@ -231,6 +236,14 @@ def call(
     ] = None,
     actor_id: Annotated[str | None, typer.Option("--actor-id", metavar="ID", help="The scope of actor memory.")] = None,
     priority: Annotated[int | None, typer.Option("--priority", help="What is higher is leased first; 0.")] = None,
+    concurrency_key: Annotated[
+        str | None,
+        typer.Option("--concurrency-key", metavar="KEY", help="Of one key run no more at once than its limit allows."),
+    ] = None,
+    fairness_key: Annotated[
+        str | None,
+        typer.Option("--fairness-key", metavar="KEY", help="Of one key few are ready at once, so that others pass."),
+    ] = None,
     webhook: Annotated[
         str | None, typer.Option("--webhook", metavar="URL", help="Where the result is POSTed when it has ended.")
     ] = None,
@@ -271,6 +284,8 @@ def call(
                 "schedule_to_start_seconds": schedule_to_start_seconds,
                 "total_seconds": total_seconds,
                 "priority": priority,
+                "concurrency_key": concurrency_key,
+                "fairness_key": fairness_key,
             },
             objects={"retry": retry, "context": context_given},
             webhook_url=webhook,
@@ -856,6 +871,62 @@ def schedules_next(
 
     with _client(server, api_key) as client:
         coming(client, name, count=count, as_json=as_json)
+
+
+@limits_app.command("list")
+def limits_list(
+    limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")] = 50,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Where the page before ended.")] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List limits by key, with what each holds and how many it blocks."""
+    from controlplane.cli.limits import listing
+
+    with _client(server, api_key) as client:
+        listing(client, limit=limit, cursor=cursor, as_json=as_json)
+
+
+@limits_app.command("set")
+def limits_set(
+    key: LimitKey,
+    concurrency_max: Annotated[
+        int | None, typer.Option("--concurrency-max", min=0, metavar="N", help="How many may be under way at once.")
+    ] = None,
+    rate_max: Annotated[
+        int | None, typer.Option("--rate-max", min=0, metavar="N", help="How many may begin in any --rate-seconds.")
+    ] = None,
+    rate_seconds: Annotated[
+        float | None, typer.Option("--rate-seconds", min=0, metavar="SECONDS", help="The window of --rate-max.")
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set the limit of a reasoner, a node or a concurrency key."""
+    from controlplane.cli.limits import put
+
+    with _client(server, api_key) as client:
+        put(
+            client,
+            key,
+            concurrency_max=concurrency_max,
+            rate_max=rate_max,
+            rate_seconds=rate_seconds,
+            as_json=as_json,
+        )
+
+
+@limits_app.command("delete")
+def limits_delete(
+    key: LimitKey, server: Server = DEFAULT_SERVER, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
+    """Delete a limit; what waited for it is let in."""
+    from controlplane.cli.limits import delete
+
+    with _client(server, api_key) as client:
+        delete(client, key, as_json=as_json)
 
 
 @deliveries_app.command("list")

@@ -21,8 +21,8 @@ FORGET_AFTER_SECONDS = STATEMENT_SECONDS + 60.0
 class Reaper:
     """`ready` and `ended` are told what a pass made ready and what it ended, `due` that callbacks are to be sent.
 
-    `stopped` is told of attempts that have run out of time, whose processes do not know it yet, and `cancelling` that
-    there are attempts to be stopped.
+    `stopped` is told of attempts that have run out of time, whose processes do not know it yet, `cancelling` that
+    there are attempts to be stopped, `blocked` that some work has to be let in.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Reaper:
         stopped: Callable[[Sequence[Stopped]], None],
         cancelling: Callable[[], None],
         jitter: Callable[[], float],
+        blocked: Callable[[], None],
     ) -> None:
         self._pool = pool
         self._placement = placement
@@ -49,6 +50,7 @@ class Reaper:
         self._stopped = stopped
         self._cancelling = cancelling
         self._jitter = jitter
+        self._blocked = blocked
         self._up_since: float | None = None
 
     async def tick(self) -> int:
@@ -93,4 +95,6 @@ class Reaper:
             self._ready(namespace, target)
         self._ended(swept.ended)
         self._stopped(swept.stopped)
+        if swept.blocked:
+            self._blocked()
         return swept.rows

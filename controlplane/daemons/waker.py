@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from controlplane.domain.lease import Ready
 from controlplane.domain.placement import Placement
 from controlplane.postgres.pool import Pool
 from controlplane.stages import suspend
@@ -15,17 +16,22 @@ CATCH_UP_SECONDS = 60.0
 
 
 class Waker:
-    """`ready` is told what has work again. `spacing_seconds` lies before every pass.
+    """`woken` is told what has work again. `spacing_seconds` lies before every pass.
 
     Every end of an execution hints at it, and thousands may end in a second: one pass looks at all of them.
     """
 
     def __init__(
-        self, pool: Pool, placement: Placement, *, ready: Callable[[int, str], None], spacing_seconds: float = 0.0
+        self,
+        pool: Pool,
+        placement: Placement,
+        *,
+        woken: Callable[[Sequence[Ready]], None],
+        spacing_seconds: float = 0.0,
     ) -> None:
         self._pool = pool
         self._placement = placement
-        self._ready = ready
+        self._woken = woken
         self._spacing_seconds = spacing_seconds
         self._catch_up_at = time.monotonic() + CATCH_UP_SECONDS
 
@@ -41,8 +47,7 @@ class Waker:
                 for pass_ in (suspend.wake_due, suspend.fan_in):
                     count, ready = await pass_(conn, bucket)
                     looked += count
-                    for namespace, target in ready:
-                        self._ready(namespace, target)
+                    self._woken(ready)
         if catches_up:
             self._catch_up_at = time.monotonic() + CATCH_UP_SECONDS
         return looked

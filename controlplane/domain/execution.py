@@ -7,7 +7,8 @@
       └──────────────────────── promote when due ────────────────────────────────┘            │
     ready, delayed, paused, blocked, waiting without a session ── cancel ─────────────────────┘
 
-    What is asked for a later moment is accepted as delayed (`scheduled`).
+    What is asked for a later moment is accepted as delayed (`scheduled`). What a limit counts, or of whose fairness key
+    enough are ready, becomes blocked wherever others become ready; admit lets it in: blocked ──► ready.
 
     leased ◄── wait, continue ──► waiting with its session        ready, delayed, blocked ◄── pause, resume ──► paused
     leased ── suspend ──► waiting without a session ── wake ──► ready      waiting without a session ◄── pause, resume
@@ -145,6 +146,9 @@ class Submission:
     first time and `total_seconds` to end, whatever it waits for. One attempt may be active for `timeout_seconds`
     and silent for `heartbeat_seconds`. `step`: under which name its parent keeps that it has asked for it, and finds
     it again.
+
+    `line`: the limit by which it has to be let in first (`domain/limit.py`); None when no limit counts it.
+    `concurrency_max`: what the limit of its `concurrency_key` (in `limit_bucket`) shall be from here on.
     """
 
     id: ExecutionId
@@ -173,6 +177,11 @@ class Submission:
     run_at: datetime | None = None
     webhooks: tuple[Webhook, ...] = ()
     step: str | None = None
+    concurrency_key: str | None = None
+    fairness_key: str | None = None
+    line: str | None = None
+    concurrency_max: int | None = None
+    limit_bucket: int = 0
     idempotency_key: str | None = None
     idempotency_scope: str = ""
     request_hash: bytes = b""
@@ -183,7 +192,7 @@ class Accepted:
     """The answer to a submission. `replayed`: an earlier request with this idempotency key, or for this step, made it.
 
     `source_id`: it has ended already, with the result of this execution of the run that was started anew.
-    `scheduled_at`: it waits for this moment before it may be leased for the first time.
+    `scheduled_at`: it waits for this moment before it may be leased for the first time. `blocked_by`: in this line.
     """
 
     id: ExecutionId
@@ -192,6 +201,7 @@ class Accepted:
     replayed: bool = False
     source_id: ExecutionId | None = None
     scheduled_at: datetime | None = None
+    blocked_by: str | None = None
 
 
 class Overdue(StrEnum):

@@ -17,12 +17,14 @@ from controlplane.domain.approval import WAITING_FOR_APPROVAL
 from controlplane.domain.execution import REASON_OF, State, Status
 from controlplane.domain.ids import show_execution
 from controlplane.domain.lease import WITHDRAWING
+from controlplane.domain.limit import READY_MAX, TURN
 from controlplane.domain.notice import error_text, moment
 from controlplane.domain.pause import Pause, PauseScope
 from controlplane.domain.standing import (
     AHEAD_MAX,
     CHILDREN_MAX,
     Failure,
+    Hold,
     Json,
     Line,
     Node,
@@ -33,6 +35,7 @@ from controlplane.domain.standing import (
     attempt_facts,
     child_facts,
     facts,
+    hold_facts,
     line_facts,
     maybe,
     pause_facts,
@@ -43,6 +46,8 @@ from controlplane.domain.standing import (
 )
 from controlplane.domain.step import AWAITING_CHILD, SLEEPING, WAITING_FOR_EVENT, WAITS_MAX, StepKind, Until
 
+NAMED_MAX = 3
+"""Executions that are named in a sentence; the facts name more."""
 WORDS_MAX = 200
 """Characters of somebody else's words in a sentence."""
 
@@ -75,6 +80,9 @@ class Cause(StrEnum):
     PAUSED = "paused"
     PAUSING = "pausing"
     BLOCKED = "blocked"
+    RATE_LIMITED = "rate_limited"
+    WAITING_FOR_TURN = "waiting_for_turn"
+    LET_IN = "let_in"
     WAITING_FOR_APPROVAL = "waiting_for_approval"
     WAITING_FOR_CHILD = "waiting_for_child"
     WAITING_FOR_EVENT = "waiting_for_event"
@@ -114,7 +122,7 @@ def explain(it: Standing) -> Explanation:
         case State.PAUSED:
             return _paused(it)
         case State.BLOCKED:
-            return Explanation(code=Cause.BLOCKED, sentence="A limit holds it back.", facts=facts(it))
+            return _blocked(it)
         case State.WAITING | State.LEASED:
             return _held(it)
     assert_never(it.state)
@@ -299,6 +307,59 @@ def _paused(it: Standing) -> Explanation:
         fix=f"Let it go on: {_route(it, 'resume', 'POST')}.",
         facts=facts(it) | word_facts("pause", it.pause),
     )
+
+
+def _blocked(it: Standing) -> Explanation:
+    hold = it.hold or Hold(line=TURN + it.target)
+    known = facts(it) | hold_facts(it, hold)
+    estimate = hold.waiting.estimate_seconds
+    away = "" if estimate is None else f", about {duration(estimate)} away"
+    before = "it is the next"
+    if hold.ahead:
+        before = f"{_count(hold.ahead, AHEAD_MAX, 'execution').lower()} of that line {_are(hold.ahead)} before it"
+    if hold.line.startswith(TURN):
+        return Explanation(
+            code=Cause.WAITING_FOR_TURN,
+            sentence=f"{READY_MAX} of {_words(it.fairness_key or it.target)} are ready for {it.target} already, so "
+            f"that others may pass; {before}{away}.",
+            since=it.available_at,
+            facts=known,
+        )
+    limit = hold.limit
+    room = None if limit is None else limit.room(hold.held, it.now.timestamp())
+    if limit is None or room is None or room > 0:
+        return Explanation(
+            code=Cause.LET_IN,
+            sentence=f"{_words(hold.line)} has room for it; {before}, and it is about to be let in.",
+            since=it.available_at,
+            facts=known,
+        )
+    if limit.most is None or hold.held.held < limit.most:
+        at = limit.next_at(it.now.timestamp())
+        when = "" if at is None else f"; the next may begin at {_at(at)}"
+        return Explanation(
+            code=Cause.RATE_LIMITED,
+            sentence=f"{_words(hold.line)} lets {limit.rate_max:,} begin in any {limit.rate_seconds:g} s{when}; "
+            f"{before}.",
+            since=it.available_at,
+            fix=f"Wait, or raise it: PUT /api/v1/limits/{_words(hold.line)}.",
+            facts=known,
+        )
+    return Explanation(
+        code=Cause.BLOCKED,
+        sentence=f"{_words(hold.line)} allows {limit.most:,} at once, held by {_holders(hold)}; {before}{away}.",
+        since=it.available_at,
+        fix=f"Wait, or raise it: PUT /api/v1/limits/{_words(hold.line)}.",
+        facts=known,
+    )
+
+
+def _holders(hold: Hold) -> str:
+    if not hold.holders:
+        return "nobody"
+    named = ", ".join(show_execution(id_) for id_ in hold.holders[:NAMED_MAX])
+    more = hold.held.held - min(len(hold.holders), NAMED_MAX)
+    return named + (f" and {more:,} more" if more > 0 else "")
 
 
 def _held(it: Standing) -> Explanation:

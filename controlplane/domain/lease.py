@@ -149,6 +149,14 @@ class ReportCode(StrEnum):
     LEASE_LOST = "lease_lost"
 
 
+class Ready(NamedTuple):
+    """A target that has work again. `blocked`: a limit has to let it in first."""
+
+    namespace: int
+    target: str
+    blocked: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
     """What became of a report. `status` is the execution's status now; None when it is unknown.
@@ -158,7 +166,7 @@ class Recorded:
 
     code: ReportCode
     status: Status | None
-    ready: tuple[int, str] | None = None
+    ready: Ready | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -175,6 +175,8 @@ class Served:
     schedule_to_start_seconds: float | None = None
     total_seconds: float | None = None
     heartbeat_seconds: float | None = None
+    concurrency_key: str | None = None
+    line: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from controlplane.domain.approval import Approval
 from controlplane.domain.execution import State, Status
 from controlplane.domain.ids import ExecutionId, SessionId, show, show_execution
 from controlplane.domain.lease import Transport
+from controlplane.domain.limit import Held, Limit
 from controlplane.domain.notice import moment
 from controlplane.domain.pause import Pause
 from controlplane.domain.step import StepKind, Until
@@ -99,6 +100,28 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """What holds it back: the line it stands in, the limit if there is one, and what that holds already.
+
+    `holders` are named, the longest first. `ahead`: how many come before it, as far as that can be said while `turns`
+    fairness keys take turns.
+    """
+
+    line: str
+    limit: Limit | None = None
+    held: Held = field(default_factory=Held)
+    holders: tuple[ExecutionId, ...] = ()
+    ahead: int = 0
+    turns: int = 1
+    finishes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def waiting(self) -> Line:
+        return Line(ahead=self.ahead, finishes=self.finishes, seconds=self.seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """The failure after which it is tried again. `error` is JSON bytes; `retry_after_seconds` is what it asked for."""
 
@@ -183,6 +206,8 @@ class Standing:
     pauses: tuple[Pause, ...] = ()
     node: Node | None = None
     line: Line | None = None
+    hold: Hold | None = None
+    fairness_key: str | None = None
     ended_at: datetime | None = None
     error: bytes | None = None
 
@@ -246,6 +271,22 @@ def line_facts(line: Line) -> dict[str, Json]:
         "finishes_seconds": round(line.seconds, 3),
         "estimate_seconds": None if estimate is None else round(estimate, 1),
     }
+
+
+def hold_facts(it: Standing, hold: Hold) -> dict[str, Json]:
+    limit = hold.limit
+    at = None if limit is None else limit.next_at(it.now.timestamp())
+    return {
+        "blocked_by": hold.line,
+        "fairness_key": it.fairness_key,
+        "concurrency_max": None if limit is None else limit.most,
+        "rate_max": None if limit is None else limit.rate_max,
+        "rate_seconds": None if limit is None else limit.rate_seconds,
+        "next_at": maybe(at),
+        "held": hold.held.held,
+        "holders": [show_execution(id_) for id_ in hold.holders],
+        "fairness_keys": hold.turns,
+    } | line_facts(hold.waiting)
 
 
 def child_facts(it: Standing) -> dict[str, Json]:

@@ -38,10 +38,10 @@ READ = """
 select e.id, e.run_id, e.root_id, e.parent_id, e.source_execution_id, e.target, e.type, e.session_key, e.actor_key,
   e.priority, e.webhooks, e.created_at, e.retries_max, e.retry_delay_seconds, e.retry_factor, e.retry_cap_seconds,
   e.retry_jitter, e.fatal_errors, e.retry_errors, e.timeout_seconds, e.schedule_to_start_seconds, e.total_seconds,
-  e.heartbeat_seconds, e.on_parent_end, q.deadline_at,
+  e.heartbeat_seconds, e.on_parent_end, e.concurrency_key, e.fairness_key, q.deadline_at,
   q.state, q.attempt as queue_attempt, q.failures as queue_failures, q.status_reason as queue_reason, q.available_at,
   q.leased_at, q.started_at as queue_started_at, q.progress as queue_progress, q.progress_at,
-  q.cancel_requested_at, q.pause_requested,
+  q.cancel_requested_at, q.pause_requested, case when q.state = 'blocked' then q.line end as blocked_by,
   o.status, o.attempt, o.failures, o.status_reason, o.result, o.error, o.error_class, o.error_details, o.progress,
   o.started_at, o.finished_at, o.http_status,
   clock() as now
@@ -80,7 +80,8 @@ where bucket = $1
 READ_ASKED = """
 select id, namespace, run_id, root_id, parent_id, target, type, input, context, session_key, actor_key, priority,
   retries_max, retry_delay_seconds, retry_factor, retry_cap_seconds, retry_jitter, fatal_errors, retry_errors,
-  timeout_seconds, schedule_to_start_seconds, total_seconds, heartbeat_seconds, on_parent_end
+  timeout_seconds, schedule_to_start_seconds, total_seconds, heartbeat_seconds, on_parent_end, concurrency_key,
+  fairness_key
 from executions
 where bucket = $1
   and id = $2
@@ -264,6 +265,9 @@ class ExecutionView:
     error_details: bytes | None
     http_status: int | None
     now: datetime
+    concurrency_key: str | None = None
+    fairness_key: str | None = None
+    blocked_by: str | None = None
 
     @property
     def retries_used(self) -> int:
@@ -394,6 +398,8 @@ async def read_asked(conn: Connection, bucket: int, id_: UUID, *, namespace: int
         total_seconds=row["total_seconds"],
         heartbeat_seconds=row["heartbeat_seconds"],
         on_parent_end=_on_parent_end(row),
+        concurrency_key=row["concurrency_key"],
+        fairness_key=row["fairness_key"],
     )
 
 
@@ -504,4 +510,7 @@ def _view(row: asyncpg.Record) -> ExecutionView:
         error_details=row["error_details"],
         http_status=row["http_status"],
         now=row["now"],
+        concurrency_key=row["concurrency_key"],
+        fairness_key=row["fairness_key"],
+        blocked_by=row["blocked_by"],
     )

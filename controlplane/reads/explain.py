@@ -18,6 +18,7 @@ from controlplane.domain.execution import STATUS_OF_STATE, State, Status
 from controlplane.domain.explain import RETRYING
 from controlplane.domain.ids import ExecutionId, SessionId, bucket_of
 from controlplane.domain.lease import Transport
+from controlplane.domain.limit import KEY, TURN, range_of
 from controlplane.domain.placement import Placement
 from controlplane.domain.standing import (
     AHEAD_MAX,
@@ -26,6 +27,7 @@ from controlplane.domain.standing import (
     Awaited,
     Child,
     Failure,
+    Hold,
     Line,
     Node,
     Process,
@@ -35,7 +37,7 @@ from controlplane.domain.standing import (
 )
 from controlplane.domain.step import WAITS_MAX, StepKind, StepStatus, Until
 from controlplane.postgres.pool import Connection
-from controlplane.reads import approvals, pauses
+from controlplane.reads import approvals, limits, pauses
 
 PROCESSES_MAX = 50
 """Processes of a node that are looked at."""
@@ -43,6 +45,8 @@ HELD_MAX = 1_000
 """Executions that are counted in one process."""
 CLOSED_LOOK_MAX = 1_000
 """The newest sessions among which one that closed a moment ago is looked for."""
+TURNS_MAX = 1_000
+"""Fairness keys that are counted in a line."""
 FINISHES_LOOK_MAX = 1_000
 """The newest events among which finishes are counted."""
 FINISHES_SECONDS = 900.0
@@ -55,7 +59,7 @@ select e.id, e.target, e.type, e.created_at, e.retries_max, clock() as now,
   case
     when q.deadline_at is distinct from least(q.attempt_deadline_at, q.total_deadline_at) then q.heartbeat_seconds
   end as heartbeat_seconds,
-  q.cancel_requested_at, q.cancel_reason, q.pause_requested, q.waits_until,
+  q.cancel_requested_at, q.cancel_reason, q.pause_requested, q.waits_until, q.line, q.fairness_key,
   o.status, o.attempt, o.failures, o.status_reason, o.error, o.finished_at
 from executions e
 left join queue q on q.bucket = $1 and q.id = e.id and q.id = $2
@@ -178,6 +182,109 @@ where namespace = $2
   and at > clock() - make_interval(secs => $5)
 """
 
+# Of its own fairness key what comes before it; of the others in its line only what is more urgent.
+AHEAD_IN_LINE = """
+select (
+  select count(*)
+  from (
+    select 1
+    from queue
+    where bucket = $1
+      and namespace = $2
+      and line = $3
+      and state = 'blocked'
+      and priority > $4
+    order by priority desc
+    limit $8
+  ) a
+) as urgent, (
+  select count(*)
+  from (
+    select 1
+    from queue
+    where bucket = $1
+      and namespace = $2
+      and line = $3
+      and state = 'blocked'
+      and priority = $4
+      and coalesce(fairness_key, '') collate "C" = $5
+      and (available_at, id) < ($6, $7)
+    order by available_at, id
+    limit $8
+  ) b
+) as own
+"""
+
+# How many fairness keys of its priority take turns in its line, one index probe for each.
+TURNS = """
+with recursive turns(turn) as (
+  (
+    select coalesce(fairness_key, '') collate "C"
+    from queue
+    where bucket = $1
+      and namespace = $2
+      and line = $3
+      and state = 'blocked'
+      and priority = $4
+    order by coalesce(fairness_key, '') collate "C"
+    limit 1
+  )
+  union all
+  select next.turn
+  from turns
+  cross join lateral (
+    select coalesce(q.fairness_key, '') collate "C" as turn
+    from queue q
+    where q.bucket = $1
+      and q.namespace = $2
+      and q.line = $3
+      and q.state = 'blocked'
+      and q.priority = $4
+      and coalesce(q.fairness_key, '') collate "C" > turns.turn
+    order by coalesce(q.fairness_key, '') collate "C"
+    limit 1
+  ) next
+)
+select count(*)
+from (
+  select turn
+  from turns
+  limit $5
+) t
+"""
+
+HOLDERS_BY_TARGET = """
+select id, leased_at
+from (
+  select id, leased_at
+  from queue
+  where bucket = $1
+    and namespace = $2
+    and limited
+    and state in ('ready', 'leased')
+    and target collate "C" >= $3
+    and target collate "C" < $4
+  limit $5
+) q
+order by leased_at nulls last, id
+limit $6
+"""
+
+HOLDERS_BY_KEY = """
+select id, leased_at
+from (
+  select id, leased_at
+  from queue
+  where bucket = $1
+    and namespace = $2
+    and concurrency_key = $3
+    and state in ('ready', 'leased')
+  limit $4
+) q
+order by leased_at nulls last, id
+limit $5
+"""
+
 LAST_OF_TYPE = """
 select attempt, at, data
 from events
@@ -253,6 +360,8 @@ async def standing(
         match found.state:
             case State.READY:
                 return await _with_queue(conn, found, row, namespace, placement)
+            case State.BLOCKED:
+                return await _with_hold(conn, found, row, namespace, placement)
             case State.DELAYED if found.status_reason == RETRYING:
                 return replace(found, failure=await _failure(conn, id_, namespace))
             case State.PAUSED:
@@ -260,6 +369,45 @@ async def standing(
             case State.LEASED | State.WAITING:
                 return await _with_attempt(conn, found, row, namespace)
         return found
+
+
+async def _with_hold(
+    conn: Connection, found: Standing, row: asyncpg.Record, namespace: int, placement: Placement
+) -> Standing:
+    line, priority, turn = row["line"], row["priority"], row["fairness_key"] or ""
+    own = urgent = 0
+    finishes, seconds = 0, 0.0
+    turns = await conn.fetchval(TURNS, bucket_of(found.id), namespace, line, priority, TURNS_MAX)
+    for bucket in placement.all():
+        place = (priority, turn, row["available_at"], found.id, AHEAD_MAX + 1)
+        ahead = await conn.fetchrow(AHEAD_IN_LINE, bucket, namespace, line, *place)
+        assert ahead is not None
+        own, urgent = own + ahead["own"], urgent + ahead["urgent"]
+        late = await conn.fetchrow(FINISHES, bucket, namespace, found.target, FINISHES_LOOK_MAX, FINISHES_SECONDS)
+        if late is not None:
+            finishes, seconds = finishes + late["finishes"], max(seconds, late["seconds"])
+    around = 1 if line.startswith(TURN) else max(1, turns)
+    hold = Hold(line=line, ahead=urgent + own * around, turns=turns)
+    if line.endswith(found.target):  # else what has ended of late says nothing of the line
+        hold = replace(hold, finishes=finishes, seconds=seconds)
+    if not line.startswith(TURN):
+        view = await limits.read(conn, namespace=namespace, key=line, placement=placement)
+        if view is not None:
+            holders = await _holders(conn, namespace, line, placement)
+            hold = replace(hold, limit=view.limit, held=view.held, holders=holders)
+    return replace(found, hold=hold, fairness_key=row["fairness_key"])
+
+
+async def _holders(conn: Connection, namespace: int, key: str, placement: Placement) -> tuple[ExecutionId, ...]:
+    ids: list[ExecutionId] = []
+    for bucket in placement.all():
+        rows = await (
+            conn.fetch(HOLDERS_BY_KEY, bucket, namespace, key.removeprefix(KEY), HELD_MAX, SHOWN_MAX)
+            if key.startswith(KEY)
+            else conn.fetch(HOLDERS_BY_TARGET, bucket, namespace, *range_of(key), HELD_MAX, SHOWN_MAX)
+        )
+        ids += [ExecutionId(row["id"]) for row in rows]
+    return tuple(ids[:SHOWN_MAX])
 
 
 async def _with_queue(

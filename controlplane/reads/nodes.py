@@ -27,6 +27,7 @@ CATALOGUE = """
 select r.namespace, r.target, r.node_id, r.reasoner_id, r.type, r.description, r.tags, r.retries_max,
   r.retry_delay_seconds, r.retry_factor, r.retry_cap_seconds, r.retry_jitter, r.fatal_errors, r.retry_errors,
   r.timeout_seconds, r.schedule_to_start_seconds, r.total_seconds, r.heartbeat_seconds, r.on_parent_end,
+  r.concurrency_key,
   coalesce(n.version, '') as version,
   exists (
     select 1
@@ -166,6 +167,8 @@ class Entry:
             heartbeat_seconds=self.heartbeat_seconds,
         )
 
+    concurrency_key: str | None = None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
@@ -262,4 +265,5 @@ def _entry(row: asyncpg.Record) -> Entry:
         version=row["version"],
         up=row["up"],
         paused=row["paused"],
+        concurrency_key=row["concurrency_key"],
     )

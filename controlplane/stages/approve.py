@@ -31,7 +31,7 @@ from controlplane.domain.approval import (
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import STATUS_OF_STATE, Held, Status
 from controlplane.domain.ids import ExecutionId, bucket_of
-from controlplane.domain.lease import Fence
+from controlplane.domain.lease import Fence, Ready
 from controlplane.domain.notice import text
 from controlplane.domain.step import AskApproval, decision_value
 from controlplane.domain.target import parse
@@ -232,7 +232,7 @@ class Answered:
     approval: Approval
     processed: bool
     status: Status
-    ready: tuple[suspend.Ready, ...] = ()
+    ready: tuple[Ready, ...] = ()
 
 
 async def ask(conn: Connection, question: Question, *, make_id: MakeId) -> Approval:
@@ -421,7 +421,7 @@ async def _resolve(conn: Connection, bucket: int, held: Held, approval: Approval
     return live
 
 
-async def _fulfil(conn: Connection, bucket: int, decided: Sequence[Approval]) -> list[suspend.Ready]:
+async def _fulfil(conn: Connection, bucket: int, decided: Sequence[Approval]) -> list[Ready]:
     """Answer the steps that have asked this, and let go on who waits for them. Says which targets have work again."""
     waited: set[UUID] = set()
     for approval in decided:

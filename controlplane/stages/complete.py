@@ -15,7 +15,7 @@ from controlplane.domain.call import counts_late
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import Held, Settled, Settlement, Status
 from controlplane.domain.ids import ExecutionId
-from controlplane.domain.lease import NODE_SILENT, WITHDRAWING, Fence, Recorded, Report, ReportCode, Verdict
+from controlplane.domain.lease import NODE_SILENT, WITHDRAWING, Fence, Ready, Recorded, Report, ReportCode, Verdict
 from controlplane.domain.notice import text
 from controlplane.domain.placement import by_bucket
 from controlplane.domain.retry import RetryPolicy, after_error, delay_seconds
@@ -40,9 +40,15 @@ where bucket = $1
   and id = any($2::uuid[])
 """
 
+# What is handed back keeps its place under its limits; what has failed stands in line again.
 RETRY = """
 update queue q
-set state = case when q.pause_requested then 'paused' when r.delay_seconds > 0 then 'delayed' else 'ready' end,
+set state = case
+    when q.pause_requested then 'paused'
+    when r.delay_seconds > 0 then 'delayed'
+    when q.line is not null and r.reason = 'retrying' then 'blocked'
+    else 'ready'
+  end,
   available_at = clock() + make_interval(secs => r.delay_seconds),
   failures = r.failures,
   crashes = 0,
@@ -176,7 +182,7 @@ def _wish(item: Report, held: Held) -> suspend.Wish:
     return suspend.Wish(held=held, waits=item.waits, until=Until.ANY if item.waits_any else Until.ALL)
 
 
-def _parked(ready: suspend.Ready | StepNotFound | None) -> Recorded | ControlPlaneError:
+def _parked(ready: Ready | StepNotFound | None) -> Recorded | ControlPlaneError:
     if isinstance(ready, StepNotFound):
         return ready
     status = Status.WAITING if ready is None else Status.QUEUED

@@ -240,6 +240,7 @@ limit $3
 for update skip locked
 """
 
+# What is ready again at once keeps its place under its limits: only its process was lost.
 RELEASE = """
 update queue q
 set state = case when q.pause_requested then 'paused' when $6::float8 > 0 then 'delayed' else 'ready' end,
@@ -261,7 +262,7 @@ where q.bucket = $1
 
 PROMOTE = """
 update queue
-set state = 'ready', status_reason = nullif(status_reason, 'scheduled')
+set state = case when line is null then 'ready' else 'blocked' end, status_reason = nullif(status_reason, 'scheduled')
 where bucket = $1
   and id = any(array(
     select id
@@ -273,7 +274,7 @@ where bucket = $1
     limit $2
     for update skip locked
   ))
-returning namespace, target
+returning namespace, target, state
 """
 
 
@@ -291,13 +292,14 @@ class Stopped:
 class Swept:
     """What one pass did: the targets that have work again, the executions that ended, and how many rows it touched.
 
-    `stopped`: the attempts that were running when they ended.
+    `stopped`: the attempts that were running when they ended. `blocked`: how many have to be let in.
     """
 
     rows: int
     ready: tuple[tuple[int, str], ...] = ()
     ended: tuple[UUID, ...] = ()
     stopped: tuple[Stopped, ...] = ()
+    blocked: int = 0
 
 
 async def close_expired(conn: Connection, bucket: int, *, up_seconds: float) -> int:
@@ -471,9 +473,10 @@ async def force_cancel(conn: Connection, bucket: int, *, grace_seconds: float, m
 
 
 async def promote(conn: Connection, bucket: int) -> Swept:
-    """Make delayed work ready when its time has come. Moves: delayed → ready."""
+    """Make delayed work ready when its time has come. Moves: delayed → ready, or → blocked when it has to be let in."""
     rows = await conn.fetch(PROMOTE, bucket, BATCH)
-    return Swept(rows=len(rows), ready=tuple((row["namespace"], row["target"]) for row in rows))
+    ready = tuple((row["namespace"], row["target"]) for row in rows if row["state"] == "ready")
+    return Swept(rows=len(rows), ready=ready, blocked=len(rows) - len(ready))
 
 
 async def _closed_holders(conn: Connection, bucket: int) -> dict[UUID | None, str]:

@@ -1,6 +1,6 @@
 """Pause: a person holds an execution back, and lets it go on.
 
-ready, delayed, blocked ──► *pause* ──► paused ──► ready (or delayed, if its time has not come)
+ready, delayed, blocked ──► *pause* ──► paused ──► ready (delayed before its time, blocked under a limit)
 waiting without a session ──► paused ──► waiting (or ready, if what it waits for came meanwhile)
 leased ──► flagged: the attempt that runs goes on to its end; if it ends without being the last, it is parked
 """
@@ -43,6 +43,7 @@ update queue
 set state = case
     when waits_until is not null then 'waiting'
     when available_at > clock() then 'delayed'
+    when line is not null then 'blocked'
     else 'ready'
   end,
   status_reason = case
@@ -96,7 +97,7 @@ async def request(conn: Connection, id_: ExecutionId, *, reason: str | None) -> 
 async def resume(conn: Connection, id_: ExecutionId) -> Turned:
     """Let this execution go on.
 
-    Moves: paused → ready, delayed or waiting; leased, flagged → leased. Guard: the locked row.
+    Moves: paused → ready, delayed, blocked or waiting; leased, flagged → leased. Guard: the locked row.
     Raises: ExecutionNotFound, AlreadyFinished, InvalidState when it is not paused.
     """
     return await _turn(conn, id_, (LET_GO, UNFLAG), EventType.RESUMED, None)

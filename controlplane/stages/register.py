@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from controlplane.domain.execution import ParentEnd
 from controlplane.domain.ids import SessionId, bucket_of
 from controlplane.domain.lease import Session, Transport, lease_seconds
+from controlplane.domain.limit import REASONER
 from controlplane.domain.retry import RetryPolicy
 from controlplane.errors import NodeNotFound
 from controlplane.postgres.pool import Connection
+from controlplane.stages import limit
 
 REGISTER_NODE = """
 insert into nodes (bucket, namespace, id, transport, version, base_url, metadata, registered_at, updated_at)
@@ -31,21 +33,22 @@ REGISTER_REASONERS = """
 insert into reasoners (
   bucket, namespace, target, node_id, reasoner_id, type, description, tags, input_schema, output_schema,
   retries_max, retry_delay_seconds, retry_factor, retry_cap_seconds, retry_jitter, fatal_errors, retry_errors,
-  timeout_seconds, schedule_to_start_seconds, total_seconds, heartbeat_seconds, on_parent_end, registered_at, updated_at
+  timeout_seconds, schedule_to_start_seconds, total_seconds, heartbeat_seconds, on_parent_end, concurrency_key,
+  registered_at, updated_at
 )
 select $1, $2, r.target, $3, r.reasoner_id, r.type, r.description,
   coalesce(string_to_array(nullif(r.tags, ''), chr(31)), '{}'), r.input_schema, r.output_schema, r.retries_max,
   r.retry_delay_seconds, r.retry_factor, r.retry_cap_seconds, r.retry_jitter, string_to_array(r.fatal_errors, chr(31)),
   string_to_array(r.retry_errors, chr(31)), r.timeout_seconds, r.schedule_to_start_seconds, r.total_seconds,
-  r.heartbeat_seconds, r.on_parent_end, clock(), clock()
+  r.heartbeat_seconds, r.on_parent_end, r.concurrency_key, clock(), clock()
 from unnest(
   $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bytea[], $10::bytea[], $11::smallint[],
   $12::float8[], $13::float8[], $14::float8[], $15::float8[], $16::float8[], $17::text[], $18::text[],
-  $19::float8[], $20::float8[], $21::float8[], $22::text[]
+  $19::float8[], $20::float8[], $21::float8[], $22::text[], $23::text[]
 ) as r(
   target, reasoner_id, type, description, tags, input_schema, output_schema, retries_max, retry_delay_seconds,
   retry_factor, retry_cap_seconds, timeout_seconds, retry_jitter, fatal_errors, retry_errors,
-  schedule_to_start_seconds, total_seconds, heartbeat_seconds, on_parent_end
+  schedule_to_start_seconds, total_seconds, heartbeat_seconds, on_parent_end, concurrency_key
 )
 order by r.target
 on conflict (bucket, namespace, target) do update
@@ -68,6 +71,7 @@ set node_id = excluded.node_id,
   total_seconds = excluded.total_seconds,
   heartbeat_seconds = excluded.heartbeat_seconds,
   on_parent_end = excluded.on_parent_end,
+  concurrency_key = excluded.concurrency_key,
   updated_at = excluded.updated_at
 """
 
@@ -247,7 +251,10 @@ returning s.id
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reasoner:
-    """A function that a node serves. Schemas are JSON bytes."""
+    """A function that a node serves. Schemas are JSON bytes.
+
+    `concurrency`: how many of it may be under way. `concurrency_key`: of those that are submitted without a key.
+    """
 
     target: str
     reasoner_id: str
@@ -262,6 +269,8 @@ class Reasoner:
     total_seconds: float | None = None
     heartbeat_seconds: float | None = None
     on_parent_end: ParentEnd | None = None
+    concurrency: int | None = None
+    concurrency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,7 +324,10 @@ async def register(conn: Connection, node: Node, *, bucket: int) -> None:
             [one.total_seconds for one in reasoners],
             [one.heartbeat_seconds for one in reasoners],
             [one.on_parent_end and one.on_parent_end.value for one in reasoners],
+            [one.concurrency_key for one in reasoners],
         )
+        declared = {REASONER + one.target: one.concurrency for one in reasoners}
+        await limit.declare(conn, bucket, declared, namespace=node.namespace)
 
 
 async def open_session(

@@ -641,6 +641,8 @@ def _submission(
         schedule_to_start_seconds=served.schedule_to_start_seconds,
         total_seconds=served.total_seconds,
         heartbeat_seconds=served.heartbeat_seconds,
+        concurrency_key=served.concurrency_key,
+        line=served.line,
     )
 
 

@@ -18,6 +18,7 @@ import asyncpg
 from controlplane.domain.event import EventType
 from controlplane.domain.execution import STATUS_OF_STATE
 from controlplane.domain.ids import ExecutionId, bucket_of, show
+from controlplane.domain.lease import Ready
 from controlplane.domain.notice import text
 from controlplane.domain.step import SIGNALS_MAX
 from controlplane.errors import AlreadyFinished, ExecutionNotFound, IdempotencyConflict, InvalidState, SignalsFull
@@ -121,7 +122,7 @@ class Sent:
     id: UUID
     delivered: bool
     replayed: bool = False
-    ready: tuple[suspend.Ready, ...] = ()
+    ready: tuple[Ready, ...] = ()
 
 
 async def send(conn: Connection, signal: Signal) -> Sent:
@@ -150,7 +151,7 @@ async def send(conn: Connection, signal: Signal) -> Sent:
         key, hash_ = signal.key, signal.request_hash
         namespace, event, payload = signal.namespace, signal.event, signal.payload
         await conn.execute(KEEP, bucket, id_, signal.id, namespace, event, payload, key, hash_, step)
-        ready: list[suspend.Ready] = []
+        ready: list[Ready] = []
         if step is not None:
             await suspend.fulfil(conn, bucket, id_, step, payload)
             ready = await suspend.wake(conn, bucket, [id_])

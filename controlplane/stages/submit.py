@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 import asyncpg
@@ -14,7 +14,8 @@ from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.ids import ExecutionId, bucket_of
 from controlplane.domain.lease import Fence
-from controlplane.domain.placement import by_bucket
+from controlplane.domain.limit import KEY, READY_MAX, TURN
+from controlplane.domain.placement import by_bucket, by_place
 from controlplane.errors import (
     ControlPlaneError,
     DatabaseUnavailable,
@@ -80,7 +81,8 @@ join steps s on s.bucket = $1 and s.execution_id = w.execution_id and s.name = w
 """
 
 READ_ACCEPTED = """
-select e.id, e.run_id, e.created_at, case when q.status_reason = 'scheduled' then q.available_at end as scheduled_at
+select e.id, e.run_id, e.created_at, case when q.status_reason = 'scheduled' then q.available_at end as scheduled_at,
+  case when q.state = 'blocked' then q.line end as blocked_by
 from executions e
 left join queue q on q.bucket = $1 and q.id = e.id and q.id = any($2::uuid[])
 where e.bucket = $1
@@ -97,13 +99,13 @@ with item as (
     $11::bytea[], $12::text[], $13::text[], $14::smallint[], $15::smallint[], $16::float8[], $17::float8[],
     $18::float8[], $19::float8[], $20::smallint[], $21::text[], $22::uuid[], $23::text[], $24::float8[],
     $25::timestamptz[], $26::float8[], $27::text[], $28::text[], $29::float8[], $30::float8[], $31::float8[],
-    $32::text[]
+    $32::text[], $33::text[], $34::text[], $35::text[], $36::boolean[]
   ) as i(
     id, namespace, run_id, root_id, parent_id, source_execution_id, target, type, input,
     context, session_key, actor_key, priority, retries_max, retry_delay_seconds, retry_factor,
     retry_cap_seconds, timeout_seconds, webhooks, replay_source_run_id, replay_before_id, replay_mode, delay_seconds,
     run_at, retry_jitter, fatal_errors, retry_errors, schedule_to_start_seconds, total_seconds, heartbeat_seconds,
-    on_parent_end
+    on_parent_end, concurrency_key, fairness_key, line, held_back
   )
 ),
 accepted as (
@@ -111,13 +113,15 @@ accepted as (
     bucket, id, namespace, run_id, root_id, parent_id, source_execution_id, target, type, input,
     context, session_key, actor_key, priority, retries_max, retry_delay_seconds, retry_factor,
     retry_cap_seconds, timeout_seconds, webhooks, replay_source_run_id, replay_before_id, replay_mode, retry_jitter,
-    fatal_errors, retry_errors, schedule_to_start_seconds, total_seconds, heartbeat_seconds, on_parent_end, created_at
+    fatal_errors, retry_errors, schedule_to_start_seconds, total_seconds, heartbeat_seconds, on_parent_end,
+    concurrency_key, fairness_key, created_at
   )
   select $1, i.id, i.namespace, i.run_id, i.root_id, i.parent_id, i.source_execution_id, i.target, i.type, i.input,
     i.context, i.session_key, i.actor_key, i.priority, i.retries_max, i.retry_delay_seconds, i.retry_factor,
     i.retry_cap_seconds, i.timeout_seconds, i.webhooks, i.replay_source_run_id, i.replay_before_id, i.replay_mode,
     i.retry_jitter, string_to_array(i.fatal_errors, chr(31)), string_to_array(i.retry_errors, chr(31)),
-    i.schedule_to_start_seconds, i.total_seconds, i.heartbeat_seconds, i.on_parent_end, clock()
+    i.schedule_to_start_seconds, i.total_seconds, i.heartbeat_seconds, i.on_parent_end, i.concurrency_key,
+    i.fairness_key, clock()
   from item i
   on conflict (bucket, id) do nothing
   returning id, created_at
@@ -125,22 +129,54 @@ accepted as (
 queued as (
   insert into queue (
     bucket, id, namespace, target, run_id, parent_id, state, status_reason, priority, available_at, retries_max,
-    webhooks, timeout_seconds, deadline_at, total_deadline_at, heartbeat_seconds, on_parent_end
+    webhooks, timeout_seconds, deadline_at, total_deadline_at, heartbeat_seconds, on_parent_end, line, limited,
+    concurrency_key, fairness_key
   )
   select $1, i.id, i.namespace, i.target, i.run_id, i.parent_id,
-    case when start.at > a.created_at then 'delayed' else 'ready' end,
+    case when start.at > a.created_at then 'delayed' when i.held_back then 'blocked' else 'ready' end,
     case when start.at > a.created_at then 'scheduled' end,
     i.priority, start.at, i.retries_max, i.webhooks, i.timeout_seconds,
     start.at + make_interval(secs => least(i.schedule_to_start_seconds, i.total_seconds)),
-    start.at + make_interval(secs => i.total_seconds), i.heartbeat_seconds, i.on_parent_end
+    start.at + make_interval(secs => i.total_seconds), i.heartbeat_seconds, i.on_parent_end,
+    i.line, i.line is not null and i.line not like 'turn:%', i.concurrency_key, i.fairness_key
   from item i
   join accepted a on a.id = i.id
   cross join lateral (select greatest(a.created_at + make_interval(secs => i.delay_seconds), i.run_at) as at) start
-  returning id, status_reason, available_at
+  returning id, status_reason, available_at, state, line
 )
-select a.id, a.created_at, case when q.status_reason = 'scheduled' then q.available_at end as scheduled_at
+select a.id, a.created_at, case when q.status_reason = 'scheduled' then q.available_at end as scheduled_at,
+  case when q.state = 'blocked' then q.line end as blocked_by
 from accepted a
 join queued q on q.id = a.id
+"""
+
+# Of each fairness key and target, how many are ready: no more than are asked for are counted.
+READY_OF = """
+select w.target, w.fairness_key, count(q.id) as ready
+from unnest($3::text[], $4::text[]) as w(target, fairness_key)
+cross join lateral (
+  select id
+  from queue
+  where bucket = $1
+    and namespace = $2
+    and target = w.target
+    and fairness_key = w.fairness_key
+    and state = 'ready'
+  limit $5
+) q
+group by w.target, w.fairness_key
+"""
+
+# In the order of their keys, as everybody takes limits. Nothing waits for these rows that we wait for: whoever holds a
+# limit takes only such rows of the queue as are free.
+DECLARE = """
+insert into limits (bucket, namespace, key, concurrency_max, updated_at)
+select $1, l.namespace, l.key, l.concurrency_max, clock()
+from unnest($2::smallint[], $3::text[], $4::int[]) as l(namespace, key, concurrency_max)
+order by l.namespace, l.key
+on conflict (bucket, namespace, key) do update
+set concurrency_max = excluded.concurrency_max, updated_at = excluded.updated_at
+where limits.concurrency_max is distinct from excluded.concurrency_max
 """
 
 INSERT_WEBHOOKS = """
@@ -158,9 +194,10 @@ from unnest(
 async def accept(conn: Connection, batch: Sequence[Submission]) -> list[Accepted | ControlPlaneError]:
     """Once this returns, the execution is in the database and will come to exactly one end.
 
-    Moves: nothing → ready, or → delayed when it is asked for later. Guard: the id is the caller's own, so the same
-    submission twice is one execution; the idempotency key is unique; a child is accepted only while the attempt that
-    asks holds its lease; a step has one child, which every later request for it is answered with.
+    Moves: nothing → ready, or → delayed when it is asked for later, or → blocked when it has to be let in. Guard: the
+    id is the caller's own, so the same submission twice is one execution; the idempotency key is unique; a child is
+    accepted only while the attempt that asks holds its lease; a step has one child, which every later request for it
+    is answered with.
     Raises: per item LeaseLost, IdempotencyConflict, Invalid when the step is no call.
     """
     answers: dict[UUID, Accepted | ControlPlaneError] = {}
@@ -335,6 +372,7 @@ async def enqueue(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
     """Put these into the queue, with their webhooks; the answers of those that were not there before."""
     if not fresh:
         return {}
+    held_back = await _held_back(conn, bucket, fresh)
     rows = await conn.fetch(
         INSERT,
         bucket,
@@ -369,9 +407,14 @@ async def enqueue(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
         [item.total_seconds for item in fresh],
         [item.heartbeat_seconds for item in fresh],
         [item.on_parent_end.value for item in fresh],
+        [item.concurrency_key for item in fresh],
+        [item.fairness_key for item in fresh],
+        [_line(item) for item in fresh],
+        [item.id in held_back for item in fresh],
     )
     created = {row["id"]: row for row in rows}
     new = [item for item in fresh if item.id in created]
+    await _declare(conn, new)
     hooks = [(item, webhook.wording + n, webhook) for item in new for n, webhook in enumerate(item.webhooks, 1)]
     if hooks:
         await conn.execute(
@@ -408,9 +451,63 @@ async def enqueue(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
             run_id=item.run_id,
             created_at=created[item.id]["created_at"],
             scheduled_at=created[item.id]["scheduled_at"],
+            blocked_by=created[item.id]["blocked_by"],
         )
         for item in new
     }
+
+
+def _line(item: Submission) -> str | None:
+    if item.line is None and item.fairness_key is not None:
+        return TURN + item.target
+    return item.line
+
+
+async def _held_back(conn: Connection, bucket: int, fresh: list[Submission]) -> set[UUID]:
+    """Those that have to be let in first: what a limit counts, and of each fairness key what is beyond its window.
+
+    Two flushes that look at once may both fill the window; it is no limit, only a turn.
+    """
+    back: set[UUID] = {item.id for item in fresh if item.line is not None}
+    turns = [item for item in fresh if item.line is None and item.fairness_key is not None]
+    if not turns:
+        return back
+    pairs = {(item.namespace, item.target, item.fairness_key) for item in turns}
+    ready: dict[tuple[int, str, str | None], int] = {}
+    for namespace in {item.namespace for item in turns}:
+        asked = [pair[1:] for pair in pairs if pair[0] == namespace]
+        found = await ready_of(conn, bucket, namespace, [(target, key) for target, key in asked if key is not None])
+        ready |= {(namespace, *pair): count for pair, count in found.items()}
+    for item in turns:
+        pair = (item.namespace, item.target, item.fairness_key)
+        if ready.get(pair, 0) >= READY_MAX:
+            back.add(item.id)
+        elif not item.delay_seconds and item.run_at is None:
+            ready[pair] = ready.get(pair, 0) + 1
+    return back
+
+
+async def ready_of(
+    conn: Connection, bucket: int, namespace: int, pairs: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], int]:
+    """How many of each target and fairness key are ready, counted up to the window; those without any are left out."""
+    rows = await conn.fetch(
+        READY_OF, bucket, namespace, [target for target, _ in pairs], [key for _, key in pairs], READY_MAX
+    )
+    return {(row["target"], row["fairness_key"]): row["ready"] for row in rows}
+
+
+async def _declare(conn: Connection, fresh: list[Submission]) -> None:
+    """The limits that come with their key: the last word counts."""
+    said = {
+        (item.limit_bucket, item.namespace, KEY + item.concurrency_key): item.concurrency_max
+        for item in fresh
+        if item.concurrency_key is not None and item.concurrency_max is not None
+    }
+    for place, part in by_place(said, lambda one: one[0]):
+        await conn.execute(
+            DECLARE, place, [one[1] for one in part], [one[2] for one in part], [said[one] for one in part]
+        )
 
 
 async def accepted_before(conn: Connection, bucket: int, part: list[Submission]) -> dict[UUID, Accepted]:
@@ -425,6 +522,7 @@ def _accepted(row: asyncpg.Record, *, replayed: bool = False) -> Accepted:
         run_id=row["run_id"],
         created_at=row["created_at"],
         scheduled_at=row["scheduled_at"],
+        blocked_by=row["blocked_by"],
         replayed=replayed,
     )
 

@@ -1,6 +1,6 @@
 """Suspend: an attempt that only waits gives its lease back, and an attempt goes on when what it waits for has come.
 
-leased ──► *park* ──► waiting without a session ──► *wake* ──► ready
+leased ──► *park* ──► waiting without a session ──► *wake* ──► ready (blocked under a limit)
 
 What comes is written to its step: by a signal, a decision or the clock, whose transaction holds the row of the queue
 and wakes it at once; or by the end of a child, which must not touch the row of its parent and leaves news instead, for
@@ -16,6 +16,7 @@ from uuid import UUID
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import Held
 from controlplane.domain.ids import ExecutionId
+from controlplane.domain.lease import Ready
 from controlplane.domain.notice import text
 from controlplane.domain.step import WAITS_MAX, StepKind, StepStatus, Until, reason_of
 from controlplane.errors import StepNotFound
@@ -46,8 +47,8 @@ where s.bucket = $1
   and s.status = 'pending'
 """
 
-# `reason` null: what it waits for is there. Its deadline is that of the whole from here on; waiting is progress, and
-# the crashes before it are forgiven.
+# `reason` null: what it waits for is there, and it keeps its place in the `line` of a limit: it has not given it back.
+# Its deadline is that of the whole from here on; waiting is progress, and the crashes before it are forgiven.
 PARK = """
 update queue q
 set state = case when q.pause_requested then 'paused' when p.reason is null then 'ready' else 'waiting' end,
@@ -157,7 +158,7 @@ where bucket = $1
 # What is done stays awaited until the execution goes on, so `any` sees it whoever has looked before.
 WAKE = """
 update queue q
-set state = case when q.state = 'paused' then 'paused' else 'ready' end,
+set state = case when q.state = 'paused' then 'paused' when q.line is not null then 'blocked' else 'ready' end,
   available_at = clock(),
   waiting_at = null,
   waits_until = null,
@@ -289,9 +290,6 @@ class Wish:
     until: Until
 
 
-Ready = tuple[int, str]
-
-
 async def park(conn: Connection, bucket: int, wishes: Sequence[Wish]) -> dict[ExecutionId, Ready | StepNotFound | None]:
     """These attempts give their leases back. Runs in the transaction of who locked their rows and checked the fence.
 
@@ -322,7 +320,7 @@ async def park(conn: Connection, bucket: int, wishes: Sequence[Wish]) -> dict[Ex
         open_ = {known[name][0] for name in wish.waits if known[name][1]}
         enough = not open_ or (wish.until is Until.ANY and not all(known[name][1] for name in wish.waits))
         parked.append((wish, None if enough else reason_of(open_)))
-        ready = (wish.held.namespace, wish.held.target)
+        ready = Ready(wish.held.namespace, wish.held.target)
         answers[wish.held.id] = ready if enough else None
     await _mark(conn, bucket, [wish for wish, reason in parked if reason is not None])
     if parked:
@@ -348,7 +346,8 @@ async def fulfil(
 async def wake(conn: Connection, bucket: int, ids: Sequence[UUID]) -> list[Ready]:
     """Let go on what waits no longer, of these; the caller holds their rows. Says which targets have work again.
 
-    Moves: waiting without a session → ready; what is paused stays so, and goes on when it is resumed. Guard: it waits,
+    Moves: waiting without a session → ready, or → blocked when it has to be let in again; what is paused stays so, and
+    goes on when it is resumed. Guard: it waits,
     and enough is done by a look that begins after the rows were locked. News are heeded before that look: what comes
     between them is left for the next.
     """
@@ -374,7 +373,11 @@ async def wake(conn: Connection, bucket: int, ids: Sequence[UUID]) -> list[Ready
             for row in rows
         ],
     )
-    return [(row["namespace"], row["target"]) for row in rows if row["state"] == "ready"]
+    return [
+        Ready(row["namespace"], row["target"], blocked=row["state"] == "blocked")
+        for row in rows
+        if row["state"] != "paused"
+    ]
 
 
 async def wake_due(conn: Connection, bucket: int) -> tuple[int, list[Ready]]:

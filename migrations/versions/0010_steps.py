@@ -11,7 +11,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "0010"
-down_revision = "0008"
+down_revision = "0009"
 
 # `attempt`: the one that wrote it first. `child_id`: the execution that a call has become; its result is read there.
 STEPS = """

@@ -492,6 +492,25 @@ def test_a_bulk_from_its_count_to_its_end(dev: Dev, node: Node) -> None:
     assert "body.filter.error_class" in odd.err
 
 
+def test_a_limit_from_its_setting_to_its_end(dev: Dev, node: Node) -> None:
+    """Set, listed with what it holds and blocks, kept to, and deleted, which lets all in."""
+    at = ("--server", dev.url)
+    made = cli("limits", "set", "key:a/b", "--concurrency-max", "0", *at)
+    held_back = cli("call", node.target, "--no-wait", "--concurrency-key", "a/b", "--fairness-key", "f", *at)
+    why = cli("executions", "explain", held_back.out.decode().strip(), *at)
+    listed = cli("limits", "list", *at)
+    gone, unknown = (cli("limits", "delete", "key:a/b", *at) for _ in range(2))
+    lease = node.lease()
+    node.report(lease, "succeeded", result=1)
+    nothing = cli("limits", "set", "key:a/b", *at)
+
+    assert (made.code, made.out) == (0, b"key:a/b holds 0, blocks 0\n")
+    assert "key:a/b allows 0 at once" in why.out.decode()
+    assert "key:a/b" in listed.out.decode()
+    assert (gone.out, unknown.code, nothing.code) == (b"key:a/b deleted\n", 3, 2)
+    assert msgspec.json.decode(lease["execution_id"]) == held_back.out.decode().strip()
+
+
 def test_ctrl_c_leaves_the_execution_running(dev: Dev, node: Node) -> None:
     """Exit 130, and the line that waits again."""
     with started("call", node.target, "--server", dev.url) as process:

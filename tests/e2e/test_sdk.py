@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from controlplane_sdk import Client, ExecutionCancelled, ExecutionFailed, ExecutionTimeout, NotFound, Tick, webhook
+from controlplane_sdk import (
+    Client,
+    ExecutionCancelled,
+    ExecutionFailed,
+    ExecutionTimeout,
+    Handle,
+    NotFound,
+    Tick,
+    webhook,
+)
 from tests.e2e.conftest import NewDatabase
 from tests.e2e.processes import LEASE_SECONDS, Node, Plane, Stage, until
 from tests.e2e.receiver import Receiver
@@ -31,6 +40,27 @@ async def fib(n: int) -> int:
     if n < 2:
         return n
     return sum(await asyncio.gather(app.call("narrow.fib", n=n - 1), app.call("narrow.fib", n=n - 2)))
+
+app.run()
+"""
+
+
+# Says how many of it ran at once at most.
+LIMITED = """
+import asyncio
+from controlplane_sdk import Agent
+
+app = Agent("limited")
+running = most = 0
+
+@app.reasoner(concurrency=2)
+async def busy() -> int:
+    global running, most
+    running += 1
+    most = max(most, running)
+    await asyncio.sleep(0.05)
+    running -= 1
+    return most
 
 app.run()
 """
@@ -367,3 +397,28 @@ def begun(stage: Stage, execution_id: str) -> None:
 
 def told(stage: Stage, execution_id: str) -> None:
     until("the reasoner to be told", (stage.folder / f"{execution_id}.told").exists, seconds=3)
+
+
+async def test_a_reasoner_says_how_many_of_it_may_run(client: Client, stage: Stage, plane: Plane) -> None:
+    """Of eight that are asked for at once, two run at once, in a process that has room for all."""
+    stage.node(plane, LIMITED, name="limited")
+    limit = await client.limits.get("reasoner:limited.busy")
+    handles = await client.submit_many([{"target": "limited.busy"}] * 8)
+    found = [await handle.result() for handle in handles if isinstance(handle, Handle)]
+
+    assert limit.concurrency_max == 2
+    assert (len(found), max(found)) == (8, 2)
+
+
+async def test_a_limit_is_set_seen_and_deleted(client: Client) -> None:
+    """What it holds back goes on when it is gone."""
+    made = await client.limits.set("key:tests", concurrency_max=0)
+    handle = await client.start("sdk.number", n=7, concurrency_key="tests", fairness_key="f")
+    [listed] = [one for one in (await client.limits.list()).items if one.key == "key:tests"]
+    why = await handle.explain()
+    await client.limits.delete("key:tests")
+
+    assert (made.concurrency_max, listed.blocked, why.code) == (0, 1, "blocked")
+    assert await handle.result() == 7
+    with pytest.raises(NotFound):
+        await client.limits.get("key:tests")

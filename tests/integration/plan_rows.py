@@ -277,9 +277,37 @@ select 0, made_id('o', n), 1, 'failed', clock() - interval '1 second' * n
 from generate_series($1::int, $2::int) as n
 """
 
+# Held back: most in one line, of 200 fairness keys; the others in a hundred lines and waiting for their turn. One in a
+# hundred has been let in by its limit.
+HELD_BACK = """
+insert into queue (
+  bucket, id, namespace, target, run_id, state, priority, available_at, attempt, retries_max, webhooks, session_id,
+  leased_at, line, limited, concurrency_key, fairness_key
+)
+select 0, made_id('b', n), 1, case when n % 10 = 9 then 'n.turn' else 'n.held' || n % 10 end, 'run-b',
+  case n % 200 when 0 then 'ready' when 100 then 'leased' else 'blocked' end, n % 3, clock(),
+  case when n % 200 = 100 then 1 else 0 end, 0, 1,
+  case when n % 200 = 100 then made_id('s', n % 200) end, case when n % 200 = 100 then clock() end,
+  case when n % 10 = 9 then 'turn:n.turn' when n % 10 < 7 then 'key:main' else 'key:l' || n % 1000 end,
+  n % 10 < 9,
+  case when n % 10 < 7 then 'main' when n % 10 < 9 then 'l' || n % 1000 end,
+  case when n % 2 = 0 then 'f' || n % 200 end
+from generate_series($1::int, $2::int) as n
+"""
+
+LIMITS = """
+insert into limits (bucket, namespace, key, concurrency_max, adopt_passes, updated_at)
+select 0, 1,
+  case when n = 1 then 'key:main' when n % 500 = 0 then 'reasoner:n.held' || n when n % 500 = 1 then 'node:p' || n
+    else 'key:l' || n end, 300, case when n % 500 = 0 then 2 else 0 end, clock()
+from generate_series($1::int, $2::int) as n
+"""
+
 TABLES = (
     BULKS,
     QUEUE,
+    HELD_BACK,
+    LIMITS,
     EXECUTIONS,
     OUTCOMES,
     EVENTS,

@@ -13,14 +13,17 @@ import pytest
 from controlplane.domain.approval import Decision
 from controlplane.domain.ids import SessionId
 from controlplane.domain.lease import Beat, Claim, Fence, Session, Verdict
+from controlplane.domain.limit import Rule
 from controlplane.domain.memory import Op, Place, Put, Scope, Write
 from controlplane.domain.pause import Paused
+from controlplane.domain.placement import Placement
 from controlplane.domain.retention import Keep
 from controlplane.domain.step import AskApproval, AwaitEvent, Done, Sleep, StepOp, StepWrite
 from controlplane.errors import ControlPlaneError, DeliveryNotFound
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
 from controlplane.stages import (
+    admit,
     approve,
     cancel,
     checkpoint,
@@ -29,6 +32,7 @@ from controlplane.stages import (
     expire,
     forget,
     lease,
+    limit,
     log,
     register,
     renew,
@@ -209,8 +213,8 @@ async def call_and_wait(conn: Connection, some: Sequence[Made]) -> object:
 async def end_children(conn: Connection, _: Sequence[Made]) -> object:
     """Those that there are, of several parents in each flush."""
     session = await make_session(conn, "n")
-    for limit in (3, 5, 64):
-        [leases] = await lease.claim(conn, [Claim(session=session, targets=(CHILD,), limit=limit)], STOCK)
+    for room in (3, 5, 64):
+        [leases] = await lease.claim(conn, [Claim(session=session, targets=(CHILD,), limit=room)], STOCK)
         batch = [a_report(Fence(one.execution_id, one.attempt)) for one in must(leases)]
         await complete.report(conn, batch, make_id=make_id, jitter=no_jitter)
     return None
@@ -226,9 +230,45 @@ async def signal_and_wake(conn: Connection, some: Sequence[Made]) -> object:
     return None
 
 
+async def submit_limited(conn: Connection, some: Sequence[Made]) -> object:
+    """Children that bring the limits of their keys, in any order."""
+    return await submit.accept(
+        conn,
+        [
+            submission(
+                bucket=one.id.int & 1,
+                parent_id=one.id,
+                parent_attempt=1,
+                concurrency_key=f"k{n % 3}",
+                concurrency_max=n,
+                limit_bucket=0,
+                line=f"key:k{n % 3}",
+                fairness_key=one.run_id,
+            )
+            for n, one in enumerate(some)
+        ],
+    )
+
+
+async def let_in(conn: Connection, _some: Sequence[Made]) -> object:
+    for _ in range(5):
+        for bucket in (0, 1):
+            await admit.adopt(conn, bucket, Placement(buckets=2))
+            for line in await admit.lines(conn, bucket):
+                await admit.advance(conn, line, Placement(buckets=2))
+    return None
+
+
+async def set_limits(conn: Connection, _some: Sequence[Made]) -> object:
+    for key in ("node:n", f"reasoner:{TARGET}", "key:k2", "key:k0"):
+        await limit.put(conn, 0, Rule(concurrency_max=3, rate_max=2, rate_seconds=1.0), namespace=NAMESPACE, key=key)
+    return None
+
+
 STEPS: tuple[Step, ...] = (
     report_all, cancel_all, reap, say_something, say_something, write_own, write_shared, submit_children,
     ask_people, decide, write_steps, call_and_wait, end_children, end_children, signal_and_wake, signal_and_wake,
+    submit_limited, let_in, let_in, set_limits,
 )  # fmt: skip
 CHILD = "n.child"
 

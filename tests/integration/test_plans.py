@@ -16,13 +16,14 @@ import asyncpg
 import pytest
 
 from controlplane.postgres.pool import SESSION_SETTINGS, Connection
-from controlplane.reads import approvals, attempts, bulks, changes, events, executions, explain, jobs, pauses
+from controlplane.reads import approvals, attempts, bulks, changes, events, executions, explain, jobs, limits, pauses
 from controlplane.reads import deliveries as deliveries_reads
 from controlplane.reads import local as local_reads
 from controlplane.reads import nodes as nodes_reads
 from controlplane.reads import runs as run_reads
 from controlplane.reads import steps as step_reads
 from controlplane.stages import (
+    admit,
     approve,
     bulk,
     cancel,
@@ -94,6 +95,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
     page, now = (0, first, last, 1_000, 1), "2100-01-01"
     nothing, none = (None, None), (None,) * 4
     going_on = await plan_rows.ids(conn, "b", 100)
+    blocked = await plan_rows.ids(conn, "b", *range(1, 7), *range(11, 15))
 
     def all_(value: object) -> list[object]:
         return [value] * len(leased)
@@ -386,6 +388,37 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "steps.MEASURE_RESULTS": case(step_reads.MEASURE_RESULTS, 0, ended),
         "steps.READ_RESULTS": case(step_reads.READ_RESULTS, 0, ended),
         "explain.AWAITED": case(explain.AWAITED, 0, suspended[2], 1, 10_000, 10, by="steps_open"),
+        "submit.READY_OF": case(submit.READY_OF, 0, 1, ["n.turn", "n.held0"], ["f0", "f2"], 32, by="queue_turn"),
+        "submit.DECLARE": case(submit.DECLARE, 0, all_(1), [f"key:l{n}" for n in range(2, 12)], list(range(10)), by=""),
+        "admit.LINES": case(admit.LINES, 0, 1, "", 256, by="queue_blocked"),
+        "admit.TOP": case(admit.TOP, 0, 1, "key:main", by="queue_blocked"),
+        "admit.TURNS": case(admit.TURNS, 0, 1, "key:main", 2, "", 256, by="queue_blocked"),
+        "admit.CANDIDATES": case(admit.CANDIDATES, 0, 1, "key:main", 2, ["", "f2", "f4"], 80, 256, by="queue_blocked"),
+        "admit.REFILL": case(
+            admit.REFILL, 0, 1, "turn:n.turn", 0, ["f0", "f2"], "n.turn", 32, by="queue_blocked queue_turn queue_pkey"
+        ),
+        "admit.PEEK": case(admit.PEEK, 0, 1, "key:main", by="limits_pkey"),
+        "admit.LOCK": case(admit.LOCK, 0, 1, ["key:l2", "key:l3", "key:main"], by="limits_pkey"),
+        "admit.HELD_BY_TARGET": case(
+            admit.HELD_BY_TARGET, 0, 1, "n.held0", "n.held0\x01", by="queue_held queue_parent"
+        ),
+        "admit.HELD_BY_KEY": case(admit.HELD_BY_KEY, 0, 1, "main", by="queue_held_key queue_parent"),
+        "admit.LET_IN": case(admit.LET_IN, 0, blocked, "key:main", by="queue_pkey"),
+        "admit.MOVE": case(admit.MOVE, 0, blocked, ["node:n"] * len(blocked), "key:main", by="queue_pkey"),
+        "admit.SPEND": case(admit.SPEND, 0, 1, "key:main", "f2", [1.0], [2], by="limits_pkey"),
+        "admit.ADOPTING": case(admit.ADOPTING, 0, 5.0, 256, by="limits_adopting"),
+        "admit.ADOPT": case(
+            admit.ADOPT, 0, 1, "reasoner:n.echo", admit.FIRST, "n.echo", "n.echo\x01", 1_000, by="queue_pkey"
+        ),
+        "admit.ADOPTED": case(admit.ADOPTED, 0, 1, "key:main", None, 0, 0, by="limits_pkey"),
+        "limits.KNOWN": case(limits.KNOWN, 0, by="limits_pkey"),
+        "limits.PAGE": case(limits.PAGE, 0, 1, "key:l2", 51, by="limits_pkey"),
+        "explain.AHEAD_IN_LINE": case(
+            explain.AHEAD_IN_LINE, 0, 1, "key:main", 1, "f2", "2100-01-01", blocked[0], 1_001, by="queue_blocked"
+        ),
+        "explain.TURNS": case(explain.TURNS, 0, 1, "key:main", 2, 1_000, by="queue_blocked"),
+        "explain.HOLDERS_BY_KEY": case(explain.HOLDERS_BY_KEY, 0, 1, "main", 1_000, 10, by="queue_held_key"),
+        "explain.HOLDERS_BY_TARGET": case(explain.HOLDERS_BY_TARGET, 0, 1, "n.", "n/", 1_000, 10, by="queue_held"),
         "prune.DROP_TICKS": case(prune.DROP_TICKS, 0, 86_400.0 * 30, 1_000),
         "prune.DROP_KEYS": case(prune.DROP_KEYS, 0, 1_000, by="idempotency_keys_expiry idempotency_keys_execution"),
     }

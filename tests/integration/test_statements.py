@@ -25,6 +25,11 @@ BUCKETLESS = {
     "controlplane.reads.bulks.READ_CLOCK": "touches no table",
     "controlplane.reads.events.HORIZON": "touches no table",
 }
+# Who becomes ready passes its limits first, so a statement that says `ready` asks whether there is a line to stand in.
+BECOMES_READY = re.compile(r"\bset\s+state\s*=\s*(case\b.*?\bend\b|'ready')", re.IGNORECASE | re.DOTALL)
+KEEPS_ITS_PLACE = {
+    "controlplane.stages.expire.RELEASE": "only its process was lost, and its place was never given back",
+}
 TABLES = (
     "executions|queue|outcomes|events|logs|memory|memory_items|nodes|sessions|reasoners|webhooks|deliveries"
     "|delivery_attempts|idempotency_keys|limits|schedules|schedule_ticks|api_keys|local_calls|approvals|memory_changes|memory_vectors"
@@ -67,6 +72,24 @@ def test_stays_in_one_bucket(name: str) -> None:
 
     assert tables > 0
     assert narrowed >= tables, f"{tables} tables, {narrowed} of them by bucket:\n{statement}"
+
+
+def ready_makers() -> list[str]:
+    made = {name: BECOMES_READY.search(text) for name, text in STATEMENTS.items()}
+    return [name for name, found in made.items() if found is not None and "'ready'" in found[1]]
+
+
+@pytest.mark.parametrize("name", [name for name in ready_makers() if name not in KEEPS_ITS_PLACE])
+def test_what_becomes_ready_has_passed_its_limits(name: str) -> None:
+    """Whatever wakes stands in its line again; only admit lets it in."""
+    assert re.search(r"\bline\b", STATEMENTS[name]), STATEMENTS[name]
+
+
+def test_those_that_make_ready_are_found() -> None:
+    """The pattern above sees all that there are."""
+    assert {"expire.PROMOTE", "expire.RELEASE", "pause.LET_GO", "complete.RETRY", "admit.LET_IN"} <= {
+        name.removeprefix("controlplane.stages.") for name in ready_makers()
+    }
 
 
 def test_there_are_statements_to_test() -> None:

@@ -71,6 +71,8 @@ STAGES: Mapping[str, frozenset[str]] = {
     "replay": frozenset({"submit", "finish"}),
     # bulk: what is done to many is done by the stages that do it to one, in the transaction that moves its cursor.
     "bulk": frozenset({"cancel", "pause", "submit", "deliver"}),
+    "admit": frozenset({"submit"}),  # both count what of a fairness key is ready
+    "register": frozenset({"limit"}),  # a node says how many of a reasoner may run, in one transaction with the rest
     "complete": frozenset({"finish", "suspend"}),
     "finish": frozenset({"suspend"}),  # the end of a child is news to its parent, in the same transaction
     "cancel": frozenset({"finish"}),
@@ -177,7 +179,7 @@ def test_nobody_imports_the_composition_root(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in IN_ROOMS if name.startswith("stages.")])
 def test_stages_call_each_other_only_along_the_thread(name: str) -> None:
-    """schedule → submit, cancel; bulk → cancel, pause, submit, deliver; cancel, expire … → finish; all → hold …"""
+    """schedule, bulk, admit → submit; schedule, bulk, follow → cancel; cancel, expire … → finish; all → hold …"""
     stage = name.partition(".")[2]
     siblings = {path.partition(".")[2] for path in ours(name) if path.startswith("stages.")}
 

@@ -214,8 +214,7 @@ async def _decide(
         make_id=doors.ids.new,
     )
     if answered.processed:
-        for ready in answered.ready:
-            doors.ready(*ready)
+        doors.woken(answered.ready)
         doors.due()
     return answered
 

@@ -12,6 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from urllib.parse import quote
 
 import msgspec
 import orjson
@@ -195,6 +196,9 @@ async def place(api: Api, operation: Operation) -> Place:
     if "/schedules/{name}" in operation.path:
         yearly = {"name": node, "target": f"{node}.x", "cron": "0 0 29 2 *"}
         assert (await api.post("/schedules", yearly)).status_code == 201
+    limit = f"key:{node}"
+    if "/limits/{key}" in operation.path:
+        assert (await api.client.put(f"/api/v1/limits/{limit}", json={"concurrency_max": 5})).status_code == 201
     path = {
         "target": "n.echo",
         "execution_id": str(lease["execution_id"]),
@@ -206,7 +210,7 @@ async def place(api: Api, operation: Operation) -> Place:
         "name": node,
         "delivery_id": SHOWN_ID.replace("exec", "dlv"),
         "bulk_id": SHOWN_ID.replace("exec", "bulk"),
-        "key": "hostile",
+        "key": limit if "/limits/{key}" in operation.path else "hostile",
         "event": "hostile",
         "token": "hostile",
     }
@@ -241,6 +245,8 @@ async def places(api: Api, operations: Iterable[Operation]) -> AsyncIterator[lis
             await api.post(f"{doors[held['scope']]}/resume", {})
         for made in (await api.get("/schedules", limit=200))["items"]:
             await api.client.delete(f"/api/v1/schedules/{made['name']}")
+        for made in (await api.get("/limits", limit=200))["items"]:
+            await api.client.delete(f"/api/v1/limits/{quote(made['key'])}")
         for _, one in found:
             await api.post(f"/executions/{one.path['execution_id']}/cancel", {})
             await api.post(f"/sessions/{one.path['session_id']}/close", {})

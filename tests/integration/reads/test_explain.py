@@ -12,13 +12,14 @@ from controlplane.domain.approval import WAITING_FOR_APPROVAL
 from controlplane.domain.explain import Cause, Explanation, explain
 from controlplane.domain.ids import ExecutionId, show, show_execution
 from controlplane.domain.lease import Verdict
+from controlplane.domain.limit import Rule
 from controlplane.domain.pause import Paused
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.standing import AHEAD_MAX
 from controlplane.domain.step import AskApproval, AwaitEvent, Sleep, StepOp
 from controlplane.postgres.pool import Connection
 from controlplane.reads import explain as reads
-from controlplane.stages import approve, cancel, expire, pause, submit, wait, withhold
+from controlplane.stages import admit, approve, cancel, expire, limit, pause, submit, wait, withhold
 from controlplane.stages.approve import Question
 from tests.make import (
     NAMESPACE,
@@ -363,10 +364,41 @@ async def test_a_person_pauses_what_runs(conn: Connection) -> None:
 
 
 async def test_a_limit_holds_it_back(conn: Connection) -> None:
-    """The state says so."""
-    found = await why(conn, await make_execution(conn, "blocked"))
+    """Which, who holds it, and how many come before it."""
+    await limit.put(conn, 0, Rule(concurrency_max=1), namespace=NAMESPACE, key="key:k")
+    holder, _, third = [await make_execution(conn, "blocked", line="key:k", concurrency_key="k") for _ in range(3)]
+    [line] = await admit.lines(conn, 0)
+    await admit.advance(conn, line, STOCK)
 
-    assert (found.code, found.sentence) == (Cause.BLOCKED, "A limit holds it back.")
+    found = await why(conn, third)
+
+    assert found.code is Cause.BLOCKED
+    assert found.sentence == (
+        f"key:k allows 1 at once, held by {show_execution(holder.id)}; 1 execution of that line is before it."
+    )
+    assert found.facts.items() >= {"blocked_by": "key:k", "held": 1, "ahead": 1}.items()
+
+
+async def test_a_rate_holds_it_back(conn: Connection) -> None:
+    """When the next may begin."""
+    await limit.put(conn, 0, Rule(rate_max=1, rate_seconds=60.0), namespace=NAMESPACE, key="key:k")
+    _, second = [await make_execution(conn, "blocked", line="key:k", concurrency_key="k") for _ in range(2)]
+    [line] = await admit.lines(conn, 0)
+    await admit.advance(conn, line, STOCK)
+
+    found = await why(conn, second)
+
+    assert found.code is Cause.RATE_LIMITED
+    assert found.facts["next_at"] is not None
+
+
+async def test_others_of_its_run_are_ready_already(conn: Connection) -> None:
+    """A crowd leaves room for others."""
+    made = await make_execution(conn, "blocked", fairness_key="run-a")
+
+    found = await why(conn, made)
+
+    assert (found.code, found.facts["fairness_key"]) == (Cause.WAITING_FOR_TURN, "run-a")
 
 
 async def test_it_waits_for_people(conn: Connection) -> None:

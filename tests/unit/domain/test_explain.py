@@ -56,7 +56,18 @@ SENTENCES = {
         "pausing: A person paused it at 2030-01-01T11:59:50Z; attempt 1 still goes on to its end on node n, and what "
         "comes after it waits."
     ),
-    "blocked": "blocked: A limit holds it back.",
+    "blocked": (
+        f"blocked: key:tools allows 2 at once, held by {CHILD} and 1 more; 4 executions of that line are before it."
+    ),
+    "blocked, and next": "blocked: key:tools allows 0 at once, held by nobody; it is the next.",
+    "rate": (
+        "rate_limited: key:tools lets 10 begin in any 60 s; the next may begin at 2030-01-01T12:00:40Z; it is the next."
+    ),
+    "turn": (
+        "waiting_for_turn: 32 of run-a are ready for n.echo already, so that others may pass; 12 executions of that "
+        "line are before it, about 78 s away."
+    ),
+    "let in": "let_in: key:tools has room for it; it is the next, and it is about to be let in.",
     "approval": (
         "waiting_for_approval: Attempt 1 waits since 2030-01-01T11:59:30Z for people to decide r-1; without an answer "
         "it goes on as expired at 2030-01-01T13:00:00Z."

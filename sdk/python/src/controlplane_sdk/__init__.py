@@ -33,6 +33,7 @@ from controlplane_sdk.errors import (
     Unauthorized,
 )
 from controlplane_sdk.executions import AttemptRecord, Execution, Explanation, Retention
+from controlplane_sdk.limits import Limit
 from controlplane_sdk.pauses import Drain, Pause, Paused
 from controlplane_sdk.runs import Run, RunMember
 from controlplane_sdk.schedules import Schedule, Tick
@@ -68,6 +69,7 @@ __all__ = [
     "Handle",
     "InvalidInput",
     "LeaseLost",
+    "Limit",
     "MemoryConflict",
     "NotFound",
     "NotJson",

@@ -116,6 +116,8 @@ class Agent:
         total: float | None = ...,
         heartbeat: float | None = ...,
         on_parent_end: ParentEnd | None = ...,
+        concurrency: int | None = ...,
+        concurrency_key: str | None = ...,
     ) -> Serve: ...
 
     def reasoner(self, name: Any = None, **options: Any) -> Any:
@@ -129,6 +131,8 @@ class Agent:
         A crash of the process costs no retry. `timeout` bounds one attempt, `heartbeat` how long it may be silent (no
         progress, log line, note or memory write), `schedule_to_start` how long it waits for its first attempt, and
         `total` all of it, in seconds. `on_parent_end`: "cancel" or "keep" it when its parent ends without a result.
+        No more than `concurrency` run at once, on all processes together; `concurrency_key` is that of submits which
+        name none.
         """
         return self._serve("reasoner", name, options)
 
@@ -153,6 +157,8 @@ class Agent:
         total: float | None = ...,
         heartbeat: float | None = ...,
         on_parent_end: ParentEnd | None = ...,
+        concurrency: int | None = ...,
+        concurrency_key: str | None = ...,
     ) -> Serve: ...
 
     def skill(self, name: Any = None, **options: Any) -> Any:
@@ -328,6 +334,8 @@ class Agent:
         total: float | None = None,
         heartbeat: float | None = None,
         on_parent_end: ParentEnd | None = None,
+        concurrency: int | None = None,
+        concurrency_key: str | None = None,
     ) -> F:
         known = name or call.__name__
         if known in self._functions:
@@ -350,6 +358,8 @@ class Agent:
             total=total,
             heartbeat=heartbeat,
             on_parent_end=on_parent_end,
+            concurrency=concurrency,
+            concurrency_key=concurrency_key,
         )
         with contextlib.suppress(AttributeError):  # a bound method carries nothing
             call.map = partial(self.map, f"{self.node_id}.{known}")  # type: ignore[attr-defined]

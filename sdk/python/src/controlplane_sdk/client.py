@@ -20,6 +20,7 @@ from controlplane_sdk.connection import Connection
 from controlplane_sdk.deliveries import Deliveries
 from controlplane_sdk.errors import AlreadyFinished, LeaseLost, RequestRefused, ServerUnavailable, ServerUnreachable
 from controlplane_sdk.executions import AttemptRecord, Execution, Explanation, Retention
+from controlplane_sdk.limits import Limits
 from controlplane_sdk.memory import Memory
 from controlplane_sdk.pauses import Nodes, Pauses
 from controlplane_sdk.runs import Runs
@@ -250,6 +251,7 @@ class Client:
         self.schedules: Schedules[Handle] = Schedules(
             lambda: self._transport, self._handle, patience_seconds=patience_seconds
         )
+        self.limits = Limits(lambda: self._transport, patience_seconds=patience_seconds)
 
     async def __aenter__(self) -> Self:
         self._reach()
@@ -285,6 +287,9 @@ class Client:
         heartbeat_seconds: float | None = None,
         delay_seconds: float | None = None,
         run_at: datetime | str | None = None,
+        concurrency_key: str | None = None,
+        concurrency: Mapping[str, Any] | None = None,
+        fairness_key: str | None = None,
         **arguments: Any,
     ) -> Handle:
         """Start an execution of `node.reasoner` and return at once. Arguments by name, or as `input`.
@@ -294,6 +299,8 @@ class Client:
         `total_seconds` in all, and each attempt `timeout_seconds`, of which it may be silent for `heartbeat_seconds`.
         `retry` says more than `retries`: {"max", "backoff", "delay_seconds", "factor", "cap_seconds", "jitter",
         "fatal_errors", "retry_errors"}.
+        Of one `concurrency_key` no more run at once than its limit allows; `concurrency` {"key", "max"} sets that limit
+        along with the key. Of one `fairness_key` few are ready at once, so that others pass.
         Sent again after a lost answer, it still starts once.
         """
         body = {
@@ -309,6 +316,9 @@ class Client:
             "heartbeat_seconds": heartbeat_seconds,
             "delay_seconds": delay_seconds,
             "run_at": _moment(run_at),
+            "concurrency_key": concurrency_key,
+            "concurrency": concurrency,
+            "fairness_key": fairness_key,
         }
         names = {"X-Run-ID": run_id, "X-Session-ID": session_id, "X-Actor-ID": actor_id}
         names |= {"Idempotency-Key": idempotency_key}

@@ -58,6 +58,8 @@ class Function:
     total: float | None
     heartbeat: float | None
     on_parent_end: ParentEnd | None
+    concurrency: int | None = None
+    concurrency_key: str | None = None
 
     @cached_property
     def signature(self) -> Signature:
@@ -85,6 +87,8 @@ class Function:
             "total_seconds": self.total,
             "heartbeat_seconds": self.heartbeat,
             "on_parent_end": self.on_parent_end,
+            "concurrency": self.concurrency,
+            "concurrency_key": self.concurrency_key,
             "retry": {
                 "jitter": self.retry_jitter,
                 "fatal_errors": list(self.fatal_errors),
