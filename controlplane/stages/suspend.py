@@ -72,9 +72,10 @@ where q.bucket = $1
   and q.attempt = p.attempt
 """
 
+# Without news: who writes this holds the row of the queue, and wakes it in the same transaction.
 FULFIL = """
 update steps
-set status = 'done', value = $4, timed_out = $5, news = awaited, done_at = clock()
+set status = 'done', value = $4, timed_out = $5, done_at = clock()
 where bucket = $1
   and execution_id = $2
   and name = $3
@@ -99,7 +100,7 @@ for update of q skip locked
 # `coalesce` keeps it away from the index of what is due, which may hold everybody's: these are looked at one by one.
 FULFIL_DUE = """
 update steps
-set status = 'done', timed_out = kind = 'event', news = awaited, done_at = clock()
+set status = 'done', timed_out = kind = 'event', done_at = clock()
 where bucket = $1
   and execution_id = any($2::uuid[])
   and (status = 'pending' or awaited)

@@ -173,12 +173,12 @@ async def test_the_last_child_wakes_its_parent(conn: Connection) -> None:
     waiting = await state(conn, made)
 
     await report(conn, fence_of(a))
-    first = await stage.fan_in(conn, 0)
+    first = [await stage.fan_in(conn, 0) for _ in range(2)]
     await report(conn, fence_of(b))
     looks = [await stage.fan_in(conn, 0) for _ in range(2)]
 
     assert waiting == ("waiting", "awaiting_child")
-    assert first == (1, [])
+    assert first == [(1, []), (0, [])]  # nothing is looked at twice
     assert looks == [(1, [(1, "n.echo")]), (0, [])]
     assert await state(conn, made) == ("ready", "woken")
 
