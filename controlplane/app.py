@@ -8,8 +8,10 @@ import logging
 import random
 import secrets
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -271,7 +273,7 @@ async def _running(
         pool,
         placement,
         find=bulks.find,
-        read_asked=execution_rows.read_asked,
+        read_asked=partial(_read_asked, doors.catalogue),
         make_id=ids.new,
         ready=doors.ready,
         ended=doors.ended,
@@ -460,6 +462,14 @@ def _stopped(overseer: Overseer, hints: Hints, stopped: Sequence[Stopped]) -> No
     overseer.late(stopped)
     for one in stopped:
         hints.tell(topic.session(one.session_id))
+
+
+async def _read_asked(
+    catalogue: Catalogue, conn: Connection, bucket: int, id_: UUID, *, namespace: int
+) -> Submission | None:
+    """What was asked of an execution, to be asked again: it passes the limits of today."""
+    old = await execution_rows.read_asked(conn, bucket, id_, namespace=namespace)
+    return old and replace(old, line=catalogue.line(old.namespace, old.target, old.concurrency_key))
 
 
 def _tell_blocked(

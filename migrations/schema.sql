@@ -303,6 +303,8 @@ CREATE TABLE public.executions (
     retry_errors text[],
     schedule_to_start_seconds double precision,
     total_seconds double precision,
+    concurrency_key text,
+    fairness_key text,
     heartbeat_seconds double precision,
     on_parent_end text,
     CONSTRAINT executions_retries_max_check CHECK ((retries_max >= 0)),
@@ -344,6 +346,8 @@ CREATE TABLE public.executions_default (
     retry_errors text[],
     schedule_to_start_seconds double precision,
     total_seconds double precision,
+    concurrency_key text,
+    fairness_key text,
     heartbeat_seconds double precision,
     on_parent_end text,
     CONSTRAINT executions_retries_max_check CHECK ((retries_max >= 0)),
@@ -367,16 +371,23 @@ CREATE TABLE public.idempotency_keys (
 CREATE TABLE public.limits (
     bucket smallint NOT NULL,
     namespace smallint NOT NULL,
-    key text NOT NULL,
+    key text NOT NULL COLLATE pg_catalog."C",
     concurrency_max integer,
     rate_max integer,
     rate_seconds double precision,
-    held integer DEFAULT 0 NOT NULL,
     updated_at timestamp with time zone NOT NULL,
+    declared_max integer,
+    spent_at double precision[] DEFAULT '{}'::double precision[] NOT NULL,
+    spent integer[] DEFAULT '{}'::integer[] NOT NULL,
+    turn text DEFAULT ''::text NOT NULL,
+    adopt_after uuid,
+    adopt_passes smallint DEFAULT 0 NOT NULL,
     CONSTRAINT limits_concurrency_max_check CHECK ((concurrency_max >= 0)),
-    CONSTRAINT limits_held_check CHECK ((held >= 0)),
+    CONSTRAINT limits_declared_max_check CHECK ((declared_max >= 0)),
     CONSTRAINT limits_rate_max_check CHECK ((rate_max >= 0)),
-    CONSTRAINT limits_rate_seconds_check CHECK ((rate_seconds > (0)::double precision))
+    CONSTRAINT limits_rate_seconds_check CHECK ((rate_seconds > (0)::double precision)),
+    CONSTRAINT rate_is_whole CHECK (((rate_max IS NULL) = (rate_seconds IS NULL))),
+    CONSTRAINT spent_is_whole CHECK ((cardinality(spent_at) = cardinality(spent)))
 );
 
 CREATE TABLE public.local_calls (
@@ -619,6 +630,10 @@ CREATE TABLE public.queue (
     waiting_at timestamp with time zone,
     remaining_seconds double precision,
     total_deadline_at timestamp with time zone,
+    line text,
+    limited boolean DEFAULT false NOT NULL,
+    concurrency_key text,
+    fairness_key text,
     waits_until text,
     waits_reason text,
     heartbeat_seconds double precision,
@@ -655,6 +670,7 @@ CREATE TABLE public.reasoners (
     retry_jitter double precision,
     fatal_errors text[],
     retry_errors text[],
+    concurrency_key text,
     schedule_to_start_seconds double precision,
     total_seconds double precision,
     heartbeat_seconds double precision,
@@ -846,6 +862,9 @@ ALTER TABLE ONLY public.api_keys
 ALTER TABLE ONLY public.approvals
     ADD CONSTRAINT approvals_pkey PRIMARY KEY (bucket, execution_id, request_id);
 
+ALTER TABLE public.queue
+    ADD CONSTRAINT blocked_has_line CHECK (((state <> 'blocked'::text) OR (line IS NOT NULL))) NOT VALID;
+
 ALTER TABLE ONLY public.bulks
     ADD CONSTRAINT bulks_pkey PRIMARY KEY (bucket, id);
 
@@ -1013,6 +1032,8 @@ CREATE INDEX idempotency_keys_execution ON public.idempotency_keys USING btree (
 
 CREATE INDEX idempotency_keys_expiry ON public.idempotency_keys USING btree (bucket, expires_at);
 
+CREATE INDEX limits_adopting ON public.limits USING btree (bucket, namespace, key) WHERE (adopt_passes > 0);
+
 CREATE INDEX local_calls_local ON public.local_calls USING btree (bucket, namespace, local_id);
 
 CREATE INDEX memory_changes_at ON public.memory_changes USING btree (bucket, at);
@@ -1023,17 +1044,25 @@ CREATE INDEX outcomes_default_bucket_namespace_status_id_idx ON public.outcomes_
 
 CREATE INDEX queue_accepted ON public.queue USING btree (bucket, accepted_at) WHERE (accepted_at IS NOT NULL);
 
+CREATE INDEX queue_blocked ON public.queue USING btree (bucket, namespace, line, priority DESC, COALESCE(fairness_key, ''::text) COLLATE "C", available_at, id) WHERE (state = 'blocked'::text);
+
 CREATE INDEX queue_cancel ON public.queue USING btree (bucket, cancel_requested_at) WHERE (cancel_requested_at IS NOT NULL);
 
 CREATE INDEX queue_deadline ON public.queue USING btree (bucket, deadline_at) WHERE (deadline_at IS NOT NULL);
 
 CREATE INDEX queue_delayed ON public.queue USING btree (bucket, available_at) WHERE (state = 'delayed'::text);
 
+CREATE INDEX queue_held ON public.queue USING btree (bucket, namespace, target COLLATE "C", id) WHERE (limited AND (state = ANY (ARRAY['ready'::text, 'leased'::text])));
+
+CREATE INDEX queue_held_key ON public.queue USING btree (bucket, namespace, concurrency_key, id) WHERE ((concurrency_key IS NOT NULL) AND (state = ANY (ARRAY['ready'::text, 'leased'::text])));
+
 CREATE INDEX queue_parent ON public.queue USING btree (bucket, parent_id) WHERE (parent_id IS NOT NULL);
 
 CREATE INDEX queue_ready ON public.queue USING btree (bucket, namespace, target, priority DESC, available_at, id) WHERE (state = 'ready'::text);
 
 CREATE INDEX queue_session ON public.queue USING btree (bucket, session_id) WHERE (state = ANY (ARRAY['leased'::text, 'waiting'::text]));
+
+CREATE INDEX queue_turn ON public.queue USING btree (bucket, namespace, target, fairness_key) WHERE ((state = 'ready'::text) AND (fairness_key IS NOT NULL));
 
 CREATE INDEX queue_unaccepted ON public.queue USING btree (bucket, sent_at) WHERE ((sent_at IS NOT NULL) AND (accepted_at IS NULL));
 
