@@ -29,6 +29,7 @@ BUCKETLESS = {
 BECOMES_READY = re.compile(r"\bset\s+state\s*=\s*(case\b.*?\bend\b|'ready')", re.IGNORECASE | re.DOTALL)
 KEEPS_ITS_PLACE = {
     "controlplane.stages.expire.RELEASE": "only its process was lost, and its place was never given back",
+    "controlplane.stages.suspend.PARK": "what is there already is no wait, and its place was never given back",
 }
 TABLES = (
     "executions|queue|outcomes|events|logs|memory|memory_items|nodes|sessions|reasoners|webhooks|deliveries"

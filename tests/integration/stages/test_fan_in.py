@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from controlplane.domain.execution import Accepted, Submission
-from controlplane.domain.lease import Fence, Lease, Verdict
+from controlplane.domain.lease import Fence, Lease, Ready, Verdict
 from controlplane.domain.step import Done, StepStatus
 from controlplane.errors import Invalid, LeaseLost
 from controlplane.postgres.pool import Connection
@@ -31,6 +31,7 @@ from tests.make import (
     suspend,
 )
 
+ECHO = Ready(1, "n.echo")
 CHILD = "n.child"
 
 
@@ -179,7 +180,7 @@ async def test_the_last_child_wakes_its_parent(conn: Connection) -> None:
 
     assert waiting == ("waiting", "awaiting_child")
     assert first == [(1, []), (0, [])]  # nothing is looked at twice
-    assert looks == [(1, [(1, "n.echo")]), (0, [])]
+    assert looks == [(1, [ECHO]), (0, [])]
     assert await state(conn, made) == ("ready", "woken")
 
 
@@ -191,7 +192,7 @@ async def test_any_child_wakes_its_parent(conn: Connection) -> None:
     first = await stage.fan_in(conn, 0)
     await report(conn, fence_of(b))
 
-    assert first == (1, [(1, "n.echo")])
+    assert first == (1, [ECHO])
     assert await stage.fan_in(conn, 0) == (0, [])
     assert (await event_types(conn, made.id)).count("execution.woken") == 1
 
@@ -216,7 +217,7 @@ async def test_children_that_ended_before_are_not_waited_for(conn: Connection) -
     [child] = await lease(conn, await make_session(conn), [CHILD])
     await report(conn, fence_of(child))
 
-    assert (await suspend(conn, made.fence, "child")).ready == (1, "n.echo")
+    assert (await suspend(conn, made.fence, "child")).ready == ECHO
 
 
 async def test_the_last_two_children_at_once(conn: Connection, other: Connection, observer: Connection) -> None:
@@ -232,7 +233,7 @@ async def test_the_last_two_children_at_once(conn: Connection, other: Connection
     looks = [await stage.fan_in(other, 0) for _ in range(2)]
 
     assert between == (1, [])
-    assert looks == [(1, [(1, "n.echo")]), (0, [])]
+    assert looks == [(1, [ECHO]), (0, [])]
     assert (await event_types(conn, made.id)).count("execution.woken") == 1
 
 
@@ -247,7 +248,7 @@ async def test_two_looks_at_once(conn: Connection, other: Connection) -> None:
     theirs = await stage.fan_in(other, 0)
     await transaction.commit()
 
-    assert (mine, theirs) == ((1, [(1, "n.echo")]), (0, []))
+    assert (mine, theirs) == ((1, [ECHO]), (0, []))
     assert await stage.fan_in(other, 0) == (0, [])
     assert (await event_types(conn, made.id)).count("execution.woken") == 1
 
@@ -269,7 +270,7 @@ async def test_a_child_ends_while_its_parent_suspends(
     )
 
     assert parked.status == "waiting"
-    assert await stage.fan_in(conn, 0) == (1, [(1, "n.echo")])
+    assert await stage.fan_in(conn, 0) == (1, [ECHO])
 
 
 async def test_a_parent_suspends_while_its_child_ends(
@@ -288,7 +289,7 @@ async def test_a_parent_suspends_while_its_child_ends(
         second=lambda c: suspend(c, made.fence, "child"),
     )
 
-    assert parked.ready == (1, "n.echo")
+    assert parked.ready == ECHO
     assert await stage.fan_in(conn, 0) == (0, [])
 
 
@@ -313,7 +314,7 @@ async def test_an_end_that_nobody_told(conn: Connection) -> None:
     found = [await stage.catch_up(conn, 0) for _ in range(2)]
 
     assert (untold, found) == ((0, []), [1, 0])
-    assert await stage.fan_in(conn, 0) == (1, [(1, "n.echo")])
+    assert await stage.fan_in(conn, 0) == (1, [ECHO])
     assert await state(conn, made) == ("ready", "woken")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from controlplane.domain.approval import Decision
 from controlplane.domain.execution import Status
-from controlplane.domain.lease import Fence, Recorded, ReportCode, Verdict
+from controlplane.domain.lease import Fence, Ready, Recorded, ReportCode, Verdict
 from controlplane.domain.step import AskApproval, AwaitEvent, Done, Sleep, StepStatus
 from controlplane.errors import StepNotFound
 from controlplane.postgres.pool import Connection
@@ -38,6 +38,7 @@ from tests.make import (
     suspend,
 )
 
+ECHO = Ready(1, "n.echo")
 NAP = Sleep(name="nap", seconds=60)
 GO = AwaitEvent(name="go", event="go")
 PARKED = Recorded(code=ReportCode.RECORDED, status=Status.WAITING)
@@ -92,7 +93,7 @@ async def test_a_sleep_ends(conn: Connection) -> None:
     [second] = await lease(conn, made.session)
     [nap] = await steps(conn, made, NAP, fence=Fence(made.id, 2))
 
-    assert (early, late) == ((0, []), (1, [(1, "n.echo")]))
+    assert (early, late) == ((0, []), (1, [ECHO]))
     assert (second.attempt, second.steps, second.failures) == (2, 1, 0)
     assert (nap.status, nap.timed_out) == (StepStatus.DONE, False)
 
@@ -117,7 +118,7 @@ async def test_a_signal_wakes(conn: Connection) -> None:
 
     sent = await send(conn, made.id, payload=b'"now"')
 
-    assert (sent.delivered, sent.ready) == (True, ((1, "n.echo"),))
+    assert (sent.delivered, sent.ready) == (True, (ECHO,))
     assert await state(conn, made) == ("ready", "woken")
     assert (await event_types(conn, made.id))[-2:] == ["execution.woken", "signal.received"]
 
@@ -140,7 +141,7 @@ async def test_all_goes_on_with_the_last(conn: Connection) -> None:
 
     looks = [await stage.wake_due(conn, 0) for _ in range(2)]
 
-    assert looks == [(1, [(1, "n.echo")]), (0, [])]
+    assert looks == [(1, [ECHO]), (0, [])]
     assert (await event_types(conn, made.id)).count("execution.woken") == 1
 
 
@@ -154,7 +155,7 @@ async def test_what_has_come_already_is_not_waited_for(conn: Connection, any_: b
     answer, again = [await suspend(conn, made.fence, "go", any_=any_) for _ in range(2)]
 
     assert again == Recorded(code=ReportCode.ALREADY_RECORDED, status=Status.QUEUED)
-    assert answer == Recorded(code=ReportCode.RECORDED, status=Status.QUEUED, ready=(1, "n.echo"))
+    assert answer == Recorded(code=ReportCode.RECORDED, status=Status.QUEUED, ready=ECHO)
     assert (await event_types(conn, made.id))[-2:] == ["execution.suspended", "execution.woken"]
 
 
@@ -318,7 +319,7 @@ async def test_a_signal_while_it_suspends(conn: Connection, other: Connection, o
         conn, other, observer, first=lambda c: suspend(c, made.fence, "go"), second=lambda c: send(c, made.id)
     )
 
-    assert (parked, sent.delivered, sent.ready) == (PARKED, True, ((1, "n.echo"),))
+    assert (parked, sent.delivered, sent.ready) == (PARKED, True, (ECHO,))
 
 
 async def test_a_suspend_while_a_signal_comes(conn: Connection, other: Connection, observer: Connection) -> None:
