@@ -78,6 +78,24 @@ async def test_two_replicas_retry_each_once(api: Api, other: Api) -> None:
     assert sorted(sources) == sorted(ids)
 
 
+async def test_a_retry_passes_the_limits_of_today(api: Api) -> None:
+    """What failed when there was no limit is asked again under it: one at a time."""
+    session = await api.node()
+    await fill(api, 3)
+    for lease in await api.lease(session, limit=3):
+        await api.finish(session, lease, status="failed", error="boom", retryable=False)
+    await api.client.put("/api/v1/limits/reasoner:n.echo", json={"concurrency_max": 1})
+
+    done = await over(api, await ask(api, "retry", filter={"status": "failed"}))
+    [one] = await api.lease(session, limit=3)
+    blocked = (await api.get("/executions", status="queued"))["items"]
+
+    assert (done["done"], len(blocked)) == (3, 2)
+    assert await api.lease(session, limit=3, wait_seconds=0) == []
+    await api.finish(session, one)
+    assert len(await api.lease(session, limit=3)) == 1
+
+
 async def test_dead_deliveries_are_sent_again(api: Api, receiver: Receiver) -> None:
     """The receiver is back and gets what it has missed."""
     session = await api.node()

@@ -9,11 +9,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-from controlplane.domain.lease import Fence, Lease, Verdict
+from controlplane.domain.lease import Fence, Lease, Ready, Verdict
 from controlplane.domain.limit import READY_MAX, Rule
 from controlplane.domain.retry import RetryPolicy
+from controlplane.domain.step import Sleep
 from controlplane.postgres.pool import Connection
 from controlplane.stages import admit, cancel, expire, limit, pause, wait
+from controlplane.stages import suspend as stage
 from tests.make import (
     NAMESPACE,
     STOCK,
@@ -27,10 +29,13 @@ from tests.make import (
     move_clock,
     queue_row,
     report,
+    steps,
     submission,
+    suspend,
 )
 
 KEY = "key:tools"
+NAP = Sleep(name="nap", seconds=60)
 RUNNING = "select count(*) from queue where bucket = 0 and state in ('ready', 'leased') and concurrency_key = 'tools'"
 
 
@@ -124,6 +129,11 @@ async def _awaits_a_child(conn: Connection, made: Made) -> None:
     await make_execution(conn, parent_id=made.id, target="other.child")
 
 
+async def _suspends(conn: Connection, made: Made) -> None:
+    await steps(conn, made, NAP)
+    await suspend(conn, made.fence, NAP.name)
+
+
 @pytest.mark.parametrize(
     "leaves",
     [
@@ -135,6 +145,7 @@ async def _awaits_a_child(conn: Connection, made: Made) -> None:
         _crashes_while_paused,
         _waits_for_a_person,
         _awaits_a_child,
+        _suspends,
     ],
 )
 async def test_a_place_is_given_back_once(conn: Connection, leaves: Any) -> None:
@@ -169,17 +180,21 @@ async def test_a_crash_keeps_its_place(conn: Connection) -> None:
 
 
 async def test_what_wakes_stands_in_line_again(conn: Connection) -> None:
-    """A retry that is due and what is resumed hold no place until they are let in."""
+    """A retry that is due, what is resumed and what has slept hold no place until they are let in."""
     await put(conn, concurrency_max=1)
-    delayed, paused = [
-        await make_execution(conn, to, concurrency_key="tools", line=KEY) for to in ("delayed", "paused")
+    delayed, paused, sleeping = [
+        await make_execution(conn, to, concurrency_key="tools", line=KEY) for to in ("delayed", "paused", "running")
     ]
+    await _suspends(conn, sleeping)
     await conn.execute("update queue set available_at = clock() - interval '1 s'")
+    await conn.execute("update steps set due_at = clock()")
 
     await expire.promote(conn, 0)
     await pause.resume(conn, paused.id)
+    _, woken = await stage.wake_due(conn, 0)
 
-    assert [await state(conn, one) for one in (delayed, paused)] == ["blocked", "blocked"]
+    assert [await state(conn, one) for one in (delayed, paused, sleeping)] == ["blocked", "blocked", "blocked"]
+    assert woken == [Ready(NAMESPACE, TARGET, blocked=True)]
     assert await let_in(conn) == 1
 
 
