@@ -1,6 +1,6 @@
 """The command line: stdout is data, stderr is talk, and a failure is one line that says what to do next.
 
-`commands.py` declares every command and its options; the module named like the command does the work, and is imported
+`commands/` declares every command and its options; the module named like the command does the work, and is imported
 only when it is called, so that `--help` is fast.
 """
 
