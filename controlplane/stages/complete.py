@@ -119,6 +119,8 @@ async def _report(
     ]
     wishes = {item.fence: _wish(item, held) for item, held in live if _only_waits(item, held)}
     over = [(item, held) for item, held in live if item.fence not in wishes]
+    if wishes and over:
+        await suspend.reserve(conn, bucket, [held for _, held in over], list(wishes.values()))
     settled, ending, returning = await conclude(conn, bucket, over, make_id=make_id, jitter=jitter)
     parked = await suspend.park(conn, bucket, list(wishes.values()))
     await record.append(conn, bucket, [_discarded(item, held) for item, held in ending if _comes_too_late(item, held)])

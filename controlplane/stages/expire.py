@@ -17,7 +17,7 @@ from controlplane.domain.lease import CRASHED, NODE_SILENT, SILENT, Fence, Repor
 from controlplane.domain.notice import text
 from controlplane.domain.placement import by_bucket
 from controlplane.postgres.pool import Connection
-from controlplane.stages import complete, finish, hold, record
+from controlplane.stages import complete, finish, hold, record, suspend
 
 TIMED_OUT = {
     Overdue.SCHEDULE_TO_START: "Nobody began it within the time that it may wait for that.",
@@ -324,6 +324,8 @@ async def sweep(conn: Connection, bucket: int, *, make_id: finish.MakeId) -> Swe
         silent = [held for held in rows if closed.get(held.session_id) == SILENT]
         crashed = [held for held in rows if closed.get(held.session_id) in CRASHED]
         handed_back = [held for held in rows if closed.get(held.session_id) not in CRASHED | {SILENT}]
+        if len(rows) not in (len(silent), len(crashed), len(handed_back)):
+            await suspend.reserve(conn, bucket, rows)
         quiet = await _free(conn, bucket, silent, reason=NODE_SILENT, crash=True, make_id=make_id)
         done = await _free(conn, bucket, crashed, reason="lease_expired", crash=True, make_id=make_id)
         also = await _free(conn, bucket, handed_back, reason="released", crash=False, make_id=make_id)
@@ -425,6 +427,8 @@ async def time_out(
         silent = [held for held in rows if held.overdue is Overdue.HEARTBEAT]
         excused = await _excuse(conn, bucket, silent)
         missed = [(_missed(held), held) for held in silent if held.id not in excused]
+        if missed and len(missed) < len(rows):
+            await suspend.reserve(conn, bucket, rows)
         swept = await _end(conn, bucket, [held for held in rows if held not in silent], make_id=make_id)
         settled, _, again = await complete.conclude(conn, bucket, missed, make_id=make_id, jitter=jitter)
     return Swept(

@@ -420,6 +420,17 @@ async def catch_up(conn: Connection, bucket: int, *, limit: int = WAITS_MAX) -> 
     return len(ended)
 
 
+async def reserve(conn: Connection, bucket: int, ending: Sequence[Held], wishes: Sequence[Wish] = ()) -> None:
+    """Lock at once what the ends of these and the wishes will touch, for who does them one after the other.
+
+    Else two that end the children of each other's parents, or park those parents, wait for each other in a circle.
+    """
+    children = [held.id for held in ending if held.parent_id is not None]
+    touched = await conn.fetch(ENDING, bucket, [held.id for held in ending], children)
+    pairs = [(row["execution_id"], row["name"]) for row in touched]
+    await _lock(conn, bucket, pairs + [(wish.held.id, name) for wish in wishes for name in wish.waits])
+
+
 async def end(conn: Connection, bucket: int, ids: Sequence[UUID], children: Iterable[tuple[UUID, bool]]) -> None:
     """These executions end, and some of them are children (and have succeeded, or not). In the transaction of finish.
 
@@ -429,10 +440,14 @@ async def end(conn: Connection, bucket: int, ids: Sequence[UUID], children: Iter
     touched = await conn.fetch(ENDING, bucket, ids, list(calls))
     if not touched:
         return
-    await conn.fetch(LOCK_STEPS, bucket, [row["execution_id"] for row in touched], [row["name"] for row in touched])
+    await _lock(conn, bucket, [(row["execution_id"], row["name"]) for row in touched])
     await conn.execute(CLOSE, bucket, ids)
     if calls:
         await conn.execute(END_CALLS, bucket, list(calls), list(calls.values()))
+
+
+async def _lock(conn: Connection, bucket: int, pairs: Sequence[tuple[UUID, str]]) -> None:
+    await conn.fetch(LOCK_STEPS, bucket, [id_ for id_, _ in pairs], [name for _, name in pairs])
 
 
 async def _mark(conn: Connection, bucket: int, wishes: Sequence[Wish]) -> None:
