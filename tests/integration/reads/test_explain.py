@@ -296,6 +296,19 @@ async def test_it_failed_and_is_tried_again(conn: Connection) -> None:
     assert found.fix == f"See why: GET /api/v1/executions/{show_execution(made.id)}/attempts."
 
 
+async def test_a_pause_leaves_the_failure_alone(conn: Connection) -> None:
+    """What is let go before its retry is tried again then, and says why."""
+    made = await make_execution(conn, "running", retry=RetryPolicy(retries_max=2, delay_seconds=60))
+    await report(conn, made.fence, Verdict.FAILED, error=b'"no way"', error_class="Boom")
+    await pause.request(conn, made.id, reason=None)
+    await pause.resume(conn, made.id)
+
+    found = await why(conn, made)
+
+    assert found.code is Cause.RETRYING
+    assert found.sentence.startswith("Attempt 1 failed: Boom (no way); it is tried again at ")
+
+
 @pytest.mark.parametrize(
     ("reason", "code", "words"),
     [
