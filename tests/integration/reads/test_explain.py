@@ -34,6 +34,7 @@ from tests.make import (
     must,
     queue_row,
     report,
+    send,
     steps,
     submission,
     suspend,
@@ -663,6 +664,17 @@ async def test_it_waits_for_an_event(conn: Connection) -> None:
     assert found.sentence == f"It waits since {second(since)} for the event deploy.approved (and 1 more step)."
     assert (found.since, found.facts["awaited"], found.facts["awaited_done"]) == (since, 2, 0)
     assert str(found.fix).endswith("/signals/deploy.approved.")
+
+
+async def test_it_waits_for_what_has_not_come(conn: Connection) -> None:
+    """Of several things not for the one that has come already, although it began to wait for that."""
+    made = await suspended(conn, AwaitEvent(name="go", event="go"), Sleep(name="nap", seconds=60))
+    await send(conn, made.id)
+
+    found = await why(conn, made)
+
+    assert found.code is Cause.SLEEPING
+    assert found.sentence.startswith("It sleeps until ")
 
 
 async def test_it_waits_for_people_without_a_lease(conn: Connection) -> None:
