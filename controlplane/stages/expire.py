@@ -240,10 +240,15 @@ limit $3
 for update skip locked
 """
 
-# What is ready again at once keeps its place under its limits: only its process was lost.
+# What is ready again at once keeps its place under its limits: only its process was lost. Who waited had none.
 RELEASE = """
 update queue q
-set state = case when q.pause_requested then 'paused' when $6::float8 > 0 then 'delayed' else 'ready' end,
+set state = case
+    when q.pause_requested then 'paused'
+    when $6::float8 > 0 then 'delayed'
+    when q.state = 'waiting' and q.line is not null then 'blocked'
+    else 'ready'
+  end,
   session_id = null,
   leased_at = null,
   deadline_at = q.total_deadline_at,
@@ -313,7 +318,8 @@ async def close_expired(conn: Connection, bucket: int, *, up_seconds: float) -> 
 async def sweep(conn: Connection, bucket: int, *, make_id: finish.MakeId) -> Swept:
     """Free what closed sessions still hold.
 
-    Moves: leased, waiting → ready, or → (outcome) when it was being cancelled or keeps crashing.
+    Moves: leased, waiting → ready (blocked when it waited under a limit), or → (outcome) when it was being cancelled or
+    keeps crashing.
     Guard: rows are taken with `skip locked`; one that a report holds right now is seen again on the next pass.
     """
     closed = await _closed_holders(conn, bucket)

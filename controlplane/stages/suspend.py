@@ -47,11 +47,17 @@ where s.bucket = $1
   and s.status = 'pending'
 """
 
-# `reason` null: what it waits for is there, and it keeps its place in the `line` of a limit: it has not given it back.
+# `reason` null: what it waits for is there, and it keeps its place under its limits, unless it waited before and gave
+# it back.
 # Its deadline is that of the whole from here on; waiting is progress, and the crashes before it are forgiven.
 PARK = """
 update queue q
-set state = case when q.pause_requested then 'paused' when p.reason is null then 'ready' else 'waiting' end,
+set state = case
+    when q.pause_requested then 'paused'
+    when p.reason is not null then 'waiting'
+    when q.state = 'waiting' and q.line is not null then 'blocked'
+    else 'ready'
+  end,
   available_at = clock(),
   crashes = 0,
   session_id = null,
