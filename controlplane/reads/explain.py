@@ -19,6 +19,7 @@ from controlplane.domain.explain import RETRYING
 from controlplane.domain.ids import ExecutionId, SessionId, bucket_of
 from controlplane.domain.lease import Transport
 from controlplane.domain.limit import KEY, TURN, range_of
+from controlplane.domain.pause import Pause
 from controlplane.domain.placement import Placement
 from controlplane.domain.standing import (
     AHEAD_MAX,
@@ -378,7 +379,12 @@ async def standing(
 async def _with_hold(
     conn: Connection, found: Standing, row: asyncpg.Record, namespace: int, placement: Placement
 ) -> Standing:
+    held = await _pauses(conn, found, namespace, placement)
+    if held:
+        return replace(found, pauses=held)
     line, priority, turn = row["line"], row["priority"], row["fairness_key"] or ""
+    if line.startswith(TURN):  # those before it are ready, and what keeps them keeps it
+        found = replace(found, node=await _node(conn, found.node_id, namespace, placement))
     own = urgent = 0
     finishes, seconds = 0, 0.0
     turns = await conn.fetchval(TURNS, bucket_of(found.id), namespace, line, priority, TURNS_MAX)
@@ -417,10 +423,9 @@ async def _holders(conn: Connection, namespace: int, key: str, placement: Placem
 async def _with_queue(
     conn: Connection, found: Standing, row: asyncpg.Record, namespace: int, placement: Placement
 ) -> Standing:
-    bucket = placement.of_key(namespace, found.node_id)
-    held = await pauses.about(conn, bucket, namespace=namespace, node_id=found.node_id, target=found.target)
+    held = await _pauses(conn, found, namespace, placement)
     if held:
-        return replace(found, pauses=tuple(held))
+        return replace(found, pauses=held)
     node = await _node(conn, found.node_id, namespace, placement)
     if not any(not one.draining for one in node.processes):
         return replace(found, node=node)
@@ -432,6 +437,11 @@ async def _with_queue(
         if late is not None:
             finishes, seconds = finishes + late["finishes"], max(seconds, late["seconds"])
     return replace(found, node=node, line=Line(ahead=ahead, finishes=finishes, seconds=seconds))
+
+
+async def _pauses(conn: Connection, found: Standing, namespace: int, placement: Placement) -> tuple[Pause, ...]:
+    bucket = placement.of_key(namespace, found.node_id)
+    return tuple(await pauses.about(conn, bucket, namespace=namespace, node_id=found.node_id, target=found.target))
 
 
 async def _node(conn: Connection, node_id: str, namespace: int, placement: Placement) -> Node:

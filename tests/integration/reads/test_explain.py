@@ -408,11 +408,29 @@ async def test_a_rate_holds_it_back(conn: Connection) -> None:
 
 async def test_others_of_its_run_are_ready_already(conn: Connection) -> None:
     """A crowd leaves room for others."""
+    await make_session(conn)
     made = await make_execution(conn, "blocked", fairness_key="run-a")
 
     found = await why(conn, made)
 
     assert (found.code, found.facts["fairness_key"]) == (Cause.WAITING_FOR_TURN, "run-a")
+
+
+@pytest.mark.parametrize("line", ["key:k", None])
+async def test_no_room_would_help_what_is_paused(conn: Connection, line: str | None) -> None:
+    """What a person holds back says so, also where it stands in a line."""
+    made = await make_execution(conn, "blocked", line=line, concurrency_key=line and "k", fairness_key="run-a")
+    what = Paused.reasoner("n", "n.echo")
+    await withhold.pause(conn, [0], what, namespace=NAMESPACE, reason=None, paused_by=None)
+
+    assert (await why(conn, made)).code is Cause.REASONER_PAUSED
+
+
+async def test_no_turn_comes_where_nobody_is(conn: Connection) -> None:
+    """Those of its run that are before it wait for a node, and so does it."""
+    made = await make_execution(conn, "blocked", fairness_key="run-a")
+
+    assert (await why(conn, made)).code is Cause.NO_NODE
 
 
 async def test_it_waits_for_people(conn: Connection) -> None:
