@@ -469,7 +469,7 @@ async def _read_asked(
 ) -> Submission | None:
     """What was asked of an execution, to be asked again: it passes the limits of today."""
     old = await execution_rows.read_asked(conn, bucket, id_, namespace=namespace)
-    return old and replace(old, line=catalogue.line(old.namespace, old.target, old.concurrency_key))
+    return old and replace(old, line=await catalogue.line_now(old.namespace, old.target, old.concurrency_key))
 
 
 def _tell_blocked(
@@ -486,7 +486,8 @@ async def _served(catalogue: Catalogue, namespace: int, target: str) -> Served:
     try:
         entry = await catalogue.find(namespace, target)
     except TargetNotFound:
-        return Served(type="reasoner", retry=RetryPolicy(), timeout_seconds=None)
+        line = catalogue.line(namespace, target, None)
+        return Served(type="reasoner", retry=RetryPolicy(), timeout_seconds=None, line=line)
     return catalogue.served(entry)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import partial
 
 from controlplane.domain.limit import first_line
@@ -77,13 +78,8 @@ class Catalogue:
 
     def served(self, entry: Entry) -> Served:
         """What a schedule that submits this has to know of it."""
-        return Served(
-            type=entry.type,
-            retry=entry.retry,
-            timeout_seconds=entry.timeout_seconds,
-            concurrency_key=entry.concurrency_key,
-            line=self.line(entry.namespace, entry.target, entry.concurrency_key),
-        )
+        line = self.line(entry.namespace, entry.target, entry.concurrency_key)
+        return replace(entry.served, line=line)
 
     def line(self, namespace: int, target: str, concurrency_key: str | None) -> str | None:
         """The limit by which work for this target has to be let in first; None when no limit counts it.
@@ -93,6 +89,12 @@ class Catalogue:
         if not self._limits and concurrency_key is None:
             return None
         return first_line(target, concurrency_key, self._limits.get(namespace, frozenset()))
+
+    async def line_now(self, namespace: int, target: str, concurrency_key: str | None) -> str | None:
+        """As `line`, for who has not looked for the target: this server may have read nothing for hours."""
+        if time.monotonic() - self._read_at > FRESH_SECONDS:
+            await self.refresh()
+        return self.line(namespace, target, concurrency_key)
 
     async def refresh(self) -> None:
         """Read again; callers that come meanwhile share one read, begun after they came."""

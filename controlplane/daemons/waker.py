@@ -12,7 +12,7 @@ from controlplane.postgres.pool import Pool
 from controlplane.stages import suspend
 
 CATCH_UP_SECONDS = 60.0
-"""How often it looks for children whose end was written without a word to their parents."""
+"""How often it looks for ends and decisions that were written without a word to who waits for them."""
 
 
 class Waker:
@@ -34,6 +34,7 @@ class Waker:
         self._woken = woken
         self._spacing_seconds = spacing_seconds
         self._catch_up_at = time.monotonic() + CATCH_UP_SECONDS
+        self._caught_up: dict[int, suspend.Place] = {}
 
     async def tick(self) -> int:
         """One bounded pass over every bucket. Says how many executions it looked at."""
@@ -43,7 +44,10 @@ class Waker:
         for bucket in self._placement.all():
             async with self._pool.acquire() as conn:
                 if catches_up:
-                    looked += await suspend.catch_up(conn, bucket)
+                    after = self._caught_up.get(bucket, suspend.FIRST)
+                    late, ready, self._caught_up[bucket] = await suspend.catch_up(conn, bucket, after)
+                    looked += late
+                    self._woken(ready)
                 for pass_ in (suspend.wake_due, suspend.fan_in):
                     count, ready = await pass_(conn, bucket)
                     looked += count

@@ -132,14 +132,10 @@ def _ready(it: Standing) -> Explanation:
     if it.pauses:
         return _held_back(it, it.pauses[0])
     node = it.node or Node(id=it.node_id)
-    there = [one for one in node.processes if not one.draining]
-    if not node.processes:
-        return _no_node(it, node)
-    if not there:
-        return _draining(it, node)
-    heard = [one for one in there if not one.late(it.now) and one.expires_at > it.now]
-    if not heard:
-        return _late(it, node, max(there, key=lambda one: one.renewed_at))
+    unserved = _unserved(it, node)
+    if unserved is not None:
+        return unserved
+    heard = _heard(it, node)
     if all(one.held >= one.slots for one in heard):
         return _full(it, node, heard)
     line = it.line or Line(ahead=0)
@@ -158,6 +154,23 @@ def _ready(it: Standing) -> Explanation:
         fix=f"Add processes or slots to node {node.id}, or wait.",
         facts=facts(it) | slot_facts(heard) | line_facts(line),
     )
+
+
+def _unserved(it: Standing, node: Node) -> Explanation | None:
+    """Why nobody would take it; None when somebody would."""
+    there = [one for one in node.processes if not one.draining]
+    if not node.processes:
+        return _no_node(it, node)
+    if not there:
+        return _draining(it, node)
+    if not _heard(it, node):
+        return _late(it, node, max(there, key=lambda one: one.renewed_at))
+    return None
+
+
+def _heard(it: Standing, node: Node) -> list[Process]:
+    """Those that take new work, as far as is known."""
+    return [one for one in node.processes if not one.draining and not one.late(it.now) and one.expires_at > it.now]
 
 
 def _held_back(it: Standing, one: Pause) -> Explanation:
@@ -310,6 +323,11 @@ def _paused(it: Standing) -> Explanation:
 
 
 def _blocked(it: Standing) -> Explanation:
+    if it.pauses:
+        return _held_back(it, it.pauses[0])
+    unserved = None if it.node is None else _unserved(it, it.node)
+    if unserved is not None:
+        return unserved
     hold = it.hold or Hold(line=TURN + it.target)
     known = facts(it) | hold_facts(it, hold)
     estimate = hold.waiting.estimate_seconds

@@ -19,6 +19,7 @@ from controlplane.domain.explain import RETRYING
 from controlplane.domain.ids import ExecutionId, SessionId, bucket_of
 from controlplane.domain.lease import Transport
 from controlplane.domain.limit import KEY, TURN, range_of
+from controlplane.domain.pause import Pause
 from controlplane.domain.placement import Placement
 from controlplane.domain.standing import (
     AHEAD_MAX,
@@ -35,7 +36,7 @@ from controlplane.domain.standing import (
     Waits,
     Word,
 )
-from controlplane.domain.step import WAITS_MAX, StepKind, StepStatus, Until
+from controlplane.domain.step import WAITS_MAX, StepKind, StepStatus, Until, reason_of
 from controlplane.postgres.pool import Connection
 from controlplane.reads import approvals, limits, pauses
 
@@ -326,7 +327,11 @@ AWAITED = """
 select name, kind, status, due_at, event, child_id, count(*) over () as steps,
   count(*) filter (where status <> 'pending') over () as done,
   count(*) filter (where kind = 'call') over () as calls,
-  count(*) filter (where kind = 'call' and status <> 'pending') over () as calls_done
+  count(*) filter (where kind = 'call' and status <> 'pending') over () as calls_done,
+  count(*) filter (where kind = 'call' and status = 'pending') over () as call_open,
+  count(*) filter (where kind = 'event' and status = 'pending') over () as event_open,
+  count(*) filter (where kind = 'approval' and status = 'pending') over () as approval_open,
+  count(*) filter (where kind = 'sleep' and status = 'pending') over () as sleep_open
 from (
   select name, kind, status, due_at, event, child_id
   from steps
@@ -374,7 +379,12 @@ async def standing(
 async def _with_hold(
     conn: Connection, found: Standing, row: asyncpg.Record, namespace: int, placement: Placement
 ) -> Standing:
+    held = await _pauses(conn, found, namespace, placement)
+    if held:
+        return replace(found, pauses=held)
     line, priority, turn = row["line"], row["priority"], row["fairness_key"] or ""
+    if line.startswith(TURN):  # those before it are ready, and what keeps them keeps it
+        found = replace(found, node=await _node(conn, found.node_id, namespace, placement))
     own = urgent = 0
     finishes, seconds = 0, 0.0
     turns = await conn.fetchval(TURNS, bucket_of(found.id), namespace, line, priority, TURNS_MAX)
@@ -413,10 +423,9 @@ async def _holders(conn: Connection, namespace: int, key: str, placement: Placem
 async def _with_queue(
     conn: Connection, found: Standing, row: asyncpg.Record, namespace: int, placement: Placement
 ) -> Standing:
-    bucket = placement.of_key(namespace, found.node_id)
-    held = await pauses.about(conn, bucket, namespace=namespace, node_id=found.node_id, target=found.target)
+    held = await _pauses(conn, found, namespace, placement)
     if held:
-        return replace(found, pauses=tuple(held))
+        return replace(found, pauses=held)
     node = await _node(conn, found.node_id, namespace, placement)
     if not any(not one.draining for one in node.processes):
         return replace(found, node=node)
@@ -428,6 +437,11 @@ async def _with_queue(
         if late is not None:
             finishes, seconds = finishes + late["finishes"], max(seconds, late["seconds"])
     return replace(found, node=node, line=Line(ahead=ahead, finishes=finishes, seconds=seconds))
+
+
+async def _pauses(conn: Connection, found: Standing, namespace: int, placement: Placement) -> tuple[Pause, ...]:
+    bucket = placement.of_key(namespace, found.node_id)
+    return tuple(await pauses.about(conn, bucket, namespace=namespace, node_id=found.node_id, target=found.target))
 
 
 async def _node(conn: Connection, node_id: str, namespace: int, placement: Placement) -> Node:
@@ -464,6 +478,8 @@ async def _with_attempt(conn: Connection, found: Standing, row: asyncpg.Record, 
     children = await conn.fetch(CHILDREN, bucket, id_, namespace, CHILDREN_MAX + 1, SHOWN_MAX)
     session_id: UUID | None = row["session_id"]
     holder = None if session_id is None else await conn.fetchrow(HOLDER, bucket_of(session_id), session_id)
+    if row["waits_until"] is not None:
+        found = await _with_waits(conn, found, row["waits_until"], namespace)
     asks = found.status_reason == WAITING_FOR_APPROVAL
     return replace(
         found,
@@ -472,17 +488,17 @@ async def _with_attempt(conn: Connection, found: Standing, row: asyncpg.Record, 
             Child(id=ExecutionId(one["id"]), target=one["target"], state=State(one["state"])) for one in children
         ),
         children_count=children[0]["unfinished"] if children else 0,
-        waits=None if row["waits_until"] is None else await _waits(conn, found, row["waits_until"], namespace),
         log_at=await conn.fetchval(LAST_LINE, bucket, id_, namespace),
         pause=await _pause(conn, id_, namespace) if found.pause_requested else None,
         approval=await approvals.latest(conn, bucket, id_, namespace=namespace) if asks else None,
     )
 
 
-async def _waits(conn: Connection, found: Standing, until: str, namespace: int) -> Waits:
+async def _with_waits(conn: Connection, found: Standing, until: str, namespace: int) -> Standing:
+    """The row says why it began to wait; said is what it still waits for."""
     rows = await conn.fetch(AWAITED, bucket_of(found.id), found.id, namespace, WAITS_MAX, SHOWN_MAX)
     counts = {name: rows[0][name] if rows else 0 for name in ("steps", "done", "calls", "calls_done")}
-    return Waits(
+    waits = Waits(
         until=Until(until),
         **counts,
         first=tuple(
@@ -497,6 +513,9 @@ async def _waits(conn: Connection, found: Standing, until: str, namespace: int) 
             if row["status"] == StepStatus.PENDING
         ),
     )
+    kinds = (StepKind.APPROVAL, StepKind.EVENT, StepKind.CALL, StepKind.SLEEP)
+    open_: set[StepKind] = {kind for kind in kinds if rows and rows[0][f"{kind.value}_open"]}
+    return replace(found, waits=waits, status_reason=reason_of(open_) if open_ else found.status_reason)
 
 
 async def _failure(conn: Connection, id_: ExecutionId, namespace: int) -> Failure | None:

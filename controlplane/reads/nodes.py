@@ -154,6 +154,7 @@ class Entry:
     version: str
     up: bool
     paused: bool
+    concurrency_key: str | None = None
 
     @property
     def served(self) -> Served:
@@ -165,9 +166,8 @@ class Entry:
             schedule_to_start_seconds=self.schedule_to_start_seconds,
             total_seconds=self.total_seconds,
             heartbeat_seconds=self.heartbeat_seconds,
+            concurrency_key=self.concurrency_key,
         )
-
-    concurrency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,13 +40,13 @@ where bucket = $1
   and id = any($2::uuid[])
 """
 
-# What is handed back keeps its place under its limits; what has failed stands in line again.
+# What is handed back keeps its place under its limits; what has failed, or waited and had none, stands in line again.
 RETRY = """
 update queue q
 set state = case
     when q.pause_requested then 'paused'
     when r.delay_seconds > 0 then 'delayed'
-    when q.line is not null and r.reason = 'retrying' then 'blocked'
+    when q.line is not null and (r.reason = 'retrying' or q.state = 'waiting') then 'blocked'
     else 'ready'
   end,
   available_at = clock() + make_interval(secs => r.delay_seconds),
@@ -119,6 +119,8 @@ async def _report(
     ]
     wishes = {item.fence: _wish(item, held) for item, held in live if _only_waits(item, held)}
     over = [(item, held) for item, held in live if item.fence not in wishes]
+    if wishes and over:
+        await suspend.reserve(conn, bucket, [held for _, held in over], list(wishes.values()))
     settled, ending, returning = await conclude(conn, bucket, over, make_id=make_id, jitter=jitter)
     parked = await suspend.park(conn, bucket, list(wishes.values()))
     await record.append(conn, bucket, [_discarded(item, held) for item, held in ending if _comes_too_late(item, held)])

@@ -17,7 +17,7 @@ from controlplane.domain.lease import CRASHED, NODE_SILENT, SILENT, Fence, Repor
 from controlplane.domain.notice import text
 from controlplane.domain.placement import by_bucket
 from controlplane.postgres.pool import Connection
-from controlplane.stages import complete, finish, hold, record
+from controlplane.stages import complete, finish, hold, record, suspend
 
 TIMED_OUT = {
     Overdue.SCHEDULE_TO_START: "Nobody began it within the time that it may wait for that.",
@@ -240,10 +240,15 @@ limit $3
 for update skip locked
 """
 
-# What is ready again at once keeps its place under its limits: only its process was lost.
+# What is ready again at once keeps its place under its limits: only its process was lost. Who waited had none.
 RELEASE = """
 update queue q
-set state = case when q.pause_requested then 'paused' when $6::float8 > 0 then 'delayed' else 'ready' end,
+set state = case
+    when q.pause_requested then 'paused'
+    when $6::float8 > 0 then 'delayed'
+    when q.state = 'waiting' and q.line is not null then 'blocked'
+    else 'ready'
+  end,
   session_id = null,
   leased_at = null,
   deadline_at = q.total_deadline_at,
@@ -313,7 +318,8 @@ async def close_expired(conn: Connection, bucket: int, *, up_seconds: float) -> 
 async def sweep(conn: Connection, bucket: int, *, make_id: finish.MakeId) -> Swept:
     """Free what closed sessions still hold.
 
-    Moves: leased, waiting → ready, or → (outcome) when it was being cancelled or keeps crashing.
+    Moves: leased, waiting → ready (blocked when it waited under a limit), or → (outcome) when it was being cancelled or
+    keeps crashing.
     Guard: rows are taken with `skip locked`; one that a report holds right now is seen again on the next pass.
     """
     closed = await _closed_holders(conn, bucket)
@@ -324,6 +330,8 @@ async def sweep(conn: Connection, bucket: int, *, make_id: finish.MakeId) -> Swe
         silent = [held for held in rows if closed.get(held.session_id) == SILENT]
         crashed = [held for held in rows if closed.get(held.session_id) in CRASHED]
         handed_back = [held for held in rows if closed.get(held.session_id) not in CRASHED | {SILENT}]
+        if len(rows) not in (len(silent), len(crashed), len(handed_back)):
+            await suspend.reserve(conn, bucket, rows)
         quiet = await _free(conn, bucket, silent, reason=NODE_SILENT, crash=True, make_id=make_id)
         done = await _free(conn, bucket, crashed, reason="lease_expired", crash=True, make_id=make_id)
         also = await _free(conn, bucket, handed_back, reason="released", crash=False, make_id=make_id)
@@ -425,6 +433,8 @@ async def time_out(
         silent = [held for held in rows if held.overdue is Overdue.HEARTBEAT]
         excused = await _excuse(conn, bucket, silent)
         missed = [(_missed(held), held) for held in silent if held.id not in excused]
+        if missed and len(missed) < len(rows):
+            await suspend.reserve(conn, bucket, rows)
         swept = await _end(conn, bucket, [held for held in rows if held not in silent], make_id=make_id)
         settled, _, again = await complete.conclude(conn, bucket, missed, make_id=make_id, jitter=jitter)
     return Swept(

@@ -38,6 +38,7 @@ where bucket = $1
 returning clock() as at
 """
 
+# Why it was delayed is not kept while it is paused: what has failed before is tried again.
 LET_GO = """
 update queue
 set state = case
@@ -49,6 +50,7 @@ set state = case
   status_reason = case
     when waits_until is not null then waits_reason
     when available_at > clock() and attempt = 0 then 'scheduled'
+    when available_at > clock() and failures > 0 then 'retrying'
   end
 where bucket = $1
   and id = $2

@@ -13,12 +13,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+import asyncpg
+
+from controlplane.domain.approval import Approval
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import Held
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import Ready
 from controlplane.domain.notice import text
-from controlplane.domain.step import WAITS_MAX, StepKind, StepStatus, Until, reason_of
+from controlplane.domain.step import WAITS_MAX, StepKind, StepStatus, Until, decision_value, reason_of
 from controlplane.errors import StepNotFound
 from controlplane.postgres.pool import Connection
 from controlplane.stages import record
@@ -26,6 +29,9 @@ from controlplane.stages import record
 BATCH = 256
 SHOWN_MAX = 10
 """Names that an event repeats."""
+Place = tuple[UUID, str]
+"""Where a way through the steps of a bucket stands: behind this execution and name."""
+FIRST: Place = (UUID(int=0), "")
 
 # In the order in which the end of children locks them. A look that waits for such an end sees what it has written.
 READ_AWAITED = """
@@ -47,11 +53,17 @@ where s.bucket = $1
   and s.status = 'pending'
 """
 
-# `reason` null: what it waits for is there, and it keeps its place in the `line` of a limit: it has not given it back.
+# `reason` null: what it waits for is there, and it keeps its place under its limits, unless it waited before and gave
+# it back.
 # Its deadline is that of the whole from here on; waiting is progress, and the crashes before it are forgiven.
 PARK = """
 update queue q
-set state = case when q.pause_requested then 'paused' when p.reason is null then 'ready' else 'waiting' end,
+set state = case
+    when q.pause_requested then 'paused'
+    when p.reason is not null then 'waiting'
+    when q.state = 'waiting' and q.line is not null then 'blocked'
+    else 'ready'
+  end,
   available_at = clock(),
   crashes = 0,
   session_id = null,
@@ -260,25 +272,39 @@ where s.bucket = $1
   and s.status = 'pending'
 """
 
-# A server of the version before ends children without a word to their parents' steps.
-UNTOLD = """
-select s.child_id, o.succeeded
+# Page by page through all that anybody waits for: a look that began anew each time would never come past the first.
+OPEN = """
+select execution_id, name, kind, child_id, request_id
+from steps
+where bucket = $1
+  and (status = 'pending' or awaited)
+  and status = 'pending'
+  and (execution_id, name) > ($2, $3)
+order by execution_id, name
+limit $4
+"""
+
+READ_ENDS = """
+select id, status = 'succeeded' as succeeded
+from outcomes
+where bucket = $1
+  and id = any($2::uuid[])
+"""
+
+# The order inside keeps it on the primary key.
+READ_DECIDED = """
+select execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
+  expires_at, decided_at, title, durable
 from (
-  select child_id
-  from steps
+  select execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
+    expires_at, decided_at, title, durable
+  from approvals
   where bucket = $1
-    and status = 'pending'
-    and child_id is not null
-  order by child_id
-  limit $2
-) s
-cross join lateral (
-  select status = 'succeeded' as succeeded
-  from outcomes
-  where bucket = $1
-    and id = s.child_id
-  limit 1
-) o
+    and execution_id = any($2::uuid[])
+  order by execution_id, request_id
+  offset 0
+) asked
+where status <> 'pending'
 """
 
 
@@ -408,16 +434,51 @@ async def fan_in(conn: Connection, bucket: int) -> tuple[int, list[Ready]]:
         return len(ids), await wake(conn, bucket, ids) if ids else []
 
 
-async def catch_up(conn: Connection, bucket: int, *, limit: int = WAITS_MAX) -> int:
-    """Tell parents of children whose end nobody told them: it was written by a server that knows nothing of steps.
+async def catch_up(
+    conn: Connection, bucket: int, after: Place, *, limit: int = WAITS_MAX
+) -> tuple[int, list[Ready], Place]:
+    """Tell who waits what a server of the version before has written without a word to any step: ends and decisions.
 
-    Looks at no more than `limit` open calls, the oldest first. Says how many had ended. Moves: nothing; `fan_in` does,
-    after it.
+    Looks at the next `limit` open steps after this place. Says how many were late, what is ready, and where the next
+    look begins. Moves: as `wake`, for decisions; `fan_in` does it after this for children. Guard: the steps are
+    pending, and rows of the queue are taken with `skip locked`.
     """
+    rows = await conn.fetch(OPEN, bucket, *after, limit)
+    calls = [row["child_id"] for row in rows if row["child_id"] is not None]
     async with conn.transaction():
-        ended = [(row["child_id"], row["succeeded"]) for row in await conn.fetch(UNTOLD, bucket, limit)]
+        ended = [(row["id"], row["succeeded"]) for row in await conn.fetch(READ_ENDS, bucket, calls)]
         await end(conn, bucket, [], ended)
-    return len(ended)
+    told, ready = await _answer(conn, bucket, [row for row in rows if row["kind"] == StepKind.APPROVAL])
+    place = FIRST if len(rows) < limit else (rows[-1]["execution_id"], rows[-1]["name"])
+    return len(ended) + told, ready, place
+
+
+async def _answer(conn: Connection, bucket: int, asking: Sequence[asyncpg.Record]) -> tuple[int, list[Ready]]:
+    """Answer those of these steps whose questions are decided. Says how many, and what is ready."""
+    if not asking:
+        return 0, []
+    async with conn.transaction():
+        ids = [row["id"] for row in await conn.fetch(TAKE, bucket, sorted({row["execution_id"] for row in asking}))]
+        found = [Approval.from_row(row) for row in await conn.fetch(READ_DECIDED, bucket, ids)]
+        decided: dict[tuple[UUID, str], Approval] = {(one.execution_id, one.request_id): one for one in found}
+        told = [
+            row["execution_id"]
+            for row in asking
+            if (approval := decided.get((row["execution_id"], row["request_id"])))
+            and await fulfil(conn, bucket, row["execution_id"], row["name"], decision_value(approval))
+        ]
+        return len(told), await wake(conn, bucket, sorted(set(told))) if told else []
+
+
+async def reserve(conn: Connection, bucket: int, ending: Sequence[Held], wishes: Sequence[Wish] = ()) -> None:
+    """Lock at once what the ends of these and the wishes will touch, for who does them one after the other.
+
+    Else two that end the children of each other's parents, or park those parents, wait for each other in a circle.
+    """
+    children = [held.id for held in ending if held.parent_id is not None]
+    touched = await conn.fetch(ENDING, bucket, [held.id for held in ending], children)
+    pairs = [(row["execution_id"], row["name"]) for row in touched]
+    await _lock(conn, bucket, pairs + [(wish.held.id, name) for wish in wishes for name in wish.waits])
 
 
 async def end(conn: Connection, bucket: int, ids: Sequence[UUID], children: Iterable[tuple[UUID, bool]]) -> None:
@@ -429,10 +490,14 @@ async def end(conn: Connection, bucket: int, ids: Sequence[UUID], children: Iter
     touched = await conn.fetch(ENDING, bucket, ids, list(calls))
     if not touched:
         return
-    await conn.fetch(LOCK_STEPS, bucket, [row["execution_id"] for row in touched], [row["name"] for row in touched])
+    await _lock(conn, bucket, [(row["execution_id"], row["name"]) for row in touched])
     await conn.execute(CLOSE, bucket, ids)
     if calls:
         await conn.execute(END_CALLS, bucket, list(calls), list(calls.values()))
+
+
+async def _lock(conn: Connection, bucket: int, pairs: Sequence[tuple[UUID, str]]) -> None:
+    await conn.fetch(LOCK_STEPS, bucket, [id_ for id_, _ in pairs], [name for _, name in pairs])
 
 
 async def _mark(conn: Connection, bucket: int, wishes: Sequence[Wish]) -> None:

@@ -519,3 +519,54 @@ async def carry_out_the_rest(conn: Connection) -> dict[str, int]:
         batch = [a_report(Fence(one.execution_id, one.attempt)) for one in leases]
         await complete.report(conn, batch, make_id=make_id, jitter=no_jitter)
     return await counts(conn, "queue", "outcomes")
+
+
+async def test_ends_and_waits_in_one_flush(conn: Connection, connections: list[Connection]) -> None:
+    """Two flushes, each with ends of children whose parents begin to wait in the other, do not wait in a circle."""
+    for _ in range(5):
+        some, others = [[await a_family(conn) for _ in range(8)] for _ in range(2)]
+        async with asyncio.timeout(60):
+            await asyncio.gather(
+                end_and_wait(connections[0], [child for _, child in some], [parent for parent, _ in others]),
+                end_and_wait(connections[1], [child for _, child in others], [parent for parent, _ in some]),
+            )
+    await suspend.fan_in(conn, 0)
+
+    assert await all_rows(conn, "select distinct state from queue") == [("ready",)]
+
+
+async def test_children_that_run_out_of_time(conn: Connection, connections: list[Connection]) -> None:
+    """One pass ends them for two reasons, while a flush lets both their parents wait: not in a circle."""
+    made = [await a_family(conn, **over) for over in ({"heartbeat_seconds": 1.0}, {"timeout_seconds": 1.0})]
+    parents = [parent for parent, _ in made]
+    reaping, parking, holder, *_ = connections
+    await move_clock(reaping, "2 seconds")
+
+    async with asyncio.timeout(60):
+        async with holder.transaction():
+            await holder.fetch("select 1 from steps where execution_id = $1 for update", parents[0].id)
+            parked = asyncio.ensure_future(end_and_wait(parking, [], parents))
+            await until_blocked(conn, parking.get_server_pid())
+            timed_out = asyncio.ensure_future(expire.time_out(reaping, 0, make_id=make_id))
+            await until_blocked(conn, reaping.get_server_pid())
+        await asyncio.gather(parked, timed_out)
+    await suspend.fan_in(conn, 0)
+
+    assert await all_rows(conn, "select distinct state from queue") == [("ready",)]
+
+
+async def a_family(conn: Connection, **over: float) -> tuple[Made, Fence]:
+    """A parent that runs, and its child that does."""
+    session = await make_session(conn, "n")
+    parent = await make_execution(conn, "running", session=session)
+    call = submission(run_id=parent.run_id, parent_id=parent.id, parent_attempt=1, target=CHILD, step="a", **over)
+    must((await submit.accept(conn, [call]))[0])
+    [child] = must((await lease.claim(conn, [Claim(session=session, targets=(CHILD,), limit=1)], STOCK))[0])
+    return parent, Fence(child.execution_id, child.attempt)
+
+
+async def end_and_wait(conn: Connection, ending: Sequence[Fence], waiting: Sequence[Made]) -> None:
+    batch = [a_report(fence) for fence in ending]
+    batch += [a_report(one.fence, Verdict.WAITING, waits=("a",)) for one in waiting]
+    for answer in await complete.report(conn, batch, make_id=make_id, jitter=no_jitter):
+        must(answer)

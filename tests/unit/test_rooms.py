@@ -77,7 +77,8 @@ STAGES: Mapping[str, frozenset[str]] = {
     "finish": frozenset({"suspend"}),  # the end of a child is news to its parent, in the same transaction
     "cancel": frozenset({"finish"}),
     # complete: an attempt of which nothing is heard fails as if its node had said so, and is tried again like others.
-    "expire": frozenset({"finish", "complete"}),
+    # suspend: what several ends in one transaction will touch is locked at once.
+    "expire": frozenset({"finish", "complete", "suspend"}),
     "follow": frozenset({"cancel", "finish"}),  # a child whose parent has ended is cancelled as anything else
     "approve": frozenset({"wait", "suspend"}),  # who asks waits, and the answer ends it, in one transaction
     "signal": frozenset({"suspend"}),

@@ -218,6 +218,17 @@ async def test_run_now(api: Api) -> None:
     assert (await api.get("/schedules/s"))["next_at"] == made["next_at"]
 
 
+async def test_what_runs_keeps_to_its_policy(api: Api) -> None:
+    """What the node says of the reasoner holds for a tick as for a submit."""
+    session = await api.node(heartbeat_seconds=30.0, total_seconds=600.0, schedule_to_start_seconds=60.0)
+    await created(api, paused=True)
+    ran = (await api.post("/schedules/s/run")).json()["execution_id"]
+    [lease] = await api.lease(session)
+
+    assert lease["execution_id"] == ran
+    assert (lease["heartbeat_seconds"], lease["deadline_in_seconds"] > 0) == (30.0, True)
+
+
 async def test_ticks_come_in_pages(api: Api) -> None:
     """The latest first, each once."""
     await api.register()

@@ -34,6 +34,7 @@ from tests.make import (
     must,
     queue_row,
     report,
+    send,
     steps,
     submission,
     suspend,
@@ -296,6 +297,19 @@ async def test_it_failed_and_is_tried_again(conn: Connection) -> None:
     assert found.fix == f"See why: GET /api/v1/executions/{show_execution(made.id)}/attempts."
 
 
+async def test_a_pause_leaves_the_failure_alone(conn: Connection) -> None:
+    """What is let go before its retry is tried again then, and says why."""
+    made = await make_execution(conn, "running", retry=RetryPolicy(retries_max=2, delay_seconds=60))
+    await report(conn, made.fence, Verdict.FAILED, error=b'"no way"', error_class="Boom")
+    await pause.request(conn, made.id, reason=None)
+    await pause.resume(conn, made.id)
+
+    found = await why(conn, made)
+
+    assert found.code is Cause.RETRYING
+    assert found.sentence.startswith("Attempt 1 failed: Boom (no way); it is tried again at ")
+
+
 @pytest.mark.parametrize(
     ("reason", "code", "words"),
     [
@@ -394,11 +408,29 @@ async def test_a_rate_holds_it_back(conn: Connection) -> None:
 
 async def test_others_of_its_run_are_ready_already(conn: Connection) -> None:
     """A crowd leaves room for others."""
+    await make_session(conn)
     made = await make_execution(conn, "blocked", fairness_key="run-a")
 
     found = await why(conn, made)
 
     assert (found.code, found.facts["fairness_key"]) == (Cause.WAITING_FOR_TURN, "run-a")
+
+
+@pytest.mark.parametrize("line", ["key:k", None])
+async def test_no_room_would_help_what_is_paused(conn: Connection, line: str | None) -> None:
+    """What a person holds back says so, also where it stands in a line."""
+    made = await make_execution(conn, "blocked", line=line, concurrency_key=line and "k", fairness_key="run-a")
+    what = Paused.reasoner("n", "n.echo")
+    await withhold.pause(conn, [0], what, namespace=NAMESPACE, reason=None, paused_by=None)
+
+    assert (await why(conn, made)).code is Cause.REASONER_PAUSED
+
+
+async def test_no_turn_comes_where_nobody_is(conn: Connection) -> None:
+    """Those of its run that are before it wait for a node, and so does it."""
+    made = await make_execution(conn, "blocked", fairness_key="run-a")
+
+    assert (await why(conn, made)).code is Cause.NO_NODE
 
 
 async def test_it_waits_for_people(conn: Connection) -> None:
@@ -650,6 +682,17 @@ async def test_it_waits_for_an_event(conn: Connection) -> None:
     assert found.sentence == f"It waits since {second(since)} for the event deploy.approved (and 1 more step)."
     assert (found.since, found.facts["awaited"], found.facts["awaited_done"]) == (since, 2, 0)
     assert str(found.fix).endswith("/signals/deploy.approved.")
+
+
+async def test_it_waits_for_what_has_not_come(conn: Connection) -> None:
+    """Of several things not for the one that has come already, although it began to wait for that."""
+    made = await suspended(conn, AwaitEvent(name="go", event="go"), Sleep(name="nap", seconds=60))
+    await send(conn, made.id)
+
+    found = await why(conn, made)
+
+    assert found.code is Cause.SLEEPING
+    assert found.sentence.startswith("It sleeps until ")
 
 
 async def test_it_waits_for_people_without_a_lease(conn: Connection) -> None:

@@ -179,6 +179,36 @@ async def test_a_crash_keeps_its_place(conn: Connection) -> None:
     assert await state(conn, first) == "ready"
 
 
+async def _crashes(conn: Connection, _made: Made) -> None:
+    await conn.execute("update sessions set closed_at = clock(), closed_reason = 'expired'")
+    await expire.sweep(conn, 0, make_id=make_id)
+
+
+async def _is_handed_back(conn: Connection, made: Made) -> None:
+    await report(conn, Fence(made.id, 1), Verdict.RELEASED)
+
+
+async def _suspends_for_nothing(conn: Connection, made: Made) -> None:
+    await suspend(conn, Fence(made.id, 1))
+
+
+@pytest.mark.parametrize("ends", [_crashes, _is_handed_back, _suspends_for_nothing])
+async def test_who_waited_has_no_place_to_keep(conn: Connection, ends: Any) -> None:
+    """An attempt that waits for people and comes back stands in line: somebody else has its place."""
+    await put(conn, concurrency_max=1)
+    [first] = await keyed(conn)
+    await let_in(conn)
+    await lease(conn, await make_session(conn))
+    await _waits_for_a_person(conn, first)
+    [second] = await keyed(conn)
+    await let_in(conn)
+
+    await ends(conn, first)
+
+    assert [await state(conn, one) for one in (first, second)] == ["blocked", "ready"]
+    assert await let_in(conn) == 0
+
+
 async def test_what_wakes_stands_in_line_again(conn: Connection) -> None:
     """A retry that is due, what is resumed and what has slept hold no place until they are let in."""
     await put(conn, concurrency_max=1)

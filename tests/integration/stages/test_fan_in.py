@@ -311,11 +311,26 @@ async def test_an_end_that_nobody_told(conn: Connection) -> None:
     await conn.execute("update steps set status = 'pending', done_at = null, news = false")
 
     untold = await stage.fan_in(conn, 0)
-    found = [await stage.catch_up(conn, 0) for _ in range(2)]
+    found = [await stage.catch_up(conn, 0, stage.FIRST) for _ in range(2)]
 
-    assert (untold, found) == ((0, []), [1, 0])
+    assert (untold, found) == ((0, []), [(1, [], stage.FIRST), (0, [], stage.FIRST)])
     assert await stage.fan_in(conn, 0) == (1, [ECHO])
     assert await state(conn, made) == ("ready", "woken")
+
+
+async def test_an_end_that_nobody_told_behind_others(conn: Connection) -> None:
+    """However many open steps there are, the way through them comes to each in its turn, and begins anew."""
+    made, [a, *_] = await family(conn, "a", "b", "c", any_=True)
+    await report(conn, fence_of(a))
+    await conn.execute("update steps set status = 'pending', done_at = null, news = false")
+
+    looks, place = [], (made.id, "a")
+    for _ in range(3):
+        late, _, place = await stage.catch_up(conn, 0, place, limit=1)
+        looks.append((late, place))
+
+    assert looks == [(0, (made.id, "b")), (0, (made.id, "c")), (0, stage.FIRST)]
+    assert (await stage.catch_up(conn, 0, place, limit=1))[0] == 1
 
 
 async def test_many_children(conn: Connection) -> None:

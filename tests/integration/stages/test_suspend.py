@@ -402,6 +402,18 @@ async def test_an_approval_that_nobody_decides(conn: Connection) -> None:
     assert b'"decision":"expired"' in await conn.fetchval("select value from steps")
 
 
+async def test_a_decision_that_nobody_told(conn: Connection) -> None:
+    """A server of the version before has closed the question: a later look answers the step, and wakes once."""
+    made = await sleeper(conn, AskApproval(name="a", request_id="a", title=None, url=None, expires_seconds=60))
+    await conn.execute("update approvals set status = 'expired', feedback = 'late', decided_at = clock()")
+
+    looks = [await stage.catch_up(conn, 0, stage.FIRST) for _ in range(2)]
+
+    assert looks == [(1, [ECHO], stage.FIRST), (0, [], stage.FIRST)]
+    assert await state(conn, made) == ("ready", "woken")
+    assert b'"decision":"expired"' in await conn.fetchval("select value from steps")
+
+
 async def test_a_batch_of_waits(conn: Connection) -> None:
     """Each is answered by itself: one waits, one is ready, one has named what is not there."""
     session = await make_session(conn)
