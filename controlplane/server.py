@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import errno
+import logging
+import resource
 import socket
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
 
 from controlplane.app import release_waiters
 from controlplane.settings import Settings
+from controlplane.wire.limits import SURPLUS_MAX, WireLimits
+from controlplane.wire.protocol import Protocol
+
+log = logging.getLogger(__name__)
 
 PORTS_TRIED = 20
 BACKLOG = 2048
 STALLED_SECONDS = 30
+FILES_RESERVED = 256 + SURPLUS_MAX
+"""Open files beside the connections of callers: the database, webhooks under way, the log."""
 
 
 class Server(uvicorn.Server):
     """Long polls and streams never end by themselves: they are released before connections are waited for."""
 
-    def __init__(self, app: FastAPI, *, drain_seconds: float) -> None:
+    def __init__(self, app: FastAPI, *, drain_seconds: float, limits: WireLimits) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
+                http=partial(Protocol, limits=limits),  # type: ignore[arg-type]  # it is only called
+                ws_max_size=limits.message_bytes_max,
                 log_config=None,
                 access_log=False,
                 lifespan="on",
@@ -34,10 +45,25 @@ class Server(uvicorn.Server):
             )
         )
         self._app = app
+        self._connections_max = limits.connections_max
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        allow_files(self._connections_max + FILES_RESERVED)
+        await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         release_waiters(self._app)
         await super().shutdown(sockets)
+
+
+def allow_files(wanted: int) -> None:
+    """Raise this process' limit of open files as far as that, or as it may be: at the limit nobody is even refused."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        log.warning("server.few_files", extra={"files_max": hard, "files_wanted": wanted})
 
 
 def bind(settings: Settings, *, next_free: bool = False) -> socket.socket:
