@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import logging
-import resource
 import socket
+import sys
 from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from controlplane.app import release_waiters
 from controlplane.settings import Settings
 from controlplane.wire.limits import SURPLUS_MAX, WireLimits
-from controlplane.wire.protocol import Protocol
+
+if sys.platform != "win32":
+    import resource
+
+    from controlplane.wire.protocol import Protocol
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +39,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=partial(Protocol, limits=limits),  # type: ignore[arg-type]  # it is only called
+                http=_http(limits),
                 ws_max_size=limits.message_bytes_max,
                 log_config=None,
                 access_log=False,
@@ -56,14 +63,24 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def _http(limits: WireLimits) -> type[asyncio.Protocol]:
+    if sys.platform == "win32":  # the parser below the guard is not built there
+        return H11Protocol
+    return partial(Protocol, limits=limits)  # type: ignore[return-value]  # it is only called
+
+
 def allow_files(wanted: int) -> None:
     """Raise this process' limit of open files as far as that, or as it may be: at the limit nobody is even refused."""
+    if sys.platform == "win32":
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < wanted:
-        log.warning("server.few_files", extra={"files_max": hard, "files_wanted": wanted})
+        with contextlib.suppress(ValueError, OSError):  # some systems allow less than they say
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        log.warning("server.few_files", extra={"files_max": soft, "files_wanted": wanted})
 
 
 def bind(settings: Settings, *, next_free: bool = False) -> socket.socket:

@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -114,7 +115,12 @@ def caller_of(scope: Scope) -> str:
     name = scope.get(KEY_NAME)
     if name is not None:
         return f"key {name}"
-    host = scope["client"][0] if scope.get("client") else ""
+    return network_of(scope["client"][0]) if scope.get("client") else ""
+
+
+@lru_cache(CALLERS_MAX)
+def network_of(host: str) -> str:
+    """What one caller has of addresses."""
     try:
         address = ip_address(host)
     except ValueError:
