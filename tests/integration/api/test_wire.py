@@ -16,7 +16,7 @@ from tests.integration.api.rawhttp import Ask, Reply, connected, read_reply
 from tests.integration.api.serving import DEADLINE_SECONDS, Apart, Api, until
 
 HEAD_SECONDS = 0.6
-BODY_SECONDS = 2.0
+BODY_SECONDS = 4.0
 RATE_MIN = 100
 HEAD_MAX = 4_096
 CONNECTIONS_MAX = 40
@@ -104,7 +104,7 @@ async def test_an_upload_that_drips_is_cut(house: Apart) -> None:
 
         assert code_of(reply) == (408, "too_slow")
         assert reply.headers["connection"] == "close"
-        assert time.monotonic() - began >= HEAD_SECONDS
+        assert HEAD_SECONDS <= time.monotonic() - began < BODY_SECONDS
         assert await line.closed() == b""
 
 
@@ -148,7 +148,7 @@ async def test_a_long_poll_is_not_cut(house: Apart, shared: Api) -> None:
     await shared.register("waits", "x")
     session = await shared.open_session("waits")
 
-    assert await shared.lease(session, wait_seconds=HEAD_SECONDS + BODY_SECONDS) == []
+    assert await shared.lease(session, wait_seconds=BODY_SECONDS + 1) == []
 
 
 async def test_drips_do_not_hold_up_others(house: Apart) -> None:
