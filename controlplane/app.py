@@ -15,6 +15,7 @@ from uuid import UUID
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from controlplane import __version__
 from controlplane.api import (
@@ -65,8 +66,10 @@ from controlplane.api.doors import (
 from controlplane.api.facades import jobs, sockets, tasks
 from controlplane.api.facades.intake import Facades
 from controlplane.api.front import Front
+from controlplane.api.guard import Guard
 from controlplane.api.lookout import Lookout
 from controlplane.api.operation import Operation, install
+from controlplane.api.rate import Limiter, Rates
 from controlplane.api.streams import Streams
 from controlplane.api.waiting import Waiting
 from controlplane.daemons import loop
@@ -171,12 +174,15 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str |
         docs_url=None,
         redoc_url=None,
         middleware=[
+            Middleware(Guard),
+            *_cors(settings),
             Middleware(
                 Gate,
                 api_key=settings.api_key.get_secret_value() if settings.api_key else None,
                 signed=[approvals.SIGNED_PATH] if settings.approval_secret else [],
                 links=links.PREFIX,
             ),
+            *_rates(settings),
             Middleware(Front, operations=operations),
         ],
     )
@@ -189,6 +195,27 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str |
     document = openapi.document(operations)
     app.openapi = lambda: document  # type: ignore[method-assign]
     return app
+
+
+def _cors(settings: Settings) -> list[Middleware]:
+    """Nothing unless pages are named: a browser then keeps what is answered from every page of another origin."""
+    if not settings.cors_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=sorted({one.method for one in OPERATIONS}),
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
+    ]
+
+
+def _rates(settings: Settings) -> list[Middleware]:
+    if settings.rate_per_second is None:
+        return []
+    return [Middleware(Limiter, rates=Rates(per_second=settings.rate_per_second, burst=settings.rate_burst))]
 
 
 def operations_of(settings: Settings) -> list[Operation]:

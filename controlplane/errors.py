@@ -7,8 +7,8 @@
     ├── Conflict       LeaseLost  AlreadyFinished  InvalidState  SessionClosed  SessionDraining  LengthMismatch
     │                  NotAList  IdempotencyConflict  ApprovalAlreadyRequested  ScheduleExists  SignalsFull
     ├── Refused        Malformed  Invalid  InvalidParameter  TooLarge  TargetMalformed  EgressRefused  NoWebhook
-    │                  Unauthorized  NotItsNode
-    └── Unavailable    DatabaseUnavailable  ShuttingDown  WaitedTooLong
+    │                  Unauthorized  NotItsNode  NotHttp  HeadTooLarge  TooSlow  RateLimited
+    └── Unavailable    DatabaseUnavailable  ShuttingDown  WaitedTooLong  TooManyConnections
 
 The class docstring is the default message, `code` the stable slug that a program may switch on.
 `where` names the offending part of the input (a JSON pointer or a header), `fix` the next step for a person.
@@ -239,6 +239,30 @@ class NotItsNode(Refused):
     code = "execution_ownership_mismatch"
 
 
+class NotHttp(Refused):
+    """The request is not HTTP/1.1 as it is read here."""
+
+    code = "not_http"
+
+
+class HeadTooLarge(Refused):
+    """The head of the request is larger than the limit."""
+
+    code = "head_too_large"
+
+
+class TooSlow(Refused):
+    """The request took too long to arrive."""
+
+    code = "too_slow"
+
+
+class RateLimited(Refused):
+    """Too many requests; wait a little."""
+
+    code = "rate_limited"
+
+
 class Unavailable(ControlPlaneError):
     """Not possible right now; try again."""
 
@@ -261,3 +285,9 @@ class WaitedTooLong(Unavailable):
     """The execution did not finish in the time waited for; it goes on."""
 
     code = "waited_too_long"
+
+
+class TooManyConnections(Unavailable):
+    """This server has as many connections as it may have; try again."""
+
+    code = "too_many_connections"

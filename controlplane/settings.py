@@ -13,8 +13,10 @@ from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from controlplane.domain.retention import DAY_SECONDS, Keep
+from controlplane.wire.limits import WireLimits
 
 TARGET = r"^[A-Za-z0-9_][A-Za-z0-9_\-:]{0,127}\.[A-Za-z0-9_][A-Za-z0-9_\-:]{0,127}$"
+ORIGIN = r"^https?://[a-z0-9.\-]+(:[0-9]{1,5})?$"
 FOREVER = "forever"
 KEEP_DAYS_MIN = 1
 KEEP_DAYS_MAX = 36_500
@@ -119,6 +121,45 @@ class Settings(BaseSettings):
     payload_bytes_max: int = Field(
         default=8_388_608, ge=1024, description="Largest input, result or memory value, in bytes."
     )
+    head_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=600,
+        description="How long the head of a request may take to arrive, and a body until its rate counts.",
+    )
+    head_bytes_max: int = Field(
+        default=32_768, ge=1024, le=1_048_576, description="Largest head of a request (its URL and headers), in bytes."
+    )
+    body_seconds: float = Field(
+        default=120.0, gt=0, le=3600, description="How long the body of a request may take to arrive."
+    )
+    body_bytes_per_second_min: int = Field(
+        default=1_024,
+        ge=0,
+        description="How slowly the body of a request may arrive, in bytes per second; 0: any.",
+    )
+    reader_stalled_seconds: float = Field(
+        default=30.0, gt=0, le=3600, description="How long a reader may take nothing of the answer that waits for it."
+    )
+    connections_max: int = Field(
+        default=10_000,
+        ge=16,
+        le=1_000_000,
+        description="Connections of callers and nodes per replica; of more only health is answered, others with 503.",
+    )
+    rate_per_second: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e6,
+        description="Requests per second of one API key (else of one address) and replica; unset: any number.",
+    )
+    rate_burst: int = Field(
+        default=200, ge=1, le=1_000_000, description="Requests at once, before `rate_per_second` holds."
+    )
+    cors_origins: tuple[Annotated[str, Field(pattern=ORIGIN)], ...] = Field(
+        default=(),
+        description="Web pages that may call the API from a browser, as a JSON list of origins (https://host[:port]).",
+    )
     sync_wait_seconds: float = Field(
         default=90.0, gt=0, le=3600, description="How long a synchronous execute waits for its result."
     )
@@ -199,6 +240,19 @@ class Settings(BaseSettings):
             logs_seconds=_seconds(self.keep_logs_days),
             delivered_seconds=_seconds(self.keep_delivered_days),
             dead_seconds=_seconds(self.keep_dead_days),
+        )
+
+    @property
+    def wire(self) -> WireLimits:
+        """What a connection may cost."""
+        return WireLimits(
+            head_seconds=self.head_seconds,
+            head_bytes_max=self.head_bytes_max,
+            body_seconds=self.body_seconds,
+            body_bytes_per_second_min=self.body_bytes_per_second_min,
+            stalled_seconds=self.reader_stalled_seconds,
+            connections_max=self.connections_max,
+            message_bytes_max=self.body_bytes_max,
         )
 
     @property

@@ -27,6 +27,12 @@ PROBLEM = {
         "fix": {"type": "string", "description": "The next step."},
     },
 }
+ANYWHERE = {
+    408: ("TooSlow", "The request took too long to arrive."),
+    429: ("RateLimited", "Too many requests of this caller, where the operator limits them; see `Retry-After`."),
+    431: ("HeadTooLarge", "The URL and the headers are larger than the limit."),
+}
+"""What the guard in front of all routes may answer, and no route itself."""
 PARAMETER = re.compile(r"{(\w+)}")
 
 
@@ -48,6 +54,7 @@ def document(operations: list[Operation]) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
+            "responses": {name: _answer(status, meaning) for status, (name, meaning) in ANYWHERE.items()},
             "schemas": {"Problem": PROBLEM} | dict(components),
             "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}},
         },
@@ -72,7 +79,8 @@ def _operation(one: Operation, schema_of: dict[type, dict[str, Any]]) -> dict[st
         "description": (one.handler.__doc__ or "").strip(),
         "tags": [one.tag],
         "parameters": in_path + elsewhere,
-        "responses": {str(status): _answer(status, meaning) for status, meaning in sorted(answers.items())},
+        "responses": {str(status): _answer(status, meaning) for status, meaning in sorted(answers.items())}
+        | {str(status): {"$ref": f"#/components/responses/{name}"} for status, (name, _) in ANYWHERE.items()},
     }
     if one.takes is not None:
         described["requestBody"] = {"content": {"application/json": {"schema": schema_of[one.takes]}}}

@@ -27,6 +27,8 @@ TYPE_BASE = "urn:controlplane:error:"
 EVERY_PATH = "GET /openapi.json lists every path."
 PATH_MAX = 200
 PATH_CUTOFF = 0.7
+REQUEST_ID = "controlplane.request_id"
+"""Where in a request's scope the guard leaves its id."""
 NAME_MAX = 20
 """What is longer between two slashes of a path is an id."""
 
@@ -66,10 +68,15 @@ STATUS_OF: dict[type[errors.ControlPlaneError], int] = {
     errors.NoWebhook: 400,
     errors.Unauthorized: 401,
     errors.NotItsNode: 403,
+    errors.NotHttp: 400,
+    errors.HeadTooLarge: 431,
+    errors.TooSlow: 408,
+    errors.RateLimited: 429,
     errors.Unavailable: 503,
     errors.DatabaseUnavailable: 503,
     errors.ShuttingDown: 503,
     errors.WaitedTooLong: 504,
+    errors.TooManyConnections: 503,
 }
 
 TITLES = {
@@ -78,9 +85,12 @@ TITLES = {
     403: "Forbidden",
     404: "Not found",
     405: "Method not allowed",
+    408: "Took too long",
     409: "Conflict",
     413: "Too large",
     422: "Not valid",
+    429: "Too many requests",
+    431: "Head too large",
     500: "Internal error",
     502: "The execution failed",
     503: "Not available right now",
@@ -128,10 +138,11 @@ def of(request: Request, error: Exception) -> Response:
         return answer(error)
     if isinstance(error, ClientDisconnect):
         return Response(status_code=400)  # nobody is left to read it
+    facts = {"path": request.url.path, "error": repr(error), "request_id": request.scope.get(REQUEST_ID)}
     if isinstance(error, PASSING):
-        log.warning("request.unavailable", extra={"path": request.url.path, "error": repr(error)})
+        log.warning("request.unavailable", extra=facts)
         return answer(errors.DatabaseUnavailable())
-    log.error("request.broken", extra={"path": request.url.path, "error": repr(error)}, exc_info=error)
+    log.error("request.broken", extra=facts, exc_info=error)
     return answer(errors.ControlPlaneError("Something broke in here; it was logged."))
 
 

@@ -202,7 +202,7 @@ def refusal(status: int, problem: Problem, *, about: str | None = None) -> Failu
     if status in (401, 403):
         fix = f"{problem.fix or ''} On the command line: --api-key or CONTROLPLANE_API_KEY.".strip()
         return Failure(what, fix=fix, code=ExitCode.AUTH)
-    if status in (502, 503, 504):
+    if status in (408, 429, 502, 503, 504):
         return Unreachable(what, fix=problem.fix)
     if status == 409 or problem.code == "idempotency_conflict":
         code = ExitCode.CONFLICT

@@ -75,6 +75,7 @@ def _serve(app: FastAPI, settings: Settings, listener: socket.socket, agent: Age
     server = serving.Running(
         app,
         drain_seconds=settings.drain_seconds,
+        limits=settings.wire,
         ready=ready,
         leave=None if agent is None else agent.end,
         hurry=None if agent is None else agent.kill,

@@ -32,6 +32,7 @@ def serve(*, host: str | None, port: int | None, database_url: str | None) -> No
     ready = serving.Running(
         app,
         drain_seconds=settings.drain_seconds,
+        limits=settings.wire,
         ready=lambda: log.info("server.ready", extra={"url": url}),
     )
     serving.run(ready, listener)

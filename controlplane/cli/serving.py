@@ -16,6 +16,7 @@ from controlplane.cli.failure import ExitCode, Failure
 from controlplane.observe import log
 from controlplane.server import Server, bind
 from controlplane.settings import Settings
+from controlplane.wire.limits import WireLimits
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +33,12 @@ class Running(Server):
         app: FastAPI,
         *,
         drain_seconds: float,
+        limits: WireLimits,
         ready: Callable[[], None],
         leave: Callable[[], None] | None = None,
         hurry: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(app, drain_seconds=drain_seconds)
+        super().__init__(app, drain_seconds=drain_seconds, limits=limits)
         self._ready, self._leave, self._hurry = ready, leave, hurry
         self._signals = 0
 

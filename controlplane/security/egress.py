@@ -35,8 +35,11 @@ DENIED: tuple[tuple[Network, str], ...] = tuple(
         ("172.16.0.0/12", "a private network"),
         ("192.0.0.0/24", "protocol assignments"),
         ("192.0.2.0/24", "documentation"),
+        ("192.31.196.0/24", "AS112 sinks"),
+        ("192.52.193.0/24", "multicast tunnels"),
         ("192.88.99.0/24", "6to4 relays"),
         ("192.168.0.0/16", "a private network"),
+        ("192.175.48.0/24", "AS112 sinks"),
         ("198.18.0.0/15", "benchmarking"),
         ("198.51.100.0/24", "documentation"),
         ("203.0.113.0/24", "documentation"),
@@ -51,6 +54,7 @@ DENIED: tuple[tuple[Network, str], ...] = tuple(
         ("2001::/23", "protocol assignments"),
         ("2001:db8::/32", "documentation"),
         ("2002::/16", "6to4"),
+        ("2620:4f:8000::/48", "AS112 sinks"),
         ("3fff::/20", "documentation"),
         ("5f00::/16", "segment routing"),
         ("fc00::/7", "a private network"),
@@ -87,6 +91,8 @@ METADATA: frozenset[Address] = frozenset(
 LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 _NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
 _IPV4_COMPATIBLE = IPv6Network("::/96")
+_IPV4_TRANSLATED = IPv6Network("::ffff:0:0:0/96")
+_ISATAP = frozenset((0x0000_5EFE, 0x0200_5EFE))  # the third quarter of an address that a tunnel router unwraps
 
 _URL = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?]+)(?P<rest>.*)", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^\[\]:]+)(?::(?P<port>[0-9]{1,5}))?")
@@ -243,7 +249,11 @@ def _readings(address: Address) -> Iterator[Address]:
         yield address.ipv4_mapped
         return
     yield address
-    if any(address in network for network in _NAT64) or (address in _IPV4_COMPATIBLE and int(address) > 1):
+    if (
+        any(address in network for network in (*_NAT64, _IPV4_TRANSLATED))
+        or (address in _IPV4_COMPATIBLE and int(address) > 1)
+        or int(address) >> 32 & 0xFFFF_FFFF in _ISATAP
+    ):
         yield IPv4Address(int(address) & 0xFFFF_FFFF)
     if address.sixtofour is not None:
         yield address.sixtofour

@@ -185,6 +185,7 @@ def test_a_refusal_says_what_and_how_to_go_on() -> None:
 def test_only_outages_are_tried_again() -> None:
     """503 passes by itself, 404 does not."""
     assert isinstance(refusal(503, Problem()), Unreachable)
+    assert isinstance(refusal(429, Problem()), Unreachable)
     assert not isinstance(refusal(404, Problem()), Unreachable)
 
 

@@ -53,6 +53,8 @@ ROOMS: Mapping[str, Room] = {
         "stages reads domain security postgres observe",
         others="fastapi starlette pydantic msgspec orjson prometheus_client asyncpg",  # of asyncpg only the errors
     ),
+    # wire: what is refused before it is a request looks like what is refused after it.
+    "wire": room("api", others="uvicorn"),
     "ui": room(
         "stages reads domain security postgres observe api",
         others="fastapi starlette pydantic msgspec orjson jinja2",

@@ -44,8 +44,10 @@ class Reply:
     @property
     def refused_as_http(self) -> bool:
         """Whether it was no request at all, or no handshake, so that no route ever saw it."""
-        return self.status in (400, 405) and (self.body or b"").startswith(
-            (b"Invalid HTTP", b"Failed to open a WebSoc")
+        body = self.body or b""
+        return self.status in (400, 405, 431) and (
+            any(code in body for code in (b'"code":"not_http"', b'"code":"head_too_large"'))
+            or body.startswith(b"Failed to open a WebSoc")
         )
 
 
@@ -98,6 +100,14 @@ async def _send(writer: asyncio.StreamWriter, raw: bytes) -> None:
         await writer.drain()
     except ConnectionError:
         return  # whether that was an answer is for the reading side to say
+
+
+async def read_reply(reader: asyncio.StreamReader) -> Reply:
+    """The next answer on this connection."""
+    began = time.monotonic()
+    status, headers = await _read_head(reader)
+    body = b"" if status in (204, 304) else await _read_body(reader, headers)
+    return Reply(status, headers, body, time.monotonic() - began)
 
 
 async def _read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:

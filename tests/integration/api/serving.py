@@ -36,8 +36,8 @@ Json = Any
 class Underway(Server):
     """The server as it is, but for signals, which belong to pytest, and a word when it is up."""
 
-    def __init__(self, app: FastAPI, *, drain_seconds: float) -> None:
-        super().__init__(app, drain_seconds=drain_seconds)
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        super().__init__(app, drain_seconds=settings.drain_seconds, limits=settings.wire)
         self.up = asyncio.Event()
         self.leaving = asyncio.Event()
 
@@ -148,7 +148,7 @@ async def serving(database: str, **over: Json) -> AsyncIterator[Api]:
         **{"port": 0, "lease_seconds": LEASE_SECONDS, "egress_allow_loopback": True, "drain_seconds": 2.0} | over
     )
     app = build(settings, database_url=database, keyring=KEYRING)
-    server = Underway(app, drain_seconds=settings.drain_seconds)
+    server = Underway(app, settings)
     listener = bind(settings)
     host, port = listener.getsockname()[:2]
     with no_errors_logged():

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pytest
+from starlette.requests import Request
+
 from controlplane import errors
-from controlplane.api import openapi
-from controlplane.api.problems import STATUS_OF
+from controlplane.api import openapi, problems
+from controlplane.api.problems import REQUEST_ID, STATUS_OF
 from controlplane.app import OPERATIONS
 
 
@@ -36,3 +39,13 @@ def test_every_route_is_documented() -> None:
 
     assert len({one["operationId"] for one in described}) == len(OPERATIONS)
     assert all(min(map(int, one["responses"])) < 400 for one in described)
+
+
+def test_the_log_says_the_id(caplog: pytest.LogCaptureFixture) -> None:
+    """Of what broke in here: nothing else leads from the answer to it."""
+    request = Request({"type": "http", "method": "GET", "path": "/", "headers": [], REQUEST_ID: "seen-again"})
+
+    answer = problems.of(request, KeyError("inside"))
+
+    assert [one.__dict__["request_id"] for one in caplog.records] == ["seen-again"]
+    assert b"inside" not in answer.body

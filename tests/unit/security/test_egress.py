@@ -93,6 +93,9 @@ def test_allowed_network_passes_in_every_wrapping_that_is_allowed_too() -> None:
         ("2002::/16", "2002:a00:1::1"),
         ("2001::/32", "2001:0:808:808::f5ff:fffe"),  # client 10.0.0.1
         ("2001::/32", "2001:0:a00:1::f7f7:f7f7"),  # server 10.0.0.1
+        ("::/3", "::ffff:0:10.0.0.1"),
+        ("2400::/12", "2400::5efe:10.0.0.1"),
+        ("2400::/12", "2400::200:5efe:10.0.0.1"),
     ],
 )
 def test_allowed_tunnel_does_not_open_what_is_behind_it(tunnel: str, address: str) -> None:
@@ -297,6 +300,32 @@ def test_twenty_headers_pass_and_one_more_is_invalid() -> None:
 
     with pytest.raises(Invalid, match="20"):
         check_headers({f"X-{n}": "x" for n in range(21)})
+
+
+SPECIAL_PURPOSE = [
+    "0.0.0.0/8", "0.0.0.0/32", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
+    "192.0.0.0/24", "192.0.0.0/29", "192.0.0.8/32", "192.0.0.9/32", "192.0.0.10/32", "192.0.0.170/32",
+    "192.0.0.171/32", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.88.99.2/32",
+    "192.168.0.0/16", "192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4",
+    "255.255.255.255/32", "::1/128", "::/128", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64",
+    "100:0:0:1::/64", "2001::/23", "2001::/32", "2001:1::1/128", "2001:1::2/128", "2001:1::3/128", "2001:2::/48",
+    "2001:3::/32", "2001:4:112::/48", "2001:10::/28", "2001:20::/28", "2001:30::/28", "2001:db8::/32", "2002::/16",
+    "2620:4f:8000::/48", "3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10", "224.0.0.0/4", "ff00::/8", "fec0::/10",
+]  # fmt: skip
+"""IANA's registries of special-purpose addresses; and multicast and site-local, which do not stand there."""
+
+
+@pytest.mark.parametrize("network", SPECIAL_PURPOSE)
+def test_no_special_purpose_range_may_be_called(network: str) -> None:
+    """Nor those that IANA calls globally reachable: no webhook is received there."""
+    inner = IPv6Network(network) if ":" in network else ip_network(network)
+    if network == "::ffff:0:0/96":  # as good as the IPv4 address that it means
+        assert not refuses(PUBLIC, "::ffff:8.8.8.8")
+        inner = IPv6Network("::ffff:127.0.0.0/104")
+
+    assert refuses(PUBLIC, str(inner[0]))
+    assert refuses(PUBLIC, str(inner[-1]))
+    assert any(inner.subnet_of(one) for one, _ in DENIED if one.version == inner.version) or network[:4] == "::ff"
 
 
 def test_table_of_denied_ranges_leaves_only_public_unicast() -> None:
