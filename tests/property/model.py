@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from controlplane.domain.execution import CRASHES_MAX, Submission
 from controlplane.domain.ids import ExecutionId, SessionId
 from controlplane.domain.lease import Fence, Verdict
+from controlplane.domain.step import AwaitEvent, Done, Sleep, StepOp
 
 CRASHED = ("expired", "silent", "replaced", "refused")
 LEASE_SECONDS = 10_000
@@ -54,6 +56,34 @@ class Outcome:
 
 
 @dataclass(slots=True)
+class Step:
+    """What an execution has done or waits for; `began` decides whose turn it is to take a signal."""
+
+    kind: str
+    began: tuple[int, int, str]
+    attempt: int
+    status: str = "pending"
+    value: bytes | None = None
+    due: int | None = None
+    event: str | None = None
+    child: ExecutionId | None = None
+    timed_out: bool = False
+    awaited: bool = False
+    news: bool = False
+
+    def is_due(self, now: int) -> bool:
+        return self.status == "pending" and self.due is not None and self.due <= now
+
+
+@dataclass(slots=True)
+class Signal:
+    event: str
+    payload: bytes
+    key: str | None
+    step: str | None = None
+
+
+@dataclass(slots=True)
 class Execution:
     asked: Submission
     state: str = "ready"
@@ -70,7 +100,10 @@ class Execution:
     pausing: bool = False
     silent: bool = False
     outcome: Outcome | None = None
-    given_back: dict[tuple[int, Verdict], None] = field(default_factory=dict)
+    given_back: dict[tuple[int, Verdict], str] = field(default_factory=dict)
+    steps: dict[str, Step] = field(default_factory=dict)
+    signals: list[Signal] = field(default_factory=list)
+    waits_until: str | None = None
 
     @property
     def id(self) -> ExecutionId:
@@ -119,15 +152,25 @@ class Model:
     # submit
 
     def accept(self, asked: Submission) -> tuple[str, ExecutionId]:
-        """`accepted`, `replayed` or `conflict`, and which execution it is."""
+        """`accepted`, `replayed`, `conflict`, `lease_lost` or `invalid`, and which execution it is."""
         if asked.id in self.executions:
             return "accepted", asked.id
+        parent = None if asked.parent_id is None else self.executions[ExecutionId(asked.parent_id)]
+        if parent is not None and not self.holds(Fence(parent.id, asked.parent_attempt or 0)):
+            return "lease_lost", asked.id
         if asked.idempotency_key is not None:
             key = self.keys.get(asked.idempotency_key)
             if key is not None and key.expires > self.now:
                 return ("replayed" if key.request_hash == asked.request_hash else "conflict"), key.id
             self.keys[asked.idempotency_key] = Key(asked.id, asked.request_hash, self.now + KEY_SECONDS)
-        self.executions[asked.id] = Execution(asked=asked, available=self.moment())
+        at = self.moment()
+        if parent is not None and asked.step is not None:
+            step = parent.steps.get(asked.step)
+            again = step is not None and step.status == "failed" and step.attempt < parent.attempt
+            if step is not None and not (step.kind == "call" and again):
+                return ("invalid", asked.id) if step.child is None else ("replayed", step.child)
+            parent.steps[asked.step] = Step("call", (*at, asked.step), parent.attempt, child=asked.id)
+        self.executions[asked.id] = Execution(asked=asked, available=at)
         return "accepted", asked.id
 
     # lease
@@ -139,7 +182,8 @@ class Model:
         if session.expires < self.now or session.draining:
             return []
         if session.address is not None:
-            limit = min(limit, max(0, SLOTS - sum(one.state == "leased" for one in self.held_by(session.id))))
+            held = sum(one.state == "leased" and not self.has_children(one) for one in self.held_by(session.id))
+            limit = min(limit, max(0, SLOTS - held))
         ready = sorted(
             (one for one in self.executions.values() if one.state == "ready"),
             key=lambda one: (-one.asked.priority, one.available, one.id),
@@ -271,31 +315,130 @@ class Model:
             return "invalid_state"
         if one.session is None:
             one.state = "delayed" if one.available[0] > self.now else "ready"
+            one.state = "waiting" if one.waits_until is not None else one.state
         one.pausing = False
         return "turned"
 
+    # steps, signals and waits without a lease
+
+    def write_steps(self, fence: Fence, ops: list[StepOp]) -> bool:
+        if not self.holds(fence):
+            return False
+        one, at = self.executions[fence.execution_id], self.moment()
+        one.crashes = 0
+        for op in ops:
+            if op.name in one.steps:
+                continue
+            step = one.steps[op.name] = Step("step", (*at, op.name), fence.attempt)
+            if isinstance(op, Done):
+                step.status, step.value = "done", op.value
+            elif isinstance(op, Sleep):
+                step.kind, step.due = "sleep", self.now + int(op.seconds)
+            elif isinstance(op, AwaitEvent):
+                step.kind, step.event = "event", op.event
+                step.due = None if op.timeout_seconds is None else self.now + int(op.timeout_seconds)
+                kept = next((one for one in one.signals if one.event == op.event and one.step is None), None)
+                if kept is not None:
+                    kept.step, step.status, step.value = op.name, "done", kept.payload
+        return True
+
+    def park(self, one: Execution, waits: tuple[str, ...], *, any_: bool) -> tuple[str, str | None]:
+        steps = {name: one.steps[name] for name in waits if name in one.steps}
+        self.fulfil_due(step for step in steps.values())
+        if len(steps) < len(waits):
+            return "step_not_found", None
+        open_ = [step for step in steps.values() if step.status == "pending"]
+        enough = not open_ or (any_ and len(open_) < len(steps))
+        one.crashes, one.available = 0, self.moment()
+        one.given_back[one.attempt, Verdict.WAITING] = status = "queued" if enough else "waiting"
+        self.rest(one, "ready" if enough else "waiting")
+        if not enough:
+            one.waits_until = "any" if any_ else "all"
+            for step in open_:
+                step.awaited = True
+        return "recorded", status
+
+    def fulfil_due(self, steps: Iterable[Step]) -> bool:
+        due = [step for step in steps if step.kind in ("sleep", "event") and step.is_due(self.now)]
+        for step in due:
+            step.status, step.timed_out = "done", step.kind == "event"
+        return bool(due)
+
+    def wake(self, one: Execution, at: Moment) -> None:
+        """Heed the news of one that is not over, and let it go on when enough of what it waits for has come."""
+        awaited = [step for step in one.steps.values() if step.awaited]
+        for step in awaited:
+            step.news = False
+        came = [step for step in awaited if step.status != "pending"]
+        if one.waits_until is None or not (came if one.waits_until == "any" else len(came) == len(awaited)):
+            return
+        one.state = "paused" if one.state == "paused" else "ready"
+        one.waits_until, one.available = None, at
+        for step in awaited:
+            step.awaited = False
+
+    def wake_due(self) -> None:
+        at = self.moment()
+        for one in self.unfinished():
+            if self.fulfil_due(one.steps.values()):
+                self.wake(one, at)
+
+    def fan_in(self) -> None:
+        at = self.moment()
+        for one in self.unfinished():
+            if any(step.news for step in one.steps.values()):
+                self.wake(one, at)
+
+    def signal(self, one: Execution, event: str, payload: bytes, key: str | None) -> str:
+        """`already_finished`, `idempotency_conflict`, `invalid_state`, `delivered` or `kept`."""
+        if one.outcome is not None:
+            return "already_finished"
+        before = next((sent for sent in one.signals if key is not None and sent.key == key), None)
+        if before is not None:
+            if (before.event, before.payload) != (event, payload):
+                return "idempotency_conflict"
+            return "kept" if before.step is None else "delivered"
+        if one.cancelling is not None:
+            return "invalid_state"
+        sent = Signal(event, payload, key)
+        one.signals.append(sent)
+        open_ = [
+            (step.began, name) for name, step in one.steps.items() if step.status == "pending" and step.event == event
+        ]
+        if not open_:
+            return "kept"
+        _, sent.step = min(open_)
+        step = one.steps[sent.step]
+        step.status, step.value = "done", payload
+        self.wake(one, self.moment())
+        return "delivered"
+
     # complete
 
-    def report(self, fence: Fence, verdict: Verdict, *, retryable: bool) -> tuple[str, str | None]:
+    def report(
+        self, fence: Fence, verdict: Verdict, *, retryable: bool, waits: tuple[str, ...] = (), any_: bool = False
+    ) -> tuple[str, str | None]:
         """The code and the status of the answer."""
         one = self.executions[fence.execution_id]
         late = one.silent and one.attempt == fence.attempt and verdict in (Verdict.SUCCEEDED, Verdict.FAILED)
         if not self.holds(fence) and not late:
             if one.outcome is not None and one.outcome.attempt == fence.attempt:
                 return "already_recorded", one.outcome.status
-            known = (fence.attempt, verdict) in one.given_back
-            return ("already_recorded", "queued") if known else ("lease_lost", None)
+            known = one.given_back.get((fence.attempt, verdict))
+            return ("lease_lost", None) if known is None else ("already_recorded", known)
         if one.cancelling is not None:
             self.end(one, "cancelled")
             done = verdict in (Verdict.SUCCEEDED, Verdict.FAILED)
             return "discarded" if done else "recorded", "cancelled"
         if verdict is Verdict.CANCELLED and one.withdrawing:
             verdict = Verdict.RELEASED
+        if verdict is Verdict.WAITING:
+            return self.park(one, waits, any_=any_)
         if verdict is Verdict.RELEASED:
             self.free(one, self.moment(), crash=False)
             one.crashes = 0
         elif verdict is Verdict.FAILED and retryable and one.failures < one.asked.retry.retries_max:
-            one.given_back[one.attempt, verdict] = None
+            one.given_back[one.attempt, verdict] = "queued"
             one.failures, one.crashes = one.failures + 1, 0
             self.rest(one, "delayed")
             one.available = (self.now + RETRY_SECONDS, self.moment()[1])
@@ -427,12 +570,18 @@ class Model:
         one = self.executions[fence.execution_id]
         return one.session is not None and one.attempt == fence.attempt
 
+    def unfinished(self) -> list[Execution]:
+        return [one for one in self.executions.values() if one.outcome is None]
+
+    def has_children(self, one: Execution) -> bool:
+        return any(child.asked.parent_id == one.id for child in self.unfinished())
+
     def held_by(self, id_: UUID) -> list[Execution]:
         return [one for one in self.executions.values() if one.session == id_]
 
     def free(self, one: Execution, at: Moment, *, crash: bool, delay: int = 0) -> None:
         if not crash:
-            one.given_back[one.attempt, Verdict.RELEASED] = None
+            one.given_back[one.attempt, Verdict.RELEASED] = "queued"
         if one.cancelling is not None:
             self.end(one, "cancelled")
         elif crash and one.crashes + 1 >= CRASHES_MAX:
@@ -452,5 +601,19 @@ class Model:
         self.rest(one, status)
         one.state = status
         one.outcome = Outcome(status=status, attempt=one.attempt, failures=one.failures)
+        self.end_steps(one)
         if one.asked.webhooks:
             self.deliveries[one.id] = Delivery(due=self.now)
+
+    def end_steps(self, one: Execution) -> None:
+        """Nothing is awaited by what has ended, and the call that it was of its parent has ended so."""
+        one.waits_until = None
+        for step in one.steps.values():
+            step.awaited = step.news = False
+            if step.status == "pending" and step.kind != "call":
+                step.status = "failed"
+        parent = None if one.asked.parent_id is None else self.executions[ExecutionId(one.asked.parent_id)]
+        for step in parent.steps.values() if parent is not None else ():
+            if step.child == one.id and step.status == "pending":
+                step.status = "done" if one.state == "succeeded" else "failed"
+                step.news = step.awaited

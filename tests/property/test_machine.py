@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from controlplane.postgres.pool import Connection
-from tests.property.machine import Machine
+from tests.property.waits import Waits
 
 COMMON = settings(
     deadline=None,
@@ -49,7 +49,7 @@ def connection(database: str, loop: asyncio.AbstractEventLoop) -> Iterator[Conne
 def test_the_stages_keep_their_promises(loop: asyncio.AbstractEventLoop, connection: Connection) -> None:
     """Whatever is asked, repeated, lost, crashed or cancelled, the database looks as the model says."""
 
-    class Here(Machine):
+    class Here(Waits):
         def __init__(self) -> None:
             super().__init__(loop, connection)
 
