@@ -40,13 +40,14 @@ where bucket = $1
   and id = any($2::uuid[])
 """
 
-# What is handed back keeps its place under its limits; what has failed stands in line again.
+# What is handed back keeps its place under its limits, if it had one and did not wait in its process; what has failed
+# stands in line again.
 RETRY = """
 update queue q
 set state = case
     when q.pause_requested then 'paused'
     when r.delay_seconds > 0 then 'delayed'
-    when q.line is not null and r.reason = 'retrying' then 'blocked'
+    when q.line is not null and (r.reason = 'retrying' or q.state = 'waiting') then 'blocked'
     else 'ready'
   end,
   available_at = clock() + make_interval(secs => r.delay_seconds),

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+import asyncpg
+
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import Held, Overdue, Settlement, Status
 from controlplane.domain.ids import bucket_of
@@ -240,10 +242,16 @@ limit $3
 for update skip locked
 """
 
-# What is ready again at once keeps its place under its limits: only its process was lost.
+# What is ready again at once keeps its place under its limits: only its process was lost. What waited in its process
+# had none, and another may have been let in meanwhile.
 RELEASE = """
 update queue q
-set state = case when q.pause_requested then 'paused' when $6::float8 > 0 then 'delayed' else 'ready' end,
+set state = case
+    when q.pause_requested then 'paused'
+    when $6::float8 > 0 then 'delayed'
+    when q.state = 'waiting' and q.line is not null then 'blocked'
+    else 'ready'
+  end,
   session_id = null,
   leased_at = null,
   deadline_at = q.total_deadline_at,
@@ -258,6 +266,7 @@ from unnest($2::uuid[], $3::int[], $4::smallint[]) as r(id, attempt, crashes)
 where q.bucket = $1
   and q.id = r.id
   and q.attempt = r.attempt
+returning q.namespace, q.target, q.state
 """
 
 PROMOTE = """
@@ -313,7 +322,8 @@ async def close_expired(conn: Connection, bucket: int, *, up_seconds: float) -> 
 async def sweep(conn: Connection, bucket: int, *, make_id: finish.MakeId) -> Swept:
     """Free what closed sessions still hold.
 
-    Moves: leased, waiting → ready, or → (outcome) when it was being cancelled or keeps crashing.
+    Moves: leased, waiting → ready (blocked, when it waited under a limit), or → (outcome) when it was being cancelled
+    or keeps crashing.
     Guard: rows are taken with `skip locked`; one that a report holds right now is seen again on the next pass.
     """
     closed = await _closed_holders(conn, bucket)
@@ -331,6 +341,7 @@ async def sweep(conn: Connection, bucket: int, *, make_id: finish.MakeId) -> Swe
             rows=quiet.rows + done.rows + also.rows,
             ready=quiet.ready + done.ready + also.ready,
             ended=quiet.ended + done.ended + also.ended,
+            blocked=quiet.blocked + done.blocked + also.blocked,
         )
 
 
@@ -530,8 +541,9 @@ async def _free(
         [finish.cancelled(held, held.cancel_reason) if held.cancel_requested else _crash_loop(held) for held in ending],
         make_id=make_id,
     )
+    back: list[asyncpg.Record] = []
     if freed:
-        await conn.execute(
+        back = await conn.fetch(
             RELEASE,
             bucket,
             [held.id for held in freed],
@@ -543,8 +555,9 @@ async def _free(
         await record.append(conn, bucket, [_freed(held, reason, crash) for held in freed])
     return Swept(
         rows=len(rows),
-        ready=tuple((held.namespace, held.target) for held in freed),
+        ready=tuple((row["namespace"], row["target"]) for row in back if row["state"] == "ready"),
         ended=tuple(one.id for one in settled),
+        blocked=sum(row["state"] == "blocked" for row in back),
     )
 
 

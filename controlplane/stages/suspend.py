@@ -47,11 +47,17 @@ where s.bucket = $1
   and s.status = 'pending'
 """
 
-# `reason` null: what it waits for is there, and it keeps its place in the `line` of a limit: it has not given it back.
+# `reason` null: what it waits for is there, and it keeps its place in the `line` of a limit, unless it has given it back
+# to wait in its process.
 # Its deadline is that of the whole from here on; waiting is progress, and the crashes before it are forgiven.
 PARK = """
 update queue q
-set state = case when q.pause_requested then 'paused' when p.reason is null then 'ready' else 'waiting' end,
+set state = case
+    when q.pause_requested then 'paused'
+    when p.reason is not null then 'waiting'
+    when q.state = 'waiting' and q.line is not null then 'blocked'
+    else 'ready'
+  end,
   available_at = clock(),
   crashes = 0,
   session_id = null,
@@ -70,6 +76,7 @@ from unnest($2::uuid[], $3::int[], $4::text[], $5::text[]) as p(id, attempt, unt
 where q.bucket = $1
   and q.id = p.id
   and q.attempt = p.attempt
+returning q.id, q.namespace, q.target, q.state
 """
 
 # Without news: who writes this holds the row of the queue, and wakes it in the same transaction.
@@ -294,7 +301,8 @@ class Wish:
 async def park(conn: Connection, bucket: int, wishes: Sequence[Wish]) -> dict[ExecutionId, Ready | StepNotFound | None]:
     """These attempts give their leases back. Runs in the transaction of who locked their rows and checked the fence.
 
-    Moves: leased → waiting without a session; → ready when what is awaited has come; → paused when that was asked for.
+    Moves: leased → waiting without a session; → ready when what is awaited has come, or → blocked when it had given its
+    place under a limit back; → paused when that was asked for.
     Guard: the locked row, and the steps locked: what comes later than this look finds the step awaited. Answers for
     each None, the target that has work again, or StepNotFound, and then nothing of it has changed.
     """
@@ -321,11 +329,10 @@ async def park(conn: Connection, bucket: int, wishes: Sequence[Wish]) -> dict[Ex
         open_ = {known[name][0] for name in wish.waits if known[name][1]}
         enough = not open_ or (wish.until is Until.ANY and not all(known[name][1] for name in wish.waits))
         parked.append((wish, None if enough else reason_of(open_)))
-        ready = Ready(wish.held.namespace, wish.held.target)
-        answers[wish.held.id] = ready if enough else None
+        answers[wish.held.id] = None
     await _mark(conn, bucket, [wish for wish, reason in parked if reason is not None])
     if parked:
-        await conn.execute(
+        rows = await conn.fetch(
             PARK,
             bucket,
             [wish.held.id for wish, _ in parked],
@@ -333,6 +340,12 @@ async def park(conn: Connection, bucket: int, wishes: Sequence[Wish]) -> dict[Ex
             [wish.until.value for wish, _ in parked],
             [reason for _, reason in parked],
         )
+        goes_on = {wish.held.id for wish, reason in parked if reason is None}
+        answers |= {
+            ExecutionId(row["id"]): Ready(row["namespace"], row["target"], blocked=row["state"] == "blocked")
+            for row in rows
+            if row["id"] in goes_on
+        }
         await record.append(conn, bucket, [event for one in parked for event in _parked(*one)])
     return answers
 

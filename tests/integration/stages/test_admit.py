@@ -9,9 +9,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from controlplane.domain.lease import Fence, Lease, Verdict
+from controlplane.domain.lease import Fence, Lease, Ready, Verdict
 from controlplane.domain.limit import READY_MAX, Rule
 from controlplane.domain.retry import RetryPolicy
+from controlplane.domain.step import Done
 from controlplane.postgres.pool import Connection
 from controlplane.stages import admit, cancel, expire, limit, pause, wait
 from tests.make import (
@@ -27,7 +28,9 @@ from tests.make import (
     move_clock,
     queue_row,
     report,
+    steps,
     submission,
+    suspend,
 )
 
 KEY = "key:tools"
@@ -166,6 +169,36 @@ async def test_a_crash_keeps_its_place(conn: Connection) -> None:
 
     assert await let_in(conn) == 0
     assert await state(conn, first) == "ready"
+
+
+async def _its_process_dies(conn: Connection, made: Made) -> None:
+    await conn.execute("update sessions set closed_at = clock(), closed_reason = 'expired'")
+    assert (await expire.sweep(conn, 0, make_id=make_id)).blocked == 1
+
+
+async def _is_handed_back(conn: Connection, made: Made) -> None:
+    await report(conn, made.fence, Verdict.RELEASED)
+
+
+async def _has_nothing_to_wait_for(conn: Connection, made: Made) -> None:
+    await steps(conn, made, Done(name="a", value=b"1"))
+    assert (await suspend(conn, made.fence, "a")).ready == Ready(NAMESPACE, TARGET, blocked=True)
+
+
+@pytest.mark.parametrize("loses", [_its_process_dies, _is_handed_back, _has_nothing_to_wait_for])
+async def test_who_gave_its_place_away_to_wait_has_none_to_keep(conn: Connection, loses: Any) -> None:
+    """Another was let in while it waited in its process; when that loses it, it stands in line (I-27)."""
+    await put(conn, concurrency_max=1)
+    [first] = await keyed(conn)
+    await let_in(conn)
+    await lease(conn, await make_session(conn))
+    await wait.begin(conn, 0, first.fence, reason="waiting_for_approval")
+    await keyed(conn)
+    assert await let_in(conn) == 1
+
+    await loses(conn, first)
+
+    assert (await state(conn, first), await let_in(conn)) == ("blocked", 0)
 
 
 async def test_what_wakes_stands_in_line_again(conn: Connection) -> None:
