@@ -116,7 +116,7 @@ where bucket = $1
 
 ENDS_ONCE = Invariant(
     name="ends_once",
-    promise="The story of an execution has one end, that of its outcome, and nothing begins after it (I-12, I-13, I-14).",
+    promise="An execution's story has one end, that of its outcome, and nothing begins after it (I-12, I-13, I-14).",
     query="""
 select coalesce(o.id, t.execution_id) as id
 from (select id, status from outcomes where bucket = $1) o

@@ -19,6 +19,7 @@ from controlplane.domain.execution import CRASHES_MAX, Accepted, Status, Submiss
 from controlplane.domain.ids import BUCKETS_MAX, ExecutionId, SessionId, bucket_of
 from controlplane.domain.lease import Beat, Claim, Fence, ReportCode, Verdict
 from controlplane.domain.lease import Session as SessionOf
+from controlplane.domain.limit import first_line
 from controlplane.domain.memory import Append, Place, Put, Scope, Write, assemble
 from controlplane.domain.placement import Placement
 from controlplane.domain.retry import RetryPolicy
@@ -57,7 +58,8 @@ Answer = TypeVar("Answer")
 
 QUEUE = """
 select id, state, attempt, failures, crashes, session_id, cancel_requested_at is not null as cancelling,
-  sent_at is not null as sent, accepted_at is not null as accepted, pause_requested, waits_until
+  sent_at is not null as sent, accepted_at is not null as accepted, pause_requested, waits_until,
+  line, limited
 from queue
 where bucket = $1
 """
@@ -79,7 +81,7 @@ OUTCOMES = "select id, status, attempt, failures, xmin::text, finished_at from o
 # A bucket that an earlier example used is emptied; there are more examples than buckets only in long runs.
 TABLES = """
 queue executions outcomes events logs memory memory_items nodes sessions webhooks deliveries idempotency_keys
-steps signals ended_parents
+steps signals ended_parents limits
 """
 
 SENT = Attempt(
@@ -105,6 +107,9 @@ class OneBucket(Placement):
 
     def all(self) -> range:
         return range(self.bucket, self.bucket + 1)
+
+    def of_key(self, namespace: int, *parts: str) -> int:
+        return self.bucket
 
 
 class Machine(RuleBasedStateMachine):
@@ -148,8 +153,11 @@ class Machine(RuleBasedStateMachine):
         priority=st.integers(0, 1),
         key=st.one_of(st.none(), keys),
         request=st.sampled_from([b"x", b"y"]),
+        lock=st.sampled_from([None, None, "a"]),
     )
-    def submit(self, webhooks: bool, retries: int, priority: int, key: str | None, request: bytes) -> None:
+    def submit(
+        self, webhooks: bool, retries: int, priority: int, key: str | None, request: bytes, lock: str | None = None
+    ) -> None:
         asked = submission(
             bucket=self.bucket,
             webhooks=(webhook(attempts_max=tiny.DELIVERY_ATTEMPTS_MAX),) if webhooks else (),
@@ -157,8 +165,17 @@ class Machine(RuleBasedStateMachine):
             priority=priority,
             idempotency_key=key,
             request_hash=request,
+            concurrency_key=lock,
+            line=self.line(lock),
         )
         self.ask(asked)
+
+    def line(self, lock: str | None) -> str | None:
+        """Where what is submitted with this concurrency key waits first: see `limits.py`."""
+        return first_line(TARGET, lock, self.model.limits)
+
+    def admit(self) -> None:
+        """Let in whom the limits have room for, when there are any: see `limits.py`."""
 
     def ask(self, asked: Submission) -> None:
         expected, id_ = self.model.accept(asked)
@@ -197,6 +214,7 @@ class Machine(RuleBasedStateMachine):
         self.submit(webhooks=webhooks, retries=retries, priority=1, key=None, request=b"")
         if not any(map(self.is_alive, self.sessions)):
             self.open_session()
+        self.admit()
         self.claim(n=0, limit=2)
 
     @rule()
@@ -319,6 +337,7 @@ class Machine(RuleBasedStateMachine):
         """Most of what can go wrong with calls needs one that is under way."""
         self.submit(webhooks=webhooks, retries=retries, priority=1, key=None, request=b"")
         self.join(address)
+        self.admit()
         self.claim(n=0, limit=2)
 
     @precondition(lambda self: self.fences)
@@ -651,6 +670,7 @@ class Machine(RuleBasedStateMachine):
                 assert tuple(waiting[id_])[1:] == (
                     one.state, one.attempt, one.failures, one.crashes, one.session, one.cancelling is not None,
                     one.sent is not None, one.accepted, one.pausing, one.waits_until,
+                    one.line, one.limited,
                 )  # fmt: skip
             attempt = (waiting.get(id_) or ended[id_])["attempt"]
             assert attempt >= self.attempts.get(id_, 0), "an attempt number went back"

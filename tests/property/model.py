@@ -9,6 +9,7 @@ from uuid import UUID
 from controlplane.domain.execution import CRASHES_MAX, Submission
 from controlplane.domain.ids import ExecutionId, SessionId
 from controlplane.domain.lease import Fence, Verdict
+from controlplane.domain.limit import KEY, keys_of
 from controlplane.domain.step import AwaitEvent, Done, Sleep, StepOp
 
 CRASHED = ("expired", "silent", "replaced", "refused")
@@ -104,10 +105,22 @@ class Execution:
     steps: dict[str, Step] = field(default_factory=dict)
     signals: list[Signal] = field(default_factory=list)
     waits_until: str | None = None
+    line: str | None = None
+    limited: bool = False
 
     @property
     def id(self) -> ExecutionId:
         return self.asked.id
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The limits that count it."""
+        return keys_of(self.asked.target, self.asked.concurrency_key) if self.limited else ()
+
+    @property
+    def next(self) -> str:
+        """What it becomes when it may be leased again and has to be let in for that."""
+        return "ready" if self.line is None else "blocked"
 
 
 @dataclass(slots=True)
@@ -139,6 +152,15 @@ class Key:
 
 
 @dataclass(slots=True)
+class Limit:
+    """`passes`: how often what was there before it is still to be looked through."""
+
+    most: int
+    passes: int
+    since: int
+
+
+@dataclass(slots=True)
 class Model:
     now: int = 0
     happened: int = 0
@@ -148,6 +170,7 @@ class Model:
     deliveries: dict[ExecutionId, Delivery] = field(default_factory=dict)
     memory: dict[tuple[str, str], Value] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
+    limits: dict[str, Limit] = field(default_factory=dict)
 
     # submit
 
@@ -170,7 +193,9 @@ class Model:
             if step is not None and not (step.kind == "call" and again):
                 return ("invalid", asked.id) if step.child is None else ("replayed", step.child)
             parent.steps[asked.step] = Step("call", (*at, asked.step), parent.attempt, child=asked.id)
-        self.executions[asked.id] = Execution(asked=asked, available=at)
+        one = Execution(asked=asked, available=at, line=asked.line, limited=asked.line is not None)
+        one.state = one.next
+        self.executions[asked.id] = one
         return "accepted", asked.id
 
     # lease
@@ -314,7 +339,7 @@ class Model:
         if one.cancelling is not None or not (one.pausing or one.state == "paused"):
             return "invalid_state"
         if one.session is None:
-            one.state = "delayed" if one.available[0] > self.now else "ready"
+            one.state = "delayed" if one.available[0] > self.now else one.next
             one.state = "waiting" if one.waits_until is not None else one.state
         one.pausing = False
         return "turned"
@@ -351,7 +376,7 @@ class Model:
         enough = not open_ or (any_ and len(open_) < len(steps))
         one.crashes, one.available = 0, self.moment()
         one.given_back[one.attempt, Verdict.WAITING] = status = "queued" if enough else "waiting"
-        self.rest(one, "ready" if enough else "waiting")
+        self.rest(one, self.back(one) if enough else "waiting")
         if not enough:
             one.waits_until = "any" if any_ else "all"
             for step in open_:
@@ -372,7 +397,7 @@ class Model:
         came = [step for step in awaited if step.status != "pending"]
         if one.waits_until is None or not (came if one.waits_until == "any" else len(came) == len(awaited)):
             return
-        one.state = "paused" if one.state == "paused" else "ready"
+        one.state = "paused" if one.state == "paused" else one.next
         one.waits_until, one.available = None, at
         for step in awaited:
             step.awaited = False
@@ -479,7 +504,7 @@ class Model:
             if session.closed is not None:
                 for one in self.held_by(session.id):
                     self.free(one, at, crash=session.closed in CRASHED)
-                    one.silent = session.closed == "silent" and one.state == "ready"
+                    one.silent = session.closed == "silent" and one.state in ("ready", "blocked")
 
     def leave(self, session: Session) -> None:
         session.closed = session.closed or "left"
@@ -490,7 +515,35 @@ class Model:
     def promote(self) -> None:
         for one in self.executions.values():
             if one.state == "delayed" and one.available[0] <= self.now:
-                one.state = "ready"
+                one.state = one.next
+
+    # limits
+
+    def put_limit(self, key: str, most: int) -> bool:
+        new = key not in self.limits
+        self.limits[key] = Limit(most, 0 if key.startswith(KEY) else 2, self.now)
+        return new
+
+    def held(self, key: str) -> set[ExecutionId]:
+        """Who has a place under this limit: whoever waits for its children has none."""
+        return {
+            one.id
+            for one in self.unfinished()
+            if one.state in ("ready", "leased") and key in one.keys and not self.has_children(one)
+        }
+
+    def adopt(self) -> None:
+        for key, limit in sorted(self.limits.items()):
+            if limit.passes == 0 or (limit.passes == 1 and limit.since == self.now):
+                continue
+            limit.passes -= 1
+            for one in self.unfinished():
+                if not one.limited:
+                    one.limited, one.line = True, key
+                    one.state = "blocked" if one.state == "ready" else one.state
+
+    def let_in(self, one: Execution, at: Moment) -> None:
+        one.state, one.available = "ready", at
 
     # checkpoint
 
@@ -587,9 +640,13 @@ class Model:
         elif crash and one.crashes + 1 >= CRASHES_MAX:
             self.end(one, "failed")
         else:
-            self.rest(one, "delayed" if delay else "ready")
+            self.rest(one, "delayed" if delay else self.back(one))
             one.available = (at[0] + delay, at[1])
             one.crashes += crash
+
+    def back(self, one: Execution) -> str:
+        """Where one goes that only its process has lost: it keeps its place, if it has not given it back to wait."""
+        return one.next if one.state == "waiting" else "ready"
 
     def rest(self, one: Execution, state: str) -> None:
         """Nobody holds it any more; what was to be paused is."""

@@ -90,6 +90,7 @@ class Waits(Machine):
             run_id=parent.run_id,
             root_id=parent.root_id,
             on_parent_end=end,
+            line=self.line(None),
             priority=1,
             retry=RetryPolicy(
                 retries_max=over.get("retries", 0), delay_seconds=tiny.RETRY_SECONDS, factor=1.0, cap_seconds=1e6
@@ -134,6 +135,7 @@ class Waits(Machine):
         for name in ("s1", "s2"):
             self.ask(self.child(fence, name, end))
         self.wait_for(fence, ("s1", "s2"), any_=any_)
+        self.admit()
         self.claim(n=0, limit=1)
         self.report(0, verdict, retryable=False)
 
@@ -160,6 +162,7 @@ class Waits(Machine):
         self.time_passes(seconds)
         self.wake_due()
         self.fan_in()
+        self.admit()
         self.claim(n=n, limit=2)
 
     # signals
