@@ -47,9 +47,9 @@ where s.bucket = $1
   and s.status = 'pending'
 """
 
-# `reason` null: what it waits for is there, and it keeps its place in the `line` of a limit, unless it has given it back
-# to wait in its process.
-# Its deadline is that of the whole from here on; waiting is progress, and the crashes before it are forgiven.
+# `reason` null: what it waits for is there, and it keeps its place in the `line` of a limit; unless it waited in its
+# process before, and has given the place back for that. Its deadline is that of the whole from here on; waiting is
+# progress, and the crashes before it are forgiven.
 PARK = """
 update queue q
 set state = case
