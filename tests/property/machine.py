@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -33,6 +33,7 @@ from controlplane.errors import (
     LengthMismatch,
     NotAList,
     SessionClosed,
+    SessionDraining,
 )
 from controlplane.postgres.pool import Connection
 from controlplane.stages import (
@@ -63,7 +64,7 @@ select id, state, attempt, failures, crashes, session_id, cancel_requested_at is
 from queue
 where bucket = $1
 """
-SESSIONS = "select id, closed_reason, draining from sessions where bucket = $1"
+SESSIONS = "select id, closed_reason, draining, drain_requested_at is not null as told from sessions where bucket = $1"
 DELIVERIES = "select execution_id, state, attempt, charged from deliveries where bucket = $1"
 MEMORY = """
 select m.scope_id, m.key, m.version, m.value, m.length,
@@ -81,7 +82,7 @@ OUTCOMES = "select id, status, attempt, failures, xmin::text, finished_at from o
 # A bucket that an earlier example used is emptied; there are more examples than buckets only in long runs.
 TABLES = """
 queue executions outcomes events logs memory memory_items nodes sessions webhooks deliveries idempotency_keys
-steps signals ended_parents limits
+steps signals ended_parents limits pauses
 """
 
 SENT = Attempt(
@@ -95,6 +96,17 @@ SENT = Attempt(
 )
 pick = st.integers(0, 7)
 keys = st.sampled_from(["a", "b"])
+NO_TIMES: Mapping[str, float] = {}
+# What it may take: silent, active, altogether. None is a sum of moves of the clock.
+times = st.sampled_from(
+    [
+        NO_TIMES,
+        {"heartbeat_seconds": 5_000.0},
+        {"heartbeat_seconds": 5_000.0, "timeout_seconds": 9_000.0},
+        {"timeout_seconds": 9_000.0},
+        {"heartbeat_seconds": 5_000.0, "total_seconds": 18_000.0},
+    ]
+)
 # Whoever says `waiting` has to say for what: see `waits.py`.
 verdicts = st.sampled_from([one for one in Verdict if one is not Verdict.WAITING])
 
@@ -154,9 +166,17 @@ class Machine(RuleBasedStateMachine):
         key=st.one_of(st.none(), keys),
         request=st.sampled_from([b"x", b"y"]),
         lock=st.sampled_from([None, None, "a"]),
+        times=times,
     )
     def submit(
-        self, webhooks: bool, retries: int, priority: int, key: str | None, request: bytes, lock: str | None = None
+        self,
+        webhooks: bool,
+        retries: int,
+        priority: int,
+        key: str | None,
+        request: bytes,
+        lock: str | None = None,
+        times: Mapping[str, float] = NO_TIMES,
     ) -> None:
         asked = submission(
             bucket=self.bucket,
@@ -167,6 +187,7 @@ class Machine(RuleBasedStateMachine):
             request_hash=request,
             concurrency_key=lock,
             line=self.line(lock),
+            **times,
         )
         self.ask(asked)
 
@@ -209,9 +230,9 @@ class Machine(RuleBasedStateMachine):
         self.begin_work(webhooks, retries)
 
     @rule(webhooks=st.booleans(), retries=st.integers(0, 2))
-    def begin_work(self, webhooks: bool, retries: int) -> None:
+    def begin_work(self, webhooks: bool, retries: int, times: Mapping[str, float] = NO_TIMES) -> None:
         """Most of what can go wrong needs an attempt that runs."""
-        self.submit(webhooks=webhooks, retries=retries, priority=1, key=None, request=b"")
+        self.submit(webhooks=webhooks, retries=retries, priority=1, key=None, request=b"", times=times)
         if not any(map(self.is_alive, self.sessions)):
             self.open_session()
         self.admit()
@@ -234,16 +255,20 @@ class Machine(RuleBasedStateMachine):
         )
         self.sessions.append(session)
         now = self.model.now
-        self.model.sessions[session.id] = tiny.Session(session.id, now, now + tiny.LEASE_SECONDS)
+        self.model.open_session(tiny.Session(session.id, now, now + tiny.LEASE_SECONDS))
 
     @rule(n=pick, limit=st.integers(1, 3))
     def claim(self, n: int, limit: int) -> None:
         session = self.session(n)
-        expected = self.model.claim(self.model.sessions[session.id], limit)
+        mine = self.model.sessions[session.id]
+        expected = [] if mine.is_open and mine.told_to_drain else self.model.claim(mine, limit)
         wish = Claim(session=session, targets=(TARGET,), limit=limit)
         [answer] = self.do(lease.claim(self.conn, [wish], self.placement))
         if expected is None:
             assert isinstance(answer, SessionClosed)
+            return
+        if mine.told_to_drain:
+            assert isinstance(answer, SessionDraining)
             return
         leases = must(answer)
         assert [one.execution_id for one in leases] == expected
@@ -681,8 +706,8 @@ class Machine(RuleBasedStateMachine):
     def every_process_is_known(self) -> None:
         """It is open, drains or was closed for the reason that the model has, and never holds more than its slots."""
         rows = {row["id"]: row for row in self.do(self.conn.fetch(SESSIONS, self.bucket))}
-        assert {id_: (row["closed_reason"], row["draining"]) for id_, row in rows.items()} == {
-            one.id: (one.closed, one.draining) for one in self.model.sessions.values()
+        assert {id_: (row["closed_reason"], row["draining"], row["told"]) for id_, row in rows.items()} == {
+            one.id: (one.closed, one.draining, one.told_to_drain) for one in self.model.sessions.values()
         }
 
     def what_has_ended_stays(self, now: dict[ExecutionId, tuple[Any, ...]]) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from controlplane.domain.execution import CRASHES_MAX, Submission
+from controlplane.domain.execution import CRASHES_MAX, ParentEnd, Submission
 from controlplane.domain.ids import ExecutionId, SessionId
 from controlplane.domain.lease import Fence, Verdict
 from controlplane.domain.limit import KEY, keys_of
 from controlplane.domain.step import AwaitEvent, Done, Sleep, StepOp
 
+TARGET = "n.echo"
 CRASHED = ("expired", "silent", "replaced", "refused")
 LEASE_SECONDS = 10_000
 RETRY_SECONDS = 5_000
@@ -43,6 +44,7 @@ class Session:
     address: str | None = None
     instance: str = ""
     draining: bool = False
+    told_to_drain: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -54,6 +56,7 @@ class Outcome:
     status: str
     attempt: int
     failures: int
+    at: int
 
 
 @dataclass(slots=True)
@@ -107,6 +110,10 @@ class Execution:
     waits_until: str | None = None
     line: str | None = None
     limited: bool = False
+    deadline: float | None = None
+    attempt_deadline: float | None = None
+    total_deadline: float | None = None
+    remaining: float | None = None
 
     @property
     def id(self) -> ExecutionId:
@@ -171,6 +178,7 @@ class Model:
     memory: dict[tuple[str, str], Value] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
     limits: dict[str, Limit] = field(default_factory=dict)
+    paused: set[str] = field(default_factory=set)
 
     # submit
 
@@ -195,6 +203,7 @@ class Model:
             parent.steps[asked.step] = Step("call", (*at, asked.step), parent.attempt, child=asked.id)
         one = Execution(asked=asked, available=at, line=asked.line, limited=asked.line is not None)
         one.state = one.next
+        one.deadline = one.total_deadline = self.after(asked.total_seconds)
         self.executions[asked.id] = one
         return "accepted", asked.id
 
@@ -204,7 +213,7 @@ class Model:
         """None: the session is closed."""
         if session.closed is not None:
             return None
-        if session.expires < self.now or session.draining:
+        if session.expires < self.now or session.draining or self.paused & {"", "n", TARGET}:
             return []
         if session.address is not None:
             held = sum(one.state == "leased" and not self.has_children(one) for one in self.held_by(session.id))
@@ -217,6 +226,7 @@ class Model:
             one.state, one.session, one.leased = "leased", session.id, self.now
             one.attempt += 1
             one.silent = False
+            self.begin_attempt(one, one.asked.timeout_seconds)
             one.sent = None if session.address is None else self.now
         return [one.id for one in ready[:limit]]
 
@@ -247,7 +257,7 @@ class Model:
             if (one.address, one.instance) == (new.address, new.instance):
                 one.draining, one.renewed, one.expires = False, self.now, self.now + LEASE_SECONDS
                 return one
-        self.sessions[new.id] = new
+        self.open_session(new)
         return new
 
     def revive(self, new: Session) -> Session:
@@ -257,7 +267,7 @@ class Model:
         if last.closed is None or last.closed == "replaced" or taken:
             return last
         new.address = last.address
-        self.sessions[new.id] = new
+        self.open_session(new)
         return new
 
     def drain(self) -> None:
@@ -312,6 +322,9 @@ class Model:
         if not self.holds(fence) or one.state != "leased" or one.cancelling is not None or one.withdrawing:
             return False
         one.state, one.accepted = "waiting", one.sent is not None
+        until = one.deadline if one.asked.heartbeat_seconds is None else one.attempt_deadline
+        one.remaining = None if until is None else until - self.now
+        one.deadline, one.attempt_deadline = one.total_deadline, None
         return True
 
     def end_wait(self, fence: Fence) -> bool:
@@ -319,6 +332,7 @@ class Model:
         if not self.holds(fence) or one.state != "waiting" or one.cancelling is not None:
             return False
         one.state = "leased"
+        self.begin_attempt(one, one.remaining)
         return True
 
     def pause(self, one: Execution) -> str:
@@ -350,7 +364,7 @@ class Model:
         if not self.holds(fence):
             return False
         one, at = self.executions[fence.execution_id], self.moment()
-        one.crashes = 0
+        self.hear(one)
         for op in ops:
             if op.name in one.steps:
                 continue
@@ -463,10 +477,7 @@ class Model:
             self.free(one, self.moment(), crash=False)
             one.crashes = 0
         elif verdict is Verdict.FAILED and retryable and one.failures < one.asked.retry.retries_max:
-            one.given_back[one.attempt, verdict] = "queued"
-            one.failures, one.crashes = one.failures + 1, 0
-            self.rest(one, "delayed")
-            one.available = (self.now + RETRY_SECONDS, self.moment()[1])
+            self.retry(one, self.moment())
         else:
             one.failures += verdict is Verdict.FAILED
             self.end(one, verdict.value)
@@ -542,6 +553,98 @@ class Model:
                     one.limited, one.line = True, key
                     one.state = "blocked" if one.state == "ready" else one.state
 
+    # pauses, drains and the children of what has ended
+
+    def open_session(self, new: Session) -> None:
+        """A process that opens one again was told to drain if it was told so before."""
+        same = [one for one in self.sessions.values() if (one.address, one.instance) == (new.address, new.instance)]
+        new.told_to_drain = bool(same) and same[-1].told_to_drain
+        self.sessions[new.id] = new
+
+    def tell_to_drain(self) -> set[SessionId]:
+        told = [one for one in self.sessions.values() if one.is_open and not one.told_to_drain]
+        for one in told:
+            one.told_to_drain = True
+        return {one.id for one in told}
+
+    def undrain(self) -> set[SessionId]:
+        told = [one for one in self.sessions.values() if one.told_to_drain]
+        for one in told:
+            one.told_to_drain = False
+        return {one.id for one in told}
+
+    def follow(self) -> None:
+        """Children whose parents have ended without a result are cancelled, down the tree, unless they shall go on."""
+        while todo := [one for one in self.unfinished() if one.cancelling is None and self.is_left_behind(one)]:
+            for one in todo:
+                self.cancel(one)
+
+    def is_left_behind(self, one: Execution) -> bool:
+        if one.asked.parent_id is None or one.asked.on_parent_end is ParentEnd.KEEP:
+            return False
+        ended = self.executions[ExecutionId(one.asked.parent_id)].outcome
+        return ended is not None and ended.status != "succeeded"
+
+    # deadlines
+
+    def hear(self, one: Execution) -> None:
+        """A sign of life: it has progressed, and may be silent for a while again."""
+        one.crashes = 0
+        if one.asked.heartbeat_seconds is not None and one.state == "leased":
+            one.deadline = self.nearest(one.attempt_deadline, one.total_deadline, one.asked.heartbeat_seconds)
+
+    def begin_attempt(self, one: Execution, seconds: float | None) -> None:
+        """So long it may still be active."""
+        beats = one.asked.heartbeat_seconds
+        one.deadline = self.nearest(self.after(seconds), one.total_deadline, beats)
+        one.attempt_deadline = None if beats is None else self.after(seconds)
+
+    def after(self, seconds: float | None) -> float | None:
+        return None if seconds is None else self.now + seconds
+
+    def nearest(self, attempt: float | None, total: float | None, beats: float | None) -> float | None:
+        return min((at for at in (attempt, total, self.after(beats)) if at is not None), default=None)
+
+    def time_out(self) -> None:
+        over = [one for one in self.unfinished() if one.deadline is not None and one.deadline < self.now]
+        silent = [one for one in over if self.is_silent(one)]
+        excused = [one for one in silent if self.is_excused(one)]
+        for one in over:
+            if one not in silent:
+                self.end(one, "timeout" if one.cancelling is None else "cancelled")
+        for one in excused:
+            one.deadline = self.nearest(one.attempt_deadline, one.total_deadline, one.asked.heartbeat_seconds)
+        at = self.moment()
+        for one in silent:
+            if one in excused:
+                continue
+            if one.cancelling is not None:
+                self.end(one, "cancelled")
+            elif one.failures < one.asked.retry.retries_max:
+                self.retry(one, at)
+            else:
+                one.failures += 1
+                self.end(one, "timeout")
+
+    def is_silent(self, one: Execution) -> bool:
+        """Whether it is only its sign of life that is missing."""
+        if one.total_deadline is not None and one.total_deadline < self.now:
+            return False
+        within = one.attempt_deadline is None or one.attempt_deadline > self.now
+        return one.session is not None and one.asked.heartbeat_seconds is not None and within
+
+    def is_excused(self, one: Execution) -> bool:
+        """Whoever waits for a child says nothing meanwhile."""
+        since = self.now - (one.asked.heartbeat_seconds or 0.0)
+        children = [child for child in self.executions.values() if child.asked.parent_id == one.id]
+        return any(child.outcome is None or child.outcome.at > since for child in children)
+
+    def retry(self, one: Execution, at: Moment) -> None:
+        one.given_back[one.attempt, Verdict.FAILED] = "queued"
+        one.failures, one.crashes = one.failures + 1, 0
+        self.rest(one, "delayed")
+        one.available = (self.now + RETRY_SECONDS, at[1])
+
     def let_in(self, one: Execution, at: Moment) -> None:
         one.state, one.available = "ready", at
 
@@ -553,7 +656,7 @@ class Model:
         before = self.memory.get(key)
         value.version = before.version + 1 if before else 1
         self.memory[key] = value
-        self.executions[fence.execution_id].crashes = 0
+        self.hear(self.executions[fence.execution_id])
         return True
 
     def append(self, fence: Fence, key: tuple[str, str], items: tuple[bytes, ...], expected: int) -> str:
@@ -572,11 +675,11 @@ class Model:
             there = tuple(value.items[expected : expected + len(items)])
             repeat = value.writer == fence and expected >= value.put and there == items
             if repeat:
-                self.executions[fence.execution_id].crashes = 0
+                self.hear(self.executions[fence.execution_id])
             return "repeated" if repeat else "length_mismatch"
         value.items += items
         value.version, value.writer, value.appended = value.version + 1, fence, (expected, items)
-        self.executions[fence.execution_id].crashes = 0
+        self.hear(self.executions[fence.execution_id])
         return "added"
 
     # deliver
@@ -652,12 +755,13 @@ class Model:
         """Nobody holds it any more; what was to be paused is."""
         one.state = "paused" if one.pausing else state
         one.session = one.sent = None
+        one.deadline = one.total_deadline
         one.accepted = one.withdrawing = one.pausing = one.silent = False
 
     def end(self, one: Execution, status: str) -> None:
         self.rest(one, status)
         one.state = status
-        one.outcome = Outcome(status=status, attempt=one.attempt, failures=one.failures)
+        one.outcome = Outcome(status=status, attempt=one.attempt, failures=one.failures, at=self.now)
         self.end_steps(one)
         if one.asked.webhooks:
             self.deliveries[one.id] = Delivery(due=self.now)
