@@ -11,6 +11,7 @@ from controlplane.domain.execution import ParentEnd
 from controlplane.domain.ids import SessionId
 from controlplane.domain.lease import Verdict
 from controlplane.domain.pause import Paused
+from controlplane.domain.step import Done
 from controlplane.stages import expire, follow, withhold
 from tests.make import NAMESPACE, TARGET, make_id
 from tests.property import model as tiny
@@ -66,14 +67,23 @@ class Control(Limits):
         self.model.time_out()
         self.do(expire.time_out(self.conn, self.bucket, make_id=make_id))
 
-    @rule(times=times, retries=st.integers(0, 1), child=st.booleans(), seconds=st.sampled_from(tiny.MOVES))
-    def run_late(self, times: Mapping[str, float], retries: int, child: bool, seconds: int) -> None:
+    @rule(
+        times=times,
+        retries=st.integers(0, 1),
+        child=st.booleans(),
+        by_step=st.booleans(),
+        seconds=st.sampled_from(tiny.MOVES),
+    )
+    def run_late(self, times: Mapping[str, float], retries: int, child: bool, by_step: bool, seconds: int) -> None:
         """An attempt has times to keep; perhaps it speaks in between, perhaps it waits for a child."""
         self.begin_work(webhooks=True, retries=retries, times=times)
         if child and self.model.holds(self.fence(0)):
             self.ask(self.child(self.fence(0), "s1", ParentEnd.CANCEL))
         self.time_passes(4_000)
-        self.put(0, "a", None, 1)
+        if by_step:
+            self.write_steps(0, [Done(name="s2", value=b"1")])
+        else:
+            self.put(0, "a", None, 1)
         self.time_passes(seconds)
         self.time_out()
 
