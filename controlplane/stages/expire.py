@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+import asyncpg
+
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import Held, Overdue, Settlement, Status
 from controlplane.domain.ids import bucket_of
@@ -263,6 +265,7 @@ from unnest($2::uuid[], $3::int[], $4::smallint[]) as r(id, attempt, crashes)
 where q.bucket = $1
   and q.id = r.id
   and q.attempt = r.attempt
+returning q.namespace, q.target, q.state
 """
 
 PROMOTE = """
@@ -339,6 +342,7 @@ async def sweep(conn: Connection, bucket: int, *, make_id: finish.MakeId) -> Swe
             rows=quiet.rows + done.rows + also.rows,
             ready=quiet.ready + done.ready + also.ready,
             ended=quiet.ended + done.ended + also.ended,
+            blocked=quiet.blocked + done.blocked + also.blocked,
         )
 
 
@@ -540,8 +544,9 @@ async def _free(
         [finish.cancelled(held, held.cancel_reason) if held.cancel_requested else _crash_loop(held) for held in ending],
         make_id=make_id,
     )
+    back: list[asyncpg.Record] = []
     if freed:
-        await conn.execute(
+        back = await conn.fetch(
             RELEASE,
             bucket,
             [held.id for held in freed],
@@ -553,8 +558,9 @@ async def _free(
         await record.append(conn, bucket, [_freed(held, reason, crash) for held in freed])
     return Swept(
         rows=len(rows),
-        ready=tuple((held.namespace, held.target) for held in freed),
+        ready=tuple((row["namespace"], row["target"]) for row in back if row["state"] == "ready"),
         ended=tuple(one.id for one in settled),
+        blocked=sum(row["state"] == "blocked" for row in back),
     )
 
 

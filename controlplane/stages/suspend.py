@@ -82,6 +82,7 @@ from unnest($2::uuid[], $3::int[], $4::text[], $5::text[]) as p(id, attempt, unt
 where q.bucket = $1
   and q.id = p.id
   and q.attempt = p.attempt
+returning q.id, q.namespace, q.target, q.state
 """
 
 # Without news: who writes this holds the row of the queue, and wakes it in the same transaction.
@@ -320,7 +321,8 @@ class Wish:
 async def park(conn: Connection, bucket: int, wishes: Sequence[Wish]) -> dict[ExecutionId, Ready | StepNotFound | None]:
     """These attempts give their leases back. Runs in the transaction of who locked their rows and checked the fence.
 
-    Moves: leased → waiting without a session; → ready when what is awaited has come; → paused when that was asked for.
+    Moves: leased → waiting without a session; → ready when what is awaited has come, or → blocked when it had given its
+    place under a limit back; → paused when that was asked for.
     Guard: the locked row, and the steps locked: what comes later than this look finds the step awaited. Answers for
     each None, the target that has work again, or StepNotFound, and then nothing of it has changed.
     """
@@ -347,11 +349,10 @@ async def park(conn: Connection, bucket: int, wishes: Sequence[Wish]) -> dict[Ex
         open_ = {known[name][0] for name in wish.waits if known[name][1]}
         enough = not open_ or (wish.until is Until.ANY and not all(known[name][1] for name in wish.waits))
         parked.append((wish, None if enough else reason_of(open_)))
-        ready = Ready(wish.held.namespace, wish.held.target)
-        answers[wish.held.id] = ready if enough else None
+        answers[wish.held.id] = None
     await _mark(conn, bucket, [wish for wish, reason in parked if reason is not None])
     if parked:
-        await conn.execute(
+        rows = await conn.fetch(
             PARK,
             bucket,
             [wish.held.id for wish, _ in parked],
@@ -359,6 +360,12 @@ async def park(conn: Connection, bucket: int, wishes: Sequence[Wish]) -> dict[Ex
             [wish.until.value for wish, _ in parked],
             [reason for _, reason in parked],
         )
+        goes_on = {wish.held.id for wish, reason in parked if reason is None}
+        answers |= {
+            ExecutionId(row["id"]): Ready(row["namespace"], row["target"], blocked=row["state"] == "blocked")
+            for row in rows
+            if row["id"] in goes_on
+        }
         await record.append(conn, bucket, [event for one in parked for event in _parked(*one)])
     return answers
 

@@ -1,10 +1,13 @@
-"""The stages beside the model: every answer must be the model's, and after every step the database looks like it."""
+"""The stages beside the model: every answer must be the model's, and after every step the database looks like it.
+
+Here is the way of an execution from submit to deliver; `waits.py` and those after it add what may happen on the way.
+"""
 
 from __future__ import annotations
 
 import itertools
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -12,10 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState
-from controlplane.domain.execution import CRASHES_MAX, Accepted, Status
+from controlplane.domain.execution import CRASHES_MAX, Accepted, Status, Submission
 from controlplane.domain.ids import BUCKETS_MAX, ExecutionId, SessionId, bucket_of
 from controlplane.domain.lease import Beat, Claim, Fence, ReportCode, Verdict
 from controlplane.domain.lease import Session as SessionOf
+from controlplane.domain.limit import first_line
 from controlplane.domain.memory import Append, Place, Put, Scope, Write, assemble
 from controlplane.domain.placement import Placement
 from controlplane.domain.retry import RetryPolicy
@@ -23,11 +27,13 @@ from controlplane.errors import (
     AlreadyFinished,
     ControlPlaneError,
     IdempotencyConflict,
+    Invalid,
     InvalidState,
     LeaseLost,
     LengthMismatch,
     NotAList,
     SessionClosed,
+    SessionDraining,
 )
 from controlplane.postgres.pool import Connection
 from controlplane.stages import (
@@ -46,18 +52,19 @@ from controlplane.stages import (
 from controlplane.stages.deliver import Due, Sent
 from tests.make import NAMESPACE, TARGET, a_process, make_id, move_clock, must, report, submission, webhook
 from tests.property import model as tiny
+from tests.property.invariants import ALWAYS, broken
 from tests.property.model import Model, Value
 
 Answer = TypeVar("Answer")
 
 QUEUE = """
 select id, state, attempt, failures, crashes, session_id, cancel_requested_at is not null as cancelling,
-  sent_at is not null as sent, accepted_at is not null as accepted, pause_requested
+  sent_at is not null as sent, accepted_at is not null as accepted, pause_requested, waits_until,
+  line, limited
 from queue
 where bucket = $1
 """
-SESSIONS = "select id, closed_reason, draining from sessions where bucket = $1"
-OUTCOMES = "select id, status, attempt, failures from outcomes where bucket = $1"
+SESSIONS = "select id, closed_reason, draining, drain_requested_at is not null as told from sessions where bucket = $1"
 DELIVERIES = "select execution_id, state, attempt, charged from deliveries where bucket = $1"
 MEMORY = """
 select m.scope_id, m.key, m.version, m.value, m.length,
@@ -70,9 +77,13 @@ select m.scope_id, m.key, m.version, m.value, m.length,
 from memory m
 where m.bucket = $1
 """
-FINAL = "select id, xmin::text, status, finished_at from outcomes where bucket = $1"
+BROKEN = broken(ALWAYS)
+OUTCOMES = "select id, status, attempt, failures, xmin::text, finished_at from outcomes where bucket = $1"
 # A bucket that an earlier example used is emptied; there are more examples than buckets only in long runs.
-TABLES = "queue executions outcomes events logs memory memory_items nodes sessions webhooks deliveries idempotency_keys"
+TABLES = """
+queue executions outcomes events logs memory memory_items nodes sessions webhooks deliveries idempotency_keys
+steps signals ended_parents limits pauses
+"""
 
 SENT = Attempt(
     outcome=AttemptOutcome.DELIVERED,
@@ -85,7 +96,18 @@ SENT = Attempt(
 )
 pick = st.integers(0, 7)
 keys = st.sampled_from(["a", "b"])
-# The model knows nothing of steps, which `waiting` is about: tests/integration/stages/test_suspend.py does.
+NO_TIMES: Mapping[str, float] = {}
+# What it may take: silent, active, altogether. None is a sum of moves of the clock.
+times = st.sampled_from(
+    [
+        NO_TIMES,
+        {"heartbeat_seconds": 5_000.0},
+        {"heartbeat_seconds": 5_000.0, "timeout_seconds": 9_000.0},
+        {"timeout_seconds": 9_000.0},
+        {"heartbeat_seconds": 5_000.0, "total_seconds": 18_000.0},
+    ]
+)
+# Whoever says `waiting` has to say for what: see `waits.py`.
 verdicts = st.sampled_from([one for one in Verdict if one is not Verdict.WAITING])
 
 
@@ -97,6 +119,9 @@ class OneBucket(Placement):
 
     def all(self) -> range:
         return range(self.bucket, self.bucket + 1)
+
+    def of_key(self, namespace: int, *parts: str) -> int:
+        return self.bucket
 
 
 class Machine(RuleBasedStateMachine):
@@ -140,8 +165,19 @@ class Machine(RuleBasedStateMachine):
         priority=st.integers(0, 1),
         key=st.one_of(st.none(), keys),
         request=st.sampled_from([b"x", b"y"]),
+        lock=st.sampled_from([None, None, "a"]),
+        times=times,
     )
-    def submit(self, webhooks: bool, retries: int, priority: int, key: str | None, request: bytes) -> None:
+    def submit(
+        self,
+        webhooks: bool,
+        retries: int,
+        priority: int,
+        key: str | None,
+        request: bytes,
+        lock: str | None = None,
+        times: Mapping[str, float] = NO_TIMES,
+    ) -> None:
         asked = submission(
             bucket=self.bucket,
             webhooks=(webhook(attempts_max=tiny.DELIVERY_ATTEMPTS_MAX),) if webhooks else (),
@@ -149,11 +185,25 @@ class Machine(RuleBasedStateMachine):
             priority=priority,
             idempotency_key=key,
             request_hash=request,
+            concurrency_key=lock,
+            line=self.line(lock),
+            **times,
         )
+        self.ask(asked)
+
+    def line(self, lock: str | None) -> str | None:
+        """Where what is submitted with this concurrency key waits first: see `limits.py`."""
+        return first_line(TARGET, lock, self.model.limits)
+
+    def admit(self) -> None:
+        """Let in whom the limits have room for, when there are any: see `limits.py`."""
+
+    def ask(self, asked: Submission) -> None:
         expected, id_ = self.model.accept(asked)
         [answer] = self.do(submit.accept(self.conn, [asked]))
-        if expected == "conflict":
-            assert isinstance(answer, IdempotencyConflict)
+        refusals = {"conflict": IdempotencyConflict, "lease_lost": LeaseLost, "invalid": Invalid}
+        if expected in refusals:
+            assert isinstance(answer, refusals[expected])
             return
         assert isinstance(answer, Accepted)
         assert (answer.id, answer.replayed) == (id_, expected == "replayed")
@@ -180,11 +230,12 @@ class Machine(RuleBasedStateMachine):
         self.begin_work(webhooks, retries)
 
     @rule(webhooks=st.booleans(), retries=st.integers(0, 2))
-    def begin_work(self, webhooks: bool, retries: int) -> None:
+    def begin_work(self, webhooks: bool, retries: int, times: Mapping[str, float] = NO_TIMES) -> None:
         """Most of what can go wrong needs an attempt that runs."""
-        self.submit(webhooks=webhooks, retries=retries, priority=1, key=None, request=b"")
+        self.submit(webhooks=webhooks, retries=retries, priority=1, key=None, request=b"", times=times)
         if not any(map(self.is_alive, self.sessions)):
             self.open_session()
+        self.admit()
         self.claim(n=0, limit=2)
 
     @rule()
@@ -204,16 +255,20 @@ class Machine(RuleBasedStateMachine):
         )
         self.sessions.append(session)
         now = self.model.now
-        self.model.sessions[session.id] = tiny.Session(session.id, now, now + tiny.LEASE_SECONDS)
+        self.model.open_session(tiny.Session(session.id, now, now + tiny.LEASE_SECONDS))
 
     @rule(n=pick, limit=st.integers(1, 3))
     def claim(self, n: int, limit: int) -> None:
         session = self.session(n)
-        expected = self.model.claim(self.model.sessions[session.id], limit)
+        mine = self.model.sessions[session.id]
+        expected = [] if mine.is_open and mine.told_to_drain else self.model.claim(mine, limit)
         wish = Claim(session=session, targets=(TARGET,), limit=limit)
         [answer] = self.do(lease.claim(self.conn, [wish], self.placement))
         if expected is None:
             assert isinstance(answer, SessionClosed)
+            return
+        if mine.told_to_drain:
+            assert isinstance(answer, SessionDraining)
             return
         leases = must(answer)
         assert [one.execution_id for one in leases] == expected
@@ -307,6 +362,7 @@ class Machine(RuleBasedStateMachine):
         """Most of what can go wrong with calls needs one that is under way."""
         self.submit(webhooks=webhooks, retries=retries, priority=1, key=None, request=b"")
         self.join(address)
+        self.admit()
         self.claim(n=0, limit=2)
 
     @precondition(lambda self: self.fences)
@@ -620,6 +676,12 @@ class Machine(RuleBasedStateMachine):
     # what must always be true
 
     @invariant()
+    def every_promise_is_kept(self) -> None:
+        """Those that a query can ask for, of whatever is in the database."""
+        rows = self.do(self.conn.fetch(BROKEN, self.bucket))
+        assert not rows, [tuple(row) for row in rows]
+
+    @invariant()
     def every_execution_is_in_one_place(self) -> None:
         """Nothing submitted is missing, nothing is in two places, and it stands as the model has it."""
         waiting = {row["id"]: row for row in self.do(self.conn.fetch(QUEUE, self.bucket))}
@@ -628,34 +690,36 @@ class Machine(RuleBasedStateMachine):
         assert waiting.keys() | ended.keys() == self.model.executions.keys()
         for id_, one in self.model.executions.items():
             if one.outcome is not None:
-                assert tuple(ended[id_])[1:] == (one.outcome.status, one.outcome.attempt, one.outcome.failures)
+                assert tuple(ended[id_])[1:4] == (one.outcome.status, one.outcome.attempt, one.outcome.failures)
             else:
                 assert tuple(waiting[id_])[1:] == (
                     one.state, one.attempt, one.failures, one.crashes, one.session, one.cancelling is not None,
-                    one.sent is not None, one.accepted, one.pausing,
+                    one.sent is not None, one.accepted, one.pausing, one.waits_until,
+                    one.line, one.limited,
                 )  # fmt: skip
             attempt = (waiting.get(id_) or ended[id_])["attempt"]
             assert attempt >= self.attempts.get(id_, 0), "an attempt number went back"
             self.attempts[id_] = attempt
+        self.what_has_ended_stays({id_: tuple(row) for id_, row in ended.items()})
 
     @invariant()
     def every_process_is_known(self) -> None:
         """It is open, drains or was closed for the reason that the model has, and never holds more than its slots."""
         rows = {row["id"]: row for row in self.do(self.conn.fetch(SESSIONS, self.bucket))}
-        assert {id_: (row["closed_reason"], row["draining"]) for id_, row in rows.items()} == {
-            one.id: (one.closed, one.draining) for one in self.model.sessions.values()
+        assert {id_: (row["closed_reason"], row["draining"], row["told"]) for id_, row in rows.items()} == {
+            one.id: (one.closed, one.draining, one.told_to_drain) for one in self.model.sessions.values()
         }
 
-    @invariant()
-    def what_has_ended_stays(self) -> None:
+    def what_has_ended_stays(self, now: dict[ExecutionId, tuple[Any, ...]]) -> None:
         """A final state never moves: not even the row is touched."""
-        now = {row["id"]: tuple(row) for row in self.do(self.conn.fetch(FINAL, self.bucket))}
         assert {id_: now.get(id_) for id_ in self.finals} == self.finals
         self.finals = now
 
     @invariant()
     def whoever_asked_is_told_once(self) -> None:
         """A finished execution with a webhook has exactly one delivery, the others have none."""
+        if not any(one.asked.webhooks for one in self.model.executions.values()):
+            return
         rows = [tuple(row) for row in self.do(self.conn.fetch(DELIVERIES, self.bucket))]
         expected = [(id_, one.state, one.attempt, one.charged) for id_, one in self.model.deliveries.items()]
         assert sorted(rows) == sorted(expected)
@@ -665,6 +729,8 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def memory_is_kept(self) -> None:
         """What any attempt wrote is there for the next one, with its version and its length."""
+        if not self.model.memory:
+            return
         found = {}
         for row in self.do(self.conn.fetch(MEMORY, self.bucket)):
             raw = assemble(row["value"], row["items"])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from controlplane.domain.execution import CRASHES_MAX, Submission
+from controlplane.domain.execution import CRASHES_MAX, ParentEnd, Submission
 from controlplane.domain.ids import ExecutionId, SessionId
 from controlplane.domain.lease import Fence, Verdict
+from controlplane.domain.limit import KEY, keys_of
+from controlplane.domain.step import AwaitEvent, Done, Sleep, StepOp
 
+TARGET = "n.echo"
 CRASHED = ("expired", "silent", "replaced", "refused")
 LEASE_SECONDS = 10_000
 RETRY_SECONDS = 5_000
@@ -40,6 +44,7 @@ class Session:
     address: str | None = None
     instance: str = ""
     draining: bool = False
+    told_to_drain: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -51,6 +56,35 @@ class Outcome:
     status: str
     attempt: int
     failures: int
+    at: int
+
+
+@dataclass(slots=True)
+class Step:
+    """What an execution has done or waits for; `began` decides whose turn it is to take a signal."""
+
+    kind: str
+    began: tuple[int, int, str]
+    attempt: int
+    status: str = "pending"
+    value: bytes | None = None
+    due: int | None = None
+    event: str | None = None
+    child: ExecutionId | None = None
+    timed_out: bool = False
+    awaited: bool = False
+    news: bool = False
+
+    def is_due(self, now: int) -> bool:
+        return self.status == "pending" and self.due is not None and self.due <= now
+
+
+@dataclass(slots=True)
+class Signal:
+    event: str
+    payload: bytes
+    key: str | None
+    step: str | None = None
 
 
 @dataclass(slots=True)
@@ -70,11 +104,30 @@ class Execution:
     pausing: bool = False
     silent: bool = False
     outcome: Outcome | None = None
-    given_back: dict[tuple[int, Verdict], None] = field(default_factory=dict)
+    given_back: dict[tuple[int, Verdict], str] = field(default_factory=dict)
+    steps: dict[str, Step] = field(default_factory=dict)
+    signals: list[Signal] = field(default_factory=list)
+    waits_until: str | None = None
+    line: str | None = None
+    limited: bool = False
+    deadline: float | None = None
+    attempt_deadline: float | None = None
+    total_deadline: float | None = None
+    remaining: float | None = None
 
     @property
     def id(self) -> ExecutionId:
         return self.asked.id
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The limits that count it."""
+        return keys_of(self.asked.target, self.asked.concurrency_key) if self.limited else ()
+
+    @property
+    def next(self) -> str:
+        """What it becomes when it may be leased again and has to be let in for that."""
+        return "ready" if self.line is None else "blocked"
 
 
 @dataclass(slots=True)
@@ -106,6 +159,15 @@ class Key:
 
 
 @dataclass(slots=True)
+class Limit:
+    """`passes`: how often what was there before it is still to be looked through."""
+
+    most: int
+    passes: int
+    since: int
+
+
+@dataclass(slots=True)
 class Model:
     now: int = 0
     happened: int = 0
@@ -115,19 +177,34 @@ class Model:
     deliveries: dict[ExecutionId, Delivery] = field(default_factory=dict)
     memory: dict[tuple[str, str], Value] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
+    limits: dict[str, Limit] = field(default_factory=dict)
+    paused: set[str] = field(default_factory=set)
 
     # submit
 
     def accept(self, asked: Submission) -> tuple[str, ExecutionId]:
-        """`accepted`, `replayed` or `conflict`, and which execution it is."""
+        """`accepted`, `replayed`, `conflict`, `lease_lost` or `invalid`, and which execution it is."""
         if asked.id in self.executions:
             return "accepted", asked.id
+        parent = None if asked.parent_id is None else self.executions[ExecutionId(asked.parent_id)]
+        if parent is not None and not self.holds(Fence(parent.id, asked.parent_attempt or 0)):
+            return "lease_lost", asked.id
         if asked.idempotency_key is not None:
             key = self.keys.get(asked.idempotency_key)
             if key is not None and key.expires > self.now:
                 return ("replayed" if key.request_hash == asked.request_hash else "conflict"), key.id
             self.keys[asked.idempotency_key] = Key(asked.id, asked.request_hash, self.now + KEY_SECONDS)
-        self.executions[asked.id] = Execution(asked=asked, available=self.moment())
+        at = self.moment()
+        if parent is not None and asked.step is not None:
+            step = parent.steps.get(asked.step)
+            again = step is not None and step.status == "failed" and step.attempt < parent.attempt
+            if step is not None and not (step.kind == "call" and again):
+                return ("invalid", asked.id) if step.child is None else ("replayed", step.child)
+            parent.steps[asked.step] = Step("call", (*at, asked.step), parent.attempt, child=asked.id)
+        one = Execution(asked=asked, available=at, line=asked.line, limited=asked.line is not None)
+        one.state = one.next
+        one.deadline = one.total_deadline = self.after(asked.total_seconds)
+        self.executions[asked.id] = one
         return "accepted", asked.id
 
     # lease
@@ -136,10 +213,11 @@ class Model:
         """None: the session is closed."""
         if session.closed is not None:
             return None
-        if session.expires < self.now or session.draining:
+        if session.expires < self.now or session.draining or self.paused & {"", "n", TARGET}:
             return []
         if session.address is not None:
-            limit = min(limit, max(0, SLOTS - sum(one.state == "leased" for one in self.held_by(session.id))))
+            held = sum(one.state == "leased" and not self.has_children(one) for one in self.held_by(session.id))
+            limit = min(limit, max(0, SLOTS - held))
         ready = sorted(
             (one for one in self.executions.values() if one.state == "ready"),
             key=lambda one: (-one.asked.priority, one.available, one.id),
@@ -148,6 +226,7 @@ class Model:
             one.state, one.session, one.leased = "leased", session.id, self.now
             one.attempt += 1
             one.silent = False
+            self.begin_attempt(one, one.asked.timeout_seconds)
             one.sent = None if session.address is None else self.now
         return [one.id for one in ready[:limit]]
 
@@ -178,7 +257,7 @@ class Model:
             if (one.address, one.instance) == (new.address, new.instance):
                 one.draining, one.renewed, one.expires = False, self.now, self.now + LEASE_SECONDS
                 return one
-        self.sessions[new.id] = new
+        self.open_session(new)
         return new
 
     def revive(self, new: Session) -> Session:
@@ -188,7 +267,7 @@ class Model:
         if last.closed is None or last.closed == "replaced" or taken:
             return last
         new.address = last.address
-        self.sessions[new.id] = new
+        self.open_session(new)
         return new
 
     def drain(self) -> None:
@@ -243,6 +322,9 @@ class Model:
         if not self.holds(fence) or one.state != "leased" or one.cancelling is not None or one.withdrawing:
             return False
         one.state, one.accepted = "waiting", one.sent is not None
+        until = one.deadline if one.asked.heartbeat_seconds is None else one.attempt_deadline
+        one.remaining = None if until is None else until - self.now
+        one.deadline, one.attempt_deadline = one.total_deadline, None
         return True
 
     def end_wait(self, fence: Fence) -> bool:
@@ -250,6 +332,7 @@ class Model:
         if not self.holds(fence) or one.state != "waiting" or one.cancelling is not None:
             return False
         one.state = "leased"
+        self.begin_attempt(one, one.remaining)
         return True
 
     def pause(self, one: Execution) -> str:
@@ -270,35 +353,131 @@ class Model:
         if one.cancelling is not None or not (one.pausing or one.state == "paused"):
             return "invalid_state"
         if one.session is None:
-            one.state = "delayed" if one.available[0] > self.now else "ready"
+            one.state = "delayed" if one.available[0] > self.now else one.next
+            one.state = "waiting" if one.waits_until is not None else one.state
         one.pausing = False
         return "turned"
 
+    # steps, signals and waits without a lease
+
+    def write_steps(self, fence: Fence, ops: list[StepOp]) -> bool:
+        if not self.holds(fence):
+            return False
+        one, at = self.executions[fence.execution_id], self.moment()
+        self.hear(one)
+        for op in ops:
+            if op.name in one.steps:
+                continue
+            step = one.steps[op.name] = Step("step", (*at, op.name), fence.attempt)
+            if isinstance(op, Done):
+                step.status, step.value = "done", op.value
+            elif isinstance(op, Sleep):
+                step.kind, step.due = "sleep", self.now + int(op.seconds)
+            elif isinstance(op, AwaitEvent):
+                step.kind, step.event = "event", op.event
+                step.due = None if op.timeout_seconds is None else self.now + int(op.timeout_seconds)
+                kept = next((one for one in one.signals if one.event == op.event and one.step is None), None)
+                if kept is not None:
+                    kept.step, step.status, step.value = op.name, "done", kept.payload
+        return True
+
+    def park(self, one: Execution, waits: tuple[str, ...], *, any_: bool) -> tuple[str, str | None]:
+        steps = {name: one.steps[name] for name in waits if name in one.steps}
+        self.fulfil_due(step for step in steps.values())
+        if len(steps) < len(waits):
+            return "step_not_found", None
+        open_ = [step for step in steps.values() if step.status == "pending"]
+        enough = not open_ or (any_ and len(open_) < len(steps))
+        one.crashes, one.available = 0, self.moment()
+        one.given_back[one.attempt, Verdict.WAITING] = status = "queued" if enough else "waiting"
+        self.rest(one, self.back(one) if enough else "waiting")
+        if not enough:
+            one.waits_until = "any" if any_ else "all"
+            for step in open_:
+                step.awaited = True
+        return "recorded", status
+
+    def fulfil_due(self, steps: Iterable[Step]) -> bool:
+        due = [step for step in steps if step.kind in ("sleep", "event") and step.is_due(self.now)]
+        for step in due:
+            step.status, step.timed_out = "done", step.kind == "event"
+        return bool(due)
+
+    def wake(self, one: Execution, at: Moment) -> None:
+        """Heed the news of one that is not over, and let it go on when enough of what it waits for has come."""
+        awaited = [step for step in one.steps.values() if step.awaited]
+        for step in awaited:
+            step.news = False
+        came = [step for step in awaited if step.status != "pending"]
+        if one.waits_until is None or not (came if one.waits_until == "any" else len(came) == len(awaited)):
+            return
+        one.state = "paused" if one.state == "paused" else one.next
+        one.waits_until, one.available = None, at
+        for step in awaited:
+            step.awaited = False
+
+    def wake_due(self) -> None:
+        at = self.moment()
+        for one in self.unfinished():
+            if self.fulfil_due(one.steps.values()):
+                self.wake(one, at)
+
+    def fan_in(self) -> None:
+        at = self.moment()
+        for one in self.unfinished():
+            if any(step.news for step in one.steps.values()):
+                self.wake(one, at)
+
+    def signal(self, one: Execution, event: str, payload: bytes, key: str | None) -> str:
+        """`already_finished`, `idempotency_conflict`, `invalid_state`, `delivered` or `kept`."""
+        if one.outcome is not None:
+            return "already_finished"
+        before = next((sent for sent in one.signals if key is not None and sent.key == key), None)
+        if before is not None:
+            if (before.event, before.payload) != (event, payload):
+                return "idempotency_conflict"
+            return "kept" if before.step is None else "delivered"
+        if one.cancelling is not None:
+            return "invalid_state"
+        sent = Signal(event, payload, key)
+        one.signals.append(sent)
+        open_ = [
+            (step.began, name) for name, step in one.steps.items() if step.status == "pending" and step.event == event
+        ]
+        if not open_:
+            return "kept"
+        _, sent.step = min(open_)
+        step = one.steps[sent.step]
+        step.status, step.value = "done", payload
+        self.wake(one, self.moment())
+        return "delivered"
+
     # complete
 
-    def report(self, fence: Fence, verdict: Verdict, *, retryable: bool) -> tuple[str, str | None]:
+    def report(
+        self, fence: Fence, verdict: Verdict, *, retryable: bool, waits: tuple[str, ...] = (), any_: bool = False
+    ) -> tuple[str, str | None]:
         """The code and the status of the answer."""
         one = self.executions[fence.execution_id]
         late = one.silent and one.attempt == fence.attempt and verdict in (Verdict.SUCCEEDED, Verdict.FAILED)
         if not self.holds(fence) and not late:
             if one.outcome is not None and one.outcome.attempt == fence.attempt:
                 return "already_recorded", one.outcome.status
-            known = (fence.attempt, verdict) in one.given_back
-            return ("already_recorded", "queued") if known else ("lease_lost", None)
+            known = one.given_back.get((fence.attempt, verdict))
+            return ("lease_lost", None) if known is None else ("already_recorded", known)
         if one.cancelling is not None:
             self.end(one, "cancelled")
             done = verdict in (Verdict.SUCCEEDED, Verdict.FAILED)
             return "discarded" if done else "recorded", "cancelled"
         if verdict is Verdict.CANCELLED and one.withdrawing:
             verdict = Verdict.RELEASED
+        if verdict is Verdict.WAITING:
+            return self.park(one, waits, any_=any_)
         if verdict is Verdict.RELEASED:
             self.free(one, self.moment(), crash=False)
             one.crashes = 0
         elif verdict is Verdict.FAILED and retryable and one.failures < one.asked.retry.retries_max:
-            one.given_back[one.attempt, verdict] = None
-            one.failures, one.crashes = one.failures + 1, 0
-            self.rest(one, "delayed")
-            one.available = (self.now + RETRY_SECONDS, self.moment()[1])
+            self.retry(one, self.moment())
         else:
             one.failures += verdict is Verdict.FAILED
             self.end(one, verdict.value)
@@ -336,7 +515,7 @@ class Model:
             if session.closed is not None:
                 for one in self.held_by(session.id):
                     self.free(one, at, crash=session.closed in CRASHED)
-                    one.silent = session.closed == "silent" and one.state == "ready"
+                    one.silent = session.closed == "silent" and one.state in ("ready", "blocked")
 
     def leave(self, session: Session) -> None:
         session.closed = session.closed or "left"
@@ -347,7 +526,127 @@ class Model:
     def promote(self) -> None:
         for one in self.executions.values():
             if one.state == "delayed" and one.available[0] <= self.now:
-                one.state = "ready"
+                one.state = one.next
+
+    # limits
+
+    def put_limit(self, key: str, most: int) -> bool:
+        new = key not in self.limits
+        self.limits[key] = Limit(most, 0 if key.startswith(KEY) else 2, self.now)
+        return new
+
+    def held(self, key: str) -> set[ExecutionId]:
+        """Who has a place under this limit: whoever waits for its children has none."""
+        return {
+            one.id
+            for one in self.unfinished()
+            if one.state in ("ready", "leased") and key in one.keys and not self.has_children(one)
+        }
+
+    def adopt(self) -> None:
+        for key, limit in sorted(self.limits.items()):
+            if limit.passes == 0 or (limit.passes == 1 and limit.since == self.now):
+                continue
+            limit.passes -= 1
+            for one in self.unfinished():
+                if not one.limited:
+                    one.limited, one.line = True, key
+                    one.state = "blocked" if one.state == "ready" else one.state
+
+    # pauses, drains and the children of what has ended
+
+    def open_session(self, new: Session) -> None:
+        """A process that opens one again was told to drain if it was told so before."""
+        same = [one for one in self.sessions.values() if (one.address, one.instance) == (new.address, new.instance)]
+        new.told_to_drain = bool(same) and same[-1].told_to_drain
+        self.sessions[new.id] = new
+
+    def tell_to_drain(self) -> set[SessionId]:
+        told = [one for one in self.sessions.values() if one.is_open and not one.told_to_drain]
+        for one in told:
+            one.told_to_drain = True
+        return {one.id for one in told}
+
+    def undrain(self) -> set[SessionId]:
+        told = [one for one in self.sessions.values() if one.told_to_drain]
+        for one in told:
+            one.told_to_drain = False
+        return {one.id for one in told}
+
+    def follow(self) -> None:
+        """Children whose parents have ended without a result are cancelled, down the tree, unless they shall go on."""
+        while todo := [one for one in self.unfinished() if one.cancelling is None and self.is_left_behind(one)]:
+            for one in todo:
+                self.cancel(one)
+
+    def is_left_behind(self, one: Execution) -> bool:
+        if one.asked.parent_id is None or one.asked.on_parent_end is ParentEnd.KEEP:
+            return False
+        ended = self.executions[ExecutionId(one.asked.parent_id)].outcome
+        return ended is not None and ended.status != "succeeded"
+
+    # deadlines
+
+    def hear(self, one: Execution) -> None:
+        """A sign of life: it has progressed, and may be silent for a while again."""
+        one.crashes = 0
+        if one.asked.heartbeat_seconds is not None and one.state == "leased":
+            one.deadline = self.nearest(one.attempt_deadline, one.total_deadline, one.asked.heartbeat_seconds)
+
+    def begin_attempt(self, one: Execution, seconds: float | None) -> None:
+        """So long it may still be active."""
+        beats = one.asked.heartbeat_seconds
+        one.deadline = self.nearest(self.after(seconds), one.total_deadline, beats)
+        one.attempt_deadline = None if beats is None else self.after(seconds)
+
+    def after(self, seconds: float | None) -> float | None:
+        return None if seconds is None else self.now + seconds
+
+    def nearest(self, attempt: float | None, total: float | None, beats: float | None) -> float | None:
+        return min((at for at in (attempt, total, self.after(beats)) if at is not None), default=None)
+
+    def time_out(self) -> None:
+        over = [one for one in self.unfinished() if one.deadline is not None and one.deadline < self.now]
+        silent = [one for one in over if self.is_silent(one)]
+        excused = [one for one in silent if self.is_excused(one)]
+        for one in over:
+            if one not in silent:
+                self.end(one, "timeout" if one.cancelling is None else "cancelled")
+        for one in excused:
+            one.deadline = self.nearest(one.attempt_deadline, one.total_deadline, one.asked.heartbeat_seconds)
+        at = self.moment()
+        for one in silent:
+            if one in excused:
+                continue
+            if one.cancelling is not None:
+                self.end(one, "cancelled")
+            elif one.failures < one.asked.retry.retries_max:
+                self.retry(one, at)
+            else:
+                one.failures += 1
+                self.end(one, "timeout")
+
+    def is_silent(self, one: Execution) -> bool:
+        """Whether it is only its sign of life that is missing."""
+        if one.total_deadline is not None and one.total_deadline < self.now:
+            return False
+        within = one.attempt_deadline is None or one.attempt_deadline > self.now
+        return one.session is not None and one.asked.heartbeat_seconds is not None and within
+
+    def is_excused(self, one: Execution) -> bool:
+        """Whoever waits for a child says nothing meanwhile."""
+        since = self.now - (one.asked.heartbeat_seconds or 0.0)
+        children = [child for child in self.executions.values() if child.asked.parent_id == one.id]
+        return any(child.outcome is None or child.outcome.at > since for child in children)
+
+    def retry(self, one: Execution, at: Moment) -> None:
+        one.given_back[one.attempt, Verdict.FAILED] = "queued"
+        one.failures, one.crashes = one.failures + 1, 0
+        self.rest(one, "delayed")
+        one.available = (self.now + RETRY_SECONDS, at[1])
+
+    def let_in(self, one: Execution, at: Moment) -> None:
+        one.state, one.available = "ready", at
 
     # checkpoint
 
@@ -357,7 +656,7 @@ class Model:
         before = self.memory.get(key)
         value.version = before.version + 1 if before else 1
         self.memory[key] = value
-        self.executions[fence.execution_id].crashes = 0
+        self.hear(self.executions[fence.execution_id])
         return True
 
     def append(self, fence: Fence, key: tuple[str, str], items: tuple[bytes, ...], expected: int) -> str:
@@ -376,11 +675,11 @@ class Model:
             there = tuple(value.items[expected : expected + len(items)])
             repeat = value.writer == fence and expected >= value.put and there == items
             if repeat:
-                self.executions[fence.execution_id].crashes = 0
+                self.hear(self.executions[fence.execution_id])
             return "repeated" if repeat else "length_mismatch"
         value.items += items
         value.version, value.writer, value.appended = value.version + 1, fence, (expected, items)
-        self.executions[fence.execution_id].crashes = 0
+        self.hear(self.executions[fence.execution_id])
         return "added"
 
     # deliver
@@ -427,30 +726,55 @@ class Model:
         one = self.executions[fence.execution_id]
         return one.session is not None and one.attempt == fence.attempt
 
+    def unfinished(self) -> list[Execution]:
+        return [one for one in self.executions.values() if one.outcome is None]
+
+    def has_children(self, one: Execution) -> bool:
+        return any(child.asked.parent_id == one.id for child in self.unfinished())
+
     def held_by(self, id_: UUID) -> list[Execution]:
         return [one for one in self.executions.values() if one.session == id_]
 
     def free(self, one: Execution, at: Moment, *, crash: bool, delay: int = 0) -> None:
         if not crash:
-            one.given_back[one.attempt, Verdict.RELEASED] = None
+            one.given_back[one.attempt, Verdict.RELEASED] = "queued"
         if one.cancelling is not None:
             self.end(one, "cancelled")
         elif crash and one.crashes + 1 >= CRASHES_MAX:
             self.end(one, "failed")
         else:
-            self.rest(one, "delayed" if delay else "ready")
+            self.rest(one, "delayed" if delay else self.back(one))
             one.available = (at[0] + delay, at[1])
             one.crashes += crash
+
+    def back(self, one: Execution) -> str:
+        """Where one goes that only its process has lost: it keeps its place, if it has not given it back to wait."""
+        return one.next if one.state == "waiting" else "ready"
 
     def rest(self, one: Execution, state: str) -> None:
         """Nobody holds it any more; what was to be paused is."""
         one.state = "paused" if one.pausing else state
         one.session = one.sent = None
+        one.deadline = one.total_deadline
         one.accepted = one.withdrawing = one.pausing = one.silent = False
 
     def end(self, one: Execution, status: str) -> None:
         self.rest(one, status)
         one.state = status
-        one.outcome = Outcome(status=status, attempt=one.attempt, failures=one.failures)
+        one.outcome = Outcome(status=status, attempt=one.attempt, failures=one.failures, at=self.now)
+        self.end_steps(one)
         if one.asked.webhooks:
             self.deliveries[one.id] = Delivery(due=self.now)
+
+    def end_steps(self, one: Execution) -> None:
+        """Nothing is awaited by what has ended, and the call that it was of its parent has ended so."""
+        one.waits_until = None
+        for step in one.steps.values():
+            step.awaited = step.news = False
+            if step.status == "pending" and step.kind != "call":
+                step.status = "failed"
+        parent = None if one.asked.parent_id is None else self.executions[ExecutionId(one.asked.parent_id)]
+        for step in parent.steps.values() if parent is not None else ():
+            if step.child == one.id and step.status == "pending":
+                step.status = "done" if one.state == "succeeded" else "failed"
+                step.news = step.awaited

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from controlplane.postgres.pool import Connection
-from tests.property.machine import Machine
+from tests.property.control import Control
 
 COMMON = settings(
     deadline=None,
@@ -24,7 +24,7 @@ COMMON = settings(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
-settings.register_profile("ci", COMMON, max_examples=400, stateful_step_count=40, derandomize=True)
+settings.register_profile("ci", COMMON, max_examples=160, stateful_step_count=40, derandomize=True)
 settings.register_profile("long", COMMON, max_examples=1_500, stateful_step_count=80)
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 
@@ -45,11 +45,11 @@ def connection(database: str, loop: asyncio.AbstractEventLoop) -> Iterator[Conne
     loop.run_until_complete(conn.close())
 
 
-@pytest.mark.timeout(3600 if PROFILE == "long" else 120)
+@pytest.mark.timeout(3600 if PROFILE == "long" else 300)
 def test_the_stages_keep_their_promises(loop: asyncio.AbstractEventLoop, connection: Connection) -> None:
     """Whatever is asked, repeated, lost, crashed or cancelled, the database looks as the model says."""
 
-    class Here(Machine):
+    class Here(Control):
         def __init__(self) -> None:
             super().__init__(loop, connection)
 
