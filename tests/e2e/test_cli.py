@@ -427,7 +427,9 @@ def test_approvals_are_shown_and_decided(dev: Dev, node: Node) -> None:
     ]
 
     assert (before.code, shown.code) == (3, 0)
-    assert "pending" in shown.out.decode()
+    assert {"pending", "Deploy"} <= set(shown.out.decode().split())
+    assert f"{dev.url}/approvals/".encode().replace(b"localhost", b"127.0.0.1") in shown.out
+    assert "Deploy 1.2?" in listed.out.decode()
     assert (execution_id in listed.out.decode(), item["execution_id"]) == (True, execution_id)
     assert [one.code for one in said] == [0, 0, 5]
     assert said[0].out.decode() == f"{execution_id} approved\n"
