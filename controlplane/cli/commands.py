@@ -52,8 +52,11 @@ DatabaseUrl = Annotated[
 ]
 ExecutionId = Annotated[str, typer.Argument(metavar="EXECUTION", help="Its id, exec_….")]
 Delay = Annotated[
-    float | None, typer.Option("--delay", min=0, metavar="SECONDS", help="Begin so much later; 366 days at most.")
+    float | None,
+    typer.Option("--delay", "--delay-seconds", min=0, metavar="SECONDS", help="Begin so much later; 366 days at most."),
 ]
+SessionId = Annotated[str | None, typer.Option("--session-id", metavar="ID", help="The scope of session memory.")]
+ActorId = Annotated[str | None, typer.Option("--actor-id", metavar="ID", help="The scope of actor memory.")]
 RunId = Annotated[str | None, typer.Option("--run-id", metavar="RUN", help="Join this run.")]
 NodeId = Annotated[str, typer.Argument(metavar="NODE", help="The id of the node.")]
 PausedReasoner = Annotated[str | None, typer.Option("--reasoner", metavar="TARGET", help="node_id.reasoner_name")]
@@ -68,10 +71,10 @@ LimitKey = Annotated[
 ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="The name of the schedule.")]
 BulkId = Annotated[str, typer.Argument(metavar="BULK", help="Its id, bulk_….")]
 Target = Annotated[str | None, typer.Option("--target", help="node_id.reasoner_name")]
-OfNode = Annotated[str | None, typer.Option("--node", metavar="NODE", help="Those of one node.")]
-OfRun = Annotated[str | None, typer.Option("--run", metavar="RUN", help="Those of one run.")]
-SessionKey = Annotated[str | None, typer.Option("--session", metavar="KEY", help="Of this X-Session-ID.")]
-ActorKey = Annotated[str | None, typer.Option("--actor", metavar="KEY", help="Of this X-Actor-ID.")]
+OfNode = Annotated[str | None, typer.Option("--node", "--node-id", metavar="NODE", help="Those of one node.")]
+OfRun = Annotated[str | None, typer.Option("--run", "--run-id", metavar="RUN", help="Those of one run.")]
+SessionKey = Annotated[str | None, typer.Option("--session", "--session-id", metavar="ID", help="Of this session.")]
+ActorKey = Annotated[str | None, typer.Option("--actor", "--actor-id", metavar="ID", help="Of this actor.")]
 ErrorClass = Annotated[str | None, typer.Option("--error-class", metavar="CLASS", help="Ended with this error.")]
 CreatedAfter = Annotated[str | None, typer.Option("--created-after", metavar="MOMENT", help="2030-01-31T09:00:00Z.")]
 CreatedBefore = Annotated[str | None, typer.Option("--created-before", metavar="MOMENT", help="Up to then.")]
@@ -113,7 +116,7 @@ BULK_ACTIONS = {
 }
 approvals_app = typer.Typer(help="List and show what executions ask people, approve and reject it.")
 app.add_typer(approvals_app, name="approvals")
-limits_app = typer.Typer(help="List, set and delete limits.")
+limits_app = typer.Typer(help="List, show, set and delete limits.")
 app.add_typer(limits_app, name="limits")
 
 
@@ -201,7 +204,9 @@ def call(
     delay: Delay = None,
     at: Annotated[
         str | None,
-        typer.Option("--at", metavar="MOMENT", help="Begin then: 2030-01-31T09:00:00+01:00. What has passed is now."),
+        typer.Option(
+            "--at", "--run-at", metavar="MOMENT", help="Begin then: 2030-01-31T09:00:00+01:00. What has passed is now."
+        ),
     ] = None,
     retries: Annotated[
         int | None, typer.Option("--retries", min=0, help="How often a failure is tried again (else as registered).")
@@ -231,10 +236,8 @@ def call(
         str | None,
         typer.Option("--context", metavar="JSON|@FILE", help="What travels beside the input."),
     ] = None,
-    session_id: Annotated[
-        str | None, typer.Option("--session-id", metavar="ID", help="The scope of session memory.")
-    ] = None,
-    actor_id: Annotated[str | None, typer.Option("--actor-id", metavar="ID", help="The scope of actor memory.")] = None,
+    session_id: SessionId = None,
+    actor_id: ActorId = None,
     priority: Annotated[int | None, typer.Option("--priority", help="What is higher is leased first; 0.")] = None,
     concurrency_key: Annotated[
         str | None,
@@ -307,6 +310,8 @@ def batch(
     ],
     same_run: Annotated[bool, typer.Option("--same-run", help="Let them share a new run.")] = False,
     run_id: RunId = None,
+    session_id: SessionId = None,
+    actor_id: ActorId = None,
     idempotency_key: Annotated[
         str | None,
         typer.Option("--idempotency-key", metavar="KEY", help="Sent twice with one key, no line is submitted twice."),
@@ -324,6 +329,7 @@ def batch(
             file,
             same_run=same_run,
             run_id=run_id,
+            names={"X-Session-ID": session_id, "X-Actor-ID": actor_id},
             idempotency_key=idempotency_key,
             again=_again(server, "runs show"),
             as_json=as_json,
@@ -404,7 +410,7 @@ def executions_explain(
     from controlplane.cli.executions import explain
 
     with _client(server, api_key) as client:
-        explain(client, execution_id, as_json=as_json)
+        explain(client, execution_id, command=lambda words: f"`{_again(server, words)}`", as_json=as_json)
 
 
 @executions_app.command("attempts")
@@ -764,7 +770,10 @@ def schedules_create(
         str | None, typer.Option("--time-zone", metavar="ZONE", help="Of the cron expression: Europe/Berlin; else UTC.")
     ] = None,
     interval: Annotated[
-        float | None, typer.Option("--interval", min=1, metavar="SECONDS", help="Again and again after so long.")
+        float | None,
+        typer.Option(
+            "--interval", "--interval-seconds", min=1, metavar="SECONDS", help="Again and again after so long."
+        ),
     ] = None,
     run_at: Annotated[
         str | None, typer.Option("--run-at", metavar="MOMENT", help="Once: 2030-01-31T09:00:00+01:00.")
@@ -776,7 +785,10 @@ def schedules_create(
         str | None, typer.Option("--catch-up", help="Of what was missed: none, one (default) or all.")
     ] = None,
     jitter: Annotated[
-        float | None, typer.Option("--jitter", min=0, metavar="SECONDS", help="Come up to so much later, never early.")
+        float | None,
+        typer.Option(
+            "--jitter", "--jitter-seconds", min=0, metavar="SECONDS", help="Come up to so much later, never early."
+        ),
     ] = None,
     input_given: Annotated[
         str | None,
@@ -785,10 +797,17 @@ def schedules_create(
     priority: Annotated[int | None, typer.Option("--priority", help="As of a submit.")] = None,
     retries: Annotated[int | None, typer.Option("--retries", min=0, help="Else what the reasoner says.")] = None,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Else what the reasoner says.")
+        float | None,
+        typer.Option(
+            "--timeout-seconds",
+            "--timeout",
+            min=0,
+            metavar="SECONDS",
+            help="How long one attempt may take; else what the reasoner says.",
+        ),
     ] = None,
     paused: Annotated[bool, typer.Option("--paused", help="Begin with nothing until it is resumed.")] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace the schedule of this name.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="In the place of the one that has the name.")] = False,
     server: Server = DEFAULT_SERVER,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -886,6 +905,17 @@ def limits_list(
 
     with _client(server, api_key) as client:
         listing(client, limit=limit, cursor=cursor, as_json=as_json)
+
+
+@limits_app.command("show")
+def limits_show(
+    key: LimitKey, server: Server = DEFAULT_SERVER, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
+    """Show one limit, with what it holds and how many it blocks."""
+    from controlplane.cli.limits import show
+
+    with _client(server, api_key) as client:
+        show(client, key, as_json=as_json)
 
 
 @limits_app.command("set")
@@ -1039,6 +1069,7 @@ def _bulk_command(action: str, said: str) -> None:
                 dry_run=dry_run,
                 wait=wait,
                 timeout_seconds=timeout,
+                again=_again(server, "bulk show"),
                 as_json=as_json,
             )
 
