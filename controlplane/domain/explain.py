@@ -572,6 +572,7 @@ def _ended(it: Standing) -> Explanation:
                 code=Cause.SUCCEEDED, sentence=f"It succeeded{how} at {_at(at)}{why}.", since=at, facts=known
             )
         case Status.CANCELLED:
+            words = "" if words == _because(it.status.value) else words  # nobody has said why
             return Explanation(
                 code=Cause.CANCELLED, sentence=f"It was cancelled at {_at(at)}{words}.", since=at, facts=known
             )

@@ -575,7 +575,7 @@ async def test_it_runs_and_has_children(conn: Connection) -> None:
     [
         ("succeeded", "It succeeded in attempt 1 at {}."),
         ("failed", "It failed in attempt 1 at {} (boom)."),
-        ("cancelled", "It was cancelled at {} (cancelled)."),
+        ("cancelled", "It was cancelled at {}."),
     ],
 )
 async def test_it_has_ended(conn: Connection, status: str, words: str) -> None:

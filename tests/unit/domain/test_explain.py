@@ -7,6 +7,7 @@ from dataclasses import replace
 import orjson
 import pytest
 
+from controlplane.domain.execution import Status
 from controlplane.domain.explain import Cause, duration, explain
 from controlplane.domain.lease import Transport
 from controlplane.domain.standing import AHEAD_MAX, Line
@@ -137,6 +138,13 @@ SENTENCES = {
         "timeout_seconds."
     ),
 }
+
+
+def test_a_cancel_without_a_reason() -> None:
+    """Nothing is said twice."""
+    found = explain(ended(Status.CANCELLED, error=b'"cancelled"'))
+
+    assert found.sentence == "It was cancelled at 2030-01-01T11:59:55Z."
 
 
 @pytest.mark.parametrize("name", SAMPLES)
