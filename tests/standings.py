@@ -206,7 +206,9 @@ SAMPLES: dict[str, Standing] = {
     "sleeping, or woken": suspended("sleeping", NAP, steps=3, any_=True),
     "event": suspended("waiting_for_event", GO),
     "event, and more": suspended("waiting_for_event", NAP, replace(GO, due_at=ago(-60)), steps=3, done=1),
-    "approval, without a lease": suspended(WAITING_FOR_APPROVAL, ASK, approval=question(durable=True)),
+    "approval, without a lease": suspended(
+        WAITING_FOR_APPROVAL, ASK, approval=question(durable=True, title="Deploy 1.2?")
+    ),
     "children, without a lease": suspended("awaiting_child", CALL, steps=5, done=2, **children(3)),
     "any child, without a lease": suspended("awaiting_child", CALL, steps=2, any_=True, **children(2)),
     "cancelling": leased(cancel=Word(at=ago(4), reason="enough")),
@@ -220,5 +222,5 @@ SAMPLES: dict[str, Standing] = {
     "succeeded": ended(Status.SUCCEEDED),
     "failed": ended(Status.FAILED, error=b'"no way"', status_reason="user_error"),
     "cancelled": ended(Status.CANCELLED, error=b'"enough"'),
-    "timeout": ended(Status.TIMEOUT),
+    "timeout": ended(Status.TIMEOUT, status_reason="start_to_close"),
 }

@@ -22,6 +22,9 @@ Form = TypeVar("Form")
 
 PATH = re.compile(r" - at `(.*)`$", re.DOTALL)
 UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`", re.DOTALL)
+IN_HEADERS = {"session_id": "X-Session-ID", "actor_id": "X-Actor-ID", "run_id": "X-Run-ID"}
+"""What is no field of a submit, as its headers say it."""
+NO_MOMENT = re.compile(r"Invalid RFC3339 encoded datetime")
 UNKNOWN_WORD = re.compile(r"Invalid enum value ")
 TEXT_MAX = 200
 
@@ -98,13 +101,16 @@ def _invalid(message: str, form: Any) -> Invalid:
     if UNKNOWN_WORD.match(message):  # it would say the word back
         return Invalid("Not one of the words that may stand here.", where=where, fix="GET /openapi.json names them.")
     unknown = UNKNOWN_FIELD.search(message)
+    if unknown is None and NO_MOMENT.match(message):
+        return Invalid("Not a moment.", where=where, fix="Like this: 2030-01-31T09:00:00+01:00, or with Z for UTC.")
     if unknown is None:
         return Invalid(PATH.sub("", message) + ".", where=where)
     names = [field.encode_name for field in msgspec.structs.fields(form)]
     near = get_close_matches(unknown.group(1)[:TEXT_MAX], names, n=1)
-    return Invalid(
-        "There is no such field.", where=where, fix=f"Did you mean `{near[0]}`?" if near else None, fields=names
-    )
+    fix = f"Did you mean `{near[0]}`?" if near else None
+    if "input" in names and (header := IN_HEADERS.get(unknown.group(1))):
+        fix = f"The header {header} says it."
+    return Invalid("There is no such field.", where=where, fix=fix, fields=names)
 
 
 def _reason(error: Exception) -> str:

@@ -25,6 +25,7 @@ from controlplane.stages.cancel import Cancelled
 
 MEMBERS_MAX = 1_000
 """Executions of a run in one answer."""
+GOING = (Status.RUNNING, Status.WAITING, Status.QUEUED)
 TREE_BATCH = 200
 TREE_MAX = 10_000
 """Executions that one request cancels; asked again, it goes on."""
@@ -136,15 +137,18 @@ async def _cancel_some(doors: Doors, ids: list[ExecutionId], reason: str | None)
 
 def _run(view: RunView) -> Shape:
     unfinished = sum(n for status, n in view.counts.items() if not status.final)
+    root = view.root
+    # What its first execution says of a run is true of all of it only when nothing else is under way.
+    going = next((status for status in GOING if view.counts.get(status)), None) if root.status.final else None
     return present(
         {
             "run_id": view.run_id,
-            "root_execution_id": show_execution(view.root.id),
-            "target": view.root.target,
-            "status": view.root.status.value,
-            "status_reason": view.root.status_reason,
-            "created_at": moment(view.root.created_at),
-            "completed_at": None if view.root.finished_at is None else moment(view.root.finished_at),
+            "root_execution_id": show_execution(root.id),
+            "target": root.target,
+            "status": (going or root.status).value,
+            "status_reason": None if going else root.status_reason,
+            "created_at": moment(root.created_at),
+            "completed_at": None if going or root.finished_at is None else moment(root.finished_at),
             "executions": sum(view.counts.values()),
             "unfinished": unfinished,
             "counts": {status.value: view.counts[status] for status in Status if status in view.counts},

@@ -316,6 +316,7 @@ def approval(one: Approval) -> Shape:
             "status": one.status.value,
             "approval_request_id": one.request_id,
             "execution_id": show_execution(one.execution_id),
+            "title": one.title,
             "request_url": one.url,
             "feedback": one.feedback,
             "response": raw(one.response),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -26,11 +27,13 @@ class Agent:
         self.file = file
         self._process: subprocess.Popen[bytes] | None = None
         self._ending = False
+        self._again = ""
         self._threads: list[threading.Thread] = []
         self.told = threading.Event()  # its end has been seen, and told unless we have asked for it
 
     def start(self, url: str, *, api_key: str | None) -> None:
         """Start it; to be called from the main thread, whose end would end it."""
+        self._again = f"CONTROLPLANE_SERVER={url} {shlex.join(['python', str(self.file)])}"
         environment = os.environ | {"CONTROLPLANE_SERVER": url, "AGENTFIELD_SERVER": url, "PYTHONUNBUFFERED": "1"}
         if api_key is not None:
             environment["CONTROLPLANE_API_KEY"] = api_key
@@ -86,5 +89,5 @@ class Agent:
         code = process.wait()
         if not self._ending:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            output.say(f"{self.file.name} has ended ({how}). The server goes on; run it again: python {self.file}")
+            output.say(f"{self.file.name} has ended ({how}). The server goes on; run it again: {self._again}")
         self.told.set()

@@ -61,9 +61,15 @@ def listing(client: Client, *, limit: int, as_json: bool) -> None:
     else:
         rows = [(one, msgspec.json.decode(body, type=Asked)) for one, body in zip(waiting, asked, strict=True)]
         output.table(
-            ("EXECUTION", "TARGET", "ASKED", "EXPIRES", "REQUEST"),
+            ("EXECUTION", "TARGET", "ASKED", "EXPIRES", "QUESTION"),
             [
-                (one.execution_id, one.target, question.requested_at, question.expires_at, question.approval_request_id)
+                (
+                    one.execution_id,
+                    one.target,
+                    output.moment(question.requested_at),
+                    output.moment(question.expires_at),
+                    question.title or question.approval_request_id,
+                )
                 for one, question in rows
             ],
         )

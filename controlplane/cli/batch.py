@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ from controlplane.cli.client import Client, Problem, refusal
 from controlplane.cli.failure import ExitCode, Failure
 
 PIECE_MAX = 1_000
+REFUSALS_SHOWN = 10
 PIECE_BYTES_MAX = 8 * 1024 * 1024
 EXAMPLE = """A line is like this: {"target": "node.reasoner", "input": {"n": 1}}."""
 IN_ITEM = re.compile(r"body\.items\[\d+\]")
@@ -44,6 +45,7 @@ def batch(
     *,
     same_run: bool,
     run_id: str | None,
+    names: Mapping[str, str | None],
     idempotency_key: str | None,
     again: str,
     as_json: bool,
@@ -55,6 +57,7 @@ def batch(
     """
     key = idempotency_key or f"cli-{uuid.uuid4().hex}"
     headers = run_header(run_id or (f"batch-{key}"[:200] if same_run else None))
+    headers |= {name: value for name, value in names.items() if value is not None}
     lines = list(read_lines(_read(file), key=key))
     refused: list[Failure] = []
     warned: set[str] = set()
@@ -66,14 +69,12 @@ def batch(
             if said.execution_id is None:
                 said.where = IN_ITEM.sub("body", said.where or "")
                 refused.append(refusal(said.http_status, said, about=f"line {n}"))
-                output.complain(str(refused[-1]))
             if as_json:
                 output.data(bytes(raw))
             elif said.execution_id is not None:
                 output.data(said.execution_id)
         warned |= {one.get("message", "") for one in answer.warnings}
-    for warning in sorted(warned):
-        output.say(f"Note: {warning}")
+    _tell(refused, warned)
     output.say(f"{len(lines) - len(refused)} of {len(lines)} lines are accepted.")
     if shared := headers.get("X-Run-ID"):
         output.say(f"How far they are: {again} {shlex.quote(shared)}")
@@ -101,6 +102,16 @@ def read_lines(raw: bytes, *, key: str) -> Iterator[Line]:
             more = b"," if value else b""
             item = b'{"idempotency_key":%b%b%b' % (orjson.dumps(f"{key}-{n}"), more, item[1:])
         yield n, item
+
+
+def _tell(refused: list[Failure], warned: set[str]) -> None:
+    """Every warning once, and the first refusals: a mistake of the program that wrote the file is in every line."""
+    for one in refused[:REFUSALS_SHOWN]:
+        output.complain(str(one))
+    if len(refused) > REFUSALS_SHOWN:
+        output.say(f"… and {len(refused) - REFUSALS_SHOWN} more lines were refused; --json prints an answer for each.")
+    for warning in sorted(warned):
+        output.say(f"Note: {warning}")
 
 
 def _pieces(lines: list[Line]) -> Iterator[list[Line]]:

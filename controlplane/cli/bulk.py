@@ -67,9 +67,13 @@ def begin(
     dry_run: bool,
     wait: bool,
     timeout_seconds: float | None,
+    again: str,
     as_json: bool,
 ) -> None:
-    """Begin it and print its id, or with `wait` what it has done; a dry run prints how many it would be."""
+    """Begin it and print its id, or with `wait` what it has done; a dry run prints how many it would be.
+
+    `again` + its id is the command that shows how far it is.
+    """
     said: dict[str, object] = {
         "action": action,
         "filter": {name: value for name, value in filter_.items() if value not in (None, [])},
@@ -81,7 +85,7 @@ def begin(
         return
     body = client.post(PATH, orjson.dumps(said), headers={"Idempotency-Key": uuid.uuid4().hex})
     if wait:
-        body = _wait(client, msgspec.json.decode(body, type=Row).bulk_id, timeout_seconds)
+        body = _wait(client, msgspec.json.decode(body, type=Row).bulk_id, timeout_seconds, again)
     row = msgspec.json.decode(body, type=Row)
     if as_json:
         output.data(body)
@@ -89,7 +93,7 @@ def begin(
         _summary(row)
     else:
         output.data(row.bulk_id)
-        output.say(f"It goes on by itself ({row.counted}). How far it is: controlplane bulk show {row.bulk_id}")
+        output.say(f"It goes on by itself ({row.counted}). How far it is: {again} {row.bulk_id}")
     if wait and (row.state != "done" or row.failed):
         raise Failure(f"{row.bulk_id} is {row.state}; {row.failed} failed.", code=ExitCode.EXECUTION_FAILED)
 
@@ -135,7 +139,7 @@ def stop(client: Client, bulk_id: str, *, as_json: bool) -> None:
     _done(client.post(f"{PATH}/{_id(bulk_id)}/stop", about=bulk_id), as_json=as_json)
 
 
-def _wait(client: Client, bulk_id: str, timeout_seconds: float | None) -> bytes:
+def _wait(client: Client, bulk_id: str, timeout_seconds: float | None, again: str) -> bytes:
     until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     shown = -1
     while True:
@@ -149,7 +153,7 @@ def _wait(client: Client, bulk_id: str, timeout_seconds: float | None) -> bytes:
         if until is not None and time.monotonic() >= until:
             raise Failure(
                 f"{bulk_id} is not over yet; it goes on.",
-                fix=f"controlplane bulk show {bulk_id}",
+                fix=f"How far it is: {again} {bulk_id}",
                 code=ExitCode.WAIT_TIMED_OUT,
             )
         time.sleep(LOOK_SECONDS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 import orjson
@@ -12,6 +12,7 @@ from controlplane.cli import output
 from controlplane.cli.client import PREFIX, Client, Members, members, text_of
 from controlplane.cli.failure import ExitCode, Failure
 from controlplane.cli.follow import Seen, follow, progress_line, report
+from controlplane.cli.next_step import as_command
 from controlplane.cli.payload import read_input
 from controlplane.domain.ids import read_fenced
 from controlplane.errors import Invalid
@@ -126,11 +127,12 @@ def listing(client: Client, query: Mapping[str, str | int | float | list[str] | 
 
 def _table(rows: list[Row]) -> None:
     output.table(
-        ("EXECUTION", "STATUS", "TARGET", "ATTEMPT", "CREATED", "TOOK", "RUN"),
+        ("EXECUTION", "STATUS", "REASON", "TARGET", "ATTEMPT", "CREATED", "TOOK", "RUN"),
         (
             (
                 row.execution_id,
                 row.status,
+                row.status_reason,
                 row.target,
                 row.attempt,
                 output.moment(row.created_at),
@@ -161,8 +163,8 @@ def show(client: Client, execution_id: str, *, events: bool, logs: bool, deliver
     _sections(more)
 
 
-def explain(client: Client, execution_id: str, *, as_json: bool) -> None:
-    """Print why it waits, the facts behind it and, as talk, the next step."""
+def explain(client: Client, execution_id: str, *, command: Callable[[str], str], as_json: bool) -> None:
+    """Print why it waits, the facts behind it and, as talk, the next step: a `command`, where there is one."""
     body = client.get(f"{PREFIX}/executions/{_id(execution_id)}/explain", about=execution_id)
     if as_json:
         output.data(body)
@@ -173,7 +175,7 @@ def explain(client: Client, execution_id: str, *, as_json: bool) -> None:
     pairs += [(name, bytes(value).decode().strip('"')) for name, value in found.facts.items()]
     output.facts(pairs)
     if found.fix is not None:
-        output.say(f"Next: {found.fix}")
+        output.say(f"Next: {as_command(found.fix, command)}")
 
 
 def attempts(client: Client, execution_id: str, *, tracebacks: bool, as_json: bool) -> None:

@@ -63,7 +63,7 @@ def report(seen: Seen, execution_id: str, *, as_json: bool) -> None:
     if seen.status == SUCCEEDED:
         return
     reason = text_of(seen.members, "error_message") or text_of(seen.members, "status_reason")
-    because = f": {' '.join(reason.split())}" if reason else ""
+    because = f": {' '.join(reason.split())}" if reason and reason != seen.status else ""
     ended, code = {
         CANCELLED: ("was cancelled", ExitCode.CANCELLED),
         TIMEOUT: ("ran out of its time", ExitCode.EXECUTION_FAILED),

@@ -1,4 +1,4 @@
-"""`controlplane limits …`: list, set, delete."""
+"""`controlplane limits …`: list, show, set, delete."""
 
 from __future__ import annotations
 
@@ -54,6 +54,17 @@ def listing(client: Client, *, limit: int, cursor: str | None, as_json: bool) ->
     )
     if page.next_cursor is not None:
         output.say(f"More: --cursor {page.next_cursor}")
+
+
+def show(client: Client, key: str, *, as_json: bool) -> None:
+    """Print what it allows, holds and blocks."""
+    body = client.get(_path(key), about=key)
+    if as_json:
+        output.data(body)
+        return
+    row = msgspec.json.decode(body, type=Row)
+    pairs: list[tuple[str, object]] = [("key", row.key), ("concurrency_max", row.concurrency_max), ("rate", row.rate)]
+    output.facts([*pairs, ("held", row.held), ("blocked", row.blocked), ("next_at", output.moment(row.next_at))])
 
 
 def put(

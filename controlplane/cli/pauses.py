@@ -11,6 +11,7 @@ from controlplane.cli.client import PREFIX, Client
 from controlplane.cli.failure import ExitCode, Failure
 
 EVERYTHING = "everything"
+BEFORE = {"pause": "was paused already", "resume": "was not paused"}
 
 
 class Pause(msgspec.Struct):
@@ -32,6 +33,7 @@ class Turned(msgspec.Struct):
     queued: int
     queued_is_more: bool
     running: int
+    changed: bool = True
     still_paused_by: list[Pause] = []
 
 
@@ -71,11 +73,13 @@ def turn(
         output.data(body)
         return
     now = msgspec.json.decode(body, type=Turned)
-    output.data(f"{name} {verb}d")
+    output.data(f"{name} {verb}d" if now.changed else f"{name} {BEFORE[verb]}")
     more = "More than " if now.queued_is_more else ""
     output.say(f"{more}{now.queued} queued, {now.running} running")
     for one in now.still_paused_by:
         output.say(f"Still held back: {one.name} is paused.")
+    if verb == "resume" and everything and not now.changed:
+        output.say("What is paused by itself, and by whom: controlplane pauses list")
 
 
 def _one(reasoner: str | None, node: str | None, everything: bool) -> tuple[str, str]:

@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
 
-from controlplane.domain.approval import WAITING_FOR_APPROVAL
-from controlplane.domain.execution import REASON_OF, State, Status
+from controlplane.domain.approval import WAITING_FOR_APPROVAL, Approval
+from controlplane.domain.execution import REASON_OF, Overdue, State, Status
 from controlplane.domain.ids import show_execution
 from controlplane.domain.lease import WITHDRAWING
 from controlplane.domain.limit import READY_MAX, TURN
@@ -56,6 +56,12 @@ PARENT_HAD = {
     REASON_OF[Status.FAILED]: "failed",
     REASON_OF[Status.CANCELLED]: "been cancelled",
     REASON_OF[Status.TIMEOUT]: "run out of its time",
+}
+OVERDUE_WORDS: dict[str, str] = {
+    Overdue.SCHEDULE_TO_START: "no attempt began within schedule_to_start_seconds",
+    Overdue.START_TO_CLOSE: "the attempt took longer than timeout_seconds",
+    Overdue.HEARTBEAT: "there was no sign of life for heartbeat_seconds",
+    Overdue.TOTAL: "all of it took longer than total_seconds",
 }
 NODE_FULL = "node_full"
 NODE_UNREACHABLE = "node_unreachable"
@@ -524,17 +530,23 @@ def _unanswered(it: Standing, who: str, known: dict[str, Json]) -> Explanation:
     until = "" if asked.expires_at is None else f"; without an answer it goes on as expired at {_at(asked.expires_at)}"
     return Explanation(
         code=Cause.WAITING_FOR_APPROVAL,
-        sentence=f"{who} for people to decide {_words(asked.request_id)}{until}.",
+        sentence=f"{who} for people to decide {_question(asked)}{until}.",
         since=it.waiting_at or asked.requested_at,
         fix=f"Decide it: {asked.url}" if asked.url else f"Decide it: {_route(it, 'approval-response', 'POST')}.",
         facts=known
         | {
             "approval_request_id": asked.request_id,
+            "title": asked.title,
             "approval_request_url": asked.url,
             "requested_at": moment(asked.requested_at),
             "expires_at": maybe(asked.expires_at),
         },
     )
+
+
+def _question(asked: Approval) -> str:
+    """What is asked, in the words that people are shown."""
+    return _words(asked.request_id) if asked.title is None else f'"{_words(asked.title)}"'
 
 
 def _leased(it: Standing) -> Explanation:
@@ -578,24 +590,30 @@ def _ended(it: Standing) -> Explanation:
                 code=Cause.SUCCEEDED, sentence=f"It succeeded{how} at {_at(at)}{why}.", since=at, facts=known
             )
         case Status.CANCELLED:
+            words = "" if words == _because(it.status.value) else words  # nobody has said why
             return Explanation(
                 code=Cause.CANCELLED, sentence=f"It was cancelled at {_at(at)}{words}.", since=at, facts=known
             )
         case Status.TIMEOUT:
             return Explanation(
                 code=Cause.TIMEOUT,
-                sentence=f"It ran out of its time{how} at {_at(at)}.",
+                sentence=f"It ran out of its time{how} at {_at(at)}{_overdue(it.status_reason)}.",
                 since=at,
-                fix=f"See how it went: {_route(it, 'attempts')}.",
+                fix=f"See how it went: {_route(it, 'attempts')}; once more: {_route(it, 'retry', 'POST')}.",
                 facts=known,
             )
     return Explanation(
         code=Cause.FAILED,
         sentence=f"It failed{how} at {_at(at)}{words}.",
         since=at,
-        fix=f"See how it went: {_route(it, 'attempts')}; begin it again: {_route(it, 'restart', 'POST')}.",
+        fix=f"See how it went: {_route(it, 'attempts')}; once more: {_route(it, 'retry', 'POST')}.",
         facts=known,
     )
+
+
+def _overdue(reason: str | None) -> str:
+    """Which of its times was over."""
+    return "" if reason not in OVERDUE_WORDS else f": {OVERDUE_WORDS[reason]}"
 
 
 def duration(seconds: float) -> str:

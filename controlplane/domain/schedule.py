@@ -199,7 +199,7 @@ def check(definition: Definition, *, now: datetime) -> None:
         raise Invalid(
             "Exactly one of cron, interval_seconds and run_at says when.",
             where="body",
-            fix="Leave out the others.",
+            fix="Name one and leave out the others.",
         )
     if rule.cron is not None:
         _check_cron(rule, now)

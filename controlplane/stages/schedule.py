@@ -504,7 +504,9 @@ async def _put(
         return there, there.id == id_  # our own earlier try, whose answer was lost
     if not replacing:
         raise ScheduleExists(
-            "There is another schedule of this name.", where="body.name", fix="PUT replaces it; or take another name."
+            "There is another schedule of this name.",
+            where="body.name",
+            fix="Replace it (PUT, or --replace), or take another name.",
         )
     check(definition, now=row["now"])
     kept = definition.rule.same_times(there.definition.rule)

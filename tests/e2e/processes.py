@@ -72,6 +72,11 @@ class Process:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
         with self._log.open("ab") as log:

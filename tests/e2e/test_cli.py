@@ -253,7 +253,7 @@ def test_explain_says_why_it_waits(dev: Dev, node: Node) -> None:
 
     assert (said.code, said.out.decode().splitlines()[0]) == (0, found["sentence"])
     assert "(hold on); attempt 1 still goes on to its end" in found["sentence"]
-    assert "Next: Let it go on: POST" in said.err
+    assert f"Next: Let it go on: `controlplane executions resume {execution_id} --server {dev.url}`." in said.err
     assert ended.out.startswith(b"It succeeded in attempt 1 at ")
 
 
@@ -317,6 +317,23 @@ def test_a_batch_is_submitted_line_by_line(dev: Dev, node: Node, tmp_path: Path)
     assert [one.get("replayed") for one in items] == [True, None, True]
     assert len({one["run_id"] for one in items}) == 1
     assert f"controlplane runs show --server {dev.url} {items[0]['run_id']}" in again.err
+
+
+def test_a_mistake_in_every_line_of_a_batch(dev: Dev, node: Node, tmp_path: Path) -> None:
+    """The first ten are shown, the others counted; a session belongs to the command, not to a line."""
+    file = tmp_path / "items.jsonl"
+    file.write_text(f"{json.dumps({'target': node.target, 'session_id': 's'})}\n" * 50)
+    refused = cli("batch", str(file), "--server", dev.url)
+    file.write_text(json.dumps({"target": node.target, "delay_seconds": 3600}))
+    taken = cli("batch", str(file), "--session-id", node.target, "--server", dev.url)
+    listed = cli("executions", "list", "--session-id", node.target, "--server", dev.url)
+    cli("executions", "cancel", taken.out.decode().strip(), "--server", dev.url)
+
+    assert refused.code == 2
+    assert refused.err.count("There is no such field. The header X-Session-ID says it.") == 10
+    assert "… and 40 more lines were refused" in refused.err
+    assert taken.out.decode().strip() in listed.out.decode()
+    assert "scheduled" in listed.out.decode()
 
 
 def test_a_call_may_begin_later(dev: Dev, node: Node) -> None:
@@ -427,7 +444,9 @@ def test_approvals_are_shown_and_decided(dev: Dev, node: Node) -> None:
     ]
 
     assert (before.code, shown.code) == (3, 0)
-    assert "pending" in shown.out.decode()
+    assert {"pending", "Deploy"} <= set(shown.out.decode().split())
+    assert f"{dev.url}/approvals/".encode().replace(b"localhost", b"127.0.0.1") in shown.out
+    assert "Deploy 1.2?" in listed.out.decode()
     assert (execution_id in listed.out.decode(), item["execution_id"]) == (True, execution_id)
     assert [one.code for one in said] == [0, 0, 5]
     assert said[0].out.decode() == f"{execution_id} approved\n"
@@ -499,6 +518,7 @@ def test_a_limit_from_its_setting_to_its_end(dev: Dev, node: Node) -> None:
     held_back = cli("call", node.target, "--no-wait", "--concurrency-key", "a/b", "--fairness-key", "f", *at)
     why = cli("executions", "explain", held_back.out.decode().strip(), *at)
     listed = cli("limits", "list", *at)
+    shown = cli("limits", "show", "key:a/b", *at)
     gone, unknown = (cli("limits", "delete", "key:a/b", *at) for _ in range(2))
     lease = node.lease()
     node.report(lease, "succeeded", result=1)
@@ -506,7 +526,9 @@ def test_a_limit_from_its_setting_to_its_end(dev: Dev, node: Node) -> None:
 
     assert (made.code, made.out) == (0, b"key:a/b holds 0, blocks 0\n")
     assert "key:a/b allows 0 at once" in why.out.decode()
+    assert f"limits set key:a/b --concurrency-max N --server {dev.url}`" in why.err
     assert "key:a/b" in listed.out.decode()
+    assert dict(line.split() for line in shown.out.decode().splitlines())["blocked"] == "1"
     assert (gone.out, unknown.code, nothing.code) == (b"key:a/b deleted\n", 3, 2)
     assert msgspec.json.decode(lease["execution_id"]) == held_back.out.decode().strip()
 
@@ -591,12 +613,13 @@ def test_a_reasoner_is_paused_and_resumed(dev: Dev, node: Node) -> None:
     execution_id = submitted(dev, node)
     why = cli("executions", "explain", execution_id, *at)
     listed = cli("pauses", "list", *at)
-    resumed = cli("resume", "--reasoner", node.target, *at)
+    resumed, again = (cli("resume", "--reasoner", node.target, *at) for _ in range(2))
     node.report(node.lease(), "succeeded", result=1)
     unknown, nothing = cli("pause", "--node", "nobody", *at), cli("pause", *at)
 
     assert (paused.out.decode(), paused.err) == (f"{node.target} paused\n", "0 queued, 0 running\n")
     assert (resumed.out.decode(), resumed.err) == (f"{node.target} resumed\n", "1 queued, 0 running\n")
+    assert again.out.decode() == f"{node.target} was not paused\n"
     assert f"Reasoner {node.target} is paused since" in why.out.decode()
     assert "upstream is down" in listed.out.decode()
     assert (unknown.code, nothing.code) == (3, 2)

@@ -24,8 +24,12 @@ from controlplane.cli.environment import settings_with
 from controlplane.cli.executions import _took
 from controlplane.cli.failure import MEANING, ExitCode, Failure
 from controlplane.cli.follow import Seen, progress_line, report
+from controlplane.cli.next_step import as_command
 from controlplane.cli.payload import json_or_text, read_input, read_json, submit_body
+from controlplane.domain.explain import explain
+from controlplane.domain.standing import Standing
 from controlplane.settings import Settings
+from tests.standings import SAMPLES
 
 EXACT = '{"a": 1.10, "big": 123456789012345678901234567890, "a": [ ]}'
 
@@ -307,7 +311,36 @@ def test_the_death_of_an_agent_is_told(tmp_path: Path, capfd: pytest.CaptureFixt
     said = capfd.readouterr().err
 
     assert "agent | grün" in said
-    assert f"exit code 7). The server goes on; run it again: python {file}" in said
+    assert (
+        f"exit code 7). The server goes on; run it again: CONTROLPLANE_SERVER=http://127.0.0.1:1 python {file}" in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("fix", "said"),
+    [
+        ("Let it go on: POST /api/v1/resume.", "Let it go on: `controlplane resume --all`."),
+        (
+            "See it: GET /api/v1/executions/exec_1/attempts; once more: POST /api/v1/executions/exec_1/retry.",
+            "See it: `controlplane executions attempts exec_1`; once more: `controlplane executions retry exec_1`.",
+        ),
+        (
+            "Wait, or raise it: PUT /api/v1/limits/key:a/b.",
+            "Wait, or raise it: `controlplane limits set key:a/b --concurrency-max N`.",
+        ),
+        ("Wait, or raise it: PUT /api/v1/limits/key:a b.", "Wait, or raise it: PUT /api/v1/limits/key:a b."),
+        ("Decide it: https://people.example/r-1", "Decide it: https://people.example/r-1"),
+    ],
+)
+def test_the_next_step_is_a_command(fix: str, said: str) -> None:
+    """Where there is one that says the same; the rest of the sentence stays."""
+    assert as_command(fix, lambda words: f"`controlplane {words}`") == said
+
+
+@pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES)
+def test_every_next_step_has_a_command(sample: Standing) -> None:
+    """No explanation leaves who reads it on the command line with a request to send by hand."""
+    assert "/api/v1" not in as_command(explain(sample).fix or "", str)
 
 
 def test_an_agent_that_does_not_drain_is_killed(tmp_path: Path) -> None:

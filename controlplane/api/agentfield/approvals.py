@@ -12,6 +12,7 @@ from starlette.responses import Response
 from controlplane.api import shapes
 from controlplane.api.body import clean, decode, payload, read_body, read_form, spoken
 from controlplane.api.doors import EVENTS_TOPIC, Doors, doors_of, namespace_of
+from controlplane.api.links import linked
 from controlplane.api.operation import Operation
 from controlplane.api.shapes import answer
 from controlplane.domain.approval import Decision, decision_of
@@ -124,7 +125,7 @@ async def read(request: Request) -> Response:
         raise NoApprovalRequest if known else ExecutionNotFound
     if node_id not in (None, found.node_id):
         raise NotItsNode
-    return answer(shapes.approval(found))
+    return answer(shapes.approval(linked(doors, found)))
 
 
 async def hear(request: Request) -> Response:

@@ -33,6 +33,8 @@ PausedNode = Annotated[
 ]
 PausedReasoner = Annotated[str | None, typer.Option("--reasoner", metavar="TARGET", help="node_id.reasoner_name")]
 RunId = Annotated[str | None, typer.Option("--run-id", metavar="RUN", help="Join this run.")]
+ActorId = Annotated[str | None, typer.Option("--actor-id", metavar="ID", help="The scope of actor memory.")]
+SessionId = Annotated[str | None, typer.Option("--session-id", metavar="ID", help="The scope of session memory.")]
 DatabaseUrl = Annotated[
     str | None, typer.Option("--database-url", metavar="DSN", help="PostgreSQL to use (else DATABASE_URL).")
 ]
@@ -143,7 +145,9 @@ def call(
     delay: Delay = None,
     at: Annotated[
         str | None,
-        typer.Option("--at", metavar="MOMENT", help="Begin then: 2030-01-31T09:00:00+01:00. What has passed is now."),
+        typer.Option(
+            "--at", "--run-at", metavar="MOMENT", help="Begin then: 2030-01-31T09:00:00+01:00. What has passed is now."
+        ),
     ] = None,
     retries: Annotated[
         int | None, typer.Option("--retries", min=0, help="How often a failure is tried again (else as registered).")
@@ -173,10 +177,8 @@ def call(
         str | None,
         typer.Option("--context", metavar="JSON|@FILE", help="What travels beside the input."),
     ] = None,
-    session_id: Annotated[
-        str | None, typer.Option("--session-id", metavar="ID", help="The scope of session memory.")
-    ] = None,
-    actor_id: Annotated[str | None, typer.Option("--actor-id", metavar="ID", help="The scope of actor memory.")] = None,
+    session_id: SessionId = None,
+    actor_id: ActorId = None,
     priority: Annotated[int | None, typer.Option("--priority", help="What is higher is leased first; 0.")] = None,
     concurrency_key: Annotated[
         str | None,
@@ -249,6 +251,8 @@ def batch(
     ],
     same_run: Annotated[bool, typer.Option("--same-run", help="Let them share a new run.")] = False,
     run_id: RunId = None,
+    session_id: SessionId = None,
+    actor_id: ActorId = None,
     idempotency_key: Annotated[
         str | None,
         typer.Option("--idempotency-key", metavar="KEY", help="Sent twice with one key, no line is submitted twice."),
@@ -266,6 +270,7 @@ def batch(
             file,
             same_run=same_run,
             run_id=run_id,
+            names={"X-Session-ID": session_id, "X-Actor-ID": actor_id},
             idempotency_key=idempotency_key,
             again=again(server, "runs show"),
             as_json=as_json,

@@ -23,6 +23,7 @@ from controlplane.cli.commands.options import (
     Server,
     SessionKey,
     Target,
+    again,
     client_of,
 )
 
@@ -101,6 +102,7 @@ def _bulk_command(action: str, said: str) -> None:
                 dry_run=dry_run,
                 wait=wait,
                 timeout_seconds=timeout,
+                again=again(server, "bulk show"),
                 as_json=as_json,
             )
 

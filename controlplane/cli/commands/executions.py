@@ -108,7 +108,7 @@ def executions_explain(
     from controlplane.cli.executions import explain
 
     with client_of(server, api_key) as client:
-        explain(client, execution_id, as_json=as_json)
+        explain(client, execution_id, command=lambda words: f"`{again(server, words)}`", as_json=as_json)
 
 
 @app.command("attempts")

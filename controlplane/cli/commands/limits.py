@@ -13,7 +13,7 @@ from controlplane.cli.commands.options import DEFAULT_SERVER, ApiKey, AsJson, Se
 LimitKey = Annotated[
     str, typer.Argument(metavar="KEY", help="reasoner:node_id.reasoner_name, node:node_id or key:concurrency_key")
 ]
-app = typer.Typer(help="List, set and delete limits.")
+app = typer.Typer(help="List, show, set and delete limits.")
 
 
 @app.command("list")
@@ -29,6 +29,17 @@ def limits_list(
 
     with client_of(server, api_key) as client:
         listing(client, limit=limit, cursor=cursor, as_json=as_json)
+
+
+@app.command("show")
+def limits_show(
+    key: LimitKey, server: Server = DEFAULT_SERVER, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
+    """Show one limit, with what it holds and how many it blocks."""
+    from controlplane.cli.limits import show
+
+    with client_of(server, api_key) as client:
+        show(client, key, as_json=as_json)
 
 
 @app.command("set")

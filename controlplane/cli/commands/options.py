@@ -36,15 +36,16 @@ ApiKey = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 ExecutionId = Annotated[str, typer.Argument(metavar="EXECUTION", help="Its id, exec_….")]
 Delay = Annotated[
-    float | None, typer.Option("--delay", min=0, metavar="SECONDS", help="Begin so much later; 366 days at most.")
+    float | None,
+    typer.Option("--delay", "--delay-seconds", min=0, metavar="SECONDS", help="Begin so much later; 366 days at most."),
 ]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why, for those who look at it later.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Its id, run_… or as its caller has named it.")]
 Target = Annotated[str | None, typer.Option("--target", help="node_id.reasoner_name")]
-OfNode = Annotated[str | None, typer.Option("--node", metavar="NODE", help="Those of one node.")]
-OfRun = Annotated[str | None, typer.Option("--run", metavar="RUN", help="Those of one run.")]
-SessionKey = Annotated[str | None, typer.Option("--session", metavar="KEY", help="Of this X-Session-ID.")]
-ActorKey = Annotated[str | None, typer.Option("--actor", metavar="KEY", help="Of this X-Actor-ID.")]
+OfNode = Annotated[str | None, typer.Option("--node", "--node-id", metavar="NODE", help="Those of one node.")]
+OfRun = Annotated[str | None, typer.Option("--run", "--run-id", metavar="RUN", help="Those of one run.")]
+SessionKey = Annotated[str | None, typer.Option("--session", "--session-id", metavar="ID", help="Of this session.")]
+ActorKey = Annotated[str | None, typer.Option("--actor", "--actor-id", metavar="ID", help="Of this actor.")]
 ErrorClass = Annotated[str | None, typer.Option("--error-class", metavar="CLASS", help="Ended with this error.")]
 CreatedAfter = Annotated[str | None, typer.Option("--created-after", metavar="MOMENT", help="2030-01-31T09:00:00Z.")]
 CreatedBefore = Annotated[str | None, typer.Option("--created-before", metavar="MOMENT", help="Up to then.")]

@@ -56,7 +56,10 @@ def schedules_create(
         str | None, typer.Option("--time-zone", metavar="ZONE", help="Of the cron expression: Europe/Berlin; else UTC.")
     ] = None,
     interval: Annotated[
-        float | None, typer.Option("--interval", min=1, metavar="SECONDS", help="Again and again after so long.")
+        float | None,
+        typer.Option(
+            "--interval", "--interval-seconds", min=1, metavar="SECONDS", help="Again and again after so long."
+        ),
     ] = None,
     run_at: Annotated[
         str | None, typer.Option("--run-at", metavar="MOMENT", help="Once: 2030-01-31T09:00:00+01:00.")
@@ -68,7 +71,10 @@ def schedules_create(
         str | None, typer.Option("--catch-up", help="Of what was missed: none, one (default) or all.")
     ] = None,
     jitter: Annotated[
-        float | None, typer.Option("--jitter", min=0, metavar="SECONDS", help="Come up to so much later, never early.")
+        float | None,
+        typer.Option(
+            "--jitter", "--jitter-seconds", min=0, metavar="SECONDS", help="Come up to so much later, never early."
+        ),
     ] = None,
     input_given: Annotated[
         str | None,
@@ -77,10 +83,17 @@ def schedules_create(
     priority: Annotated[int | None, typer.Option("--priority", help="As of a submit.")] = None,
     retries: Annotated[int | None, typer.Option("--retries", min=0, help="Else what the reasoner says.")] = None,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Else what the reasoner says.")
+        float | None,
+        typer.Option(
+            "--timeout-seconds",
+            "--timeout",
+            min=0,
+            metavar="SECONDS",
+            help="How long one attempt may take; else what the reasoner says.",
+        ),
     ] = None,
     paused: Annotated[bool, typer.Option("--paused", help="Begin with nothing until it is resumed.")] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace the schedule of this name.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="In the place of the one that has the name.")] = False,
     server: Server = DEFAULT_SERVER,
     api_key: ApiKey = None,
     as_json: AsJson = False,

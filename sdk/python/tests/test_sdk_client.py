@@ -18,6 +18,7 @@ from controlplane_sdk import (
     ServerUnreachable,
 )
 from controlplane_sdk.sse import frames
+from controlplane_sdk.transport import refusal
 
 
 async def test_a_start_whose_answer_is_lost_still_starts_once(double):
@@ -66,8 +67,16 @@ async def test_a_result_that_takes_too_long_is_a_timeout_error(double):
     """The caller stops waiting; the execution goes on."""
     async with Client(double.url) as client:
         handle = await client.start("n.f")
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=f"{handle.execution_id} has not ended within 0.1 s"):
             await handle.result(timeout=0.1)
+
+
+def test_a_refusal_says_where():
+    """The field, what is wrong with it, and what to do; where all of the body is meant nothing is added."""
+    problem = {"detail": "Bad minute.", "where": "body.cron", "fix": "Five fields."}
+
+    assert str(refusal(422, "invalid", problem)) == "body.cron: Bad minute. (Five fields.)"
+    assert str(refusal(422, "invalid", {**problem, "where": "body"})) == "Bad minute. (Five fields.)"
 
 
 async def test_events_resume_where_a_lost_connection_left_off(double):

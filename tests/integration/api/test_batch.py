@@ -282,3 +282,16 @@ async def test_restarted_runs_take_over_what_a_batch_found(api: Api) -> None:
 
     assert [one["status"] for one in children["items"]] == ["succeeded", "queued"]
     assert (await api.read(ids(children)[0]))["result"] == "found"
+
+
+async def test_what_a_header_says_is_no_field(api: Api) -> None:
+    """Session, actor and run are those of all items: the header is named."""
+    await api.node()
+
+    answer = await submit(api, echo(session_id="s"), echo(run_id="r"), echo(colour="red"))
+
+    assert [one.get("fix") for one in answer["items"]] == [
+        "The header X-Session-ID says it.",
+        "The header X-Run-ID says it.",
+        None,
+    ]

@@ -66,6 +66,20 @@ async def test_how_far_a_batch_is(api: Api) -> None:
     assert (run["executions"], run["unfinished"], run["counts"]) == (3, 2, {"queued": 2, "succeeded": 1})
 
 
+async def test_a_run_is_over_when_all_of_it_is(api: Api) -> None:
+    """Its first execution has ended and others have not: it is not over yet, and has no end."""
+    session = await api.node()
+    answer = await api.post("/execute/batch", {"items": [{"target": "n.echo"}] * 3, "same_run": True})
+    run_id = answer.json()["run_id"]
+    seen = []
+    for _ in range(3):
+        await api.finish(session, await api.take(session), 1)
+        seen.append(await api.get(f"/runs/{run_id}", limit=0))
+
+    assert [one["status"] for one in seen] == ["queued", "queued", "succeeded"]
+    assert ["completed_at" in one for one in seen] == [False, False, True]
+
+
 async def test_the_list(api: Api) -> None:
     """The newest first, each run once whatever grew in it, page by page."""
     one, _, session = await grown(api)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import orjson
 import pytest
 
+from controlplane.domain.execution import Status
 from controlplane.domain.explain import Cause, duration, explain
 from controlplane.domain.lease import Transport
 from controlplane.domain.standing import AHEAD_MAX, Line
@@ -91,8 +92,8 @@ SENTENCES = {
         "without it it goes on at 2030-01-01T12:01:00Z."
     ),
     "approval, without a lease": (
-        "waiting_for_approval: It waits since 2030-01-01T11:59:30Z, without a lease, for people to decide r-1; without "
-        "an answer it goes on as expired at 2030-01-01T13:00:00Z."
+        'waiting_for_approval: It waits since 2030-01-01T11:59:30Z, without a lease, for people to decide "Deploy '
+        '1.2?"; without an answer it goes on as expired at 2030-01-01T13:00:00Z.'
     ),
     "children, without a lease": (
         "waiting_for_child: It waits since 2030-01-01T11:59:30Z for all of its children: 3 of 5 have not ended, first "
@@ -132,8 +133,18 @@ SENTENCES = {
     "succeeded": "succeeded: It succeeded in attempt 2 at 2030-01-01T11:59:55Z.",
     "failed": "failed: It failed in attempt 2 at 2030-01-01T11:59:55Z (no way).",
     "cancelled": "cancelled: It was cancelled at 2030-01-01T11:59:55Z (enough).",
-    "timeout": "timeout: It ran out of its time in attempt 2 at 2030-01-01T11:59:55Z.",
+    "timeout": (
+        "timeout: It ran out of its time in attempt 2 at 2030-01-01T11:59:55Z: the attempt took longer than "
+        "timeout_seconds."
+    ),
 }
+
+
+def test_a_cancel_without_a_reason() -> None:
+    """Nothing is said twice."""
+    found = explain(ended(Status.CANCELLED, error=b'"cancelled"'))
+
+    assert found.sentence == "It was cancelled at 2030-01-01T11:59:55Z."
 
 
 @pytest.mark.parametrize("name", SAMPLES)

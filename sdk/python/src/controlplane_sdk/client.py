@@ -89,8 +89,12 @@ class Handle:
         Raises: ExecutionFailed, ExecutionCancelled, ExecutionTimeout; TimeoutError after `timeout` seconds, and the
         execution goes on.
         """
-        async with asyncio.timeout(timeout):
-            return (await executions.wait(self._transport, self.execution_id)).outcome()
+        try:
+            async with asyncio.timeout(timeout):
+                ended = await executions.wait(self._transport, self.execution_id)
+        except TimeoutError:
+            raise TimeoutError(f"{self.execution_id} has not ended within {timeout} s; it goes on") from None
+        return ended.outcome()
 
     async def cancel(self, reason: str | None = None) -> bool:
         """Ask it to stop. False when it had finished already."""
@@ -339,7 +343,8 @@ class Client:
     ) -> builtins.list[Handle | RequestRefused | LeaseLost]:
         """Start many executions with few requests, and get a handle for each, or the error that it was refused with.
 
-        An item says `target`, `input` and what else `start` takes. `same_run`: they share one run, `run_id` or a new
+        An item says `target`, `input` and what else the body of a submit takes, by the same names; session and actor
+        hold for all of them. `same_run`: they share one run, `run_id` or a new
         one. Sent again after a lost answer, or by you with the same `idempotency_key` and items, each still starts
         once.
         """

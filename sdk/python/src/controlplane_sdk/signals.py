@@ -32,6 +32,7 @@ class Approval(BaseModel):
     execution_id: str = ""
     approval_request_id: str
     status: str
+    title: str | None = None
     request_url: str | None = None
     feedback: str | None = None
     response: Any = None

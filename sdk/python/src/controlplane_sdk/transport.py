@@ -103,6 +103,8 @@ def refusal(status: int, code: str, facts: Any) -> RequestRefused | LeaseLost:
     """The error that a 4xx means."""
     known = facts if isinstance(facts, dict) else {}
     message = str(known.get("message") or known.get("detail") or code or f"HTTP {status}")
+    if (where := known.get("where")) and where not in {"body", "path", "query"}:
+        message = f"{where}: {message}"
     if fix := known.get("fix"):
         message = f"{message} ({fix})"
     if code == "lease_lost":
