@@ -43,6 +43,7 @@ from tests.integration.api.rawhttp import Ask, Connection, Reply, ask_all, conne
 from tests.integration.api.serving import Apart, Api, Receiver, fence, fenced, pieces, until
 
 DEADLINE_SECONDS = 15.0
+pytestmark = pytest.mark.timeout(400)  # some of these walk every field of every form
 HOUSE = {"sync_wait_seconds": 2.0, "jobs_target": "n.echo", "agent_target": "n.echo"}
 OPERATIONS = operations_of(Settings(**HOUSE))
 PARAMETER = re.compile(r"{(\w+)}")
@@ -77,7 +78,7 @@ async def api(shared: Api) -> AsyncIterator[Api]:
     await shared.register("n", "echo", "busy", "aside", "fails")
     yield shared
     async with working(shared):
-        await until(lambda: _nothing_unfinished(shared), seconds=DEADLINE_SECONDS)
+        await until(lambda: _nothing_unfinished(shared), seconds=6 * DEADLINE_SECONDS)
         execution_id = (await shared.submit(input={"still": "works"}))["execution_id"]
         ended = await shared.read(execution_id, wait_seconds=DEADLINE_SECONDS)
         assert (ended["status"], ended["result"]) == ("succeeded", {"still": "works"})
