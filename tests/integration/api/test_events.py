@@ -426,7 +426,8 @@ async def test_a_trace_tells_why(api: Api) -> None:
     _, started, retrying = answer.json()["items"]
 
     assert started["data"] == {"session_id": session, "node_id": "n"}
-    assert retrying["data"] == {"retry_in_seconds": 9.0, "error": "no\nway", "error_class": "E", "traceback": "t"}
+    known = {"retry_in_seconds": 9.0, "retry_after_seconds": 9.0}
+    assert retrying["data"] == known | {"error": "no\nway", "error_class": "E", "traceback": "t"}
     assert pieces(answer.content).keys() == {"items", "next_cursor"}
 
 
