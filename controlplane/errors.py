@@ -2,11 +2,13 @@
 
     ControlPlaneError
     ├── NotFound       ExecutionNotFound  TargetNotFound  NodeNotFound  SessionNotFound  MemoryNotFound
-    │                  DeliveryNotFound  NoApprovalRequest  ScheduleNotFound  BulkNotFound
+    │                  DeliveryNotFound  NoApprovalRequest  ScheduleNotFound  BulkNotFound  KeyNotFound
+    │                  NamespaceNotFound
     ├── Conflict       LeaseLost  AlreadyFinished  InvalidState  SessionClosed  SessionDraining  LengthMismatch
     │                  NotAList  IdempotencyConflict  ApprovalAlreadyRequested  ScheduleExists
+    │                  NamespaceExists  KeyReplaced  KeyRevoked
     ├── Refused        Malformed  Invalid  InvalidParameter  TooLarge  TargetMalformed  EgressRefused  NoWebhook
-    │                  Unauthorized  NotItsNode
+    │                  Unauthorized  NotItsNode  ScopeMissing  NodeNotAllowed  NamespaceNotAllowed
     └── Unavailable    DatabaseUnavailable  ShuttingDown  WaitedTooLong
 
 The class docstring is the default message, `code` the stable slug that a program may switch on.
@@ -94,6 +96,18 @@ class BulkNotFound(NotFound):
     code = "bulk_not_found"
 
 
+class KeyNotFound(NotFound):
+    """There is no API key with this id."""
+
+    code = "key_not_found"
+
+
+class NamespaceNotFound(NotFound):
+    """There is no namespace of this name."""
+
+    code = "namespace_not_found"
+
+
 class Conflict(ControlPlaneError):
     """The request contradicts what is already true."""
 
@@ -160,6 +174,24 @@ class ScheduleExists(Conflict):
     code = "schedule_exists"
 
 
+class NamespaceExists(Conflict):
+    """There is a namespace of this name already."""
+
+    code = "namespace_exists"
+
+
+class KeyReplaced(Conflict):
+    """This key has a successor already; rotate or revoke that one."""
+
+    code = "key_replaced"
+
+
+class KeyRevoked(Conflict):
+    """This key is revoked or has expired; make a new one."""
+
+    code = "key_revoked"
+
+
 class Refused(ControlPlaneError):
     """The request was refused."""
 
@@ -218,6 +250,24 @@ class NotItsNode(Refused):
     """The execution belongs to another node."""
 
     code = "execution_ownership_mismatch"
+
+
+class ScopeMissing(Refused):
+    """The API key is valid, but not for this."""
+
+    code = "scope_missing"
+
+
+class NodeNotAllowed(Refused):
+    """The API key may not speak for this node."""
+
+    code = "node_not_allowed"
+
+
+class NamespaceNotAllowed(Refused):
+    """Only keys of the namespace `default` may speak of others."""
+
+    code = "namespace_not_allowed"
 
 
 class Unavailable(ControlPlaneError):

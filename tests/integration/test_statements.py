@@ -31,6 +31,7 @@ TABLES = (
     "|pauses|bulks"
     "|retention_walks"
     "|ended_parents"
+    "|namespaces"
 )
 READ = re.compile(rf"\b(from|join|update|into|using)\s+({TABLES})\b", re.IGNORECASE)
 
