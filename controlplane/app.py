@@ -25,6 +25,7 @@ from controlplane.api import (
     executions,
     explain,
     health,
+    keys,
     leases,
     memory,
     nodes,
@@ -38,6 +39,7 @@ from controlplane.api import (
     schedules,
     withhold,
 )
+from controlplane.api.admission import Admission
 from controlplane.api.agentfield import approvals
 from controlplane.api.agentfield import operations as agentfield
 from controlplane.api.agentfield.processes import Processes
@@ -60,6 +62,7 @@ from controlplane.api.lookout import Lookout
 from controlplane.api.operation import Operation, install
 from controlplane.api.streams import Streams
 from controlplane.api.waiting import Waiting
+from controlplane.api.whose import Whose
 from controlplane.daemons import loop
 from controlplane.daemons.archivist import Archivist
 from controlplane.daemons.bulker import Bulker
@@ -113,6 +116,7 @@ OPERATIONS = [
     *deliveries.OPERATIONS,
     *pauses.OPERATIONS,
     *agentfield.OPERATIONS,
+    *keys.OPERATIONS,
     *retention.OPERATIONS,
     *health.OPERATIONS,
 ]
@@ -148,10 +152,10 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing) -> FastAPI
         middleware=[
             Middleware(
                 Gate,
-                api_key=settings.api_key.get_secret_value() if settings.api_key else None,
+                operations=operations,
                 signed=[approvals.SIGNED_PATH] if settings.approval_secret else [],
             ),
-            Middleware(Front, operations=operations),
+            Middleware(Front),
         ],
     )
     install(app, operations)
@@ -217,6 +221,13 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
         sessions=leases.Sessions(),
         processes=Processes(),
         facades=Facades(jobs_target=settings.jobs_target, agent_target=settings.agent_target),
+        admission=Admission(
+            pool,
+            hints,
+            placement,
+            api_key=settings.api_key.get_secret_value() if settings.api_key else None,
+        ),
+        whose=Whose(pool),
     )
     app.state.doors = doors
     janitor = Janitor(
@@ -228,6 +239,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
         changes_seconds=settings.memory_changes_seconds,
     )
     await janitor.tick()  # before the first id is made
+    await doors.admission.begin()
     archivist = Archivist(pool, placement, settings.keep)
     scheduler = Scheduler(
         pool,
@@ -312,6 +324,7 @@ async def _running(app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing)
                 ),
                 "bulker": every(bulker.tick, name="bulker", interval_seconds=BULKER_SECONDS, hint=begun),
                 "overseer": every(overseer.tick, name="overseer", interval_seconds=OVERSEER_SECONDS),
+                "admission": doors.admission.run(),
                 "waiting": doors.waiting.run(),
                 "lookout.work": doors.lookout.watch_work(),
                 "lookout.cancels": doors.lookout.watch_cancels(),

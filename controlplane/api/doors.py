@@ -14,8 +14,9 @@ from starlette.requests import Request
 from starlette.websockets import WebSocket
 
 from controlplane.domain import topic
-from controlplane.domain.execution import DEFAULT_NAMESPACE, Accepted, Submission
+from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.ids import IdMaker
+from controlplane.domain.key import ANYBODY, Caller
 from controlplane.domain.lease import Beat, Claim, Extended, Lease, Recorded, Report
 from controlplane.domain.memory import Write, Written
 from controlplane.domain.placement import Placement
@@ -31,6 +32,7 @@ from controlplane.security.secrets import KeyRing
 from controlplane.stages.log import Entry
 
 if TYPE_CHECKING:
+    from controlplane.api.admission import Admission
     from controlplane.api.agentfield.processes import Processes
     from controlplane.api.catalogue import Catalogue
     from controlplane.api.facades.intake import Facades
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from controlplane.api.lookout import Lookout
     from controlplane.api.streams import Streams
     from controlplane.api.waiting import Waiting
+    from controlplane.api.whose import Whose
 
 P = ParamSpec("P")
 Item = TypeVar("Item")
@@ -50,9 +53,10 @@ ENDED_TOPIC = "ended"
 DELIVERIES_TOPIC = "deliveries"
 CANCEL_TOPIC = "cancel"
 SCHEDULES_TOPIC = "schedules"
-KEY_NAME = "controlplane.key_name"
-"""Where in a request's scope the gate leaves the name of the key that opened it."""
 BULKS_TOPIC = "bulks"
+KEYS_TOPIC = "keys"
+CALLER = "controlplane.caller"
+"""Where in a request's scope the gate leaves who asks."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -111,6 +115,8 @@ class Doors:
     sessions: Sessions
     processes: Processes
     facades: Facades
+    admission: Admission
+    whose: Whose
     stopping: bool = False
     turns: Iterator[int] = field(default_factory=itertools.count)
     began: float = field(default_factory=time.monotonic)
@@ -154,15 +160,20 @@ def doors_of(request: Request | WebSocket) -> Doors:
     return doors
 
 
-def namespace_of(_request: Request | WebSocket) -> int:
+def asker_of(request: Request | WebSocket) -> Caller:
+    """Who asks, and what it may."""
+    caller: Caller = request.scope.get(CALLER, ANYBODY)
+    return caller
+
+
+def namespace_of(request: Request | WebSocket) -> int:
     """The namespace that the caller's key belongs to."""
-    return DEFAULT_NAMESPACE
+    return asker_of(request).namespace
 
 
 def caller_of(request: Request | WebSocket) -> str | None:
     """The name of the API key that the caller came with; None where it has none, or no key is asked for."""
-    name: str | None = request.scope.get(KEY_NAME)
-    return name
+    return asker_of(request).name
 
 
 async def gather_answers(calls: Iterable[Awaitable[Result]]) -> list[Result | ControlPlaneError]:

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api.doors import doors_of, namespace_of
-from controlplane.api.operation import Operation
+from controlplane.api.operation import READ, Operation
 from controlplane.api.shapes import answer, present
 from controlplane.domain.explain import explain
 from controlplane.domain.ids import read_fenced, show_execution
@@ -44,6 +44,7 @@ async def of_execution(request: Request) -> Response:
 
 OPERATIONS = [
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/executions/{execution_id}/explain",
         handler=of_execution,

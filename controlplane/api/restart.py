@@ -18,7 +18,7 @@ from controlplane.api import shapes
 from controlplane.api.body import clean, decode, read_body
 from controlplane.api.doors import Doors, doors_of, namespace_of
 from controlplane.api.executions import EMPTY, WebhookForm, context_of, headers_of, input_of, no_node, webhook_of
-from controlplane.api.operation import Operation
+from controlplane.api.operation import EXECUTE, Operation
 from controlplane.api.shapes import answer
 from controlplane.domain.execution import Replay, ReplayMode, Submission
 from controlplane.domain.ids import ExecutionId, bucket_of, read_fenced, show, show_execution
@@ -145,6 +145,7 @@ async def _asked(doors: Doors, id_: ExecutionId, namespace: int) -> Submission:
 
 OPERATIONS = [
     Operation(
+        scope=EXECUTE,
         method="POST",
         path="/api/v1/executions/{execution_id}/restart",
         handler=restart,

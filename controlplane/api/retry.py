@@ -18,7 +18,7 @@ from controlplane.api import shapes
 from controlplane.api.body import clean, decode, read_body
 from controlplane.api.doors import Doors, doors_of, namespace_of
 from controlplane.api.executions import EMPTY, REASON_MAX, WebhookForm, headers_of, no_node, shape_of, webhook_of
-from controlplane.api.operation import Operation
+from controlplane.api.operation import EXECUTE, Operation
 from controlplane.api.shapes import answer
 from controlplane.api.start import start_of
 from controlplane.domain.execution import Status, Submission
@@ -95,6 +95,7 @@ async def _failed(doors: Doors, id_: ExecutionId, namespace: int) -> Submission:
 
 OPERATIONS = [
     Operation(
+        scope=EXECUTE,
         method="POST",
         path="/api/v1/executions/{execution_id}/retry",
         handler=retry,
