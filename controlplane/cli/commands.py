@@ -37,7 +37,7 @@ ApiKey = Annotated[
         "--api-key",
         envvar=["CONTROLPLANE_API_KEY", "AGENTFIELD_API_KEY"],
         metavar="KEY",
-        help="The key that the server was started with.",
+        help="A key of the server.",
         rich_help_panel="Server",
     ),
 ]
@@ -64,6 +64,13 @@ Reason = Annotated[str | None, typer.Option("--reason", help="Why, for those who
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Its id, run_… or as its caller has named it.")]
 ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="The name of the schedule.")]
 BulkId = Annotated[str, typer.Argument(metavar="BULK", help="Its id, bulk_….")]
+KeyId = Annotated[str, typer.Argument(metavar="KEY", help="Its id, key_….")]
+InNamespace = Annotated[
+    str | None, typer.Option("--namespace", metavar="NAME", help="Another than the key's own, for admins of default.")
+]
+ExpiresIn = Annotated[float | None, typer.Option("--expires-in", min=1, metavar="SECONDS", help="Else it never does.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")]
+Cursor = Annotated[str | None, typer.Option("--cursor", help="Where the page before ended.")]
 Target = Annotated[str | None, typer.Option("--target", help="node_id.reasoner_name")]
 OfNode = Annotated[str | None, typer.Option("--node", metavar="NODE", help="Those of one node.")]
 OfRun = Annotated[str | None, typer.Option("--run", metavar="RUN", help="Those of one run.")]
@@ -99,6 +106,10 @@ schedules_app = typer.Typer(help="List, show, create, pause, resume, run and del
 app.add_typer(schedules_app, name="schedules")
 bulk_app = typer.Typer(help="Do one thing to everything that a filter matches: the server goes on by itself.")
 app.add_typer(bulk_app, name="bulk")
+keys_app = typer.Typer(help="Make, list, rotate and revoke API keys.")
+app.add_typer(keys_app, name="keys")
+namespaces_app = typer.Typer(help="Make and list namespaces, each with its own keys, nodes and work.")
+app.add_typer(namespaces_app, name="namespaces")
 deliveries_app = typer.Typer(help="List webhook deliveries that are dead, and send them again.")
 app.add_typer(deliveries_app, name="deliveries")
 BULK_ACTIONS = {
@@ -980,6 +991,138 @@ def pauses_list(
 
     with _client(server, api_key) as client:
         listing(client, limit=limit, cursor=cursor, as_json=as_json)
+
+
+@keys_app.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who it is for: it is told of what is done with it.")],
+    scope: Annotated[
+        list[str], typer.Option("--scope", help="execute, read, operate, admin or node; may be said several times.")
+    ],
+    node: Annotated[
+        list[str] | None,
+        typer.Option("--node", metavar="NODE", help="With the scope node: as which it speaks; * at the end: any rest."),
+    ] = None,
+    namespace: InNamespace = None,
+    expires_in: ExpiresIn = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option("--database-url", metavar="DSN", help="Ask no server: for the first key of all, or a lost one."),
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and print it, this once."""
+    from controlplane.cli.keys import create
+
+    scopes = [word for words in scope for word in words.split(",")]
+    if database_url is not None:
+        from controlplane.cli.first_key import create_in
+
+        create_in(
+            database_url,
+            name=name,
+            scopes=scopes,
+            node_ids=node or [],
+            namespace=namespace,
+            expires_in_seconds=expires_in,
+            as_json=as_json,
+        )
+        return
+    asked = {
+        "name": name,
+        "scopes": scopes,
+        "node_ids": node or None,
+        "namespace": namespace,
+        "expires_in_seconds": expires_in,
+    }
+    with _client(server, api_key) as client:
+        create(client, asked, as_json=as_json)
+
+
+@keys_app.command("list")
+def keys_list(
+    namespace: InNamespace = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List keys, newest first: never themselves."""
+    from controlplane.cli.keys import listing
+
+    with _client(server, api_key) as client:
+        listing(client, namespace=namespace, limit=limit, cursor=cursor, as_json=as_json)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    key_id: KeyId,
+    namespace: InNamespace = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let nobody in by a key any more, at once and for good."""
+    from controlplane.cli.keys import revoke
+
+    with _client(server, api_key) as client:
+        revoke(client, key_id, namespace=namespace, as_json=as_json)
+
+
+@keys_app.command("rotate")
+def keys_rotate(
+    key_id: KeyId,
+    overlap: Annotated[
+        float | None,
+        typer.Option("--overlap", min=0, metavar="SECONDS", help="The old one goes on for so long; a day by default."),
+    ] = None,
+    expires_in: Annotated[
+        float | None,
+        typer.Option("--expires-in", min=1, metavar="SECONDS", help="Else it lives as long as the old one was to."),
+    ] = None,
+    namespace: InNamespace = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key in place of another and print it, this once."""
+    from controlplane.cli.keys import rotate
+
+    asked = {"overlap_seconds": overlap, "expires_in_seconds": expires_in}
+    with _client(server, api_key) as client:
+        rotate(client, key_id, asked, namespace=namespace, as_json=as_json)
+
+
+@namespaces_app.command("create")
+def namespaces_create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits, _ - and :.")],
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a namespace, with nothing in it and no key yet."""
+    from controlplane.cli.keys import create_namespace
+
+    with _client(server, api_key) as client:
+        create_namespace(client, name, as_json=as_json)
+
+
+@namespaces_app.command("list")
+def namespaces_list(
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """List namespaces by name."""
+    from controlplane.cli.keys import list_namespaces
+
+    with _client(server, api_key) as client:
+        list_namespaces(client, limit=limit, cursor=cursor, as_json=as_json)
 
 
 @app.command()

@@ -30,6 +30,7 @@ from controlplane_sdk.errors import (
     Unauthorized,
 )
 from controlplane_sdk.executions import AttemptRecord, Execution, Explanation, Retention
+from controlplane_sdk.keys import Key, Namespace, NewKey
 from controlplane_sdk.pauses import Drain, Pause, Paused
 from controlplane_sdk.runs import Run, RunMember
 from controlplane_sdk.schedules import Schedule, Tick
@@ -59,8 +60,11 @@ __all__ = [
     "Fatal",
     "Handle",
     "InvalidInput",
+    "Key",
     "LeaseLost",
     "MemoryConflict",
+    "Namespace",
+    "NewKey",
     "NotFound",
     "NotJson",
     "Page",
