@@ -206,6 +206,7 @@ async def place(api: Api, operation: Operation) -> Place:
         "name": node,
         "delivery_id": SHOWN_ID.replace("exec", "dlv"),
         "bulk_id": SHOWN_ID.replace("exec", "bulk"),
+        "key_id": SHOWN_ID.replace("exec", "key"),
         "key": "hostile",
     }
     known: dict[str, object] = fence(lease) | {
