@@ -25,7 +25,7 @@ MEANING = {
     ExitCode.OK: "done",
     ExitCode.INTERNAL: "something broke, or a check of doctor failed",
     ExitCode.USAGE: "used wrongly: an option, an input or a setting is not valid",
-    ExitCode.NOT_FOUND: "there is no such execution, run, target, node, schedule, bulk, key or database",
+    ExitCode.NOT_FOUND: "there is no such execution, run, target, node, schedule, bulk or database",
     ExitCode.AUTH: "the API key or the database's password is wrong",
     ExitCode.CONFLICT: "it contradicts what is already true: finished, port taken, schema behind",
     ExitCode.EXECUTION_FAILED: "the execution failed or ran out of its time; something of a bulk failed",
