@@ -28,6 +28,7 @@ from controlplane.api import (
     executions,
     explain,
     health,
+    keys,
     leases,
     limits,
     links,
@@ -63,6 +64,7 @@ from controlplane.api.doors import (
     Lanes,
     Limits,
 )
+from controlplane.api.entrance import Entrance
 from controlplane.api.facades import jobs, sockets, tasks
 from controlplane.api.facades.intake import Facades
 from controlplane.api.front import Front
@@ -72,6 +74,7 @@ from controlplane.api.operation import Operation, install
 from controlplane.api.rate import Limiter, Rates
 from controlplane.api.streams import Streams
 from controlplane.api.waiting import Waiting
+from controlplane.api.whose import Whose
 from controlplane.daemons import loop
 from controlplane.daemons.admitter import Admitter
 from controlplane.daemons.archivist import Archivist
@@ -133,6 +136,7 @@ OPERATIONS = [
     *deliveries.OPERATIONS,
     *pauses.OPERATIONS,
     *agentfield.OPERATIONS,
+    *keys.OPERATIONS,
     *retention.OPERATIONS,
     *health.OPERATIONS,
 ]
@@ -178,12 +182,11 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str |
             *_cors(settings),
             Middleware(
                 Gate,
-                api_key=settings.api_key.get_secret_value() if settings.api_key else None,
+                operations=operations,
                 signed=[approvals.SIGNED_PATH] if settings.approval_secret else [],
-                links=links.PREFIX,
             ),
             *_rates(settings),
-            Middleware(Front, operations=operations),
+            Middleware(Front),
         ],
     )
     install(app, operations)
@@ -275,6 +278,13 @@ async def _running(
         sessions=leases.Sessions(),
         processes=Processes(),
         facades=Facades(jobs_target=settings.jobs_target, agent_target=settings.agent_target),
+        entrance=Entrance(
+            pool,
+            hints,
+            placement,
+            api_key=settings.api_key.get_secret_value() if settings.api_key else None,
+        ),
+        whose=Whose(pool),
     )
     app.state.doors = doors
     janitor = Janitor(
@@ -286,6 +296,7 @@ async def _running(
         changes_seconds=settings.memory_changes_seconds,
     )
     await janitor.tick()  # before the first id is made
+    await doors.entrance.begin()
     archivist = Archivist(pool, placement, settings.keep)
     scheduler = Scheduler(
         pool,
@@ -377,6 +388,7 @@ async def _running(
                 "waker": every(waker.tick, name="waker", interval_seconds=WAKER_SECONDS, hint=ended),
                 "admitter": every(admitter.tick, name="admitter", interval_seconds=ADMITTER_SECONDS, hint=limited),
                 "overseer": every(overseer.tick, name="overseer", interval_seconds=OVERSEER_SECONDS),
+                "entrance": doors.entrance.run(),
                 "waiting": doors.waiting.run(),
                 "lookout.work": doors.lookout.watch_work(),
                 "lookout.cancels": doors.lookout.watch_cancels(),

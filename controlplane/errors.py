@@ -3,11 +3,13 @@
     ControlPlaneError
     ├── NotFound       ExecutionNotFound  TargetNotFound  NodeNotFound  SessionNotFound  MemoryNotFound
     │                  DeliveryNotFound  NoApprovalRequest  ScheduleNotFound  BulkNotFound  StepNotFound
-    │                  LimitNotFound
+    │                  LimitNotFound  KeyNotFound  NamespaceNotFound
     ├── Conflict       LeaseLost  AlreadyFinished  InvalidState  SessionClosed  SessionDraining  LengthMismatch
     │                  NotAList  IdempotencyConflict  ApprovalAlreadyRequested  ScheduleExists  SignalsFull
+    │                  NamespaceExists  KeyReplaced  KeyRevoked
     ├── Refused        Malformed  Invalid  InvalidParameter  TooLarge  TargetMalformed  EgressRefused  NoWebhook
-    │                  Unauthorized  NotItsNode  NotHttp  HeadTooLarge  TooSlow  RateLimited
+    │                  Unauthorized  NotItsNode  ScopeMissing  NodeNotAllowed  NamespaceNotAllowed
+    │                  NotHttp  HeadTooLarge  TooSlow  RateLimited
     └── Unavailable    DatabaseUnavailable  ShuttingDown  WaitedTooLong  TooManyConnections
 
 The class docstring is the default message, `code` the stable slug that a program may switch on.
@@ -107,6 +109,18 @@ class LimitNotFound(NotFound):
     code = "limit_not_found"
 
 
+class KeyNotFound(NotFound):
+    """There is no API key with this id."""
+
+    code = "key_not_found"
+
+
+class NamespaceNotFound(NotFound):
+    """There is no namespace of this name."""
+
+    code = "namespace_not_found"
+
+
 class Conflict(ControlPlaneError):
     """The request contradicts what is already true."""
 
@@ -177,6 +191,24 @@ class SignalsFull(Conflict):
     """Too many signals are kept that the execution has not waited for yet."""
 
     code = "signals_full"
+
+
+class NamespaceExists(Conflict):
+    """There is a namespace of this name already."""
+
+    code = "namespace_exists"
+
+
+class KeyReplaced(Conflict):
+    """This key has a successor already; rotate or revoke that one."""
+
+    code = "key_replaced"
+
+
+class KeyRevoked(Conflict):
+    """This key is revoked or has expired; make a new one."""
+
+    code = "key_revoked"
 
 
 class Refused(ControlPlaneError):
@@ -261,6 +293,24 @@ class RateLimited(Refused):
     """Too many requests; wait a little."""
 
     code = "rate_limited"
+
+
+class ScopeMissing(Refused):
+    """The API key is valid, but not for this."""
+
+    code = "scope_missing"
+
+
+class NodeNotAllowed(Refused):
+    """The API key may not speak for this node."""
+
+    code = "node_not_allowed"
+
+
+class NamespaceNotAllowed(Refused):
+    """Only keys of the namespace `default` may speak of others."""
+
+    code = "namespace_not_allowed"
 
 
 class Unavailable(ControlPlaneError):

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api.doors import doors_of, namespace_of
-from controlplane.api.operation import Operation
+from controlplane.api.operation import READ, Operation
 from controlplane.api.paging import integer, limit_of
 from controlplane.api.shapes import Shape, answer, present, raw
 from controlplane.domain.ids import bucket_of, read_fenced
@@ -68,6 +68,7 @@ def _members(said: bytes | None) -> dict[str, bytes]:
 
 OPERATIONS = [
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/executions/{execution_id}/attempts",
         handler=of_execution,

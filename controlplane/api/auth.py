@@ -1,64 +1,151 @@
-"""Who may come in. Without a key only this machine may, and only by a name that is surely this machine."""
+"""Who may come in, and for what. Without any key only this machine may, and only by a name that is surely this one."""
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Collection
-from urllib.parse import parse_qs
+import asyncio
+import contextlib
+from collections.abc import Collection, Sequence
+from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from controlplane.api.doors import CALLER, Doors
+from controlplane.api.front import FOUND, Found, Table
+from controlplane.api.operation import OPEN, READ, Operation
 from controlplane.api.problems import answer
-from controlplane.errors import Unauthorized
+from controlplane.domain.key import ANYBODY, Caller, KeyScope, wanting
+from controlplane.errors import ControlPlaneError, NodeNotAllowed, ScopeMissing, Unauthorized
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/api/v1/health"})
+"""Whoever looks after us is answered, however full the house is."""
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+NODE_PARAMETER = "node_id"
+QUERY_KEY = b"api_key"
+FROM_HERE = "Call it as localhost or 127.0.0.1, or make a key: controlplane keys create."
 
 
 class Gate:
-    """`X-API-Key`, `Authorization: Bearer`, or `?api_key=` for browsers' streams.
+    """`X-API-Key`, `Authorization: Bearer`, or `?api_key=` for what browsers stream.
 
     Without a key the `Host` header must name this machine, and so must the `Origin` of a page that asks: neither a name
     that somebody points at 127.0.0.1 nor a form on a foreign page may reach the API through a developer's browser.
-    `signed`: paths that look for themselves who comes, by a signature. `links`: what such paths begin with whose
-    signature is a part of them.
+    `signed`: paths that look for themselves who comes, by a signature. A key only says for which namespace.
     """
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None, links: str, signed: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, *, operations: Sequence[Operation], signed: Collection[str] = ()) -> None:
         self._app = app
-        self._open = OPEN_PATHS.union(signed)
-        self._links = links
-        self._key = None if api_key is None else api_key.encode()
+        self._table = Table(operations)
+        self._signed = frozenset(signed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or self._is_open(scope["path"]) or self._may(scope):
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        if scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": Unauthorized.code})
+        socket = scope["type"] == "websocket"
+        found = None if socket else self._table.find(scope["method"], scope["path"])
+        scope[FOUND] = found
+        streams = socket or (found is not None and found.operation.streams)
+        try:
+            caller = await self._who(scope, found, streams=streams)
+            if caller is not None:
+                if scope["path"] not in self._signed:
+                    _check(caller, found, READ if socket else None)
+                scope[CALLER] = caller
+        except ControlPlaneError as error:
+            await _refuse(error, scope, receive, send)
             return
-        fix = (
-            "Call it as localhost or 127.0.0.1, or start it with CONTROLPLANE_API_KEY."
-            if self._key is None
-            else "Send X-API-Key or Authorization: Bearer."
-        )
-        await answer(Unauthorized(fix=fix))(scope, receive, send)
+        if streams and caller is not None and (caller.key_id is not None or caller is ANYBODY):
+            await self._stream(caller, scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
-    def _is_open(self, path: str) -> bool:
-        return path in self._open or path.startswith(self._links)
-
-    def _may(self, scope: Scope) -> bool:
+    async def _who(self, scope: Scope, found: Found | None, *, streams: bool) -> Caller | None:
+        """Who asks; None for what is open to everybody. Raises: Unauthorized, DatabaseUnavailable."""
+        if found is not None and found.operation.scope == OPEN:
+            return None
         headers = Headers(scope=scope)
-        if self._key is None:
-            origin = headers.get("origin")
-            return _is_loopback(headers.get("host", "localhost")) and (
-                origin is None or _is_loopback(origin.partition("://")[2])
-            )
-        said = headers.get("x-api-key") or _bearer(headers.get("authorization", ""))
         # Headers are read as Latin-1: back to the bytes that came, which a key outside ASCII has as UTF-8.
-        return hmac.compare_digest(said.encode("latin-1") or _query_key(scope).encode(), self._key)
+        said = (headers.get("x-api-key") or _bearer(headers.get("authorization", ""))).encode("latin-1")
+        in_query = _take_query_key(scope)
+        if not said and streams:
+            said = in_query.encode("utf-8", "replace")
+        doors: Doors = scope["app"].state.doors
+        try:
+            caller = await doors.entrance.admit(said)
+        except Unauthorized:
+            if scope["path"] in self._signed:
+                return None
+            raise
+        if caller is not None:
+            return caller
+        if scope["path"] in self._signed:
+            return None
+        origin = headers.get("origin")
+        if not _is_loopback(headers.get("host", "localhost")) or not (
+            origin is None or _is_loopback(origin.partition("://")[2])
+        ):
+            raise Unauthorized(fix=FROM_HERE)
+        return ANYBODY
+
+    async def _stream(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer for as long as the key lets somebody in."""
+        doors: Doors = scope["app"].state.doors
+        with doors.entrance.streaming(caller) as gone:
+            answering = asyncio.ensure_future(self._app(scope, receive, send))
+            over = asyncio.ensure_future(gone.wait())
+            try:
+                await asyncio.wait({answering, over}, return_when=asyncio.FIRST_COMPLETED)
+                if not answering.done():
+                    await _cut(answering, scope, send)
+                else:
+                    answering.result()
+            finally:
+                over.cancel()
+                answering.cancel()
+
+
+def _check(caller: Caller, found: Found | None, otherwise: frozenset[KeyScope] | None) -> None:
+    """Whether the key is for this. Of a key that may only speak as a node, the path must name one of its nodes.
+
+    Raises: ScopeMissing, NodeNotAllowed.
+    """
+    wanted = otherwise if found is None else found.operation.scope
+    if wanted is None:
+        return
+    if not caller.may(wanted):
+        words = wanting(wanted)
+        raise ScopeMissing(
+            f"This needs a key with the scope {words}.",
+            fix=f"Make one: controlplane keys create NAME --scope {min(wanted).value}.",
+            scope=words,
+        )
+    node_id = None if found is None else found.path_params.get(NODE_PARAMETER)
+    by_node = wanted & caller.scopes == {KeyScope.NODE}
+    if node_id is not None and by_node and not caller.speaks_for(node_id):
+        raise NodeNotAllowed
+
+
+async def _refuse(error: ControlPlaneError, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1008, "reason": error.code})
+        return
+    await answer(error)(scope, receive, send)
+
+
+async def _cut(answering: asyncio.Future[None], scope: Scope, send: Send) -> None:
+    """End an answer in the middle. It has begun, or there would have been nothing to wait for."""
+    answering.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await answering
+    last = (
+        {"type": "websocket.close", "code": 1008, "reason": Unauthorized.code}
+        if scope["type"] == "websocket"
+        else {"type": "http.response.body", "body": b"", "more_body": False}
+    )
+    with contextlib.suppress(RuntimeError):  # whoever listened has gone in between
+        await send(last)
 
 
 def _is_loopback(authority: str) -> bool:
@@ -71,6 +158,11 @@ def _bearer(header: str) -> str:
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
-def _query_key(scope: Scope) -> str:
+def _take_query_key(scope: Scope) -> str:
+    """The key in the query, which nobody behind the gate sees or logs."""
     query: bytes = scope.get("query_string", b"")
-    return parse_qs(query.decode("latin-1")).get("api_key", [""])[0]
+    if QUERY_KEY not in query:
+        return ""
+    said = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    scope["query_string"] = urlencode([pair for pair in said if pair[0] != QUERY_KEY.decode()]).encode()
+    return next((value for name, value in said if name == QUERY_KEY.decode()), "")

@@ -32,7 +32,7 @@ from controlplane.api.executions import (
     shape_of,
     submission_of,
 )
-from controlplane.api.operation import Operation
+from controlplane.api.operation import EXECUTE, Operation
 from controlplane.api.problems import body_of, status_of
 from controlplane.api.replay import replay_of
 from controlplane.api.shapes import answer
@@ -236,6 +236,7 @@ def _where(n: int, where: str | None) -> str:
 
 OPERATIONS = [
     Operation(
+        scope=EXECUTE,
         method="POST",
         path="/api/v1/execute/batch",
         handler=submit_batch,

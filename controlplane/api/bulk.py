@@ -13,7 +13,7 @@ from controlplane.api import shapes
 from controlplane.api.body import clean, decode, read_body
 from controlplane.api.doors import BULKS_TOPIC, Doors, doors_of, namespace_of
 from controlplane.api.executions import EMPTY, REASON_MAX, query_text
-from controlplane.api.operation import Operation
+from controlplane.api.operation import OPERATE, READ, Operation
 from controlplane.api.paging import instant, limit_of
 from controlplane.api.shapes import answer
 from controlplane.domain import target as targets
@@ -253,6 +253,7 @@ LOOK = {404: "There is no bulk with this id.", 422: "Not an id.", 503: "Try agai
 
 OPERATIONS = [
     Operation(
+        scope=OPERATE,
         method="POST",
         path="/api/v1/bulk",
         handler=begin,
@@ -270,6 +271,7 @@ OPERATIONS = [
         },
     ),
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/bulk",
         handler=page,
@@ -283,6 +285,7 @@ OPERATIONS = [
         answers={200: "A page.", 422: "Not valid.", 503: "Try again."},
     ),
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/bulk/{bulk_id}",
         handler=look,
@@ -291,6 +294,7 @@ OPERATIONS = [
         answers={200: "The bulk.", **LOOK},
     ),
     Operation(
+        scope=OPERATE,
         method="POST",
         path="/api/v1/bulk/{bulk_id}/stop",
         handler=stop,

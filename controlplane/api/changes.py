@@ -20,7 +20,7 @@ from starlette.websockets import WebSocket
 from controlplane.api import live, shapes
 from controlplane.api.body import clean
 from controlplane.api.doors import Doors, doors_of, namespace_of
-from controlplane.api.operation import Operation
+from controlplane.api.operation import READ_OR_NODE, Operation
 from controlplane.api.paging import limit_of, words
 from controlplane.api.scopes import scope_of
 from controlplane.api.shapes import answer
@@ -145,6 +145,8 @@ QUERY = {
 
 OPERATIONS = [
     Operation(
+        scope=READ_OR_NODE,
+        streams=True,
         method="GET",
         path="/api/v1/memory/events/sse",
         handler=stream,
@@ -155,6 +157,7 @@ OPERATIONS = [
         answers={200: "text/event-stream.", 422: "Not valid."},
     ),
     Operation(
+        scope=READ_OR_NODE,
         method="GET",
         path="/api/v1/memory/events/history",
         handler=history,

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from controlplane.api import shapes
 from controlplane.api.doors import DELIVERIES_TOPIC, EVENTS_TOPIC, doors_of, namespace_of
 from controlplane.api.executions import query_text
-from controlplane.api.operation import Operation
+from controlplane.api.operation import OPERATE, READ, Operation
 from controlplane.api.paging import limit_of, query_instant
 from controlplane.api.shapes import answer
 from controlplane.domain.delivery import DeliveryState
@@ -95,6 +95,7 @@ async def retry_execution(request: Request) -> Response:
 
 OPERATIONS = [
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/deliveries",
         handler=page,
@@ -114,6 +115,7 @@ OPERATIONS = [
         answers={200: "A page.", 422: "A filter is not valid.", 503: "Try again."},
     ),
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/executions/{execution_id}/deliveries",
         handler=of_execution,
@@ -122,6 +124,7 @@ OPERATIONS = [
         answers={200: "With every attempt.", 404: "Unknown.", 422: "Not an id.", 503: "Try again."},
     ),
     Operation(
+        scope=OPERATE,
         method="POST",
         path="/api/v1/deliveries/{delivery_id}/retry",
         handler=retry,
@@ -130,6 +133,7 @@ OPERATIONS = [
         answers={202: "It is due now.", 404: "Unknown.", 422: "Not an id.", 503: "Try again."},
     ),
     Operation(
+        scope=OPERATE,
         method="POST",
         path="/api/ui/v1/executions/{execution_id}/webhook/retry",
         handler=retry_execution,

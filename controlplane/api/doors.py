@@ -14,8 +14,9 @@ from starlette.requests import Request
 from starlette.websockets import WebSocket
 
 from controlplane.domain import topic
-from controlplane.domain.execution import DEFAULT_NAMESPACE, Accepted, Submission
+from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.ids import IdMaker
+from controlplane.domain.key import ANYBODY, Caller
 from controlplane.domain.lease import Beat, Claim, Extended, Lease, Ready, Recorded, Report
 from controlplane.domain.memory import Write, Written
 from controlplane.domain.placement import Placement
@@ -34,11 +35,13 @@ from controlplane.stages.log import Entry
 if TYPE_CHECKING:
     from controlplane.api.agentfield.processes import Processes
     from controlplane.api.catalogue import Catalogue
+    from controlplane.api.entrance import Entrance
     from controlplane.api.facades.intake import Facades
     from controlplane.api.leases import Sessions
     from controlplane.api.lookout import Lookout
     from controlplane.api.streams import Streams
     from controlplane.api.waiting import Waiting
+    from controlplane.api.whose import Whose
 
 P = ParamSpec("P")
 Item = TypeVar("Item")
@@ -51,8 +54,6 @@ ENDED_TOPIC = "ended"
 DELIVERIES_TOPIC = "deliveries"
 CANCEL_TOPIC = "cancel"
 SCHEDULES_TOPIC = "schedules"
-KEY_NAME = "controlplane.key_name"
-"""Where in a request's scope the gate leaves the name of the key that opened it."""
 BULKS_TOPIC = "bulks"
 LIMITS_TOPIC = "limits"
 
@@ -73,6 +74,11 @@ class Admission:
         """There may be room. One replica is enough to find it."""
         if self.waits:
             self.hints.wake(LIMITS_TOPIC)
+
+
+KEYS_TOPIC = "keys"
+CALLER = "controlplane.caller"
+"""Where in a request's scope the gate leaves who asks."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -143,6 +149,8 @@ class Doors:
     sessions: Sessions
     processes: Processes
     facades: Facades
+    entrance: Entrance
+    whose: Whose
     stopping: bool = False
     turns: Iterator[int] = field(default_factory=itertools.count)
     began: float = field(default_factory=time.monotonic)
@@ -195,15 +203,20 @@ def doors_of(request: Request | WebSocket) -> Doors:
     return doors
 
 
-def namespace_of(_request: Request | WebSocket) -> int:
+def asker_of(request: Request | WebSocket) -> Caller:
+    """Who asks, and what it may."""
+    caller: Caller = request.scope.get(CALLER, ANYBODY)
+    return caller
+
+
+def namespace_of(request: Request | WebSocket) -> int:
     """The namespace that the caller's key belongs to."""
-    return DEFAULT_NAMESPACE
+    return asker_of(request).namespace
 
 
 def caller_of(request: Request | WebSocket) -> str | None:
     """The name of the API key that the caller came with; None where it has none, or no key is asked for."""
-    name: str | None = request.scope.get(KEY_NAME)
-    return name
+    return asker_of(request).name
 
 
 async def gather_answers(calls: Iterable[Awaitable[Result]]) -> list[Result | ControlPlaneError]:

@@ -20,10 +20,11 @@ from controlplane.api.agentfield.workflow import owner_of
 from controlplane.api.body import clean, payload, read_form
 from controlplane.api.doors import EVENTS_TOPIC, Doors, doors_of, namespace_of
 from controlplane.api.leases import MESSAGE_MAX
-from controlplane.api.operation import Operation
+from controlplane.api.operation import NODE, READ, Operation
 from controlplane.api.paging import integer, limit_of, words
 from controlplane.api.shapes import answer
 from controlplane.api.streams import Cursor, Overflown, Page, Said, Wants
+from controlplane.api.whose import require
 from controlplane.domain.ids import ExecutionId, bucket_of, is_execution, read_fenced, show_execution
 from controlplane.domain.lease import Fence
 from controlplane.domain.notice import moment
@@ -90,6 +91,7 @@ async def add_note(request: Request) -> Response:
     raw, _ = payload(orjson.dumps(note), where="body", bytes_max=doors.limits.payload_bytes_max)
     if fence is None:  # a call inside a process whose execution is not known: its SDK cannot do anything about it
         return answer({"success": True, "note": note, "message": "not kept: X-Execution-ID is not known here"})
+    await require(request, fence)
     await doors.lanes.log.put(Note(fence=fence, data=raw))
     doors.hints.tell(EVENTS_TOPIC)
     return answer({"success": True, "note": note, "message": "kept"})
@@ -244,6 +246,8 @@ STREAM_QUERY = {"after": "Resume after this cursor (as Last-Event-ID)"}
 
 OPERATIONS = [
     Operation(
+        scope=READ,
+        streams=True,
         method="GET",
         path="/api/ui/v1/executions/events",
         handler=stream_all,
@@ -254,6 +258,8 @@ OPERATIONS = [
         answers={200: "text/event-stream.", 422: "Not a cursor."},
     ),
     Operation(
+        scope=READ,
+        streams=True,
         method="GET",
         path="/api/ui/v1/executions/{execution_id}/events",
         handler=stream_one,
@@ -264,6 +270,8 @@ OPERATIONS = [
         answers={200: "text/event-stream.", 204: "The end has been read.", 404: "Unknown.", 422: "Not valid."},
     ),
     Operation(
+        scope=READ,
+        streams=True,
         method="GET",
         path="/api/v1/executions/{execution_id}/events",
         handler=trace,
@@ -273,6 +281,7 @@ OPERATIONS = [
         answers=READ_ANSWERS,
     ),
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/executions/{execution_id}/logs",
         handler=log_lines,
@@ -282,6 +291,7 @@ OPERATIONS = [
         answers=READ_ANSWERS,
     ),
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/executions/{execution_id}/notes",
         handler=notes,
@@ -292,6 +302,7 @@ OPERATIONS = [
     ),
     *(
         Operation(
+            scope=NODE,
             method="POST",
             path=f"/api/{prefix}/executions/note",
             handler=add_note,

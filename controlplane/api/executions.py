@@ -19,7 +19,7 @@ from controlplane.api.agentfield.workflow import owner_of
 from controlplane.api.body import clean, decode, payload, read_body, read_form
 from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, doors_of, namespace_of
 from controlplane.api.links import linked
-from controlplane.api.operation import Operation
+from controlplane.api.operation import EXECUTE, EXECUTE_OR_OPERATE, READ, Operation
 from controlplane.api.paging import limit_of, query_instant, seconds, words
 from controlplane.api.policy import RetryPolicyForm, policy_of, retries_of
 from controlplane.api.problems import TITLES, TYPE_BASE, body_of
@@ -650,6 +650,7 @@ SYNC_ANSWERS = SUBMIT_REFUSALS | {
 
 OPERATIONS = [
     Operation(
+        scope=EXECUTE,
         method="POST",
         path="/api/v1/execute/async/{target}",
         handler=submit_async,
@@ -660,6 +661,7 @@ OPERATIONS = [
         answers={202: "Accepted and durable."} | SUBMIT_REFUSALS,
     ),
     Operation(
+        scope=EXECUTE,
         method="POST",
         path="/api/v1/execute/{target}",
         handler=submit_sync,
@@ -670,6 +672,7 @@ OPERATIONS = [
         answers=SYNC_ANSWERS,
     ),
     Operation(
+        scope=READ,
         method="POST",
         path="/api/v1/executions/batch-status",
         handler=batch_status,
@@ -685,6 +688,7 @@ OPERATIONS = [
         },
     ),
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/executions",
         handler=page,
@@ -708,6 +712,7 @@ OPERATIONS = [
         answers={200: "A page.", 422: "A filter is not valid.", 503: "Try again."},
     ),
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/executions/{execution_id}",
         handler=read,
@@ -717,6 +722,7 @@ OPERATIONS = [
         answers={200: "The execution.", 404: "Unknown.", 422: "Not an id.", 503: "Try again."},
     ),
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/executions/{execution_id}/input",
         handler=read_input,
@@ -726,6 +732,7 @@ OPERATIONS = [
     ),
     *(
         Operation(
+            scope=EXECUTE_OR_OPERATE,
             method="POST",
             path=f"/api/{prefix}/executions/{{execution_id}}/cancel",
             handler=request_cancel,

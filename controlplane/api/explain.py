@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from controlplane.api.doors import doors_of, namespace_of
 from controlplane.api.links import linked
-from controlplane.api.operation import Operation
+from controlplane.api.operation import READ, Operation
 from controlplane.api.shapes import answer, present
 from controlplane.domain.explain import explain
 from controlplane.domain.ids import read_fenced, show_execution
@@ -49,6 +49,7 @@ async def of_execution(request: Request) -> Response:
 
 OPERATIONS = [
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/executions/{execution_id}/explain",
         handler=of_execution,

@@ -8,52 +8,68 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controlplane.api import problems
-from controlplane.api.operation import Handler, Operation
+from controlplane.api.operation import Operation
 
 PARAMETER = re.compile(r"\\\{(\w+)\\\}")
+FOUND = "controlplane.found"
+"""Where in a request's scope the gate leaves what is asked for."""
 
 
-class Front:
-    """Calls the handler of an operation, and turns whatever it raises into a problem."""
+class Found(NamedTuple):
+    """An operation, and what stands in its path."""
 
-    def __init__(self, app: ASGIApp, *, operations: Sequence[Operation]) -> None:
-        self._app = app
-        self._exact: dict[tuple[str, str], Handler] = {}
-        self._patterns: dict[str, list[tuple[re.Pattern[str], Handler]]] = {}
+    operation: Operation
+    path_params: dict[str, str]
+
+
+class Table:
+    """Which operation a method and a path mean."""
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self._exact: dict[tuple[str, str], Operation] = {}
+        self._patterns: dict[str, list[tuple[re.Pattern[str], Operation]]] = {}
         for one in operations:
             methods = ("GET", "HEAD") if one.method == "GET" else (one.method,)
             for method in methods:
                 if "{" in one.path:
                     path = PARAMETER.sub(r"(?P<\1>[^/]+)", re.escape(one.path))
                     pattern = re.compile(f"{path.removesuffix('[^/]+)')}.+)" if one.slashes else path)
-                    self._patterns.setdefault(method, []).append((pattern, one.handler))
+                    self._patterns.setdefault(method, []).append((pattern, one))
                 else:
-                    self._exact[method, one.path] = one.handler
+                    self._exact[method, one.path] = one
+
+    def find(self, method: str, path: str) -> Found | None:
+        exact = self._exact.get((method, path))
+        if exact is not None:
+            return Found(exact, {})
+        for pattern, operation in self._patterns.get(method, ()):
+            match = pattern.fullmatch(path)
+            if match is not None:
+                return Found(operation, match.groupdict())
+        return None
+
+
+class Front:
+    """Calls the handler of the operation that the gate has found, and turns whatever it raises into a problem."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = self._find(scope["method"], scope["path"]) if scope["type"] == "http" else None
+        found: Found | None = scope.get(FOUND)
         if found is None:
             await self._app(scope, receive, send)
             return
-        handler, scope["path_params"] = found
+        scope["path_params"] = found.path_params
         request = Request(scope, receive, send)
         try:
-            response = await handler(request)
+            response = await found.operation.handler(request)
         except Exception as error:  # noqa: BLE001 - a broken request must not take its connection with it
             response = problems.of(request, error)
         await response(scope, receive, send)
-
-    def _find(self, method: str, path: str) -> tuple[Handler, dict[str, str]] | None:
-        exact = self._exact.get((method, path))
-        if exact is not None:
-            return exact, {}
-        for pattern, handler in self._patterns.get(method, ()):
-            match = pattern.fullmatch(path)
-            if match is not None:
-                return handler, match.groupdict()
-        return None

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from controlplane import __version__
 from controlplane.api.doors import doors_of
-from controlplane.api.operation import Operation
+from controlplane.api.operation import OPEN, READ, Operation
 from controlplane.api.shapes import answer
 from controlplane.domain.notice import moment
 from controlplane.postgres.listen import PING
@@ -61,8 +61,9 @@ async def _checks(request: Request) -> dict[str, bool]:
 
 
 OPERATIONS = [
-    Operation(method="GET", path="/livez", handler=livez, summary="Alive", tag="health"),
+    Operation(method="GET", path="/livez", handler=livez, summary="Alive", tag="health", scope=OPEN),
     Operation(
+        scope=OPEN,
         method="GET",
         path="/readyz",
         handler=readyz,
@@ -72,6 +73,7 @@ OPERATIONS = [
     ),
     *(
         Operation(
+            scope=OPEN,
             method="GET",
             path=path,
             handler=health,
@@ -81,5 +83,12 @@ OPERATIONS = [
         )
         for path in ("/health", "/api/v1/health")
     ),
-    Operation(method="GET", path="/metrics", handler=metrics, summary="Metrics for Prometheus", tag="health"),
+    Operation(
+        scope=READ,
+        method="GET",
+        path="/metrics",
+        handler=metrics,
+        summary="Metrics for Prometheus",
+        tag="health",
+    ),
 ]

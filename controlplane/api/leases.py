@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -25,10 +25,11 @@ from controlplane.api.doors import (
     namespace_of,
     put_each,
 )
-from controlplane.api.operation import Operation
+from controlplane.api.operation import NODE, Operation
 from controlplane.api.problems import answer as problem
 from controlplane.api.problems import status_of
 from controlplane.api.shapes import answer
+from controlplane.api.whose import refusals, require_node
 from controlplane.domain import topic
 from controlplane.domain.execution import Status
 from controlplane.domain.ids import ExecutionId, SessionId, bucket_of, read, read_execution, show, show_execution
@@ -54,6 +55,14 @@ from controlplane.stages.log import Entry, Line, Progress
 
 Said = TypeVar("Said")
 Item = TypeVar("Item")
+
+
+class Spoken(Protocol):
+    """Something that is said of an attempt."""
+
+    @property
+    def fence(self) -> Fence: ...
+
 
 WAIT_MAX_SECONDS = 30.0
 SLOTS_MAX = 10_000
@@ -162,7 +171,7 @@ class Sessions:
         self._known[session.id] = session
 
     async def find(self, request: Request) -> Session:
-        """The session in the path. Raises SessionNotFound, SessionClosed."""
+        """The session in the path. Raises SessionNotFound, NodeNotAllowed, SessionClosed."""
         doors = doors_of(request)
         id_ = read("ses", request.path_params["session_id"], where="path/session_id")
         session = self._known.get(id_)
@@ -171,11 +180,15 @@ class Sessions:
             if found is None:
                 raise SessionNotFound
             session, is_open = found
+            if session.namespace != namespace_of(request):
+                raise SessionNotFound
+            require_node(request, session.node_id)
             if not is_open:
                 raise SessionClosed
             self.keep(session)
         if session.namespace != namespace_of(request):
             raise SessionNotFound
+        require_node(request, session.node_id)
         return session
 
 
@@ -228,6 +241,8 @@ async def lease(request: Request) -> Response:
             if await _drained(request, doors, session, until):
                 continue
             return answer({"leases": [], "draining": True})
+        for one in leases:
+            doors.whose.keep(one.execution_id, one.namespace, one.target)
         return answer({"leases": [shapes.lease(one) for one in leases]})
 
 
@@ -325,6 +340,10 @@ async def results(request: Request) -> Response:
     form = await read_form(request, ResultsForm, doors.limits.body_bytes_max)
     _bounded(len(form.results), "body.results", 1, RESULTS_MAX)
     reports = _each(partial(_report, bytes_max=doors.limits.payload_bytes_max), form.results, "body.results")
+    refused_of = await _not_own(request, reports)
+    reports = [
+        one if isinstance(one, ControlPlaneError) else refused_of.get(one.fence.execution_id, one) for one in reports
+    ]
     answers = await put_each(doors.lanes.complete, reports)
     shown: list[shapes.Shape] = []
     ended: list[UUID] = []
@@ -380,6 +399,10 @@ async def logs(request: Request) -> Response:
         *_each(_line, form.entries, "body.entries"),
         *_each(_progress, form.progress, "body.progress"),
     ]
+    refused_of = await _not_own(request, entries)
+    entries = [
+        one if isinstance(one, ControlPlaneError) else refused_of.get(one.fence.execution_id, one) for one in entries
+    ]
     answers = await put_each(doors.lanes.log, entries)
     lost = {
         entry.fence
@@ -411,6 +434,11 @@ def _each(read_one: Callable[[Said, str], Item], said: Sequence[Said], where: st
         except ControlPlaneError as error:
             found.append(error)
     return found
+
+
+async def _not_own(request: Request, said: Sequence[Spoken | ControlPlaneError]) -> dict[UUID, ControlPlaneError]:
+    """The executions among these that are not the caller's to speak of."""
+    return await refusals(request, {one.fence.execution_id for one in said if not isinstance(one, ControlPlaneError)})
 
 
 def _fence(form: FenceForm | ResultForm | LineForm | ProgressForm, where: str) -> Fence:
@@ -531,6 +559,7 @@ NODE_REFUSALS = {
 
 OPERATIONS = [
     Operation(
+        scope=NODE,
         method="POST",
         path="/api/v1/nodes/{node_id}/sessions",
         handler=open_session,
@@ -541,6 +570,7 @@ OPERATIONS = [
         | {503: "Try again."},
     ),
     Operation(
+        scope=NODE,
         method="POST",
         path="/api/v1/sessions/{session_id}/lease",
         handler=lease,
@@ -550,6 +580,7 @@ OPERATIONS = [
         answers={200: "Leases, or none in time."} | NODE_REFUSALS,
     ),
     Operation(
+        scope=NODE,
         method="POST",
         path="/api/v1/sessions/{session_id}/heartbeat",
         handler=heartbeat,
@@ -559,6 +590,7 @@ OPERATIONS = [
         answers={200: "Renewed; what to stop, what is lost."} | NODE_REFUSALS,
     ),
     Operation(
+        scope=NODE,
         method="POST",
         path="/api/v1/sessions/{session_id}/results",
         handler=results,
@@ -568,6 +600,7 @@ OPERATIONS = [
         answers={200: "An answer for each."} | NODE_REFUSALS,
     ),
     Operation(
+        scope=NODE,
         method="POST",
         path="/api/v1/sessions/{session_id}/logs",
         handler=logs,
@@ -577,6 +610,7 @@ OPERATIONS = [
         answers={202: "Taken."} | NODE_REFUSALS,
     ),
     Operation(
+        scope=NODE,
         method="POST",
         path="/api/v1/sessions/{session_id}/close",
         handler=close,

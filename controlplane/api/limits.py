@@ -12,7 +12,7 @@ from controlplane.api import shapes
 from controlplane.api.body import clean, read_form
 from controlplane.api.doors import Doors, doors_of, namespace_of
 from controlplane.api.executions import bounded
-from controlplane.api.operation import Operation
+from controlplane.api.operation import OPERATE, READ, Operation
 from controlplane.api.paging import limit_of
 from controlplane.api.shapes import answer
 from controlplane.domain.limit import (
@@ -150,6 +150,7 @@ LOOK = {404: "There is no such limit.", 422: "Not the key of a limit.", 503: "Tr
 OPERATIONS = [
     Operation(
         method="GET",
+        scope=READ,
         path="/api/v1/limits",
         handler=page,
         summary="List limits by key",
@@ -159,6 +160,7 @@ OPERATIONS = [
     ),
     Operation(
         method="GET",
+        scope=READ,
         path="/api/v1/limits/{key}",
         slashes=True,
         handler=read,
@@ -168,6 +170,7 @@ OPERATIONS = [
     ),
     Operation(
         method="PUT",
+        scope=OPERATE,
         path="/api/v1/limits/{key}",
         slashes=True,
         handler=put,
@@ -185,6 +188,7 @@ OPERATIONS = [
     ),
     Operation(
         method="DELETE",
+        scope=OPERATE,
         path="/api/v1/limits/{key}",
         slashes=True,
         handler=remove,

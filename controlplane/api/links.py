@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from controlplane.api.body import read_body, spoken
-from controlplane.api.doors import Doors, doors_of, namespace_of
-from controlplane.api.operation import Operation
+from controlplane.api.doors import Doors, doors_of
+from controlplane.api.operation import OPEN, Operation
 from controlplane.domain.approval import Approval, Decision, decision_of
 from controlplane.domain.ids import ExecutionId, bucket_of, show_execution
 from controlplane.domain.notice import moment
@@ -97,14 +97,14 @@ def linked(doors: Doors, one: Approval) -> Approval:
 
 async def show(request: Request) -> Response:
     """The question, and two buttons as long as it is open. To read it changes nothing."""
-    doors, namespace = doors_of(request), namespace_of(request)
-    return await _page(doors, await _asked(request, doors, namespace), namespace)
+    doors = doors_of(request)
+    return await _page(doors, *await _asked(request, doors))
 
 
 async def decide(request: Request) -> Response:
     """What the form says is decided, if nothing was decided before."""
-    doors, namespace = doors_of(request), namespace_of(request)
-    asked = await _asked(request, doors, namespace)
+    doors = doors_of(request)
+    asked, namespace = await _asked(request, doors)
     decision, feedback = _form(await read_body(request, min(FORM_BYTES_MAX, doors.limits.body_bytes_max)))
     answered = await doors.run(
         approve.decide,
@@ -122,16 +122,18 @@ async def decide(request: Request) -> Response:
     return await _page(doors, answered.approval, namespace, status=200 if answered.processed else 409)
 
 
-async def _asked(request: Request, doors: Doors, namespace: int) -> Approval:
-    """The question behind the link. Raises: NoApprovalRequest."""
+async def _asked(request: Request, doors: Doors) -> tuple[Approval, int]:
+    """The question behind the link, and its namespace: who holds the link needs no key. Raises: NoApprovalRequest."""
     found = read_link(doors.keyring, request.path_params["token"])
     if found is None:
         raise NoApprovalRequest("This link is not valid.", fix="Open it as it was sent, whole.")
     id_, request_id = found
-    asked = await doors.run(approvals.read, bucket_of(id_), id_, request_id, namespace=namespace)
-    if asked is None:
-        raise NoApprovalRequest("This question is not kept any more.")
-    return asked
+    owner = (await doors.whose.of([id_])).get(id_)
+    if owner is not None:
+        asked = await doors.run(approvals.read, bucket_of(id_), id_, request_id, namespace=owner.namespace)
+        if asked is not None:
+            return asked, owner.namespace
+    raise NoApprovalRequest("This question is not kept any more.")
 
 
 def _form(raw: bytes) -> tuple[Decision, str | None]:
@@ -178,6 +180,7 @@ ANSWERS = {404: "The link is not valid, or the question is not kept any more.", 
 OPERATIONS = [
     Operation(
         method="GET",
+        scope=OPEN,
         path=PREFIX + "{token}",
         handler=show,
         summary="The page of a question to people; the link is the key",
@@ -186,6 +189,7 @@ OPERATIONS = [
     ),
     Operation(
         method="POST",
+        scope=OPEN,
         path=PREFIX + "{token}",
         handler=decide,
         summary="Decide it: a form with decision and feedback",

@@ -11,12 +11,13 @@ from starlette.responses import Response
 from controlplane.api import shapes
 from controlplane.api.body import clean, payload, read_form
 from controlplane.api.doors import CHANGES_TOPIC, Doors, doors_of, gather_answers
-from controlplane.api.operation import Handler, Operation
+from controlplane.api.operation import EXECUTE_OR_NODE, READ_OR_NODE, Handler, Operation
 from controlplane.api.paging import integer
 from controlplane.api.problems import answer as problem
 from controlplane.api.problems import status_of
 from controlplane.api.scopes import HEADERS, Around, around_of, place_of, scope_of, scopes_around, word_for
 from controlplane.api.shapes import answer
+from controlplane.api.whose import require
 from controlplane.domain.ids import bucket_of, read_fenced
 from controlplane.domain.lease import Fence
 from controlplane.domain.memory import (
@@ -99,7 +100,7 @@ async def set_value(request: Request) -> Response:
     around = around_of(request)
     place = place_of(doors, around, form.key, form.scope, form.scope_id, "body")
     op = _put(place, form.data, "body.data", doors.limits.payload_bytes_max)
-    written = (await _write(doors, around, (op,)))[0]
+    written = (await _write(request, doors, around, (op,)))[0]
     assert written.created_at is not None
     assert written.updated_at is not None
     value = Value(
@@ -135,7 +136,7 @@ async def delete_value(request: Request) -> Response:
     form = await read_form(request, KeyForm, doors.limits.body_bytes_max)
     around = around_of(request)
     place = place_of(doors, around, form.key, form.scope, form.scope_id, "body")
-    written = (await _write(doors, around, (Remove(place=place),)))[0]
+    written = (await _write(request, doors, around, (Remove(place=place),)))[0]
     if not written.existed:
         raise _missing()
     return Response(status_code=204)
@@ -148,7 +149,7 @@ async def append_items(request: Request) -> Response:
     around = around_of(request)
     place = place_of(doors, around, form.key, form.scope, form.scope_id, "body")
     op = _append(place, form.items, form.expected_length, "body", doors.limits.payload_bytes_max)
-    written = (await _write(doors, around, (op,)))[0]
+    written = (await _write(request, doors, around, (op,)))[0]
     shape = {"scope": word_for(place.scope, around, form.scope), "scope_id": place.scope_id, "key": place.key}
     return answer(shape | {"length": written.length, "version": written.version})
 
@@ -190,7 +191,8 @@ def _result(done: list[Written] | ControlPlaneError) -> shapes.Shape:
     return {"http_status": 200, "code": "committed", "versions": versions}
 
 
-async def _write(doors: Doors, around: Around, ops: tuple[Op, ...]) -> list[Written]:
+async def _write(request: Request, doors: Doors, around: Around, ops: tuple[Op, ...]) -> list[Written]:
+    await require(request, around.fence)
     try:
         return await _commit(doors, around.write(ops))
     except (LengthMismatch, NotAList) as error:
@@ -232,6 +234,7 @@ async def _group(request: Request, doors: Doors, form: GroupForm, where: str) ->
     for scope, text in ((Scope.RUN, form.run_id), (Scope.SESSION, form.session_key), (Scope.ACTOR, form.actor_key)):
         if text is not None:
             around.scope_ids[scope] = clean(text, where=where, chars_max=SCOPE_ID_MAX)
+    await require(request, around.fence)
     if around.writer is not None and any(_lacks(around, op) for op in form.ops):
         await _fill(doors, around)
     ops: list[Op] = []
@@ -304,6 +307,7 @@ REFUSALS = {
 
 def _operation(name: str, handler: Handler, summary: str, takes: type, status: int = 200) -> Operation:
     return Operation(
+        scope=READ_OR_NODE if name == "get" else EXECUTE_OR_NODE,
         method="POST",
         path=f"/api/v1/memory/{name}",
         handler=handler,
@@ -322,6 +326,7 @@ OPERATIONS = [
     _operation("append", append_items, "Add elements to a list", AppendForm),
     _operation("write", write, "Several operations as one checkpoint", WriteForm),
     Operation(
+        scope=READ_OR_NODE,
         method="GET",
         path="/api/v1/memory/list",
         handler=list_values,

@@ -10,8 +10,9 @@ from controlplane.api.agentfield.processes import join
 from controlplane.api.body import read_form
 from controlplane.api.described import RegisterForm, node_of
 from controlplane.api.doors import doors_of, namespace_of
-from controlplane.api.operation import Operation
+from controlplane.api.operation import NODE, READ, Operation
 from controlplane.api.shapes import answer
+from controlplane.api.whose import require_node
 from controlplane.domain.target import is_name
 from controlplane.errors import NodeNotFound
 from controlplane.reads import nodes, pauses
@@ -25,6 +26,7 @@ async def register_node(request: Request) -> Response:
     doors, namespace = doors_of(request), namespace_of(request)
     form = await read_form(request, RegisterForm, doors.limits.body_bytes_max)
     node = node_of(form, namespace, doors)
+    require_node(request, node.id)
     shape = {"id": node.id, "status": "registered", "success": True, "reasoners": len(node.reasoners)}
     if node.base_url is None:
         await doors.run(register.register, node, bucket=doors.placement.of_key(namespace, node.id))
@@ -88,6 +90,7 @@ async def list_reasoners(request: Request) -> Response:
 OPERATIONS = [
     *(
         Operation(
+            scope=NODE,
             method="POST",
             path=path,
             handler=register_node,
@@ -105,6 +108,7 @@ OPERATIONS = [
         for path in ("/api/v1/nodes/register", "/api/v1/nodes")
     ),
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/nodes",
         handler=list_nodes,
@@ -114,6 +118,7 @@ OPERATIONS = [
         answers={200: "The nodes.", 503: "Try again."},
     ),
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/nodes/{node_id}",
         handler=read_node,
@@ -122,6 +127,7 @@ OPERATIONS = [
         answers={200: "The node.", 404: "Unknown.", 503: "Try again."},
     ),
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/reasoners",
         handler=list_reasoners,

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from controlplane import __version__
-from controlplane.api.auth import OPEN_PATHS
-from controlplane.api.operation import Operation
+from controlplane.api.operation import OPEN, Operation
+from controlplane.domain.key import wanting
 
 PROBLEM = {
     "type": "object",
@@ -72,7 +72,9 @@ def _operation(one: Operation, schema_of: dict[type, dict[str, Any]]) -> dict[st
         for where, named in (("query", one.query), ("header", one.headers))
         for name, meaning in named.items()
     ]
-    answers = dict(one.answers) if one.path in OPEN_PATHS else {401: "No valid API key.", **one.answers}
+    answers = dict(one.answers)
+    if one.scope != OPEN:
+        answers = {401: "No valid API key.", 403: f"The key has not the scope {wanting(one.scope)}.", **answers}
     described: dict[str, Any] = {
         "operationId": re.sub(r"\W+", "_", f"{one.method.lower()}{one.path}").strip("_"),
         "summary": one.summary,

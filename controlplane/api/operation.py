@@ -1,7 +1,7 @@
 """One line per route: what it is called, what it takes and what it answers. Routes and OpenAPI are made from it.
 
 Requests are routed by `front.py`, past FastAPI's own per-request machinery, with which a submit cost twice as much; so
-the schema of a route is said here, explicitly.
+the schema of a route is said here, explicitly. So is the scope that a key needs for it, which nothing stands in for.
 """
 
 from __future__ import annotations
@@ -14,13 +14,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from controlplane.domain.key import KeyScope
+
 Handler = Callable[[Request], Awaitable[Response]]
+
+OPEN: frozenset[KeyScope] = frozenset()
+"""For everybody, also without a key."""
+EXECUTE = frozenset({KeyScope.EXECUTE})
+READ = frozenset({KeyScope.READ})
+OPERATE = frozenset({KeyScope.OPERATE})
+ADMIN = frozenset({KeyScope.ADMIN})
+NODE = frozenset({KeyScope.NODE})
+EXECUTE_OR_OPERATE = EXECUTE | OPERATE
+EXECUTE_OR_NODE = EXECUTE | NODE
+READ_OR_NODE = READ | NODE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """`takes`: the form of the body. `query` and `headers`: name → what it means. `answers`: status → when.
+    """`scope`: a key needs one of these. `takes`: the form of the body. `query` and `headers`: name → what it means.
 
+    `answers`: status → when. `streams`: a browser reads it, which can send its key in no header but as `?api_key=`.
     `slashes`: the parameter at the end of the path may hold some.
     """
 
@@ -29,11 +43,13 @@ class Operation:
     handler: Handler
     summary: str
     tag: str
+    scope: frozenset[KeyScope]
     takes: type | None = None
     slashes: bool = False
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     answers: Mapping[int, str] = field(default_factory=lambda: {200: "Done."})
+    streams: bool = False
 
 
 def install(app: FastAPI, operations: list[Operation]) -> None:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from controlplane.api import shapes
 from controlplane.api.body import clean, read_form
 from controlplane.api.doors import EVENTS_TOPIC, doors_of, namespace_of
-from controlplane.api.operation import Handler, Operation
+from controlplane.api.operation import OPERATE, Handler, Operation
 from controlplane.api.shapes import answer
 from controlplane.domain.ids import ExecutionId, read_fenced, show_execution
 from controlplane.domain.notice import moment
@@ -69,6 +69,7 @@ async def _known(request: Request) -> ExecutionId:
 
 def _operation(prefix: str, verb: str, handler: Handler, summary: str, done: str) -> Operation:
     return Operation(
+        scope=OPERATE,
         method="POST",
         path=f"/api/{prefix}/executions/{{execution_id}}/{verb}",
         handler=handler,

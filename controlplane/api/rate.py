@@ -17,8 +17,9 @@ from ipaddress import IPv6Address, ip_address
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controlplane.api.auth import OPEN_PATHS
-from controlplane.api.doors import KEY_NAME
+from controlplane.api.doors import CALLER
 from controlplane.api.problems import answer
+from controlplane.domain.key import Caller
 from controlplane.errors import RateLimited
 
 CALLERS_MAX = 10_000
@@ -112,9 +113,9 @@ class Limiter:
 
 def caller_of(scope: Scope) -> str:
     """Who is counted: the key that the gate let in, else the address (of IPv6 its network)."""
-    name = scope.get(KEY_NAME)
-    if name is not None:
-        return f"key {name}"
+    caller: Caller | None = scope.get(CALLER)
+    if caller is not None and caller.name is not None:
+        return f"key {caller.key_id or caller.name}"
     return network_of(scope["client"][0]) if scope.get("client") else ""
 
 

@@ -27,7 +27,7 @@ from controlplane.api.executions import (
     no_node,
     webhook_of,
 )
-from controlplane.api.operation import Operation
+from controlplane.api.operation import EXECUTE, Operation
 from controlplane.api.shapes import answer
 from controlplane.domain.execution import Replay, ReplayMode, Submission
 from controlplane.domain.ids import ExecutionId, bucket_of, read_fenced, show, show_execution
@@ -156,6 +156,7 @@ async def _asked(doors: Doors, id_: ExecutionId, namespace: int) -> Submission:
 
 OPERATIONS = [
     Operation(
+        scope=EXECUTE,
         method="POST",
         path="/api/v1/executions/{execution_id}/restart",
         handler=restart,

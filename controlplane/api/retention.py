@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api.doors import doors_of
-from controlplane.api.operation import Operation
+from controlplane.api.operation import READ, Operation
 from controlplane.api.shapes import answer
 from controlplane.stages import prune
 
@@ -19,6 +19,7 @@ async def policy(request: Request) -> Response:
 
 OPERATIONS = [
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/retention",
         handler=policy,

@@ -27,7 +27,7 @@ from controlplane.api.executions import (
     shape_of,
     webhook_of,
 )
-from controlplane.api.operation import Operation
+from controlplane.api.operation import EXECUTE, Operation
 from controlplane.api.shapes import answer
 from controlplane.api.start import start_of
 from controlplane.domain.execution import Status, Submission
@@ -105,6 +105,7 @@ async def _failed(doors: Doors, id_: ExecutionId, namespace: int) -> Submission:
 
 OPERATIONS = [
     Operation(
+        scope=EXECUTE,
         method="POST",
         path="/api/v1/executions/{execution_id}/retry",
         handler=retry,

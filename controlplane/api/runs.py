@@ -10,7 +10,7 @@ from starlette.responses import Response
 from controlplane.api.body import clean, read_form
 from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, doors_of, namespace_of
 from controlplane.api.executions import CancelForm, query_text, reason_of
-from controlplane.api.operation import Operation
+from controlplane.api.operation import EXECUTE_OR_OPERATE, READ, Operation
 from controlplane.api.paging import LIMIT_DEFAULT, integer, limit_of
 from controlplane.api.shapes import Shape, answer, present
 from controlplane.domain.execution import Status
@@ -184,6 +184,7 @@ def _cursor(request: Request) -> UUID | None:
 
 OPERATIONS = [
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/runs",
         handler=page,
@@ -197,6 +198,7 @@ OPERATIONS = [
         answers={200: "A page.", 422: "A filter is not valid.", 503: "Try again."},
     ),
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/runs/{run_id}",
         handler=read,
@@ -209,6 +211,7 @@ OPERATIONS = [
         answers={200: "The run.", 404: "Unknown.", 422: "Not valid.", 503: "Try again."},
     ),
     Operation(
+        scope=EXECUTE_OR_OPERATE,
         method="POST",
         path="/api/v1/runs/{run_id}/cancel",
         handler=request_cancel,

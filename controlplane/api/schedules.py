@@ -21,7 +21,7 @@ from controlplane.api.executions import (
     no_node,
     query_text,
 )
-from controlplane.api.operation import Handler, Operation
+from controlplane.api.operation import EXECUTE_OR_OPERATE, OPERATE, READ, Handler, Operation
 from controlplane.api.paging import instant, integer, limit_of
 from controlplane.api.policy import retries_of
 from controlplane.api.shapes import answer
@@ -288,6 +288,7 @@ FORM = {
 
 def _one(method: str, path: str, handler: Handler, summary: str, done: str = "The schedule.") -> Operation:
     return Operation(
+        scope=READ if method == "GET" else OPERATE,
         method=method,
         path=f"/api/v1/schedules/{{name}}{path}",
         handler=handler,
@@ -299,6 +300,7 @@ def _one(method: str, path: str, handler: Handler, summary: str, done: str = "Th
 
 OPERATIONS = [
     Operation(
+        scope=OPERATE,
         method="POST",
         path="/api/v1/schedules",
         handler=create,
@@ -308,6 +310,7 @@ OPERATIONS = [
         answers={200: "It was there already.", 201: "Created.", 409: "There is another of this name.", **FORM},
     ),
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/schedules",
         handler=page,
@@ -322,6 +325,7 @@ OPERATIONS = [
     ),
     _one("GET", "", read, "Read one schedule and its next five ticks"),
     Operation(
+        scope=OPERATE,
         method="PUT",
         path="/api/v1/schedules/{name}",
         handler=replace,
@@ -336,6 +340,7 @@ OPERATIONS = [
     _one("POST", "/pause", pause, "Pause a schedule"),
     _one("POST", "/resume", resume, "Resume a schedule with its next tick after now"),
     Operation(
+        scope=EXECUTE_OR_OPERATE,
         method="POST",
         path="/api/v1/schedules/{name}/run",
         handler=run,

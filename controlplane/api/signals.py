@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from controlplane.api.body import clean, payload, read_body
 from controlplane.api.doors import EVENTS_TOPIC, doors_of, namespace_of
-from controlplane.api.operation import Operation
+from controlplane.api.operation import EXECUTE_OR_OPERATE, Operation
 from controlplane.api.shapes import answer
 from controlplane.domain.ids import bucket_of, read_execution, show, show_execution
 from controlplane.domain.step import EVENT_MAX
@@ -46,6 +46,7 @@ async def send(request: Request) -> Response:
 OPERATIONS = [
     Operation(
         method="POST",
+        scope=EXECUTE_OR_OPERATE,
         path="/api/v1/executions/{execution_id}/signals/{event}",
         handler=send,
         summary="Tell an execution that something has happened",

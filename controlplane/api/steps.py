@@ -13,11 +13,12 @@ from controlplane.api import shapes
 from controlplane.api.body import clean, payload, read_form
 from controlplane.api.doors import EVENTS_TOPIC, Doors, doors_of, namespace_of, put_each
 from controlplane.api.links import link_of
-from controlplane.api.operation import Operation
+from controlplane.api.operation import NODE, READ_OR_NODE, Operation
 from controlplane.api.paging import limit_of
 from controlplane.api.problems import answer as problem
 from controlplane.api.problems import status_of
 from controlplane.api.shapes import answer
+from controlplane.api.whose import refusals
 from controlplane.domain.ids import bucket_of, read_execution, read_fenced
 from controlplane.domain.lease import Fence
 from controlplane.domain.step import (
@@ -80,6 +81,8 @@ async def write(request: Request) -> Response:
     if not 1 <= sum(len(group.ops) for group in form.writes) <= OPS_MAX:
         raise Invalid(f"From 1 to {OPS_MAX} operations.", where="body.writes")
     groups = [_parsed(doors, group, f"body.writes[{n}]") for n, group in enumerate(form.writes)]
+    refused_of = await refusals(request, {one.fence.execution_id for one in groups if isinstance(one, StepWrite)})
+    groups = [refused_of.get(one.fence.execution_id, one) if isinstance(one, StepWrite) else one for one in groups]
     answers = await put_each(doors.lanes.steps, groups)
     if any(not isinstance(op, Done) for one in groups if isinstance(one, StepWrite) for op in one.ops):
         doors.hints.tell(EVENTS_TOPIC)
@@ -170,6 +173,7 @@ def _seconds(said: float | None, where: str) -> float | None:
 OPERATIONS = [
     Operation(
         method="POST",
+        scope=NODE,
         path="/api/v1/steps/write",
         handler=write,
         summary="Keep what an attempt has done, and begin what it waits for",
@@ -186,6 +190,7 @@ OPERATIONS = [
     ),
     Operation(
         method="GET",
+        scope=READ_OR_NODE,
         path="/api/v1/executions/{execution_id}/steps",
         handler=page,
         summary="What an execution has done, and what it waits for",

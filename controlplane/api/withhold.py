@@ -13,7 +13,7 @@ from controlplane.api import shapes
 from controlplane.api.body import clean, read_form
 from controlplane.api.doors import Doors, caller_of, doors_of, namespace_of
 from controlplane.api.executions import query_text
-from controlplane.api.operation import Handler, Operation
+from controlplane.api.operation import OPERATE, READ, Handler, Operation
 from controlplane.api.paging import limit_of
 from controlplane.api.shapes import Shape, answer
 from controlplane.domain import target as targets
@@ -228,6 +228,7 @@ def _operation(path: str, handler: Handler, summary: str, done: str, *, tag: str
     if "{" not in path:
         del answers[404]
     return Operation(
+        scope=OPERATE,
         method="POST",
         path=f"/api/v1/{path}",
         handler=handler,
@@ -242,6 +243,7 @@ PAUSED = "It is paused, and so much waits and runs."
 RESUMED = "It is not paused, and what else still holds it back."
 OPERATIONS = [
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/pauses",
         handler=page,

@@ -49,12 +49,14 @@ def dev(*, host: str | None, port: int | None, data_dir: Path | None, agent_file
     """Serve until Ctrl-C or SIGTERM, then end the agent, the server and the database, in that order."""
     settings = settings_with(host=host, port=port, data_dir=data_dir, egress_allow_loopback=True)
     serving.configure_log(settings, pretty=True)
-    serving.require_key_if_open(settings)
+    if not (settings.database_url or settings.data_dir.exists()):
+        serving.require_key_if_open(settings)
     agent = None if agent_file is None else Agent(agent_file)
     signal.signal(signal.SIGTERM, _interrupt)
     _make(settings.data_dir)
     with _listener(settings) as listener, _database(settings) as dsn:
         bring_up(dsn)
+        serving.require_key_if_open(settings, keyed=lambda: serving.has_key(dsn, settings))
         url = serving.url_of(listener, settings)
         app = build(settings, database_url=dsn, keyring=_keyring(settings), url=url)
         _serve(app, settings, listener, agent)

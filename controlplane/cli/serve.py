@@ -22,10 +22,12 @@ def serve(*, host: str | None, port: int | None, database_url: str | None) -> No
     """Serve until SIGTERM or Ctrl-C, on a database that is migrated already."""
     settings = settings_with(host=host, port=port, database_url=database_url)
     serving.configure_log(settings, pretty=False)
-    serving.require_key_if_open(settings)
+    if not settings.database_url:
+        serving.require_key_if_open(settings)
     dsn = dsn_of(settings)
     keyring = _keyring(settings)
     require_newest(dsn, patience_seconds=DATABASE_PATIENCE_SECONDS)
+    serving.require_key_if_open(settings, keyed=lambda: serving.has_key(dsn, settings))
     listener = serving.listen(settings)
     url = serving.url_of(listener, settings)
     app = build(settings, database_url=dsn, keyring=keyring, url=url)

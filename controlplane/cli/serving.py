@@ -12,8 +12,10 @@ from types import FrameType
 
 from fastapi import FastAPI
 
+from controlplane.cli.database import ask
 from controlplane.cli.failure import ExitCode, Failure
 from controlplane.observe import log
+from controlplane.reads.keys import any_key
 from controlplane.server import Server, bind
 from controlplane.settings import Settings
 from controlplane.wire.limits import WireLimits
@@ -75,14 +77,20 @@ def configure_log(settings: Settings, *, pretty: bool) -> None:
     log.configure(settings.log_level.upper(), pretty=pretty)
 
 
-def require_key_if_open(settings: Settings) -> None:
-    """Refuse to let the whole network in."""
-    if settings.open_to_others and settings.api_key is None:
+def require_key_if_open(settings: Settings, *, keyed: Callable[[], bool] = lambda: False) -> None:
+    """Refuse to let the whole network in. `keyed`: whether there is a key in the database."""
+    if settings.open_to_others and settings.api_key is None and not keyed():
         raise Failure(
             f"{settings.host} is reachable by other machines, and there is no API key.",
-            fix="Set CONTROLPLANE_API_KEY to a long random text, or listen on 127.0.0.1.",
+            fix="Set CONTROLPLANE_API_KEY to a long random text, make a key (`controlplane keys create`),"
+            " or listen on 127.0.0.1.",
             code=ExitCode.USAGE,
         )
+
+
+def has_key(dsn: str, settings: Settings) -> bool:
+    """Whether this database holds a key, or ever did."""
+    return ask(dsn, lambda conn: any_key(conn, range(settings.buckets_hashed)))
 
 
 def listen(settings: Settings, *, next_free: bool = False) -> socket.socket:

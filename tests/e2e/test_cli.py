@@ -21,6 +21,8 @@ import msgspec
 import pytest
 
 from controlplane.security.secrets import KeyRing
+from controlplane_sdk import Client, RequestRefused
+from tests.e2e.processes import until
 from tests.make import counts, make_execution
 
 pytestmark = pytest.mark.e2e
@@ -745,6 +747,76 @@ def test_serve_lets_in_who_has_the_key(database: str) -> None:
     assert codes == [4, 4]
     assert right.code == 0
     assert process.returncode == 0
+
+
+def made(*arguments: str, **given: str) -> str:
+    """The key that a command has made and printed."""
+    ended = cli("keys", *arguments, **given)
+    assert ended.code == 0, ended.err
+    assert "not shown again" in ended.err
+    return ended.out.decode().strip()
+
+
+async def test_keys_from_the_first_to_the_last(database: str) -> None:
+    """The first is made in the database; it makes others, rotates and revokes them, and none is in the log."""
+    settings = {name: value for name, value in serve_settings(database).items() if name != "CONTROLPLANE_API_KEY"}
+    with started("serve", "--port", "0", **settings) as process:
+        opened = line_of(process, "stderr", "server.open")
+        url = json.loads(line_of(process, "stderr", "server.ready"))["url"]
+        first = made("create", "boss", "--scope", "admin,read", "--database-url", database)
+        there = {"CONTROLPLANE_SERVER": url, "CONTROLPLANE_API_KEY": first}
+        until(
+            "the first key closes the server", lambda: httpx.get(f"{url}/api/v1/nodes").status_code == 401, seconds=20
+        )
+        node = made("create", "worker", "--scope", "node", "--node", "worker-*", "--expires-in", "600", **there)
+        id_ = node.rpartition("_")[0].replace("cp_", "key_")
+        turned = made("rotate", id_, "--overlap", "60", **there)
+        assert cli("keys", "revoke", id_, **there).code == 0
+        listed = cli("keys", "list", **there).out.decode()
+        refused = cli("namespaces", "create", "tenant", "--server", url, "--api-key", node)
+        process.terminate()
+        _, log = process.communicate(timeout=DEADLINE_SECONDS)
+
+    assert "controlplane keys create" in opened
+    assert (refused.code, "revoked" in refused.err) == (4, True)
+    assert "revoked" in listed
+    assert "key.revoked" in log
+    assert not [key for key in (first, node, turned) if key.rpartition("_")[2] in opened + log + listed]
+
+
+async def test_keys_by_sdk(database: str) -> None:
+    """The same words for programs; a new key does not show itself by accident."""
+    with started("serve", "--port", "0", **serve_settings(database)) as process:
+        url = json.loads(line_of(process, "stderr", "server.ready"))["url"]
+        async with Client(url, api_key="right") as client:
+            space = await client.keys.create_namespace("tenant")
+            made = await client.keys.create("w", ["node"], node_ids=["w*"], expires_in_seconds=60, namespace="tenant")
+            new = await client.keys.rotate(made.key_id, overlap_seconds=0, namespace="tenant")
+            gone = await client.keys.revoke(new.key_id, namespace="tenant")
+            page = await client.keys.list(namespace="tenant", limit=1)
+            rest = await client.keys.list(namespace="tenant", cursor=page.next_cursor)
+            spaces = await client.keys.list_namespaces()
+            with pytest.raises(RequestRefused):
+                await client.keys.create("w", ["node"])
+
+    assert [one.name for one in spaces.items] == ["default", space.name]
+    assert (gone.state, gone.revoked_by) == ("revoked", "environment")
+    assert [one.state for one in (*page.items, *rest.items)] == ["revoked", "expired"]
+    assert rest.items[0].replaced_by == new.key_id
+    assert made.key.get_secret_value() not in repr(made)
+
+
+def test_an_open_address_takes_a_key_of_the_database(database: str) -> None:
+    """Without any key nobody may listen for the network; with one that was made, without CONTROLPLANE_API_KEY."""
+    settings = {name: value for name, value in serve_settings(database).items() if name != "CONTROLPLANE_API_KEY"}
+    refused = cli("serve", "--host", "0.0.0.0", "--port", "0", **settings)
+    made("create", "first", "--scope", "admin", "--database-url", database)
+    with started("serve", "--host", "0.0.0.0", "--port", "0", **settings) as process:
+        ready = line_of(process, "stderr", "server.ready")
+
+    assert refused.code == 2
+    assert "no API key" in refused.err
+    assert ready
 
 
 async def test_serve_wants_a_migrated_database(database: str) -> None:

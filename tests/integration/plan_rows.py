@@ -230,6 +230,14 @@ select 0, 1, 'h' || n, 'h' || n || case when m > 0 then '.r' || m else '' end,
 from generate_series(0, 99) as n, generate_series(0, 20) as m
 """
 
+# More than one namespace may have, in two of them; every tenth is revoked.
+API_KEYS = """
+insert into api_keys (bucket, id, namespace, name, prefix, hash, scopes, created_at, revoked_at)
+select 0, made_id('a', n), 1 + n % 2, 'k' || n, 'cp_' || n, sha256(n::text::bytea), array['read'], clock(),
+  case when n % 10 = 0 then clock() end
+from generate_series(1, 4000) as n
+"""
+
 # One in a hundred is due, one in a hundred has ticks that wait, one in ten is paused.
 SCHEDULES = """
 insert into schedules (
@@ -332,7 +340,7 @@ async def prepare(conn: Connection) -> None:
     """Sixty weeks of partitions, the nodes that are called, and the sessions."""
     await conn.execute("select ensure_partitions(58)")
     await conn.execute(MAKE_ID)
-    for statement in (NODES, SESSIONS, CALLED, PAUSES):
+    for statement in (NODES, SESSIONS, CALLED, PAUSES, API_KEYS):
         await conn.execute(statement)
 
 

@@ -18,6 +18,7 @@ import pytest
 from controlplane.postgres.pool import SESSION_SETTINGS, Connection
 from controlplane.reads import approvals, attempts, bulks, changes, events, executions, explain, jobs, limits, pauses
 from controlplane.reads import deliveries as deliveries_reads
+from controlplane.reads import keys as keys_reads
 from controlplane.reads import local as local_reads
 from controlplane.reads import nodes as nodes_reads
 from controlplane.reads import runs as run_reads
@@ -36,6 +37,7 @@ from controlplane.stages import (
     follow,
     forget,
     hold,
+    issue_key,
     lease,
     local,
     log,
@@ -90,6 +92,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
     called = await plan_rows.ids(conn, "c", 38, 39, 40)
     deliveries = await plan_rows.ids(conn, "d", 15, 65, 115)
     schedules = await plan_rows.ids(conn, "k", 1, 31, 81, 100, 101, 131, 181, 200, 201, 231)
+    let_in = await plan_rows.ids(conn, "a", 1, 2, 3, 4)
     new = await plan_rows.ids(conn, "x", *range(10))
     first, last = executions.BEFORE_ALL, executions.AFTER_ALL
     page, now = (0, first, last, 1_000, 1), "2100-01-01"
@@ -316,6 +319,10 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "pauses.PROCESSES": case(pauses.PROCESSES, 0, 1, "p8", 1_000, by="sessions_node"),
         "pauses.RUNNING": case(pauses.RUNNING, 0, [sessions[0], called[0]], None, 1_000, by="queue_session"),
         "withhold.DRAIN": case(withhold.DRAIN, 0, 1, "p8", "ops", "why", by="sessions_node sessions_pkey"),
+        "keys.KNOWN": case(keys_reads.KNOWN, 0, let_in[0], by="api_keys_pkey"),
+        "keys.PAGE": case(keys_reads.PAGE, 0, 1, None, 51, by="api_keys_namespace"),
+        "keys.WHOSE": case(keys_reads.WHOSE, 0, leased),
+        "issue_key.TOUCH": case(issue_key.TOUCH, 0, let_in, 30, by="api_keys_pkey"),
         "bulks.FIND_UNFINISHED": case(
             bulks.FIND_UNFINISHED, *page, ["ready", "leased"], "cancel", now, "n.echo", *none, *nothing
         ),

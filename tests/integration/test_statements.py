@@ -34,6 +34,7 @@ TABLES = (
     "|retention_walks"
     "|ended_parents"
     "|steps|signals"
+    "|namespaces"
 )
 READ = re.compile(rf"\b(from|join|update|into|using)\s+({TABLES})\b", re.IGNORECASE)
 

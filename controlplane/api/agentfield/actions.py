@@ -13,8 +13,9 @@ from starlette.responses import Response
 
 from controlplane.api.body import read_form
 from controlplane.api.doors import Doors, doors_of, namespace_of
-from controlplane.api.operation import Operation
+from controlplane.api.operation import NODE, Operation
 from controlplane.api.shapes import Shape, answer
+from controlplane.api.whose import require_node
 from controlplane.domain.notice import moment
 from controlplane.domain.target import is_name
 from controlplane.errors import NodeNotFound
@@ -45,6 +46,7 @@ async def claim(request: Request) -> Response:
     doors = doors_of(request)
     form = await read_form(request, ClaimForm, doors.limits.body_bytes_max)
     await _known(request, doors, form.node_id)
+    require_node(request, form.node_id)
     wait = form.wait_seconds or 0
     poll = min(wait, POLL_MAX_SECONDS) if wait > 0 else POLL_DEFAULT_SECONDS
     return answer({"items": [], "next_poll_after": poll} | _renewed())
@@ -83,6 +85,7 @@ ANSWERS = {
 
 OPERATIONS = [
     Operation(
+        scope=NODE,
         method="POST",
         path="/api/v1/actions/claim",
         handler=claim,
@@ -92,6 +95,7 @@ OPERATIONS = [
         answers=ANSWERS,
     ),
     Operation(
+        scope=NODE,
         method="POST",
         path="/api/v1/nodes/{node_id}/actions/ack",
         handler=acknowledge,

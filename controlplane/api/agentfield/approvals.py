@@ -11,14 +11,24 @@ from starlette.responses import Response
 
 from controlplane.api import shapes
 from controlplane.api.body import clean, decode, payload, read_body, read_form, spoken
-from controlplane.api.doors import EVENTS_TOPIC, Doors, doors_of, namespace_of
+from controlplane.api.doors import EVENTS_TOPIC, Doors, asker_of, doors_of, namespace_of
 from controlplane.api.links import linked
-from controlplane.api.operation import Operation
+from controlplane.api.operation import NODE, OPERATE, READ_OR_NODE, Operation
 from controlplane.api.shapes import answer
+from controlplane.api.whose import refusals
 from controlplane.domain.approval import Decision, decision_of
 from controlplane.domain.ids import ExecutionId, bucket_of, read_execution, read_fenced, show_execution
+from controlplane.domain.key import KeyScope
 from controlplane.domain.target import is_name
-from controlplane.errors import ExecutionNotFound, Invalid, NoApprovalRequest, NodeNotFound, NotItsNode, Unauthorized
+from controlplane.errors import (
+    ExecutionNotFound,
+    Invalid,
+    NoApprovalRequest,
+    NodeNotAllowed,
+    NodeNotFound,
+    NotItsNode,
+    Unauthorized,
+)
 from controlplane.reads import approvals, executions
 from controlplane.security.egress import URL_CHARS_MAX
 from controlplane.security.signature import verify_approval
@@ -109,6 +119,7 @@ async def ask(request: Request) -> Response:
         else None,
         expires_seconds=_hours(form.expires_in_hours) * 3600,
     )
+    await _require_own(request, id_)
     asked = await doors.run(approve.ask, question, make_id=doors.ids.new)
     doors.due()
     return answer(shapes.approval(asked) | {"approval_request_url": asked.url or ""})
@@ -120,6 +131,7 @@ async def read(request: Request) -> Response:
     id_, _ = read_fenced(request.path_params["execution_id"], where="path/execution_id")
     node_id = _node(request)
     found = await doors.run(approvals.latest, bucket_of(id_), id_, namespace=namespace)
+    await _require_own(request, id_)
     if found is None:
         known = await doors.run(executions.read, [id_], namespace=namespace)
         raise NoApprovalRequest if known else ExecutionNotFound
@@ -181,6 +193,7 @@ async def awaiter(request: Request) -> Response:
     doors, namespace = doors_of(request), namespace_of(request)
     id_, attempt = read_fenced(request.path_params["execution_id"], where="path/execution_id")
     form = await read_form(request, AwaiterForm, doors.limits.body_bytes_max)
+    await _require_own(request, id_)
     heard = await doors.run(
         wait.hear,
         id_,
@@ -296,6 +309,15 @@ def _hours(said: float | None) -> float:
     return said
 
 
+async def _require_own(request: Request, id_: ExecutionId) -> None:
+    """A key that speaks for single nodes speaks for theirs. Raises: NodeNotAllowed; of other namespaces say others."""
+    if KeyScope.READ in asker_of(request).scopes and request.method == "GET":
+        return
+    refused = (await refusals(request, [id_])).get(id_)
+    if isinstance(refused, NodeNotAllowed):
+        raise refused
+
+
 def _node(request: Request) -> str | None:
     """The node in whose name somebody speaks, where the path says one. Raises: NodeNotFound."""
     node_id: str | None = request.path_params.get("node_id")
@@ -311,6 +333,7 @@ OWN_REFUSALS = REFUSALS | {403: "The execution belongs to another node."}
 OPERATIONS = [
     *(
         Operation(
+            scope=NODE,
             method="POST",
             path=f"{prefix}/request-approval",
             handler=ask,
@@ -327,6 +350,7 @@ OPERATIONS = [
     ),
     *(
         Operation(
+            scope=READ_OR_NODE,
             method="GET",
             path=f"{prefix}/approval-status",
             handler=read,
@@ -343,6 +367,7 @@ OPERATIONS = [
         for prefix in PREFIXES
     ),
     Operation(
+        scope=OPERATE,
         method="POST",
         path=SIGNED_PATH,
         handler=hear,
@@ -361,6 +386,7 @@ OPERATIONS = [
         | REFUSALS,
     ),
     Operation(
+        scope=OPERATE,
         method="POST",
         path="/api/v1/executions/{execution_id}/approval-response",
         handler=decide,
@@ -370,6 +396,7 @@ OPERATIONS = [
         answers={200: "Processed, or it was decided before.", 409: "The execution is being cancelled."} | REFUSALS,
     ),
     Operation(
+        scope=NODE,
         method="POST",
         path="/api/v1/agents/{node_id}/executions/{execution_id}/awaiter-status",
         handler=awaiter,

@@ -15,8 +15,9 @@ from controlplane.api import shapes
 from controlplane.api.body import decode, payload, read_body
 from controlplane.api.doors import EVENTS_TOPIC, Doors, doors_of, namespace_of
 from controlplane.api.leases import WORD_MAX
-from controlplane.api.operation import Operation
+from controlplane.api.operation import NODE, Operation
 from controlplane.api.shapes import answer
+from controlplane.api.whose import require_node
 from controlplane.domain import topic
 from controlplane.domain.call import AGAIN_SECONDS, AWAY_REASON, away, printable, refused, worded
 from controlplane.domain.ids import bucket_of, read_fenced
@@ -72,6 +73,7 @@ async def status(request: Request) -> Response:
     doors, namespace = doors_of(request), namespace_of(request)
     fence = _fence(request)
     view = await _view(doors, fence, namespace)
+    require_node(request, parse(view.target).node_id)
     form: StatusForm | None = None
     try:
         form = decode(await read_body(request, doors.limits.body_bytes_max) or b"{}", StatusForm)
@@ -203,6 +205,7 @@ async def _view(doors: Doors, fence: Fence, namespace: int) -> ExecutionView:
 
 OPERATIONS = [
     Operation(
+        scope=NODE,
         method="POST",
         path="/api/v1/executions/{execution_id}/status",
         handler=status,

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api.executions import SUBMIT_HEADERS, SYNC_ANSWERS, SubmitForm, answer_end
-from controlplane.api.operation import Operation
+from controlplane.api.operation import EXECUTE, Operation
 from controlplane.api.shapes import Shape
 from controlplane.reads.executions import ExecutionView
 
@@ -27,6 +27,7 @@ def _result(_: ExecutionView, shape: Shape) -> Shape:
 
 OPERATIONS = [
     Operation(
+        scope=EXECUTE,
         method="POST",
         path=f"/api/v1/{kind}s/{{target}}",
         handler=call,

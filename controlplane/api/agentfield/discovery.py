@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from controlplane.api import shapes
 from controlplane.api.doors import Doors, doors_of, namespace_of
-from controlplane.api.operation import Operation
+from controlplane.api.operation import READ_OR_NODE, Operation
 from controlplane.api.paging import words
 from controlplane.api.shapes import Shape, answer
 from controlplane.domain.notice import moment
@@ -338,6 +338,7 @@ def _unfit(name: str, wanted: str) -> InvalidParameter:
 
 OPERATIONS = [
     Operation(
+        scope=READ_OR_NODE,
         method="GET",
         path="/api/v1/discovery/capabilities",
         handler=capabilities,

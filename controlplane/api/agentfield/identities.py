@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api.agentfield.absent import IDENTITIES, PAGE
-from controlplane.api.operation import Operation
+from controlplane.api.operation import NODE, Operation
 from controlplane.api.shapes import answer
 
 
@@ -17,6 +17,7 @@ async def register(_: Request) -> Response:
 
 OPERATIONS = [
     Operation(
+        scope=NODE,
         method="POST",
         path="/api/v1/did/register",
         handler=register,

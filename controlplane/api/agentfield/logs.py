@@ -15,8 +15,9 @@ from starlette.responses import Response
 from controlplane.api.body import decode, payload, read_body, spoken
 from controlplane.api.doors import EVENTS_TOPIC, Doors, doors_of, namespace_of
 from controlplane.api.leases import LEVELS, MESSAGE_MAX, WORD_MAX, moment_of
-from controlplane.api.operation import Operation
+from controlplane.api.operation import NODE, Operation
 from controlplane.api.shapes import answer
+from controlplane.api.whose import refusals
 from controlplane.domain.ids import is_execution, read_fenced
 from controlplane.domain.lease import Fence
 from controlplane.errors import ControlPlaneError, Invalid
@@ -61,9 +62,10 @@ async def take(request: Request) -> Response:
             raise Invalid("A line needs a message.", where=f"{where}.message")
         if entry.execution_id is not None and entry.execution_id != id_:
             raise Invalid("Not the execution in the path.", where=f"{where}.execution_id")
-    for entry in entries:
-        fence = _fence(doors, namespace, id_, entry)
-        if fence is None:
+    spoken_for = [_fence(doors, namespace, id_, entry) for entry in entries]
+    refused = await refusals(request, (fence.execution_id for fence in spoken_for if fence is not None))
+    for entry, fence in zip(entries, spoken_for, strict=True):
+        if fence is None or fence.execution_id in refused:
             continue
         taken += doors.lanes.log.offer(_line(fence, entry))
         _tell_progress(doors, fence, entry)
@@ -121,6 +123,7 @@ def _tell_progress(doors: Doors, fence: Fence, entry: EntryForm) -> None:
 
 OPERATIONS = [
     Operation(
+        scope=NODE,
         method="POST",
         path="/api/v1/executions/{execution_id}/logs",
         handler=take,

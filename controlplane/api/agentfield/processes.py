@@ -19,8 +19,9 @@ from controlplane.api.agentfield.counted import Counted
 from controlplane.api.body import clean, decode, read_form
 from controlplane.api.described import Communication, read_node
 from controlplane.api.doors import Doors, doors_of, namespace_of
-from controlplane.api.operation import Operation
+from controlplane.api.operation import NODE, Operation
 from controlplane.api.shapes import answer
+from controlplane.api.whose import require_node
 from controlplane.domain import topic
 from controlplane.domain.ids import SessionId
 from controlplane.domain.lease import Beat, Fence, Session, Transport, lease_seconds
@@ -160,6 +161,7 @@ async def register_serverless(request: Request) -> Response:
         raise Invalid(
             f"What the node says of itself is not usable: {error.detail}", where="body.invocation_url", fix=error.fix
         ) from None
+    require_node(request, node.id)
     process = Process(
         namespace=namespace,
         node_id=node.id,
@@ -337,6 +339,7 @@ NODE_ANSWERS = {400: "Malformed.", 404: "Unknown: register.", 413: "Too large.",
 
 OPERATIONS = [
     Operation(
+        scope=NODE,
         method="POST",
         path="/api/v1/nodes/{node_id}/heartbeat",
         handler=heartbeat,
@@ -346,6 +349,7 @@ OPERATIONS = [
         answers={200: "Heard."} | NODE_ANSWERS,
     ),
     Operation(
+        scope=NODE,
         method="PATCH",
         path="/api/v1/nodes/{node_id}/status",
         handler=renew_lease,
@@ -355,6 +359,7 @@ OPERATIONS = [
         answers={200: "Renewed."} | NODE_ANSWERS,
     ),
     Operation(
+        scope=NODE,
         method="POST",
         path="/api/v1/nodes/{node_id}/shutdown",
         handler=shutdown,
@@ -364,6 +369,7 @@ OPERATIONS = [
         answers={202: "It is given nothing more."} | NODE_ANSWERS,
     ),
     Operation(
+        scope=NODE,
         method="POST",
         path="/api/v1/nodes/register-serverless",
         handler=register_serverless,

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from controlplane.api.body import clean, read_form
 from controlplane.api.doors import Doors, doors_of, namespace_of
 from controlplane.api.executions import CancelForm, reason_of
-from controlplane.api.operation import Operation
+from controlplane.api.operation import EXECUTE_OR_OPERATE, READ, Operation
 from controlplane.api.runs import cancel_all, no_such_run, run_of
 from controlplane.api.shapes import Shape, answer, present
 from controlplane.domain.execution import Status
@@ -120,6 +120,7 @@ def _text(request: Request, name: str) -> str | None:
 
 OPERATIONS = [
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/executions/active",
         handler=active,
@@ -133,6 +134,7 @@ OPERATIONS = [
         answers={200: "The runs.", 400: "Not a limit.", 422: "A filter is not valid.", 503: "Try again."},
     ),
     Operation(
+        scope=EXECUTE_OR_OPERATE,
         method="POST",
         path="/api/v1/workflows/{run_id}/cancel-tree",
         handler=cancel_tree,

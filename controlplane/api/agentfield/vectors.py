@@ -12,9 +12,10 @@ from starlette.responses import Response
 from controlplane.api import shapes
 from controlplane.api.body import clean, payload, read_form
 from controlplane.api.doors import Doors, doors_of
-from controlplane.api.operation import Handler, Operation
+from controlplane.api.operation import EXECUTE_OR_NODE, READ_OR_NODE, Handler, Operation
 from controlplane.api.scopes import HEADERS, around_of, place_of, word_for
 from controlplane.api.shapes import answer
+from controlplane.api.whose import require
 from controlplane.domain.memory import KEY_MAX
 from controlplane.domain.vector import (
     DIMENSIONS_MAX,
@@ -81,7 +82,7 @@ async def set_vector(request: Request) -> Response:
     place = place_of(doors, around, form.key, form.scope, form.scope_id, "body")
     embedding = measure(form.embedding, where="body.embedding")
     metadata = _object(form.metadata, "body.metadata")
-    await _change(doors, Keep(place=place, embedding=embedding, metadata=metadata, fence=around.fence))
+    await _change(request, doors, Keep(place=place, embedding=embedding, metadata=metadata, fence=around.fence))
     word = word_for(place.scope, around, form.scope)
     return answer(
         {"key": place.key, "scope": word, "scope_id": place.scope_id, "metadata": shapes.raw(metadata or b"{}")}
@@ -125,7 +126,7 @@ async def delete_vector(request: Request) -> Response:
     form = await read_form(request, VectorKeyForm, doors.limits.body_bytes_max)
     around = around_of(request)
     place = place_of(doors, around, form.key, form.scope, form.scope_id, "body")
-    await _change(doors, Forget(place=place, fence=around.fence))
+    await _change(request, doors, Forget(place=place, fence=around.fence))
     return Response(status_code=204)
 
 
@@ -134,7 +135,7 @@ async def delete_named(request: Request) -> Response:
     doors = doors_of(request)
     around = around_of(request)
     place = place_of(doors, around, *_asked(request), "query")
-    await _change(doors, Forget(place=place, fence=around.fence))
+    await _change(request, doors, Forget(place=place, fence=around.fence))
     return Response(status_code=204)
 
 
@@ -145,6 +146,7 @@ async def delete_namespace(request: Request) -> Response:
     clean(form.namespace, where="body.namespace", chars_max=KEY_MAX)
     around = around_of(request)
     place = place_of(doors, around, form.namespace, form.scope, form.scope_id, "body")
+    await require(request, around.fence)
     deleted = 0
     while gone := await doors.run(embed.clear, place, fence=around.fence):
         deleted += gone
@@ -153,7 +155,8 @@ async def delete_namespace(request: Request) -> Response:
     return answer(shape | {"deleted": deleted, "status": "deleted"})
 
 
-async def _change(doors: Doors, change: Change) -> None:
+async def _change(request: Request, doors: Doors, change: Change) -> None:
+    await require(request, change.fence)
     [refusal] = await doors.run(embed.write, [change])
     if refusal is not None:
         raise refusal
@@ -198,6 +201,7 @@ def _operation(
     query: Mapping[str, str] | None = None,
 ) -> Operation:
     return Operation(
+        scope=READ_OR_NODE if handler in (search, get_vector) else EXECUTE_OR_NODE,
         method=method,
         path=f"/api/v1/memory/vector{path}",
         handler=handler,

@@ -16,9 +16,10 @@ from controlplane.api import shapes
 from controlplane.api.agentfield.callbacks import UNDER_WAY, VERDICTS
 from controlplane.api.body import clean, payload, read_form
 from controlplane.api.doors import Doors, doors_of, namespace_of
-from controlplane.api.operation import Operation
+from controlplane.api.operation import NODE, READ, Operation
 from controlplane.api.paging import limit_of
 from controlplane.api.shapes import answer
+from controlplane.api.whose import refusals
 from controlplane.domain.ids import ExecutionId, bucket_of, is_execution, read_fenced, show_execution
 from controlplane.domain.lease import Fence
 from controlplane.domain.notice import moment
@@ -59,6 +60,8 @@ async def event(request: Request) -> Response:
         return answer({"success": True, "updated": True})
     owner = await _owner(doors, namespace, form)
     if owner is None:
+        return answer({"success": True, "updated": False, "message": "The execution it is part of is not known here."})
+    if await refusals(request, [owner.execution_id]):
         return answer({"success": True, "updated": False, "message": "The execution it is part of is not known here."})
     doors.processes.keep_local(namespace, form.execution_id, owner)
     parent = form.parent_execution_id
@@ -148,6 +151,7 @@ REFUSALS = {400: "Malformed.", 413: "Too large.", 422: "Not valid.", 503: "Try a
 
 OPERATIONS = [
     Operation(
+        scope=NODE,
         method="POST",
         path="/api/v1/workflow/executions/events",
         handler=event,
@@ -157,6 +161,7 @@ OPERATIONS = [
         answers={200: "Taken note of."} | REFUSALS,
     ),
     Operation(
+        scope=READ,
         method="GET",
         path="/api/v1/executions/{execution_id}/local-calls",
         handler=calls,

@@ -16,7 +16,7 @@ from controlplane.api.body import clean, decode, payload, read_body
 from controlplane.api.doors import Doors, doors_of, namespace_of
 from controlplane.api.executions import headers_of
 from controlplane.api.facades.intake import Told, accept, id_of
-from controlplane.api.operation import Operation
+from controlplane.api.operation import EXECUTE, EXECUTE_OR_OPERATE, READ, Operation
 from controlplane.api.paging import LIMIT_MAX, limit_of
 from controlplane.api.shapes import answer
 from controlplane.api.streams import Cursor, Said
@@ -235,6 +235,7 @@ READ_ANSWERS = {200: "How it stands.", 404: "Job not found.", 503: "Try again."}
 
 OPERATIONS = [
     Operation(
+        scope=EXECUTE,
         method="POST",
         path="/jobs",
         handler=create,
@@ -256,6 +257,7 @@ OPERATIONS = [
         },
     ),
     Operation(
+        scope=READ,
         method="GET",
         path="/jobs",
         handler=page,
@@ -265,6 +267,7 @@ OPERATIONS = [
         answers={200: "A list.", 422: "Not valid.", 503: "Try again."},
     ),
     Operation(
+        scope=READ,
         method="GET",
         path="/jobs/{job_id}",
         handler=read,
@@ -273,6 +276,7 @@ OPERATIONS = [
         answers=READ_ANSWERS,
     ),
     Operation(
+        scope=EXECUTE_OR_OPERATE,
         method="POST",
         path="/jobs/{job_id}/cancel",
         handler=request_cancel,
@@ -286,6 +290,8 @@ OPERATIONS = [
         },
     ),
     Operation(
+        scope=READ,
+        streams=True,
         method="GET",
         path="/jobs/{job_id}/stream",
         handler=stream,

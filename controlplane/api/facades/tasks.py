@@ -12,7 +12,7 @@ from controlplane.api.body import decode, payload, read_body
 from controlplane.api.doors import doors_of, namespace_of
 from controlplane.api.executions import headers_of
 from controlplane.api.facades.intake import Told, accept, id_of
-from controlplane.api.operation import Operation
+from controlplane.api.operation import EXECUTE, READ, Operation
 from controlplane.api.shapes import answer
 from controlplane.domain.execution import Accepted, Wording
 from controlplane.domain.facade import TASK_OF, TaskStatus, job_status, percent
@@ -119,6 +119,7 @@ REFUSALS = {
 
 OPERATIONS = [
     Operation(
+        scope=EXECUTE,
         method="POST",
         path="/agent/start",
         handler=start,
@@ -129,6 +130,7 @@ OPERATIONS = [
         answers={200: "Accepted and durable."} | REFUSALS,
     ),
     Operation(
+        scope=EXECUTE,
         method="POST",
         path="/agent/submit",
         handler=submit,
@@ -139,6 +141,7 @@ OPERATIONS = [
         answers={200: "Accepted and durable."} | REFUSALS,
     ),
     Operation(
+        scope=EXECUTE,
         method="POST",
         path="/agent/submit-with-callback",
         handler=submit_with_callback,
@@ -149,6 +152,7 @@ OPERATIONS = [
         answers={200: "Accepted and durable."} | REFUSALS,
     ),
     Operation(
+        scope=READ,
         method="GET",
         path="/agent/status/{task_id}",
         handler=status,

@@ -29,7 +29,7 @@ ApiKey = Annotated[
         "--api-key",
         envvar=["CONTROLPLANE_API_KEY", "AGENTFIELD_API_KEY"],
         metavar="KEY",
-        help="The key that the server was started with.",
+        help="A key of the server.",
         rich_help_panel="Server",
     ),
 ]

@@ -21,6 +21,7 @@ import pytest
 from controlplane.api.operation import Operation
 from controlplane.app import operations_of
 from controlplane.settings import Settings
+from tests.integration.api import rawhttp
 from tests.integration.api.corpus import (
     BODIES,
     CANARY,
@@ -39,12 +40,14 @@ from tests.integration.api.corpus import (
     example,
     spots,
 )
-from tests.integration.api.rawhttp import Ask, Connection, Reply, ask_all, connected
+from tests.integration.api.rawhttp import Connection, Reply, ask_all, connected
 from tests.integration.api.serving import Apart, Api, Receiver, fence, fenced, pieces, until
 
 DEADLINE_SECONDS = 15.0
 pytestmark = pytest.mark.timeout(400)  # some of these walk every field of every form
-HOUSE = {"sync_wait_seconds": 2.0, "jobs_target": "n.echo", "agent_target": "n.echo"}
+KEY = "the-key-of-the-house"
+KEY_LINE = f"X-API-Key: {KEY}\r\n".encode()
+HOUSE = {"api_key": KEY, "sync_wait_seconds": 2.0, "jobs_target": "n.echo", "agent_target": "n.echo"}
 OPERATIONS = operations_of(Settings(**HOUSE))
 PARAMETER = re.compile(r"{(\w+)}")
 WITH_BODY = [one for one in OPERATIONS if one.takes is not None]
@@ -56,6 +59,7 @@ VARIANTS: dict[str, list[Known]] = {
     "/api/v1/memory/write": [{"op": "set"}, {"op": "append"}],
     "/api/v1/nodes/register": [{}, {"base_url": "http://127.0.0.1:1024", "instance_id": "i"}],  # nobody is there
     "/api/v1/schedules": [{"target": "n.echo", "cron": "0 0 29 2 *"}, {"target": "n.echo", "interval_seconds": 5e6}],
+    "/api/v1/keys": [{"name": "hostile", "scopes": ["read"]}],
     "/api/v1/schedules/{name}": [{"target": "n.echo", "cron": "0 0 29 2 *"}],
     "/api/v1/bulk": [{"dry_run": True}, {"dry_run": True, "action": "retry"}],  # else it would cancel all there is
     "/api/v1/executions/{execution_id}/status": [{"status": "running"}, {"status": "succeeded"}],
@@ -72,9 +76,17 @@ TYPED = [
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Ask(rawhttp.Ask):
+    """With the key of the house, which has one from the beginning: else a key that is made here would close it."""
+
+    host: bytes | None = f"Host: 127.0.0.1\r\nX-API-Key: {KEY}".encode()
+
+
 @pytest.fixture
 async def api(shared: Api) -> AsyncIterator[Api]:
     """The house with a node `n`; afterwards it still works, and nothing is stuck in it."""
+    shared.client.headers["X-API-Key"] = KEY
     await shared.register("n", "echo", "busy", "aside", "fails")
     yield shared
     async with working(shared):
@@ -211,6 +223,7 @@ async def place(api: Api, operation: Operation) -> Place:
         "name": node,
         "delivery_id": SHOWN_ID.replace("exec", "dlv"),
         "bulk_id": SHOWN_ID.replace("exec", "bulk"),
+        "key_id": SHOWN_ID.replace("exec", "key"),
         "key": limit if "/limits/{key}" in operation.path else "hostile",
         "event": "hostile",
         "token": "hostile",
@@ -642,13 +655,13 @@ async def test_too_large(house: Apart, api: Api) -> None:
         for operation in WITH_BODY:
             path = PARAMETER.sub("n.echo", operation.path)
             told = await line.send(
-                b"%b %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10485761\r\n\r\n{"
-                % (operation.method.encode(), path.encode())
+                b"%b %b HTTP/1.1\r\nHost: localhost\r\n%bContent-Length: 10485761\r\n\r\n{"
+                % (operation.method.encode(), path.encode(), KEY_LINE)
             )
             line.close()
             assert told.status in (413, 404, 422), operation.path  # the others look at the path first
         chunk = b"%x\r\n%b\r\n" % (1 << 20, b" " * (1 << 20))
-        head = b"POST /api/v1/memory/set HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = HEAD_OF_SET + b"Transfer-Encoding: chunked\r\n\r\n"
         chunked = await line.send(head + chunk * 11)
 
     assert chunked.status == 413
@@ -656,9 +669,9 @@ async def test_too_large(house: Apart, api: Api) -> None:
 
 
 SET = b'{"key":"raw","data":1}'
-HEAD_OF_SET = b"POST /api/v1/memory/set HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+HEAD_OF_SET = b"POST /api/v1/memory/set HTTP/1.1\r\nHost: 127.0.0.1\r\n" + KEY_LINE
 REQUESTS: dict[str, tuple[bytes, set[int]]] = {
-    "no host": (b"POST /api/v1/memory/set HTTP/1.0\r\nContent-Length: 22\r\n\r\n" + SET, {200}),
+    "no host": (b"POST /api/v1/memory/set HTTP/1.0\r\n" + KEY_LINE + b"Content-Length: 22\r\n\r\n" + SET, {200}),
     "chunked": (
         HEAD_OF_SET + b'Transfer-Encoding: chunked\r\n\r\n5\r\n{"key\r\n11\r\n":"raw","data":1}\r\n0\r\n\r\n',
         {200},
@@ -674,15 +687,15 @@ REQUESTS: dict[str, tuple[bytes, set[int]]] = {
     "endless length": (HEAD_OF_SET + b"Content-Length: 99999999999999999999999\r\n\r\n" + SET, {400, 413}),
     "no length": (HEAD_OF_SET + b"\r\n", {422}),
     "expects": (HEAD_OF_SET + b"Expect: 100-continue\r\nContent-Length: 22\r\n\r\n" + SET, {200}),
-    "absolute": (b"GET http://127.0.0.1/livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", {200, 404}),
-    "star": (b"OPTIONS * HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", {404, 405}),
-    "another method": (b"BREW /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", {400, 405}),
+    "absolute": (b"GET http://127.0.0.1/livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", {200, 401, 404}),
+    "star": (b"OPTIONS * HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", {401, 404, 405}),
+    "another method": (b"BREW /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", {400, 401, 405}),
     "another version": (b"GET /livez HTTP/3.0\r\nHost: 127.0.0.1\r\n\r\n", {200, 400, 505}),
     "no version": (b"GET /livez\r\n\r\n", {200, 400}),
     "a space too many": (b"GET  /livez  HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", {200, 400}),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 100 + b"\r\n\r\n", {400}),
-    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", {400, 404, 405}),
-    "a long line": (b"GET /" + b"a" * 300_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", {400, 404, 414}),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", {400, 401, 404, 405}),
+    "a long line": (b"GET /" + b"a" * 300_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", {400, 401, 404, 414}),
 }
 
 

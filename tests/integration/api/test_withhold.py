@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from controlplane.api.doors import KEY_NAME, caller_of
+from controlplane.api.doors import CALLER, caller_of
 from controlplane.api.lookout import LOOK_CAP_SECONDS
 from controlplane.domain import topic
 from controlplane.domain.execution import DEFAULT_NAMESPACE
+from controlplane.domain.key import STARTER
 from tests.integration.api.serving import DEADLINE_SECONDS, Api, Json, fence, serving, the_problem, until
 
 PAUSES = {"all": "", "node": "/nodes/n", "reasoner": "/reasoners/n.echo"}
@@ -262,10 +263,10 @@ async def test_a_submit_is_warned(calm: Api, scope: str) -> None:
 
 async def test_who_paused_it_is_the_name_of_the_key(calm: Api) -> None:
     """Where the gate has left one; a key without a name is nobody."""
-    named, nameless = Request({"type": "http", KEY_NAME: "ops"}), Request({"type": "http"})
+    named, nameless = Request({"type": "http", CALLER: STARTER}), Request({"type": "http"})
     paused = await said(calm, "/pause")
 
-    assert (caller_of(named), caller_of(nameless)) == ("ops", None)
+    assert (caller_of(named), caller_of(nameless)) == ("environment", None)
     assert "paused_by" not in paused
 
 

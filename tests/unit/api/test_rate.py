@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from controlplane.api.doors import KEY_NAME
+from controlplane.api.doors import CALLER
 from controlplane.api.rate import CALLERS_MAX, Rates, caller_of
+from controlplane.domain.key import Caller
 
 
 class Clock:
@@ -76,7 +77,7 @@ def test_what_is_remembered_has_an_end(rates: Rates) -> None:
 @pytest.mark.parametrize(
     ("scope", "caller"),
     [
-        ({KEY_NAME: "ci", "client": ("192.0.2.1", 1)}, "key ci"),
+        ({CALLER: Caller(name="ci", namespace=1, scopes=frozenset()), "client": ("192.0.2.1", 1)}, "key ci"),
         ({"client": ("192.0.2.1", 1)}, "192.0.2.1"),
         ({"client": ("::ffff:192.0.2.1", 1)}, "192.0.2.1"),
         ({"client": ("unix", 0)}, "unix"),

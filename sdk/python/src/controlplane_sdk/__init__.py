@@ -33,6 +33,7 @@ from controlplane_sdk.errors import (
     Unauthorized,
 )
 from controlplane_sdk.executions import AttemptRecord, Execution, Explanation, Retention
+from controlplane_sdk.keys import Key, Namespace, NewKey
 from controlplane_sdk.limits import Limit
 from controlplane_sdk.pauses import Drain, Pause, Paused
 from controlplane_sdk.runs import Run, RunMember
@@ -68,9 +69,12 @@ __all__ = [
     "Fatal",
     "Handle",
     "InvalidInput",
+    "Key",
     "LeaseLost",
     "Limit",
     "MemoryConflict",
+    "Namespace",
+    "NewKey",
     "NotFound",
     "NotJson",
     "Page",

@@ -20,6 +20,7 @@ from controlplane_sdk.connection import Connection
 from controlplane_sdk.deliveries import Deliveries
 from controlplane_sdk.errors import AlreadyFinished, LeaseLost, RequestRefused, ServerUnavailable, ServerUnreachable
 from controlplane_sdk.executions import AttemptRecord, Execution, Explanation, Retention
+from controlplane_sdk.keys import Keys
 from controlplane_sdk.limits import Limits
 from controlplane_sdk.memory import Memory
 from controlplane_sdk.pauses import Nodes, Pauses
@@ -251,6 +252,7 @@ class Client:
         self.nodes = Nodes(lambda: self._transport, patience_seconds=patience_seconds)
         self.deliveries = Deliveries(lambda: self._transport, patience_seconds=patience_seconds)
         self.bulk = Bulks(lambda: self._transport, patience_seconds=patience_seconds)
+        self.keys = Keys(lambda: self._transport, patience_seconds=patience_seconds)
         self.runs = Runs(lambda: self._transport, patience_seconds=patience_seconds)
         self.schedules: Schedules[Handle] = Schedules(
             lambda: self._transport, self._handle, patience_seconds=patience_seconds

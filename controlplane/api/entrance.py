@@ -1,0 +1,206 @@
+"""Entrance: whom a key lets in, remembered for a moment.
+
+A key is looked up once and then believed for FRESH_SECONDS; a hint makes every replica look again at once when one is
+made or revoked. A request whose key is known costs one hash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from functools import partial
+from uuid import UUID
+
+from controlplane.api.doors import KEYS_TOPIC
+from controlplane.domain.ids import bucket_of
+from controlplane.domain.key import STARTER, Caller, KeyId, KeyState, Known
+from controlplane.domain.placement import Placement, by_bucket
+from controlplane.errors import DatabaseUnavailable, Unauthorized
+from controlplane.postgres.listen import Hints
+from controlplane.postgres.pool import Pool, persist
+from controlplane.reads import keys
+from controlplane.security.keys import digest, id_in, same
+from controlplane.stages import issue_key
+
+log = logging.getLogger(__name__)
+
+FRESH_SECONDS = 2.0
+"""How long a key is believed without another look, also after it was revoked elsewhere and the hint was lost."""
+STALE_SECONDS = 60.0
+"""How long it is believed while the database is out of reach, without which nobody can do anything anyway."""
+LOOK_PATIENCE_SECONDS = 1.0
+USED_EVERY_SECONDS = 60.0
+"""How often it is written, at most, that a key was used."""
+KNOWN_MAX = 10_000
+LOOKS_MAX = 2
+"""Look-ups at once: whoever tries keys that there are not must not hold every connection."""
+SEND_IT = "Send X-API-Key or Authorization: Bearer."
+FIX_OF = {
+    KeyState.EXPIRED: "This key has expired; make a new one: controlplane keys create.",
+    KeyState.REVOKED: "This key is revoked; make a new one: controlplane keys create.",
+}
+
+
+class Entry:
+    """A key that was looked up, and until when that holds."""
+
+    __slots__ = ("ends_at", "known", "looked_at", "used_at")
+
+    def __init__(self, known: Known) -> None:
+        self.known = known
+        self.looked_at = time.monotonic()
+        self.ends_at = float("inf") if known.seconds_left is None else self.looked_at + known.seconds_left
+        self.used_at = float("-inf")
+
+    @property
+    def live(self) -> bool:
+        return self.known.state is KeyState.ACTIVE and time.monotonic() < self.ends_at
+
+
+class Entrance:
+    """`api_key`: the key that the server was started with."""
+
+    def __init__(self, pool: Pool, hints: Hints, placement: Placement, *, api_key: str | None) -> None:
+        self._pool = pool
+        self._hints = hints
+        self._placement = placement
+        self._starter = None if api_key is None else digest(api_key.encode())
+        self._entries: OrderedDict[bytes, Entry] = OrderedDict()
+        self._used: set[KeyId] = set()
+        self._looks = asyncio.Semaphore(LOOKS_MAX)
+        self._streams: dict[KeyId | None, set[asyncio.Event]] = {}
+        self.closed = api_key is not None
+
+    async def begin(self) -> None:
+        """Look whether there is a key; said loudly when there is none. Raises: DatabaseUnavailable."""
+        await self._look_for_any()
+        if not self.closed:
+            log.warning(
+                "server.open",
+                extra={
+                    "why": "There is no API key: whoever reaches this machine's loopback address may do everything.",
+                    "fix": "Make a key (controlplane keys create) or set CONTROLPLANE_API_KEY.",
+                },
+            )
+
+    async def admit(self, said: bytes) -> Caller | None:
+        """Who comes with this text; None for nobody in particular, while there is no key at all.
+
+        Raises: Unauthorized, DatabaseUnavailable.
+        """
+        if not said:
+            if self.closed:
+                raise Unauthorized(fix=SEND_IT)
+            return None
+        mark = digest(said)
+        if self._starter is not None and same(mark, self._starter):
+            return STARTER
+        entry = self._entries.get(mark)
+        if entry is None or time.monotonic() - entry.looked_at > FRESH_SECONDS:
+            entry = await self._look(said, mark)
+        if entry is None:
+            if self.closed:
+                raise Unauthorized(fix=SEND_IT)
+            return None
+        if not entry.live:
+            state = entry.known.state
+            raise Unauthorized(fix=FIX_OF[KeyState.EXPIRED if state is KeyState.ACTIVE else state])
+        now = time.monotonic()
+        if now - entry.used_at > USED_EVERY_SECONDS:
+            entry.used_at = now
+            self._used.add(entry.known.id)
+        return entry.known.caller
+
+    @contextlib.contextmanager
+    def streaming(self, caller: Caller) -> Iterator[asyncio.Event]:
+        """Set when nobody is let in any more as this caller was, for answers that would otherwise go on for ever."""
+        gone = asyncio.Event()
+        self._streams.setdefault(caller.key_id, set()).add(gone)
+        try:
+            yield gone
+        finally:
+            self._streams[caller.key_id].discard(gone)
+            if not self._streams[caller.key_id]:
+                del self._streams[caller.key_id]
+
+    def changed(self) -> None:
+        """A key was made, replaced or revoked by this process: every replica shall look again."""
+        self._entries.clear()
+        self.closed = True
+        self._hints.tell(KEYS_TOPIC)
+
+    async def run(self) -> None:
+        """Hear of other replicas' changes, end the streams of keys that are over, write which were used."""
+        with self._hints.waiter(KEYS_TOPIC) as hint:
+            while True:
+                if await hint.wait(FRESH_SECONDS):
+                    self._outdate()
+                with contextlib.suppress(DatabaseUnavailable):  # said by `persist`
+                    await self._look_for_any()
+                    await self._end_streams()
+                    await self.write_used()
+
+    async def write_used(self) -> None:
+        """Say when keys were last used: late, together, and at most once a minute for each."""
+        used, self._used = self._used, set()
+        for bucket, part in by_bucket(used, _itself):
+            write = partial(issue_key.touch, bucket=bucket, ids=part, older_than_seconds=USED_EVERY_SECONDS / 2)
+            await persist(self._pool, write, seconds=LOOK_PATIENCE_SECONDS)
+
+    def _outdate(self) -> None:
+        """Look at every key again before it is believed once more, unless the database is out of reach."""
+        before = time.monotonic() - 2 * FRESH_SECONDS
+        for entry in self._entries.values():
+            entry.looked_at = min(entry.looked_at, before)
+
+    async def _look_for_any(self) -> None:
+        if not self.closed:
+            look = partial(keys.any_key, buckets=range(self._placement.hashed))
+            self.closed = await persist(self._pool, look, seconds=LOOK_PATIENCE_SECONDS)
+
+    async def _look(self, said: bytes, mark: bytes) -> Entry | None:
+        """The key of this text as the database has it now; None for a text that is no key of ours."""
+        old = self._entries.get(mark)
+        id_ = id_in(said.decode("latin-1"))
+        if id_ is None or bucket_of(id_) not in self._placement.all():
+            return None
+        try:
+            async with self._looks:
+                if (newer := self._entries.get(mark)) is not old and newer is not None:
+                    return newer  # somebody else with the same key was before us
+                known = await persist(self._pool, partial(keys.known, id_=id_), seconds=LOOK_PATIENCE_SECONDS)
+        except DatabaseUnavailable:
+            if old is not None and time.monotonic() - old.looked_at <= STALE_SECONDS:
+                return old
+            raise
+        if known is None or not same(known.hash, mark):
+            self._entries.pop(mark, None)
+            return None
+        entry = Entry(known)
+        if old is not None:
+            entry.used_at = old.used_at
+        self._entries[mark] = entry
+        self._entries.move_to_end(mark)
+        if len(self._entries) > KNOWN_MAX:
+            self._entries.popitem(last=False)
+        self.closed = True
+        return entry
+
+    async def _end_streams(self) -> None:
+        for id_ in list(self._streams):
+            if id_ is None:
+                over = self.closed
+            else:
+                known = await persist(self._pool, partial(keys.known, id_=id_), seconds=LOOK_PATIENCE_SECONDS)
+                over = known is None or known.state is not KeyState.ACTIVE
+            if over:
+                for gone in self._streams.get(id_, ()):
+                    gone.set()
+
+
+def _itself(id_: KeyId) -> UUID:
+    return id_
