@@ -27,6 +27,7 @@ from controlplane.api import (
     executions,
     explain,
     health,
+    hooks,
     leases,
     limits,
     links,
@@ -42,6 +43,7 @@ from controlplane.api import (
     schedules,
     signals,
     steps,
+    triggers,
     withhold,
 )
 from controlplane.api.agentfield import approvals
@@ -116,6 +118,8 @@ OPERATIONS = [
     *retry.OPERATIONS,
     *runs.OPERATIONS,
     *schedules.OPERATIONS,
+    *triggers.OPERATIONS,
+    *hooks.OPERATIONS,
     *bulk.OPERATIONS,
     *limits.OPERATIONS,
     *nodes.OPERATIONS,
@@ -175,7 +179,7 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str |
                 Gate,
                 api_key=settings.api_key.get_secret_value() if settings.api_key else None,
                 signed=[approvals.SIGNED_PATH] if settings.approval_secret else [],
-                links=links.PREFIX,
+                links=(links.PREFIX, hooks.PREFIX),
             ),
             Middleware(Front, operations=operations),
         ],
@@ -257,6 +261,7 @@ async def _running(
         weeks_ahead=settings.partitions_weeks_ahead,
         secret_days=settings.webhook_secret_days,
         changes_seconds=settings.memory_changes_seconds,
+        trigger_events_days=settings.trigger_events_days,
     )
     await janitor.tick()  # before the first id is made
     archivist = Archivist(pool, placement, settings.keep)

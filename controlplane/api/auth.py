@@ -21,11 +21,13 @@ class Gate:
 
     Without a key the `Host` header must name this machine, and so must the `Origin` of a page that asks: neither a name
     that somebody points at 127.0.0.1 nor a form on a foreign page may reach the API through a developer's browser.
-    `signed`: paths that look for themselves who comes, by a signature. `links`: what such paths begin with whose
-    signature is a part of them.
+    `signed`: paths that look for themselves who comes, by a signature. `links`: what such paths begin with that
+    name whom they ask.
     """
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None, links: str, signed: Collection[str] = ()) -> None:
+    def __init__(
+        self, app: ASGIApp, *, api_key: str | None, links: tuple[str, ...], signed: Collection[str] = ()
+    ) -> None:
         self._app = app
         self._open = OPEN_PATHS.union(signed)
         self._links = links
