@@ -84,7 +84,10 @@ class TriggerForm(SchemeForm, forbid_unknown_fields=True, kw_only=True):
 
 
 class ChangeForm(SchemeForm, forbid_unknown_fields=True, kw_only=True):
-    """What is left out stays as it is. The secret before goes on to be taken for `overlap_seconds`, else a day."""
+    """What is left out stays as it is; with `preset` how the sender signs is said anew, whole.
+
+    The secret before goes on to be taken for `overlap_seconds`, a day when nothing is said.
+    """
 
     target: str | None = None
     preset: Preset | None = None
@@ -322,7 +325,7 @@ def _scheme(base: Scheme, form: SchemeForm) -> Scheme:
 
 
 def _revised(there: Definition, form: ChangeForm) -> Definition:
-    base = there.scheme if form.preset in (None, there.scheme.preset) else PRESETS[Preset(form.preset)]
+    base = there.scheme if form.preset is None else PRESETS[form.preset]
     return Definition(
         target=there.target if form.target is None else form.target,
         scheme=_scheme(base, form),
