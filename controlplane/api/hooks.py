@@ -219,6 +219,7 @@ OPERATIONS = [
         answers={
             200: "It had come before, or submits nothing; `outcome` and `reason` say why.",
             202: "It is kept, and so is its execution.",
+            401: "Not signed as agreed, or there is no such trigger.",
             413: "Too large.",
             503: "Nothing was kept; send it again.",
         },

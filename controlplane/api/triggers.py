@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import incoming, shapes
-from controlplane.api.body import clean, read_form
+from controlplane.api.body import clean, payload, read_form
 from controlplane.api.doors import Doors, doors_of, namespace_of
 from controlplane.api.executions import no_node, query_text
 from controlplane.api.hooks import PREFIX, secrets_of, submission_of
@@ -226,9 +226,7 @@ async def sample(request: Request) -> Response:
     doors = doors_of(request)
     form = await read_form(request, SampleForm, doors.limits.body_bytes_max)
     view = await _view(request)
-    body = bytes(form.body) or SAMPLE
-    if len(body) > SAMPLE_BYTES_MAX:
-        raise Invalid(f"At most {SAMPLE_BYTES_MAX} bytes.", where="body.body")
+    body, _ = payload(bytes(form.body) or SAMPLE, where="body.body", bytes_max=SAMPLE_BYTES_MAX)
     event_type = "test" if form.event_type is None else clean(form.event_type, where="body.event_type")
     headers = _signed(doors, view, body, event_type)
     one = view.trigger

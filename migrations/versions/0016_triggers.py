@@ -61,8 +61,8 @@ create table trigger_events (
 """
 
 OF_TRIGGER = "create index trigger_events_newest on trigger_events (bucket, trigger_id, id desc)"
-# What may be forgotten.
-OVER = "create index trigger_events_over on trigger_events (bucket, at)"
+# What may be forgotten. The moment first: with the bucket in front it was planned for what is found by id, too.
+OVER = "create index trigger_events_over on trigger_events (at, bucket)"
 
 
 def upgrade() -> None:
