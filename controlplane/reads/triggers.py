@@ -46,6 +46,7 @@ where bucket = $1
   and trigger_id = $2
   and ($3::uuid is null or id < $3)
   and ($4::text is null or outcome = $4)
+  and replays >= 0
 order by id desc
 limit $5
 """

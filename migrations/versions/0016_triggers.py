@@ -60,9 +60,12 @@ create table trigger_events (
 )
 """
 
-OF_TRIGGER = "create index trigger_events_newest on trigger_events (bucket, trigger_id, id desc)"
-# What may be forgotten. The moment first: with the bucket in front it was planned for what is found by id, too.
-OVER = "create index trigger_events_over on trigger_events (at, bucket)"
+# Both with a condition that only the list and the search by age imply: planned while the table was empty, they were
+# taken for what is found by its key, too.
+OF_TRIGGER = """
+create index trigger_events_newest on trigger_events (bucket, trigger_id, id desc) where replays >= 0
+"""
+OVER = "create index trigger_events_over on trigger_events (bucket, at) where at is not null"
 
 
 def upgrade() -> None:
