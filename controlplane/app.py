@@ -28,6 +28,7 @@ from controlplane.api import (
     executions,
     explain,
     health,
+    hooks,
     keys,
     leases,
     limits,
@@ -44,6 +45,7 @@ from controlplane.api import (
     schedules,
     signals,
     steps,
+    triggers,
     withhold,
 )
 from controlplane.api.agentfield import approvals
@@ -122,6 +124,8 @@ OPERATIONS = [
     *retry.OPERATIONS,
     *runs.OPERATIONS,
     *schedules.OPERATIONS,
+    *triggers.OPERATIONS,
+    *hooks.OPERATIONS,
     *bulk.OPERATIONS,
     *limits.OPERATIONS,
     *nodes.OPERATIONS,
@@ -294,6 +298,7 @@ async def _running(
         weeks_ahead=settings.partitions_weeks_ahead,
         secret_days=settings.webhook_secret_days,
         changes_seconds=settings.memory_changes_seconds,
+        trigger_events_days=settings.trigger_events_days,
     )
     await janitor.tick()  # before the first id is made
     await doors.entrance.begin()

@@ -3,10 +3,11 @@
     ControlPlaneError
     ├── NotFound       ExecutionNotFound  TargetNotFound  NodeNotFound  SessionNotFound  MemoryNotFound
     │                  DeliveryNotFound  NoApprovalRequest  ScheduleNotFound  BulkNotFound  StepNotFound
-    │                  LimitNotFound  KeyNotFound  NamespaceNotFound
+    │                  LimitNotFound  KeyNotFound  NamespaceNotFound  TriggerNotFound  TriggerEventNotFound
     ├── Conflict       LeaseLost  AlreadyFinished  InvalidState  SessionClosed  SessionDraining  LengthMismatch
     │                  NotAList  IdempotencyConflict  ApprovalAlreadyRequested  ScheduleExists  SignalsFull
     │                  NamespaceExists  KeyReplaced  KeyRevoked
+    │                  TriggerExists
     ├── Refused        Malformed  Invalid  InvalidParameter  TooLarge  TargetMalformed  EgressRefused  NoWebhook
     │                  Unauthorized  NotItsNode  ScopeMissing  NodeNotAllowed  NamespaceNotAllowed
     │                  NotHttp  HeadTooLarge  TooSlow  RateLimited
@@ -121,6 +122,18 @@ class NamespaceNotFound(NotFound):
     code = "namespace_not_found"
 
 
+class TriggerNotFound(NotFound):
+    """There is no trigger of this name."""
+
+    code = "trigger_not_found"
+
+
+class TriggerEventNotFound(NotFound):
+    """The trigger has no event with this id, or it is not kept any more."""
+
+    code = "trigger_event_not_found"
+
+
 class Conflict(ControlPlaneError):
     """The request contradicts what is already true."""
 
@@ -185,6 +198,12 @@ class ScheduleExists(Conflict):
     """There is another schedule of this name."""
 
     code = "schedule_exists"
+
+
+class TriggerExists(Conflict):
+    """There is another trigger of this name."""
+
+    code = "trigger_exists"
 
 
 class SignalsFull(Conflict):

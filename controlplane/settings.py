@@ -179,6 +179,11 @@ class Settings(BaseSettings):
     memory_changes_seconds: float = Field(
         default=3_600.0, ge=60, le=604_800, description="How long changes of memory are kept for those who look back."
     )
+    trigger_events_days: float = Field(
+        default=30.0,
+        ge=1,
+        description="How long events of triggers are kept: to replay them, and to know one that is sent again.",
+    )
     jobs_target: str | None = Field(
         default=None,
         pattern=TARGET,

@@ -88,6 +88,10 @@ class Client:
         """The body of a 2xx."""
         return self._ask("PUT", path, body=body, about=about)
 
+    def patch(self, path: str, body: bytes, *, about: str | None = None) -> bytes:
+        """The body of a 2xx."""
+        return self._ask("PATCH", path, body=body, about=about)
+
     def delete(self, path: str, *, about: str | None = None) -> bytes:
         """The body of a 2xx."""
         return self._ask("DELETE", path, about=about)

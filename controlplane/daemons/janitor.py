@@ -41,6 +41,7 @@ class Janitor:
         weeks_ahead: int,
         secret_days: float,
         changes_seconds: float,
+        trigger_events_days: float,
     ) -> None:
         self._pool = pool
         self._placement = placement
@@ -48,6 +49,7 @@ class Janitor:
         self._weeks_ahead = weeks_ahead
         self._secret_seconds = secret_days * DAY_SECONDS
         self._changes_seconds = changes_seconds
+        self._trigger_events_seconds = trigger_events_days * DAY_SECONDS
 
     async def tick(self) -> int:
         """One pass; the work of a busy moment is left for the next."""
@@ -61,6 +63,7 @@ class Janitor:
                 did += await prune.forget_secrets(conn, bucket, after_seconds=self._secret_seconds)
                 did += await prune.drop_ticks(conn, bucket, after_seconds=TICKS_SECONDS)
                 did += await prune.drop_bulks(conn, bucket, after_seconds=BULKS_SECONDS)
+                did += await prune.drop_trigger_events(conn, bucket, after_seconds=self._trigger_events_seconds)
                 dropped = await prune.drop_changes(conn, bucket, after_seconds=self._changes_seconds)
                 did += dropped if dropped == prune.CHANGES_MAX else 0  # a few more are over already: at the next pass
         return did

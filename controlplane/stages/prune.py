@@ -127,6 +127,21 @@ where bucket = $1
   ))
 """
 
+# Younger ones are what an event that is sent again is known by. By their places, as above.
+DROP_TRIGGER_EVENTS = """
+delete from trigger_events
+where bucket = $1
+  and ctid = any(array(
+    select ctid
+    from trigger_events
+    where bucket = $1
+      and at < clock() - make_interval(secs => $2)
+    order by at
+    limit $3
+    for update skip locked
+  ))
+"""
+
 READ_CLOCK = "select extract(epoch from clock())::float8"
 
 
@@ -173,6 +188,11 @@ async def drop_ticks(conn: Connection, bucket: int, *, after_seconds: float, lim
 async def drop_bulks(conn: Connection, bucket: int, *, after_seconds: float, limit: int = 1_000) -> int:
     """Forget bulks that were over long ago."""
     return _count(await conn.execute(DROP_BULKS, bucket, after_seconds, limit))
+
+
+async def drop_trigger_events(conn: Connection, bucket: int, *, after_seconds: float, limit: int = 1_000) -> int:
+    """Forget what came in through triggers long ago; the executions stay for as long as they are kept."""
+    return _count(await conn.execute(DROP_TRIGGER_EVENTS, bucket, after_seconds, limit))
 
 
 async def database_seconds(conn: Connection) -> float:

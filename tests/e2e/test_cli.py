@@ -493,6 +493,48 @@ def test_a_schedule_is_paused_and_replaced(dev: Dev, node: Node) -> None:
     assert (nothing.code, "Exactly one of cron, interval_seconds and run_at" in nothing.err) == (2, True)
 
 
+def test_a_trigger_from_its_creation_to_its_end(dev: Dev, node: Node) -> None:
+    """Created with a secret from stdin, tried by its own sample, looked at, replayed and deleted."""
+    at = ("--server", dev.url)
+    made = cli(
+        "triggers", "create", "gh", node.target, "--preset", "github", "--argument", "x=/x", *at, stdin="a secret\n"
+    )
+    sample = cli("triggers", "test", "gh", "--body", '{"x": 1}', "--event-type", "push", *at)
+    said = json.loads(subprocess.run(["bash", "-c", sample.out.decode()], check=True, capture_output=True).stdout)
+    lease = node.lease()
+    node.report(lease, "succeeded", result=1)
+    came = cli("triggers", "events", "gh", *at)
+    whole = json.loads(cli("triggers", "events", "gh", said["trigger_event_id"], *at).out)
+    again = cli("triggers", "replay", "gh", said["trigger_event_id"], *at)
+    node.report(node.lease(), "succeeded", result=1)
+    shown, listed = cli("triggers", "show", "gh", *at), cli("triggers", "list", *at)
+    gone, unknown = (cli("triggers", "delete", "gh", *at) for _ in range(2))
+
+    assert made.out.decode() == f"{dev.url}/hooks/gh\n"
+    assert (bytes(lease["input"]), whole["body"]) == (b'{"x":1}', {"x": 1})
+    assert said["execution_id"] in came.out.decode()
+    assert again.out.decode().strip() not in ("", said["execution_id"])
+    assert b"a secret" not in shown.out + listed.out + made.out + sample.out
+    assert (gone.out, unknown.code) == (b"gh deleted\n", 3)
+
+
+def test_a_trigger_is_changed_and_paused(dev: Dev, node: Node) -> None:
+    """A secret may come from the environment, never from the command line; without one nothing is made."""
+    at = ("--server", dev.url)
+    asked = ("triggers", "create", "t", node.target, "--preset", "hmac", "--header", "X-S", *at)
+    nothing, odd = cli(*asked), cli(*asked, "--argument", "x", stdin="s\n")
+    made = cli(*asked, "--secret-env", "HOOK", HOOK="s")
+    changed = cli("triggers", "change", "t", "--argument", "y=/y", "--secret", *at, stdin="s2\n")
+    turned = [cli("triggers", verb, "t", *at).out for verb in ("pause", "resume")]
+    shown = json.loads(cli("triggers", "show", "t", "--json", *at).out)
+    cli("triggers", "delete", "t", *at)
+
+    assert (nothing.code, odd.code, made.code, changed.code) == (2, 2, 0, 0)
+    assert turned == [b"t paused\n", b"t active\n"]
+    assert (shown["arguments"], shown["header"]) == ({"y": "/y"}, "X-S")
+    assert "previous_secret_until" in shown
+
+
 def test_a_bulk_from_its_count_to_its_end(dev: Dev, node: Node) -> None:
     """Counted, begun and waited for, shown and listed; what is not there or over already has its exit code."""
     at = ("--server", dev.url)

@@ -311,7 +311,28 @@ select 0, 1,
 from generate_series($1::int, $2::int) as n
 """
 
+TRIGGERS = """
+insert into triggers (
+  bucket, id, namespace, name, target, preset, scheme, arguments, event_types, secret_sealed, paused, created_at,
+  updated_at
+)
+select 0, made_id('t', n), 1, 't' || n, 'n.echo', 'github', '{}', '{}', '{}', '', false, clock(), clock()
+from generate_series($1::int, $2::int) as n
+"""
+
+# Those of ten triggers; one in a hundred came long ago.
+TRIGGER_EVENTS = """
+insert into trigger_events (
+  bucket, id, trigger_id, namespace, key, outcome, execution_id, body, headers, at
+)
+select 0, made_id('v', n), made_id('t', n % 10 + 1), 1, 'k' || n, 'submitted', made_id('o', n), '{}', '{}',
+  clock() - interval '1 day' * (case when n % 100 = 0 then 40 else 1 end)
+from generate_series($1::int, $2::int) as n
+"""
+
 TABLES = (
+    TRIGGERS,
+    TRIGGER_EVENTS,
     BULKS,
     QUEUE,
     HELD_BACK,

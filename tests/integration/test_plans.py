@@ -23,6 +23,7 @@ from controlplane.reads import local as local_reads
 from controlplane.reads import nodes as nodes_reads
 from controlplane.reads import runs as run_reads
 from controlplane.reads import steps as step_reads
+from controlplane.reads import triggers as trigger_reads
 from controlplane.stages import (
     admit,
     approve,
@@ -52,6 +53,7 @@ from controlplane.stages import (
     step,
     submit,
     suspend,
+    trigger,
     wait,
     withhold,
 )
@@ -94,6 +96,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
     schedules = await plan_rows.ids(conn, "k", 1, 31, 81, 100, 101, 131, 181, 200, 201, 231)
     let_in = await plan_rows.ids(conn, "a", 1, 2, 3, 4)
     new = await plan_rows.ids(conn, "x", *range(10))
+    door, *_ = await plan_rows.ids(conn, "t", 5)
     first, last = executions.BEFORE_ALL, executions.AFTER_ALL
     page, now = (0, first, last, 1_000, 1), "2100-01-01"
     nothing, none = (None, None), (None,) * 4
@@ -291,6 +294,9 @@ async def cases(conn: Connection) -> dict[str, Case]:
             forget.DROP_SETTLED, 0, "delivered", 3_600.0, 1_000, by="deliveries_settled deliveries_pkey"
         ),
         "hold.KEEP": case(hold.KEEP, 0, ended),
+        "triggers.READ": case(trigger_reads.READ, 0, 1, "t5", by="triggers_bucket_namespace_name_key"),
+        "triggers.EVENTS": case(trigger_reads.EVENTS, 0, door, None, None, 51, by="trigger_events_newest"),
+        "trigger.READ_SAME": case(trigger.READ_SAME, 0, door, "k4", by="trigger_events_bucket_trigger_id_key_key"),
         "schedule.DUE_TARGETS": case(schedule.DUE_TARGETS, 0, 64, by="schedules_due"),
         "schedule.LOCK_DUE": case(schedule.LOCK_DUE, 0, 64, by="schedules_due"),
         "schedule.WAITING_TARGETS": case(

@@ -31,6 +31,7 @@ TABLES = (
     "executions|queue|outcomes|events|logs|memory|memory_items|nodes|sessions|reasoners|webhooks|deliveries"
     "|delivery_attempts|idempotency_keys|limits|schedules|schedule_ticks|api_keys|local_calls|approvals|memory_changes|memory_vectors"
     "|pauses|bulks"
+    "|triggers|trigger_events"
     "|retention_walks"
     "|ended_parents"
     "|steps|signals"

@@ -70,6 +70,7 @@ OPEN_TO_ALL = frozenset({"errors", ""})  # and the package itself, for its versi
 STAGES: Mapping[str, frozenset[str]] = {
     # cancel: a tick that begins in place of another ends that one in its own transaction, or both would run, or none.
     "schedule": frozenset({"submit", "cancel"}),
+    "trigger": frozenset({"submit"}),  # an event and its execution are one transaction
     "replay": frozenset({"submit", "finish"}),
     # bulk: what is done to many is done by the stages that do it to one, in the transaction that moves its cursor.
     "bulk": frozenset({"cancel", "pause", "submit", "deliver"}),

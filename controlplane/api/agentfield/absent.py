@@ -33,7 +33,6 @@ PARTS = {
     "/api/v1/settings": "The webhook for all events",
     "/api/v1/configs": "Storage of configuration files",
     "/api/v1/agentic": KNOWLEDGE,
-    "/api/v1/triggers": TRIGGERS,
     "/api/v1/sources": TRIGGERS,
     "/api/v1/session-targets": SESSIONS,
     "/api/v1/session-instances": SESSIONS,

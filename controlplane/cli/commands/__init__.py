@@ -14,7 +14,18 @@ from typing import Annotated
 import typer
 
 from controlplane import __version__
-from controlplane.cli.commands import approvals, bulk, deliveries, executions, keys, limits, nodes, runs, schedules
+from controlplane.cli.commands import (
+    approvals,
+    bulk,
+    deliveries,
+    executions,
+    keys,
+    limits,
+    nodes,
+    runs,
+    schedules,
+    triggers,
+)
 from controlplane.cli.commands.options import (
     DEFAULT_SERVER,
     ApiKey,
@@ -59,6 +70,7 @@ app.add_typer(bulk.app, name="bulk")
 app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(limits.app, name="limits")
+app.add_typer(triggers.app, name="triggers")
 app.add_typer(keys.app, name="keys")
 app.add_typer(keys.namespaces_app, name="namespaces")
 

@@ -47,6 +47,7 @@ class Double:
         self.decisions: dict[str, dict[str, Any]] = {}
         self.past: dict[str, list[dict[str, Any]]] = {}
         self.schedules: dict[str, dict[str, Any]] = {}
+        self.triggers: dict[str, dict[str, Any]] = {}
         self.frames: dict[str, list[tuple[str, dict[str, Any]]]] = {}
         self.refuse: dict[str, Callable[[Any], Response | None]] = {}
         self.says = ""
@@ -91,6 +92,12 @@ class Double:
             ("DELETE", "/schedules/{name}", self.schedule),
             ("GET", "/schedules/{name}/{what}", self.schedule),
             ("POST", "/schedules/{name}/{what}", self.schedule),
+            ("POST", "/triggers", self.trigger),
+            ("GET", "/triggers", self.trigger),
+            ("GET", "/triggers/{name}", self.trigger),
+            ("PATCH", "/triggers/{name}", self.trigger),
+            ("POST", "/triggers/{name}/{what}", self.trigger),
+            ("POST", "/triggers/{name}/events/{id}/{what}", self.trigger),
             ("POST", "/{verb}", self.hold),
             ("POST", "/{kind}/{name}/{verb}", self.hold),
         ]
@@ -507,6 +514,35 @@ class Double:
             tick = {"planned_at": TIMES[0], "outcome": "skipped", "by_hand": False, "at": TIMES[0]}
             return JSONResponse({"items": [tick], "next_cursor": None})
         return JSONResponse(self.schedules[name])
+
+    async def trigger(self, request: Request, body: Any) -> Response:
+        """Whatever is asked of triggers: they are kept as they are told."""
+        name = request.path_params.get("name") or (body or {}).get("name")
+        what = request.path_params.get("what", "")
+        if name is None:
+            asked = request.query_params.get("managed_by")
+            found = [one for one in self.triggers.values() if one.get("managed_by") == asked]
+            return JSONResponse({"items": found, "next_cursor": None})
+        there = self.triggers.get(name)
+        if request.method == "POST" and not what:
+            if there is not None and (there | body) != there:
+                return problem(409, "trigger_exists")
+            self.triggers.setdefault(name, {"paused": False} | body)
+        elif there is None:
+            return problem(404, "trigger_not_found")
+        elif what == "replay":
+            key = request.headers["idempotency-key"]
+            execution_id = self.started_keys.setdefault(key, f"exec_replay_{len(self.started_keys) + 1}")
+            self.executions.setdefault(
+                execution_id, {"execution_id": execution_id, "run_id": "run_new", "status": "queued"}
+            )
+            return JSONResponse(self.executions[execution_id], 202)
+        elif what in {"pause", "resume"}:
+            self.triggers[name] = there | {"paused": what == "pause", "paused_reason": body.get("reason")}
+        else:
+            self.triggers[name] = there | (body or {})
+        self._notify()
+        return JSONResponse(self.triggers[name])
 
     async def events(self, request: Request, body: Any) -> Response:
         after = int(request.headers.get("last-event-id", 0))

@@ -61,6 +61,8 @@ VARIANTS: dict[str, list[Known]] = {
     "/api/v1/schedules": [{"target": "n.echo", "cron": "0 0 29 2 *"}, {"target": "n.echo", "interval_seconds": 5e6}],
     "/api/v1/keys": [{"name": "hostile", "scopes": ["read"]}],
     "/api/v1/schedules/{name}": [{"target": "n.echo", "cron": "0 0 29 2 *"}],
+    "/api/v1/triggers": [{"target": "n.echo", "preset": "hmac", "secret": "s"}],
+    "/api/v1/triggers/{name}": [{}, {"preset": "hmac"}],
     "/api/v1/bulk": [{"dry_run": True}, {"dry_run": True, "action": "retry"}],  # else it would cancel all there is
     "/api/v1/executions/{execution_id}/status": [{"status": "running"}, {"status": "succeeded"}],
     "/api/v1/workflow/executions/events": [{}, {"status": "running", "execution_id": "inside"}],
@@ -209,6 +211,12 @@ async def place(api: Api, operation: Operation) -> Place:
     if "/schedules/{name}" in operation.path:
         yearly = {"name": node, "target": f"{node}.x", "cron": "0 0 29 2 *"}
         assert (await api.post("/schedules", yearly)).status_code == 201
+    event_id = SHOWN_ID.replace("exec", "tev")
+    if "/triggers/{name}" in operation.path:
+        made = {"name": node, "target": f"{node}.x", "preset": "bearer", "secret": "s"}
+        assert (await api.post("/triggers", made)).status_code == 201
+        sent = await api.client.post(f"/hooks/{node}", content=b"1", headers={"Authorization": "Bearer s"})
+        event_id = sent.json()["trigger_event_id"]
     limit = f"key:{node}"
     if "/limits/{key}" in operation.path:
         assert (await api.client.put(f"/api/v1/limits/{limit}", json={"concurrency_max": 5})).status_code == 201
@@ -226,6 +234,8 @@ async def place(api: Api, operation: Operation) -> Place:
         "key_id": SHOWN_ID.replace("exec", "key"),
         "key": limit if "/limits/{key}" in operation.path else "hostile",
         "event": "hostile",
+        "event_id": event_id,
+        "slug": node,
         "token": "hostile",
     }
     known: dict[str, object] = fence(lease) | {
@@ -259,6 +269,9 @@ async def places(api: Api, operations: Iterable[Operation]) -> AsyncIterator[lis
             await api.post(f"{doors[held['scope']]}/resume", {})
         for made in (await api.get("/schedules", limit=200))["items"]:
             await api.client.delete(f"/api/v1/schedules/{made['name']}")
+        while made := (await api.get("/triggers", limit=200))["items"]:
+            for one in made:
+                await api.client.delete(f"/api/v1/triggers/{one['name']}")
         for made in (await api.get("/limits", limit=200))["items"]:
             await api.client.delete(f"/api/v1/limits/{quote(made['key'])}")
         for _, one in found:

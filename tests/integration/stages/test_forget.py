@@ -65,7 +65,7 @@ insert into outcomes (bucket, id, namespace, status, result, attempt, failures, 
 values (0, $1, 1, $2, '1', 1, 0, clock())
 """
 # What refers to an execution but does not belong to it: the first is history of its own, the second expires by itself.
-OTHERS = {"schedule_ticks", "idempotency_keys"}
+OTHERS = {"schedule_ticks", "idempotency_keys", "trigger_events"}
 WITH_EXECUTION = """
 select distinct table_name from information_schema.columns
 where table_schema = 'public' and column_name = 'execution_id' and table_name !~ '_\\d{4}_|_default'

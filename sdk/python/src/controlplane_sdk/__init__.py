@@ -40,6 +40,7 @@ from controlplane_sdk.runs import Run, RunMember
 from controlplane_sdk.schedules import Schedule, Tick
 from controlplane_sdk.signals import Approval, Signal
 from controlplane_sdk.steps import Step
+from controlplane_sdk.triggers import Trigger, TriggerEvent
 from controlplane_sdk.version import VERSION
 
 __version__ = VERSION
@@ -96,6 +97,8 @@ __all__ = [
     "StepChanged",
     "Suspended",
     "Tick",
+    "Trigger",
+    "TriggerEvent",
     "Unauthorized",
     "__version__",
     "webhook",

@@ -14,6 +14,7 @@ from controlplane_sdk.ai import AI, Backend
 from controlplane_sdk.children import Children
 from controlplane_sdk.connection import Connection
 from controlplane_sdk.context import SENT, Context, Sent, current
+from controlplane_sdk.declared import Declared
 from controlplane_sdk.errors import LeaseLost
 from controlplane_sdk.function import Function, ParentEnd, Serve, Served, names_of
 from controlplane_sdk.logger import set_up
@@ -22,6 +23,7 @@ from controlplane_sdk.node import Node
 from controlplane_sdk.process import leave, signals
 from controlplane_sdk.session import Session
 from controlplane_sdk.transport import server_url, standard_headers
+from controlplane_sdk.triggers import Cron, Webhook
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -118,6 +120,7 @@ class Agent:
         on_parent_end: ParentEnd | None = ...,
         concurrency: int | None = ...,
         concurrency_key: str | None = ...,
+        triggers: Sequence[Webhook | Cron] = ...,
     ) -> Serve: ...
 
     def reasoner(self, name: Any = None, **options: Any) -> Any:
@@ -132,7 +135,8 @@ class Agent:
         progress, log line, note or memory write), `schedule_to_start` how long it waits for its first attempt, and
         `total` all of it, in seconds. `on_parent_end`: "cancel" or "keep" it when its parent ends without a result.
         No more than `concurrency` run at once, on all processes together; `concurrency_key` is that of submits which
-        name none.
+        name none. `triggers`: outside senders and planned moments that start it, see `webhook` and
+        `cron` in `controlplane_sdk.triggers`.
         """
         return self._serve("reasoner", name, options)
 
@@ -159,6 +163,7 @@ class Agent:
         on_parent_end: ParentEnd | None = ...,
         concurrency: int | None = ...,
         concurrency_key: str | None = ...,
+        triggers: Sequence[Webhook | Cron] = ...,
     ) -> Serve: ...
 
     def skill(self, name: Any = None, **options: Any) -> Any:
@@ -269,11 +274,13 @@ class Agent:
         """Serve on this event loop until a signal comes.
 
         The first one drains: running executions may finish within `drain_seconds`, the rest is handed back. The second
-        closes at once. Raises: RequestRefused when the very first registration is refused.
+        closes at once. Raises: RequestRefused when the very first registration is refused, RuntimeError when the
+        environment lacks the secret of a webhook that starts a reasoner.
         """
         if self._session is not None:
             raise RuntimeError("this agent is serving already")
         set_up()  # also a node that writes no line of its own says that it serves
+        declared = Declared(self.node_id, self._functions.values())
         await self._drop_connection()
         node = Node(
             node_id=self.node_id,
@@ -285,6 +292,7 @@ class Agent:
         )
         self._connection = Connection(self.server, self._headers)
         stop, hurry = asyncio.Event(), asyncio.Event()
+        declaring: asyncio.Task[None] | None = None
 
         def heard() -> None:
             (hurry if stop.is_set() else stop).set()
@@ -292,11 +300,18 @@ class Agent:
         try:
             self._session = Session(node, self._connection, self._headers)
             self._stop = heard
+            declaring = asyncio.create_task(self._declare(declared, self._session, self._connection))
             with signals(heard):
                 await self._session.serve(stop, hurry)
         finally:
+            if declaring is not None:
+                declaring.cancel()
             self._session = self._stop = None
             await self.aclose()
+
+    async def _declare(self, declared: Declared, session: Session, connection: Connection) -> None:
+        await session.opened()  # by then the targets are registered
+        await declared.make_true(lambda: connection.transport)
 
     def stop(self) -> None:
         """Begin to drain, as the first signal does; called again, close at once. From any thread."""
@@ -336,6 +351,7 @@ class Agent:
         on_parent_end: ParentEnd | None = None,
         concurrency: int | None = None,
         concurrency_key: str | None = None,
+        triggers: Sequence[Webhook | Cron] = (),
     ) -> F:
         known = name or call.__name__
         if known in self._functions:
@@ -360,6 +376,7 @@ class Agent:
             on_parent_end=on_parent_end,
             concurrency=concurrency,
             concurrency_key=concurrency_key,
+            triggers=tuple(triggers),
         )
         with contextlib.suppress(AttributeError):  # a bound method carries nothing
             call.map = partial(self.map, f"{self.node_id}.{known}")  # type: ignore[attr-defined]

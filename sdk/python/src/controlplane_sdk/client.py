@@ -39,6 +39,7 @@ from controlplane_sdk.transport import (
     standard_headers,
     unreachable,
 )
+from controlplane_sdk.triggers import Triggers
 
 SILENCE_SECONDS = 75.0
 ATTEMPTS_PAGE = 200
@@ -255,6 +256,9 @@ class Client:
         self.keys = Keys(lambda: self._transport, patience_seconds=patience_seconds)
         self.runs = Runs(lambda: self._transport, patience_seconds=patience_seconds)
         self.schedules: Schedules[Handle] = Schedules(
+            lambda: self._transport, self._handle, patience_seconds=patience_seconds
+        )
+        self.triggers: Triggers[Handle] = Triggers(
             lambda: self._transport, self._handle, patience_seconds=patience_seconds
         )
         self.limits = Limits(lambda: self._transport, patience_seconds=patience_seconds)

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 
 from controlplane_sdk.schema import Signature
+from controlplane_sdk.triggers import Cron, Webhook
 
 ParentEnd = Literal["cancel", "keep"]
 """What becomes of a child whose parent has ended without a result."""
@@ -60,6 +61,7 @@ class Function:
     on_parent_end: ParentEnd | None
     concurrency: int | None = None
     concurrency_key: str | None = None
+    triggers: Sequence[Webhook | Cron] = ()
 
     @cached_property
     def signature(self) -> Signature:

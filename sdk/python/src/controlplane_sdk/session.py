@@ -79,6 +79,10 @@ class Session:
         finally:
             await self._close()
 
+    async def opened(self) -> None:
+        """The node is registered and this process is one of its."""
+        await self._membership.opened()
+
     def waiting(self, fence: Fence, change: int) -> None:
         """The attempt has begun (+1) or ended (-1) to wait for others; meanwhile its slot is free."""
         if attempt := self._roster.find(fence):

@@ -46,7 +46,7 @@ ABSENT = {
     "The health of language models": ["/api/ui/v1/llm/health"],
     "The status of queues": ["/api/ui/v1/queue/status"],
     "Summaries of cost": ["/api/v1/usage/summary"],
-    "Triggers": ["/api/v1/triggers/x/test", "/api/v1/sources/x"],
+    "Triggers": ["/api/v1/sources/x"],
     "Real-time sessions": ["/api/v1/session-targets/n.s/start", "/api/v1/session-instances/x/realtime-offer"],
 }
 
