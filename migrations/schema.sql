@@ -110,11 +110,18 @@ CREATE TABLE public.api_keys (
     prefix text NOT NULL,
     hash bytea NOT NULL,
     scopes text[] NOT NULL,
-    node_id text,
     created_at timestamp with time zone NOT NULL,
     expires_at timestamp with time zone,
     last_used_at timestamp with time zone,
-    revoked_at timestamp with time zone
+    revoked_at timestamp with time zone,
+    node_ids text[],
+    created_by text,
+    revoked_by text,
+    replaced_by uuid,
+    CONSTRAINT api_keys_hash_check CHECK ((length(hash) = 32)),
+    CONSTRAINT api_keys_scopes_check CHECK (((cardinality(scopes) > 0) AND (scopes <@ ARRAY['execute'::text, 'read'::text, 'operate'::text, 'admin'::text, 'node'::text]))),
+    CONSTRAINT node_keys_name_nodes CHECK ((('node'::text = ANY (scopes)) = (node_ids IS NOT NULL))),
+    CONSTRAINT node_keys_name_some CHECK ((cardinality(node_ids) > 0))
 );
 
 CREATE TABLE public.approvals (
@@ -524,6 +531,14 @@ CREATE TABLE public.memory_vectors (
 )
 WITH (fillfactor='90', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_cost_delay='0');
 
+CREATE TABLE public.namespaces (
+    bucket smallint NOT NULL,
+    id smallint NOT NULL,
+    name text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT namespaces_id_check CHECK ((id > 0))
+);
+
 CREATE TABLE public.nodes (
     bucket smallint NOT NULL,
     namespace smallint NOT NULL,
@@ -826,6 +841,51 @@ CREATE TABLE public.steps (
 )
 WITH (fillfactor='90', autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_cost_delay='0');
 
+CREATE TABLE public.trigger_events (
+    bucket smallint NOT NULL,
+    id uuid NOT NULL,
+    trigger_id uuid NOT NULL,
+    namespace smallint NOT NULL,
+    key text NOT NULL,
+    type text,
+    outcome text NOT NULL,
+    reason text,
+    execution_id uuid,
+    replay_execution_id uuid,
+    replays integer DEFAULT 0 NOT NULL,
+    body bytea NOT NULL,
+    headers text NOT NULL,
+    at timestamp with time zone NOT NULL,
+    CONSTRAINT replayed_has_execution CHECK (((replays > 0) = (replay_execution_id IS NOT NULL))),
+    CONSTRAINT submitted_has_execution CHECK (((outcome = 'submitted'::text) = (execution_id IS NOT NULL))),
+    CONSTRAINT trigger_events_key_check CHECK ((key <> ''::text)),
+    CONSTRAINT trigger_events_outcome_check CHECK ((outcome = ANY (ARRAY['submitted'::text, 'filtered'::text, 'held'::text, 'rejected'::text])))
+);
+
+CREATE TABLE public.triggers (
+    bucket smallint NOT NULL,
+    id uuid NOT NULL,
+    namespace smallint NOT NULL,
+    name text NOT NULL,
+    target text NOT NULL,
+    preset text NOT NULL,
+    scheme text NOT NULL,
+    arguments text NOT NULL,
+    event_types text[] NOT NULL,
+    secret_sealed bytea NOT NULL,
+    previous_sealed bytea,
+    previous_until timestamp with time zone,
+    managed_by text,
+    paused boolean NOT NULL,
+    paused_reason text,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT paused_has_the_reason CHECK ((paused OR (paused_reason IS NULL))),
+    CONSTRAINT previous_has_an_end CHECK (((previous_sealed IS NULL) = (previous_until IS NULL))),
+    CONSTRAINT triggers_name_check CHECK ((name <> ''::text)),
+    CONSTRAINT triggers_preset_check CHECK ((preset = ANY (ARRAY['github'::text, 'stripe'::text, 'slack'::text, 'standard'::text, 'hmac'::text, 'bearer'::text])))
+);
+
 CREATE TABLE public.webhooks (
     bucket smallint NOT NULL,
     execution_id uuid NOT NULL,
@@ -934,6 +994,12 @@ ALTER TABLE ONLY public.memory
 ALTER TABLE ONLY public.memory_vectors
     ADD CONSTRAINT memory_vectors_pkey PRIMARY KEY (bucket, namespace, scope, scope_id, key);
 
+ALTER TABLE ONLY public.namespaces
+    ADD CONSTRAINT namespaces_bucket_name_key UNIQUE (bucket, name);
+
+ALTER TABLE ONLY public.namespaces
+    ADD CONSTRAINT namespaces_pkey PRIMARY KEY (bucket, id);
+
 ALTER TABLE ONLY public.nodes
     ADD CONSTRAINT nodes_pkey PRIMARY KEY (bucket, namespace, id);
 
@@ -985,8 +1051,22 @@ ALTER TABLE ONLY public.steps
 ALTER TABLE public.queue
     ADD CONSTRAINT suspended_has_no_session CHECK (((waits_until IS NULL) OR ((session_id IS NULL) AND (waits_reason IS NOT NULL) AND (state = ANY (ARRAY['waiting'::text, 'paused'::text]))))) NOT VALID;
 
+ALTER TABLE ONLY public.trigger_events
+    ADD CONSTRAINT trigger_events_bucket_trigger_id_key_key UNIQUE (bucket, trigger_id, key);
+
+ALTER TABLE ONLY public.trigger_events
+    ADD CONSTRAINT trigger_events_pkey PRIMARY KEY (bucket, id);
+
+ALTER TABLE ONLY public.triggers
+    ADD CONSTRAINT triggers_bucket_namespace_name_key UNIQUE (bucket, namespace, name);
+
+ALTER TABLE ONLY public.triggers
+    ADD CONSTRAINT triggers_pkey PRIMARY KEY (bucket, id);
+
 ALTER TABLE ONLY public.webhooks
     ADD CONSTRAINT webhooks_pkey PRIMARY KEY (bucket, execution_id, n);
+
+CREATE INDEX api_keys_namespace ON public.api_keys USING btree (bucket, namespace, id);
 
 CREATE INDEX approvals_expiry ON public.approvals USING btree (bucket, expires_at) WHERE (status = 'pending'::text);
 
@@ -1097,6 +1177,10 @@ CREATE INDEX steps_due ON public.steps USING btree (bucket, due_at) WHERE ((stat
 CREATE INDEX steps_news ON public.steps USING btree (bucket, execution_id) WHERE news;
 
 CREATE INDEX steps_open ON public.steps USING btree (bucket, execution_id, name) WHERE ((status = 'pending'::text) OR awaited);
+
+CREATE INDEX trigger_events_newest ON public.trigger_events USING btree (bucket, trigger_id, id DESC) WHERE (replays >= 0);
+
+CREATE INDEX trigger_events_over ON public.trigger_events USING btree (bucket, at) WHERE (at IS NOT NULL);
 
 CREATE INDEX webhooks_sealed ON public.webhooks USING btree (bucket, created_at) WHERE ((length(secret_sealed) > 0) OR (length(headers_sealed) > 0));
 
