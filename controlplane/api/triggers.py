@@ -48,6 +48,7 @@ from controlplane.errors import Invalid, TriggerEventNotFound, TriggerNotFound
 from controlplane.reads import triggers
 from controlplane.reads.triggers import EventView, TriggerView
 from controlplane.security.incoming import sign
+from controlplane.security.keys import same
 from controlplane.stages import trigger
 
 REASON_MAX = 200
@@ -139,7 +140,7 @@ async def create(request: Request) -> Response:
         namespace=namespace,
         name=form.name,
         secret_sealed=doors.keyring.seal(secret.encode(), bound_to=sealed_for(id_)),
-        same_secret=lambda there: _opened(doors, there) == secret,
+        same_secret=lambda there: same(_opened(doors, there).encode(), secret.encode()),
         paused=form.paused,
     )
     warnings = no_node(entry)
@@ -159,7 +160,7 @@ async def change(request: Request) -> Response:
 
     def revise(there: Trigger) -> tuple[Definition, bytes | None]:
         sealed = None
-        if secret is not None and secret != _opened(doors, there):
+        if secret is not None and not same(secret.encode(), _opened(doors, there).encode()):
             sealed = doors.keyring.seal(secret.encode(), bound_to=sealed_for(there.id))
         return _revised(there.definition, form), sealed
 

@@ -38,6 +38,7 @@ order by c.relname
 OTHERWISE = {
     ("POST", "/api/v1/executions/{execution_id}/logs"): 202,  # best effort: taken, and dropped
     ("GET", "/agent/status/{task_id}"): 200,  # a 200 that says that there is none
+    ("PUT", "/api/v1/limits/{key}"): 422,  # would be one of its own, but says nothing
     ("DELETE", "/api/v1/memory/vector/{key}"): 409,  # in the name of an attempt that there is not
 }
 
@@ -63,6 +64,8 @@ class Theirs:
     def path_of(self, one: Operation) -> str:
         spoken = {"execution_id": self.headers["X-Execution-ID"]} if one.path.endswith(("/status", "/logs")) else {}
         said = spoken if one.method == "POST" else {}
+        if one.path == "/api/v1/limits/{key}":
+            said = {"key": "key:canary"}
         return PARAMETER.sub(lambda found: (self.path | said)[found[1]], one.path)
 
 
@@ -88,11 +91,20 @@ async def theirs(api: Api, receiver: Receiver) -> Theirs:
         ("/workflow/executions/events", {"execution_id": "inside", "status": "running"} | _parent(lease), {}),
         ("/execute/async/canary.echo", {"delay_seconds": 9_999, "idempotency_key": "canary"}, {}),
         ("/schedules/canary-schedule/run", {}, {}),
+        ("/steps/write", {"writes": [fence(lease) | {"ops": [{"op": "done", "name": "canary", "value": 1}]}]}, {}),
+        (f"/executions/{lease['execution_id']}/signals/canary-event", {"canary": 1}, {}),
     ]
     for where, body, headers in more:
         assert (await api.post(where, body, headers=headers)).is_success, where
     made = await api.post("/bulk", {"action": "cancel", "filter": {"target": "canary.none"}})
     assert made.status_code == 202, made.text
+    bearer = {"name": "canary-schedule", "target": "canary.echo", "preset": "bearer", "secret": "canary-secret"}
+    assert (await api.post("/triggers", bearer)).status_code == 201
+    outside = {"Authorization": "Bearer canary-secret", "Content-Type": "application/json"}
+    hooked = await api.client.post("/hooks/canary-schedule", content=b'{"id": "canary"}', headers=outside)
+    assert hooked.status_code == 202, hooked.text
+    [event] = (await api.get("/triggers/canary-schedule/events"))["items"]
+    assert (await api.client.put("/api/v1/limits/key:canary", json={"concurrency_max": 3})).status_code == 201
     key = (await api.post("/keys", {"name": "canary", "scopes": ["read"]})).json()
     await api.submit("canary.echo", input={"canary": 2})  # waits, ready to be taken
     asking = await api.take(session)
@@ -113,6 +125,8 @@ async def theirs(api: Api, receiver: Receiver) -> Theirs:
         "bulk_id": str(made.json()["bulk_id"]),
         "key": "canary-key",
         "key_id": str(key["key_id"]),
+        "event_id": str(event["trigger_event_id"]),
+        "event": "canary-event",
     }
     known: dict[str, object] = fence(lease) | {
         "execution_ids": [told, lease["execution_id"]],
