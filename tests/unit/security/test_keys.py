@@ -38,7 +38,9 @@ def test_one_wrong_letter_is_seen(place: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "k", KEY[:-1], KEY + "0", KEY.lower(), f" {KEY}", f"{KEY}\n", "cp_" * 30, "é" * 79]
+    "text",
+    ["", "k", KEY[:-1], KEY + "0", KEY.lower(), f" {KEY}", f"{KEY}\n", "cp_" * 30, "é" * 79],
+    ids=["nothing", "a letter", "shorter", "longer", "lower", "a space", "a line", "beginnings", "accents"],
 )
 def test_what_is_no_key(text: str) -> None:
     """Nothing else has the form."""
