@@ -220,7 +220,7 @@ class Pusher:
     async def _hand_over(self, session: Session, lease: Lease, fence: Fence) -> None:
         """Make one call and write down what came of it."""
         began = time.monotonic()
-        quick = session.acknowledges and lease.type == "reasoner"
+        quick = lease.acknowledges and lease.type == "reasoner"
         seconds = self._dispatch_seconds if quick else FOREVER_SECONDS
         said: Report | Taken = Taken.UNKNOWN
         try:

@@ -84,7 +84,8 @@ class Lease:
     """Work handed to a session: what was asked, and the attempt that every answer must carry.
 
     `deadline_in_seconds`: after so long it ends as timed out, unless it waits in between. `heartbeat_seconds`: for so
-    long it may be silent. `steps`: how many earlier attempts have left.
+    long it may be silent. `steps`: how many earlier attempts have left. `acknowledges`: its process does, as it
+    had registered at the moment of the claim.
     """
 
     execution_id: ExecutionId
@@ -106,6 +107,7 @@ class Lease:
     heartbeat_seconds: float | None = None
     replay: Replay | None = None
     steps: int = 0
+    acknowledges: bool = False
 
 
 class Verdict(StrEnum):

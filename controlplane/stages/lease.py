@@ -44,7 +44,7 @@ where s.bucket = $1
 # The room of a process that is called is counted here, with its session held: two replicas that ask at once do not
 # both find the last slot. A parent whose child is unfinished holds none, or parents would keep their own children out.
 HOLD_CALLED = """
-select id
+select id, acknowledges
 from sessions
 where bucket = $1
   and id = any($2::uuid[])
@@ -177,7 +177,12 @@ async def claim(
             answers.append(sorted(rows, key=_urgency))
     taken = [row for rows in answers if isinstance(rows, list) for row in rows]
     asked, steps = await _asked(conn, taken), await _steps(conn, taken)
-    return [[_lease(row, asked, steps) for row in rows] if isinstance(rows, list) else rows for rows in answers]
+    return [
+        [_lease(row, asked, steps, called.get(item.session.id, False)) for row in rows]
+        if isinstance(rows, list)
+        else rows
+        for item, rows in zip(batch, answers, strict=True)
+    ]
 
 
 async def _open(conn: Connection, batch: Sequence[Claim]) -> dict[UUID, asyncpg.Record]:
@@ -189,11 +194,14 @@ async def _open(conn: Connection, batch: Sequence[Claim]) -> dict[UUID, asyncpg.
     return there
 
 
-async def _hold_called(conn: Connection, batch: Sequence[Claim]) -> set[UUID]:
-    """Those of the processes that are called which nobody else claims for right now, held until we are done."""
-    held: set[UUID] = set()
+async def _hold_called(conn: Connection, batch: Sequence[Claim]) -> dict[UUID, bool]:
+    """Those of the processes that are called which nobody else claims for right now, held until we are done.
+
+    And whether they acknowledge: one that has just registered with other words is called by those.
+    """
+    held: dict[UUID, bool] = {}
     for bucket, part in by_bucket({item.session.id for item in batch if item.session.called}, lambda id_: id_):
-        held |= {row["id"] for row in await conn.fetch(HOLD_CALLED, bucket, part)}
+        held |= {row["id"]: row["acknowledges"] for row in await conn.fetch(HOLD_CALLED, bucket, part)}
     return held
 
 
@@ -246,10 +254,11 @@ def _replay(wish: asyncpg.Record) -> Replay | None:
     )
 
 
-def _lease(row: asyncpg.Record, asked: dict[UUID, asyncpg.Record], steps: dict[UUID, int]) -> Lease:
+def _lease(row: asyncpg.Record, asked: dict[UUID, asyncpg.Record], steps: dict[UUID, int], acknowledges: bool) -> Lease:
     wish = asked[row["id"]]
     return Lease(
         execution_id=ExecutionId(row["id"]),
+        acknowledges=acknowledges,
         attempt=row["attempt"],
         failures=row["failures"],
         namespace=row["namespace"],

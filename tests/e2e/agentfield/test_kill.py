@@ -100,7 +100,8 @@ def fire(plane: Plane, receiver: Receiver) -> dict[str, Any]:
 
 def told_once(plane: Plane, receiver: Receiver, id_: str) -> bool:
     """Whether the receiver was told once, and the server has nothing more to say."""
-    until("the webhook", lambda: receiver.about(id_), seconds=10)
+    # A server that is killed between claiming a delivery and sending it keeps its lease for as long as one may take.
+    until("the webhook", lambda: receiver.about(id_), seconds=60)
 
     def settled() -> bool:
         items = plane.api.get(f"/executions/{id_}/deliveries").json()["items"]
