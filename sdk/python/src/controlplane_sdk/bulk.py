@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
-from controlplane_sdk import strict_json
 from controlplane_sdk.transport import Transport
 
 Action = Literal["cancel", "retry", "redrive_deliveries", "pause", "resume"]
@@ -207,15 +206,14 @@ class Bulks:
         headers: Mapping[str, str] | None = None,
         **params: str | None,
     ) -> Any:
-        reply = await self._transport().send_until_answered(
+        return await self._transport().ask(
             method,
             f"/bulk{path}",
-            None if body is None else strict_json.encode(body),
+            body,
             headers=headers,
-            params={word: value for word, value in params.items() if value is not None} or None,
+            params=params,
             patience_seconds=self._patience_seconds,
         )
-        return reply.expect()
 
 
 def _path(bulk_id: str) -> str:

@@ -74,7 +74,6 @@ class Deliveries:
         await self._ask("POST", f"/{quote(delivery_id, safe='')}/retry")
 
     async def _ask(self, method: str, path: str, params: Mapping[str, str] | None = None) -> Any:
-        reply = await self._transport().send_until_answered(
+        return await self._transport().ask(
             method, f"/deliveries{path}", params=params, patience_seconds=self._patience_seconds
         )
-        return reply.expect()

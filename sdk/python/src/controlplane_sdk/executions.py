@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from controlplane_sdk import strict_json
 from controlplane_sdk.errors import ExecutionCancelled, ExecutionError, ExecutionFailed, ExecutionTimeout
-from controlplane_sdk.transport import Transport
+from controlplane_sdk.transport import Transport, present
 
 WAIT_SECONDS = 30.0
 ANSWER_MARGIN_SECONDS = 15.0
@@ -172,11 +172,6 @@ async def submit_many(
         if same_run:
             said["X-Run-ID"] = body["run_id"]  # the next thousand joins them
     return answers
-
-
-def present(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is not there."""
-    return {name: value for name, value in said.items() if value is not None}
 
 
 def _pieces(items: Sequence[bytes]) -> Iterator[list[bytes]]:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from controlplane_sdk import strict_json
-from controlplane_sdk.transport import Transport
+from controlplane_sdk.transport import Transport, present
 
 KeyScope = Literal["execute", "read", "operate", "admin", "node"]
 
@@ -96,7 +96,7 @@ class Keys:
             "expires_in_seconds": expires_in_seconds,
             "namespace": namespace,
         }
-        reply = await self._transport().send("POST", "/keys", _said(body))
+        reply = await self._transport().send("POST", "/keys", strict_json.encode(present(body)))
         return NewKey.model_validate(reply.expect())
 
     async def list(self, *, namespace: str | None = None, limit: int = 50, cursor: str | None = None) -> KeyPage:
@@ -125,12 +125,14 @@ class Keys:
         """
         body = {"overlap_seconds": overlap_seconds, "expires_in_seconds": expires_in_seconds}
         path = f"/keys/{quote(key_id, safe='')}/rotate"
-        reply = await self._transport().send("POST", path, _said(body), params=_present(namespace=namespace))
+        reply = await self._transport().send(
+            "POST", path, strict_json.encode(present(body)), params=present({"namespace": namespace}) or None
+        )
         return NewKey.model_validate(reply.expect())
 
     async def create_namespace(self, name: str) -> Namespace:
         """A new namespace. Raises: RequestRefused where there is one of this name."""
-        reply = await self._transport().send("POST", "/namespaces", _said({"name": name}))
+        reply = await self._transport().send("POST", "/namespaces", strict_json.encode({"name": name}))
         return Namespace.model_validate(reply.expect())
 
     async def list_namespaces(self, *, limit: int = 50, cursor: str | None = None) -> NamespacePage:
@@ -139,19 +141,10 @@ class Keys:
         return NamespacePage([Namespace.model_validate(item) for item in body["items"]], body.get("next_cursor"))
 
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, **params: str | None) -> Any:
-        reply = await self._transport().send_until_answered(
+        return await self._transport().ask(
             method,
             path,
-            None if body is None else _said(body),
-            params=_present(**params),
+            None if body is None else present(body),
+            params=params,
             patience_seconds=self._patience_seconds,
         )
-        return reply.expect()
-
-
-def _said(body: Mapping[str, Any]) -> bytes:
-    return strict_json.encode({name: value for name, value in body.items() if value is not None})
-
-
-def _present(**params: str | None) -> dict[str, str] | None:
-    return {name: value for name, value in params.items() if value is not None} or None

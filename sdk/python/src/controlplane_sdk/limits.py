@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
-from controlplane_sdk import strict_json
 from controlplane_sdk.transport import Transport
 
 
@@ -77,11 +76,10 @@ class Limits:
     async def _ask(
         self, method: str, key: str | None, body: Mapping[str, Any] | None = None, **params: str | None
     ) -> Any:
-        reply = await self._transport().send_until_answered(
+        return await self._transport().ask(
             method,
             "/limits" if key is None else f"/limits/{quote(key, safe='/:')}",
-            None if body is None else strict_json.encode(body),
-            params={word: value for word, value in params.items() if value is not None} or None,
+            body,
+            params=params,
             patience_seconds=self._patience_seconds,
         )
-        return reply.expect()

@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
-from controlplane_sdk import strict_json
 from controlplane_sdk.transport import Transport
 
 
@@ -65,8 +64,8 @@ class Pauses:
 
     async def list(self, *, limit: int = 50, cursor: str | None = None) -> PausePage:
         """What is paused, by whom and since when."""
-        params = {"limit": str(limit)} | ({} if cursor is None else {"cursor": cursor})
-        body = await _ask(self._transport(), "GET", "/pauses", self._patience_seconds, params=params)
+        params = {"limit": str(limit), "cursor": cursor}
+        body = await self._transport().ask("GET", "/pauses", params=params, patience_seconds=self._patience_seconds)
         return PausePage([Pause.model_validate(item) for item in body["items"]], body.get("next_cursor"))
 
     async def pause(
@@ -92,7 +91,7 @@ class Pauses:
 
     async def _turn(self, path: str, verb: str, reason: str | None) -> Paused:
         said = {} if reason is None else {"reason": reason}
-        body = await _ask(self._transport(), "POST", f"{path}/{verb}", self._patience_seconds, said)
+        body = await self._transport().ask("POST", f"{path}/{verb}", said, patience_seconds=self._patience_seconds)
         return Paused.model_validate(body)
 
 
@@ -116,7 +115,8 @@ class Nodes:
 
     async def _turn(self, node: str, verb: str, said: Mapping[str, Any]) -> Drain:
         path = f"/nodes/{quote(node, safe='')}/{verb}"
-        return Drain.model_validate(await _ask(self._transport(), "POST", path, self._patience_seconds, said))
+        body = await self._transport().ask("POST", path, said, patience_seconds=self._patience_seconds)
+        return Drain.model_validate(body)
 
 
 def _path(reasoner: str | None, node: str | None, everything: bool) -> str:
@@ -125,17 +125,3 @@ def _path(reasoner: str | None, node: str | None, everything: bool) -> str:
     if reasoner is not None:
         return f"/reasoners/{quote(reasoner, safe='')}"
     return "" if node is None else f"/nodes/{quote(node, safe='')}"
-
-
-async def _ask(
-    transport: Transport,
-    method: str,
-    path: str,
-    patience_seconds: float,
-    body: Mapping[str, Any] | None = None,
-    *,
-    params: Mapping[str, str] | None = None,
-) -> Any:
-    said = None if body is None else strict_json.encode(body)
-    reply = await transport.send_until_answered(method, path, said, params=params, patience_seconds=patience_seconds)
-    return reply.expect()

@@ -9,7 +9,6 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
-from controlplane_sdk import strict_json
 from controlplane_sdk.executions import Execution
 from controlplane_sdk.transport import Transport
 
@@ -90,14 +89,13 @@ class Runs:
                 return cancelled
 
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, **params: str | None) -> Any:
-        reply = await self._transport().send_until_answered(
+        return await self._transport().ask(
             method,
             "/runs" + path,
-            None if body is None else strict_json.encode(body),
-            params={word: value for word, value in params.items() if value is not None} or None,
+            body,
+            params=params,
             patience_seconds=self._patience_seconds,
         )
-        return reply.expect()
 
 
 def _path(run_id: str) -> str:

@@ -11,7 +11,6 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
-from controlplane_sdk import strict_json
 from controlplane_sdk.transport import Transport
 
 Overlap = Literal["skip", "queue", "cancel_other"]
@@ -179,15 +178,14 @@ class Schedules(Generic[Started]):
         **params: str | None,
     ) -> Any:
         path = "/schedules" if name is None else f"/schedules/{quote(name, safe='')}{more}"
-        reply = await self._transport().send_until_answered(
+        return await self._transport().ask(
             method,
             path,
-            None if body is None else strict_json.encode(body),
+            body,
             headers=headers,
-            params={word: value for word, value in params.items() if value is not None} or None,
+            params=params,
             patience_seconds=self._patience_seconds,
         )
-        return reply.expect()
 
 
 def _instant(at: datetime) -> str:

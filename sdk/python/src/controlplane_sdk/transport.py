@@ -59,6 +59,11 @@ def standard_headers(api_key: str | None = None) -> dict[str, str]:
     return headers | ({"X-API-Key": key} if key else {})
 
 
+def present(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is not there."""
+    return {name: value for name, value in said.items() if value is not None}
+
+
 class Backoff:
     """How long to wait before the next try: doubling, capped, and spread out so that many nodes do not come at once."""
 
@@ -169,6 +174,30 @@ class Transport:
         except httpx.TransportError as error:
             raise unreachable(self.server, error) from None  # eighty lines of sockets say no more
         return read(response, response.content)
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str | None] | None = None,
+        patience_seconds: float | None,
+    ) -> Any:
+        """The body of the answer to a request that may be repeated; a parameter that is None is not said.
+
+        Raises: NotJson, ServerUnreachable, and whatever the control plane refuses it with.
+        """
+        reply = await self.send_until_answered(
+            method,
+            path,
+            None if body is None else strict_json.encode(body),
+            headers=headers,
+            params=present(params or {}) or None,
+            patience_seconds=patience_seconds,
+        )
+        return reply.expect()
 
     async def send_until_answered(
         self,

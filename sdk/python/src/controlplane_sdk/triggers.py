@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from controlplane_sdk import strict_json
 from controlplane_sdk.errors import RequestRefused
 from controlplane_sdk.schedules import CatchUp, Overlap
-from controlplane_sdk.transport import Transport
+from controlplane_sdk.transport import Transport, present
 
 Preset = Literal["github", "stripe", "slack", "standard", "hmac", "bearer"]
 Started = TypeVar("Started")
@@ -327,16 +327,15 @@ class Triggers(Generic[Started]):
         **params: str | None,
     ) -> Any:
         path = "/triggers" if name is None else f"/triggers/{quote(name, safe='')}{more}"
-        reply = await self._transport().send_until_answered(
+        return await self._transport().ask(
             method,
             path,
-            None if body is None else strict_json.encode(body),
+            body,
             headers=headers,
-            params={word: value for word, value in params.items() if value is not None} or None,
+            params=params,
             patience_seconds=self._patience_seconds,
         )
-        return reply.expect()
 
 
 def _said(**words: Any) -> dict[str, Any]:
-    return {word: value for word, value in words.items() if value is not None}
+    return present(words)
