@@ -198,6 +198,8 @@ CREATE TABLE public.deliveries (
     lease_until timestamp with time zone,
     created_at timestamp with time zone NOT NULL,
     settled_at timestamp with time zone,
+    endpoint_id uuid,
+    xid xid8 DEFAULT pg_current_xact_id(),
     CONSTRAINT deliveries_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'leased'::text, 'delivered'::text, 'dead'::text]))),
     CONSTRAINT leased_has_lease CHECK (((state = 'leased'::text) = (lease_until IS NOT NULL))),
     CONSTRAINT settled_has_moment CHECK (((state = ANY (ARRAY['delivered'::text, 'dead'::text])) = (settled_at IS NOT NULL)))
@@ -1083,6 +1085,8 @@ CREATE INDEX bulks_running ON public.bulks USING btree (bucket, moved_at) WHERE 
 CREATE INDEX deliveries_dead ON public.deliveries USING btree (bucket, id) WHERE (state = 'dead'::text);
 
 CREATE INDEX deliveries_due ON public.deliveries USING btree (bucket, host, next_at) WHERE (state = 'pending'::text);
+
+CREATE INDEX deliveries_feed ON public.deliveries USING btree (bucket, namespace, xid, id) WHERE (xid IS NOT NULL);
 
 CREATE INDEX deliveries_leased ON public.deliveries USING btree (bucket, lease_until) WHERE (state = 'leased'::text);
 
