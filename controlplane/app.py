@@ -69,7 +69,7 @@ from controlplane.api.doors import (
 from controlplane.api.entrance import Entrance
 from controlplane.api.facades import jobs, sockets, tasks
 from controlplane.api.facades.intake import Facades
-from controlplane.api.front import Front
+from controlplane.api.front import Front, Table
 from controlplane.api.guard import Guard
 from controlplane.api.lookout import Lookout
 from controlplane.api.operation import Operation, install
@@ -198,7 +198,7 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str |
     changes.install_sockets(app)
     if settings.jobs_target:
         sockets.install_sockets(app)
-    problems.install(app, paths=[one.path for one in operations])
+    problems.install(app, paths=[one.path for one in operations], methods=Table(operations).methods)
     document = openapi.document(operations)
     app.openapi = lambda: document  # type: ignore[method-assign]
     return app

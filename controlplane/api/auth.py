@@ -64,6 +64,8 @@ class Gate:
         """Who asks; None for what is open to everybody. Raises: Unauthorized, DatabaseUnavailable."""
         if found is not None and found.operation.scope == OPEN:
             return None
+        if found is None and self._is_open(scope):
+            return None  # it is told that this is no method of the path
         headers = Headers(scope=scope)
         # Headers are read as Latin-1: back to the bytes that came, which a key outside ASCII has as UTF-8.
         said = (headers.get("x-api-key") or _bearer(headers.get("authorization", ""))).encode("latin-1")
@@ -87,6 +89,11 @@ class Gate:
         ):
             raise Unauthorized(fix=FROM_HERE)
         return ANYBODY
+
+    def _is_open(self, scope: Scope) -> bool:
+        """Whether everything that the path takes is open to everybody."""
+        others = self._table.about(scope["path"]) if scope["type"] == "http" else {}
+        return bool(others) and all(one.scope == OPEN for one in others.values())
 
     async def _stream(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer for as long as the key lets somebody in."""

@@ -44,6 +44,17 @@ class Table:
                 else:
                     self._exact[method, one.path] = one
 
+    def about(self, path: str) -> dict[str, Operation]:
+        """What this path takes, by method."""
+        methods = {method for method, _ in self._exact} | self._patterns.keys()
+        found = {method: self.find(method, path) for method in sorted(methods)}
+        return {method: one.operation for method, one in found.items() if one is not None}
+
+    def methods(self, path: str) -> list[str]:
+        """What is said to take this path: of a path without parameters what stands under its own name."""
+        exact = sorted(method for method, known in self._exact if known == path)
+        return exact or list(self.about(path))
+
     def find(self, method: str, path: str) -> Found | None:
         exact = self._exact.get((method, path))
         if exact is not None:

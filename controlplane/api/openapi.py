@@ -53,7 +53,6 @@ BY_NODE = "4XX"
 Ids = Mapping[tuple[str, str], str]
 """Method and path → the name of the operation."""
 PARAMETER = re.compile(r"{(\w+)}")
-INT64: Schema = {"minimum": -(2**63), "maximum": 2**63 - 1}
 SECURITY = {
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "bearer": {"type": "http", "scheme": "bearer", "description": "The same key as `Authorization: Bearer`."},
@@ -156,14 +155,6 @@ def _refine(schema: Schema, form: type) -> None:
             properties[name] = _narrowed(properties[name], rule)
         else:
             schema |= rule
-    for said in properties.values():
-        for one in said.get("anyOf", [said]):
-            if one.get("type") == "integer":
-                one |= {word: value for word, value in INT64.items() if not {word, _exclusive(word)} & one.keys()}
-
-
-def _exclusive(word: str) -> str:
-    return f"exclusive{word.capitalize()}"
 
 
 def _narrowed(schema: Schema, rule: Schema) -> Schema:
@@ -214,7 +205,13 @@ def _parameters(one: Operation, said: Said) -> Iterator[Schema]:
     for where, named, known in (("query", one.query, IN_QUERY), ("header", one.headers, IN_HEADER)):
         for name, meaning in named.items():
             schema = said.parameters.get(name, known.get(name, {"type": "string"}))
-            yield {"name": name, "in": where, "required": False, "description": meaning, "schema": schema}
+            yield {
+                "name": name,
+                "in": where,
+                "required": name in said.required,
+                "description": meaning,
+                "schema": schema,
+            }
 
 
 def _security(one: Operation) -> list[dict[str, list[str]]]:

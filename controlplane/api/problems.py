@@ -6,7 +6,7 @@ Nothing that came in is echoed back raw.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 
@@ -157,15 +157,20 @@ def of(request: Request, error: Exception) -> Response:
     return answer(errors.ControlPlaneError("Something broke in here; it was logged."))
 
 
-def install(app: FastAPI, *, paths: Sequence[str]) -> None:
-    """Errors of what does not pass through `front.py` look the same. `paths`: what there is, to name the nearest."""
+def install(app: FastAPI, *, paths: Sequence[str], methods: Callable[[str], Iterable[str]]) -> None:
+    """Errors of what does not pass through `front.py` look the same. `paths`: what there is, to name the nearest.
+
+    `methods`: what a path takes; the framework only names those of the first route that has it.
+    """
     known = tuple(dict.fromkeys(paths))
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         detail, fix = _missing(request.url.path[:PATH_MAX], known) if error.status_code == 404 else ("", EVERY_PATH)
+        headers = dict(error.headers or {})
         if error.status_code == 405:
             detail = "This path does not take this method."
+            headers["Allow"] = ", ".join(methods(request.url.path)) or headers.get("Allow", "")
         body = {
             "type": "about:blank",
             "title": TITLES.get(error.status_code, "Error"),
@@ -175,7 +180,7 @@ def install(app: FastAPI, *, paths: Sequence[str]) -> None:
             "message": detail or str(error.detail),
             "fix": fix,
         }
-        return Response(orjson.dumps(body), error.status_code, error.headers, media_type=MEDIA_TYPE)
+        return Response(orjson.dumps(body), error.status_code, headers, media_type=MEDIA_TYPE)
 
     async def other(request: Request, error: Exception) -> Response:
         return of(request, error)

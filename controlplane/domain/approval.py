@@ -103,6 +103,11 @@ class Approval:
         )
 
 
+def decisions() -> list[str]:
+    """Every word that means a decision."""
+    return list(_WORDS)
+
+
 def decision_of(word: str) -> Decision | None:
     """The decision that somebody else's word means; None for a word that is none."""
     return _WORDS.get(word.strip().lower())

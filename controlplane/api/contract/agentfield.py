@@ -21,11 +21,13 @@ from controlplane.api.agentfield import (
 from controlplane.api.contract.executions import (
     FENCED,
     MADE_UP,
+    URL,
     WAITED,
     ExecutionAnswer,
     ExecutionFailed,
 )
 from controlplane.api.contract.memory import SSE
+from controlplane.api.contract.nodes import ADDRESS
 from controlplane.api.contract.said import (
     NAME_PATTERN,
     PRINTABLE,
@@ -44,11 +46,14 @@ from controlplane.api.contract.said import (
     integer,
     one_of,
     text,
+    whole,
+    words,
 )
 from controlplane.api.facades import jobs, tasks
-from controlplane.domain.approval import Decision
+from controlplane.domain.approval import Decision, decisions
 from controlplane.domain.execution import Status
 from controlplane.domain.facade import JobStatus, TaskStatus
+from controlplane.domain.ids import ATTEMPT, TAIL
 
 
 class Beat(Struct):
@@ -319,6 +324,9 @@ ACCEPTED = ("Location", "X-Execution-ID", "X-Run-ID", "Idempotent-Replayed")
 FLAG = one_of([*discovery.TRUE, *discovery.FALSE])
 PATTERN = text(0, discovery.PATTERN_MAX)
 LIST: Schema = {"type": "string", "description": "Comma-separated."}
+ATTEMPTED = text(pattern=whole(f"exec_{TAIL.pattern}~{ATTEMPT.pattern}"))
+WORD = {"pattern": words([*callbacks.VERDICTS, *callbacks.UNDER_WAY])}
+DECISIONS = {"pattern": words(decisions())}
 ANY_TEXT: Schema = {"type": "string"}
 
 CONTRACT: Contract = {
@@ -326,7 +334,7 @@ CONTRACT: Contract = {
     processes.renew_lease: Said(answers={200: LeaseRenewed}),
     processes.shutdown: Said(answers={202: ShutdownTaken}),
     processes.register_serverless: Said(answers={201: ServerlessRegistered}),
-    callbacks.status: Said(answers={200: ExecutionAnswer}, parameters=FENCED),
+    callbacks.status: Said(answers={200: ExecutionAnswer}, parameters={"execution_id": ATTEMPTED}),
     logs.take: Said(answers={202: LogsTaken}, parameters={"execution_id": ANY_TEXT}),
     workflow.event: Said(answers={200: EventTaken}),
     workflow.calls: Said(answers={200: LocalCallList}, parameters=FENCED | {"limit": integer(1, 1_000, default=200)}),
@@ -382,8 +390,20 @@ CONTRACT: Contract = {
 RULES: Rules = {
     processes.HeartbeatForm: {"instance_id": text(1, 200, PRINTABLE)},
     processes.ShutdownForm: {"timeout_seconds": {"minimum": 0, "maximum": processes.DRAIN_MAX_SECONDS}},
-    processes.ServerlessForm: {"invocation_url": text(1, 2048, r"^https?://[^?]*$")},
-    workflow.EventForm: {"execution_id": MADE_UP},
+    processes.ServerlessForm: {"invocation_url": ADDRESS | {"minLength": 1}},
+    callbacks.StatusForm: {"status": WORD},
+    # A line by itself, or lines.
+    logs.EntryForm: {"message": text(1)},
+    logs.LogsForm: {
+        "entries": {"maxItems": logs.ENTRIES_MAX},
+        "": {
+            "anyOf": [
+                {"required": ["message"], "properties": {"message": text(1)}},
+                {"required": ["entries"], "properties": {"entries": {"type": "array"}}},
+            ]
+        },
+    },
+    workflow.EventForm: {"execution_id": MADE_UP, "parent_execution_id": MADE_UP},
     actions.ClaimForm: {"node_id": text(pattern=NAME_PATTERN)},
     approvals.AskForm: {
         "approval_request_id": MADE_UP,
@@ -391,9 +411,19 @@ RULES: Rules = {
         "expires_in_hours": {"maximum": approvals.EXPIRES_HOURS_MAX},
     },
     approvals.DecisionForm: {
+        "decision": DECISIONS,
         "approval_request_id": MADE_UP,
         "feedback": text(0, approvals.FEEDBACK_CHARS_MAX),
     },
-    approvals.HearForm: {"feedback": text(0, approvals.FEEDBACK_CHARS_MAX)},
-    jobs.JobForm: {"type": MADE_UP, "params": {"type": "object"}, "session_id": MADE_UP},
+    approvals.HearForm: {
+        "feedback": text(0, approvals.FEEDBACK_CHARS_MAX),
+        "": {
+            "anyOf": [
+                {"required": ["requestId", "decision"], "properties": {"requestId": MADE_UP, "decision": DECISIONS}},
+                {"required": ["data"], "properties": {"data": {"type": "object"}}},
+            ]
+        },
+    },
+    tasks.CallbackForm: {"callback_url": URL},
+    jobs.JobForm: {"webhook_url": URL, "type": MADE_UP, "params": {"type": "object"}, "session_id": MADE_UP},
 }

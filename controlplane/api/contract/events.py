@@ -26,10 +26,12 @@ from controlplane.api.contract.said import (
     id_pattern,
     integer,
     one_of,
+    or_nothing,
     text,
 )
 from controlplane.api.leases import MESSAGE_MAX
 from controlplane.domain.delivery import AttemptOutcome, DeliveryState
+from controlplane.domain.ids import ATTEMPT, TAIL
 
 DeliveryText = Annotated[str, Meta(pattern=id_pattern("dlv"))]
 Digits = Annotated[str, Meta(pattern=r"^[0-9]+$")]
@@ -135,10 +137,12 @@ class WebhooksDue(Struct):
     status: Literal["queued"]
 
 
-FILTER = text(1, 260, PRINTABLE)
+FILTER = text(0, 260, PRINTABLE)
 HTML = Media(type="text/html")
 BIGINT_MAX = 2**63 - 1
 LINES = integer(1, 1_000, default=200)
+SPEAKER = text(1, 200, rf"^(?!exec_)[!-~]+$|^exec_{TAIL.pattern}~{ATTEMPT.pattern}$")
+"""An attempt, or a call inside a process by the id that its SDK has made up."""
 AFTER_LOOK = {
     "retry": Link(
         to="/api/v1/deliveries/{delivery_id}/retry",
@@ -158,16 +162,18 @@ CONTRACT: Contract = {
         parameters=FENCED | {"limit": LINES, "after": integer(0, BIGINT_MAX), "attempt": integer(0, 2**31 - 1)},
     ),
     events.notes: Said(answers={200: NoteList}, parameters=FENCED | {"tags": {"type": "string"}}),
-    events.add_note: Said(answers={200: NoteKept}),
+    events.add_note: Said(
+        answers={200: NoteKept}, parameters={"X-Execution-ID": SPEAKER}, required=("X-Execution-ID",)
+    ),
     events.stream_all: Said(answers={200: SSE}),
     events.stream_one: Said(answers={200: SSE, 204: None}, parameters=FENCED),
     deliveries.of_execution: Said(answers={200: DeliveryList}, parameters=FENCED, links={200: AFTER_LOOK}),
     deliveries.page: Said(
         answers={200: DeliveryPage},
         parameters={
-            "state": one_of([DeliveryState.DEAD.value]),
+            "state": one_of(["", DeliveryState.DEAD.value]),
             **dict.fromkeys(("target", "node_id", "run_id", "host"), FILTER),
-            "cursor": text(pattern=id_pattern("dlv")),
+            "cursor": text(pattern=or_nothing(id_pattern("dlv"))),
         },
     ),
     deliveries.retry: Said(answers={202: DeliveryDue}),

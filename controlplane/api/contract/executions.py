@@ -13,6 +13,7 @@ from controlplane.api.contract.said import (
     MOMENT,
     PRINTABLE,
     TARGET_PATTERN,
+    URL_PATTERN,
     Attempt,
     ByName,
     Contract,
@@ -30,6 +31,7 @@ from controlplane.api.contract.said import (
     Target,
     integer,
     listed,
+    or_nothing,
     refer,
     text,
 )
@@ -54,6 +56,7 @@ from controlplane.domain.execution import ParentEnd, ReplayMode, State, Status
 from controlplane.domain.explain import Cause
 from controlplane.domain.limit import CONCURRENCY_MAX, LABEL_MAX
 from controlplane.domain.step import NAME_MAX
+from controlplane.security.egress import URL_CHARS_MAX
 
 KEY_MAX = 200
 """Characters of a name that a caller makes up (`body.clean`)."""
@@ -403,8 +406,8 @@ AFTER_SUBMIT = {
 }
 FENCED = {"execution_id": text(pattern=FENCED_PATTERN)}
 BARE = {"execution_id": text(pattern=EXECUTION_PATTERN)}
-EXECUTION_CURSOR = {"cursor": text(pattern=EXECUTION_PATTERN)}
-FILTER = text(1, 260, PRINTABLE)
+EXECUTION_CURSOR = {"cursor": text(pattern=or_nothing(EXECUTION_PATTERN))}
+FILTER = text(0, 260, PRINTABLE)
 ANY_END = {200: ExecutionDone, 502: ExecutionFailed}
 
 CONTRACT: Contract = {
@@ -450,6 +453,7 @@ CONTRACT: Contract = {
 ABOVE_ZERO: dict[str, Any] = {"exclusiveMinimum": 0, "maximum": TIMEOUT_MAX_SECONDS}
 LABEL = text(1, LABEL_MAX, PRINTABLE)
 MADE_UP = text(1, KEY_MAX, PRINTABLE)
+URL = text(1, URL_CHARS_MAX, URL_PATTERN, format="uri")
 REASON = text(0, REASON_MAX, PRINTABLE)
 OBJECT: dict[str, Any] = {"type": ["object", "null"]}
 ERROR_NAMES: dict[str, Any] = {"maxItems": ERRORS_MAX, "items": MADE_UP}
@@ -501,7 +505,7 @@ RULES: Rules = {
     },
     batch.BatchItem: {"target": text(pattern=TARGET_PATTERN)},
     batch.BatchForm: {"items": {"minItems": 1, "maxItems": batch.ITEMS_MAX}, "idempotency_key": MADE_UP},
-    WebhookForm: {"url": text(1, 2048, r"^https?://"), "secret": text(1, SECRET_MAX, PRINTABLE)},
+    WebhookForm: {"url": URL, "secret": text(1, SECRET_MAX, PRINTABLE)},
     ConcurrencyForm: {"key": LABEL, "max": {"minimum": 0, "maximum": CONCURRENCY_MAX}},
     RetryPolicyForm: {
         "max": {"minimum": 0, "maximum": RETRIES_MAX},

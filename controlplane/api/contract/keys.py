@@ -18,6 +18,7 @@ from controlplane.api.contract.said import (
     Rules,
     Said,
     id_pattern,
+    or_nothing,
     text,
     whole,
 )
@@ -112,15 +113,18 @@ AFTER_KEY = {
     "revoke": Link(to="/api/v1/keys/{key_id}/revoke", by="POST", parameters=OF_KEY),
     "rotate": Link(to="/api/v1/keys/{key_id}/rotate", by="POST", parameters=OF_KEY),
 }
-NAMESPACE = {"namespace": text(1, 200, PRINTABLE)}
+CURSOR = {"cursor": text(pattern=or_nothing(id_pattern("key")))}
+NAMESPACE = {"namespace": text(0, 200, PRINTABLE)}
 
 CONTRACT: Contract = {
     keys.create: Said(answers={201: NewKey}, links={201: AFTER_KEY}),
-    keys.page: Said(answers={200: KeyPage}, parameters=NAMESPACE | {"cursor": text(pattern=id_pattern("key"))}),
+    keys.page: Said(
+        answers={200: KeyPage}, parameters=NAMESPACE | {"cursor": text(pattern=or_nothing(id_pattern("key")))}
+    ),
     keys.revoke: Said(answers={200: KeyAnswer}, parameters=NAMESPACE),
     keys.rotate: Said(answers={201: RotatedKey}, parameters=NAMESPACE, links={201: AFTER_KEY}),
     keys.create_namespace: Said(answers={201: NamespaceAnswer}),
-    keys.list_namespaces: Said(answers={200: NamespacePage}, parameters={"cursor": text(1, 260, PRINTABLE)}),
+    keys.list_namespaces: Said(answers={200: NamespacePage}, parameters={"cursor": text(0, 260, PRINTABLE)}),
     retention.policy: Said(answers={200: RetentionAnswer}),
     health.livez: Said(answers={200: Alive}),
     health.readyz: Said(answers={200: ReadyAnswer, 503: ReadyAnswer}),

@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, Struct
 from controlplane.api import changes, memory
 from controlplane.api.agentfield import vectors
 from controlplane.api.contract.said import (
+    FENCED_PATTERN,
     PRINTABLE,
     Contract,
     Count,
@@ -129,13 +130,20 @@ class ChangeAnswer(Struct):
     previous_data: Any = UNSET
 
 
-CURSOR_PATTERN = r"^[0-9a-zA-Z.:,_-]*$"
-SSE = Media(type="text/event-stream")
-SCOPE = one_of(list(SCOPE_WORDS))
+SSE = Media(
+    type="text/event-stream",
+    schema={"description": "Lines of `id:`, the cursor to come back with, and of `data:`, one JSON object each."},
+)
+SCOPE = one_of(["", *SCOPE_WORDS])
 KEY = text(1, KEY_MAX, PRINTABLE)
 SCOPE_ID = text(1, SCOPE_ID_MAX, PRINTABLE)
+IN_QUERY = {"scope": SCOPE, "scope_id": text(0, SCOPE_ID_MAX, PRINTABLE)}
 PATTERNS = text(0, None, PRINTABLE, description="Patterns, comma-separated.")
-SOUGHT: dict[str, Schema] = {"patterns": PATTERNS, "scope": SCOPE, "scope_id": SCOPE_ID}
+SOUGHT: dict[str, Schema] = {"patterns": PATTERNS, **IN_QUERY}
+AROUND: dict[str, Schema] = dict.fromkeys(
+    ("X-Run-ID", "X-Session-ID", "X-Actor-ID"), text(0, SCOPE_ID_MAX, r"^([!-~]([ -~]*[!-~])?)?$")
+)
+"""Of memory a scope may have a longer name than a run may."""
 OF_VALUE = {"key": "$response.body#/key", "scope": "$response.body#/scope", "scope_id": "$response.body#/scope_id"}
 AFTER_SET = {
     "get": Link(to="/api/v1/memory/get", by="POST", body=OF_VALUE),
@@ -148,16 +156,16 @@ AFTER_VECTOR = {
 }
 
 CONTRACT: Contract = {
-    memory.set_value: Said(answers={200: ValueAnswer}, links={200: AFTER_SET}),
-    memory.get_value: Said(answers={200: ValueAnswer}),
-    memory.delete_value: Said(answers={204: None}),
-    memory.append_items: Said(answers={200: Appended}),
-    memory.write: Said(answers={200: WriteAnswer}),
+    memory.set_value: Said(answers={200: ValueAnswer}, parameters=AROUND, links={200: AFTER_SET}),
+    memory.get_value: Said(answers={200: ValueAnswer}, parameters=AROUND),
+    memory.delete_value: Said(answers={204: None}, parameters=AROUND),
+    memory.append_items: Said(answers={200: Appended}, parameters=AROUND),
+    memory.write: Said(answers={200: WriteAnswer}, parameters=AROUND),
     memory.list_values: Said(
         answers={200: list[ValueAnswer]},
         parameters={
-            "scope": SCOPE,
-            "scope_id": SCOPE_ID,
+            **IN_QUERY,
+            **AROUND,
             "prefix": text(0, KEY_MAX, PRINTABLE),
             "after": text(0, KEY_MAX, PRINTABLE),
             "limit": integer(1, memory.LIST_MAX, default=memory.LIST_MAX),
@@ -172,18 +180,16 @@ CONTRACT: Contract = {
             "limit": integer(1, changes.HISTORY_MAX, default=changes.HISTORY_DEFAULT),
         },
     ),
-    vectors.set_vector: Said(answers={200: VectorKept}, links={200: AFTER_VECTOR}),
-    vectors.search: Said(answers={200: list[VectorHit]}, headers={200: (vectors.INCOMPLETE,)}),
-    vectors.get_vector: Said(
-        answers={200: VectorAnswer}, parameters={"key": KEY, "scope": SCOPE, "scope_id": SCOPE_ID}
-    ),
-    vectors.delete_vector: Said(answers={204: None}),
-    vectors.delete_named: Said(answers={204: None}, parameters={"key": KEY, "scope": SCOPE, "scope_id": SCOPE_ID}),
-    vectors.delete_namespace: Said(answers={200: VectorsForgotten}),
+    vectors.set_vector: Said(answers={200: VectorKept}, parameters=AROUND, links={200: AFTER_VECTOR}),
+    vectors.search: Said(answers={200: list[VectorHit]}, parameters=AROUND, headers={200: (vectors.INCOMPLETE,)}),
+    vectors.get_vector: Said(answers={200: VectorAnswer}, parameters={"key": KEY, **IN_QUERY, **AROUND}),
+    vectors.delete_vector: Said(answers={204: None}, parameters=AROUND),
+    vectors.delete_named: Said(answers={204: None}, parameters={"key": KEY, **IN_QUERY, **AROUND}),
+    vectors.delete_namespace: Said(answers={200: VectorsForgotten}, parameters=AROUND),
 }
 
 WHERE: dict[str, Schema] = {
-    "scope": {"enum": list(SCOPE_WORDS)},
+    "scope": {"enum": ["", *SCOPE_WORDS]},
     "scope_id": SCOPE_ID,
     # Of every scope but the global one an id has to be known, from here or from the headers.
 }
@@ -196,7 +202,29 @@ RULES: Rules = {
     memory.SetForm: {"key": KEY, **WHERE, "": {"required": ["key", "data"]}},
     memory.KeyForm: {"key": KEY, **WHERE},
     memory.AppendForm: {"key": KEY, "items": ITEMS, "expected_length": LENGTH, **WHERE},
-    memory.OpForm: {"expected_length": LENGTH},
+    memory.OpForm: {
+        "key": KEY,
+        "expected_length": LENGTH,
+        **WHERE,
+        "": {
+            "allOf": [
+                {
+                    "if": {"required": ["op"], "properties": {"op": {"const": "set"}}},
+                    "then": {"required": ["value"]},
+                },
+                {
+                    "if": {"required": ["op"], "properties": {"op": {"const": "append"}}},
+                    "then": {"required": ["items"], "properties": {"items": ITEMS}},
+                },
+            ]
+        },
+    },
+    memory.GroupForm: {
+        "ops": {"minItems": 1},
+        "execution_id": text(pattern=FENCED_PATTERN),
+        "attempt": {"minimum": 1, "maximum": 2**31 - 1},
+        **dict.fromkeys(("run_id", "session_key", "actor_key"), text(1, SCOPE_ID_MAX, PRINTABLE)),
+    },
     memory.WriteForm: {"writes": {"minItems": 1, "maxItems": memory.OPS_MAX}},
     vectors.VectorForm: {"key": KEY, "embedding": EMBEDDING, "metadata": OBJECT, **WHERE},
     vectors.VectorSearchForm: {

@@ -10,7 +10,6 @@ from controlplane.api import described, leases, nodes, signals, steps
 from controlplane.api.contract.executions import BARE, FENCED, LABEL, RetryPolicyAnswer, Words
 from controlplane.api.contract.said import (
     EXECUTION_PATTERN,
-    FENCED_PATTERN,
     NAME_PATTERN,
     PRINTABLE,
     Contract,
@@ -35,6 +34,7 @@ from controlplane.domain.execution import ParentEnd, Status
 from controlplane.domain.lease import Transport
 from controlplane.domain.limit import CONCURRENCY_MAX
 from controlplane.domain.step import EVENT_MAX, NAME_MAX, SLEEP_MAX_SECONDS, WAITS_MAX, StepKind, StepStatus
+from controlplane.security.egress import URL_CHARS_MAX
 from controlplane.stages.lease import LEASES_MAX
 
 INT_MAX = 2**31 - 1
@@ -307,6 +307,7 @@ CONTRACT: Contract = {
     ),
 }
 
+ADDRESS = text(0, URL_CHARS_MAX, r"^([hH][tT][tT][pP][sS]?://[^\s\\?]+)?$", format="uri-reference")
 SECONDS: dict[str, Any] = {"minimum": 0.001, "maximum": described.SECONDS_MAX}
 WAIT: dict[str, Any] = {"minimum": 0, "maximum": leases.WAIT_MAX_SECONDS}
 DURATION: dict[str, Any] = {"minimum": 0, "maximum": SLEEP_MAX_SECONDS}
@@ -333,8 +334,7 @@ RULES: Rules = {
     described.RegisterForm: {
         "id": text(pattern=NAME_PATTERN),
         "version": text(1, 200, PRINTABLE),
-        "base_url": text(0, 2048, r"^$|^https?://[^?]*$"),
-        "instance_id": text(0, 200, PRINTABLE),
+        "base_url": ADDRESS,
         "reasoners": NAMES,
         "skills": NAMES,
         "": {
@@ -351,10 +351,37 @@ RULES: Rules = {
     leases.FenceForm: FENCE,
     leases.HeartbeatForm: {"executions": {"maxItems": leases.HELD_MAX}, "wait_seconds": WAIT},
     leases.ResultsForm: {"results": {"minItems": 1, "maxItems": leases.RESULTS_MAX}},
-    leases.ResultForm: {"waits": {"maxItems": WAITS_MAX}},
+    leases.ResultForm: FENCE | {"waits": {"maxItems": WAITS_MAX}},
     leases.CloseForm: {"reason": text(0, leases.WORD_MAX, PRINTABLE)},
     leases.LogsForm: {"entries": {"maxItems": leases.ENTRIES_MAX}, "progress": {"maxItems": leases.ENTRIES_MAX}},
-    steps.StepGroupForm: {"execution_id": text(pattern=FENCED_PATTERN)},
+    leases.LineForm: FENCE,
+    leases.ProgressForm: FENCE
+    | {
+        "fraction": {"minimum": 0, "maximum": 1},
+        "done": {"minimum": 0, "maximum": 2**53 - 1},
+        "total": {"minimum": 0, "maximum": 2**53 - 1},
+    },
+    steps.StepGroupForm: FENCE | {"ops": {"minItems": 1}},
     steps.StepsWriteForm: {"writes": {"minItems": 1, "maxItems": steps.OPS_MAX}},
-    steps.StepOpForm: {"seconds": DURATION, "timeout_seconds": DURATION, "expires_seconds": DURATION},
+    steps.StepOpForm: {
+        "name": text(1, NAME_MAX, PRINTABLE),
+        "seconds": DURATION,
+        "timeout_seconds": DURATION,
+        "expires_seconds": DURATION,
+        "": {
+            "allOf": [
+                {
+                    "if": {"required": ["op"], "properties": {"op": {"const": "sleep"}}},
+                    "then": {"required": ["seconds"], "properties": {"seconds": {"type": "number"}}},
+                },
+                {
+                    "if": {"required": ["op"], "properties": {"op": {"const": "event"}}},
+                    "then": {
+                        "required": ["event"],
+                        "properties": {"event": text(1, EVENT_MAX, r"^[\p{L}\p{M}\p{N}\p{P}\p{S} ]*$")},
+                    },
+                },
+            ]
+        },
+    },
 }

@@ -9,9 +9,9 @@ from controlplane.api.body import TEXT_MAX
 from controlplane.api.contract.said import (
     EXECUTION_PATTERN,
     FENCED_PATTERN,
-    MOMENT,
     NAME_PATTERN,
     PRINTABLE,
+    SAID_MOMENT,
     TARGET_PATTERN,
     Schema,
     id_pattern,
@@ -26,7 +26,10 @@ from controlplane.api.replay import HIT_HEADER
 HEADER_TEXT = r"^[!-~]([ -~]*[!-~])?$"
 """A header's value as every client can send it: printable ASCII, and no space at its ends."""
 MADE_UP = text(1, TEXT_MAX, HEADER_TEXT)
-CURSOR = text(1, TEXT_MAX, r"^[0-9]+\.[0-9]+\.[0-9]+(,[0-9]+\.[0-9]+\.[0-9]+)*$")
+SAID = text(0, TEXT_MAX, r"^([!-~]([ -~]*[!-~])?)?$")
+"""One that may be empty, which says nothing."""
+PLACE = r"[0-9]{1,4}\.[0-9]{1,18}\.[0-9]{1,18}"
+CURSOR = text(pattern=rf"^({PLACE}(_{PLACE})*)?$")
 
 IN_PATH: Mapping[str, Schema] = {
     "execution_id": text(pattern=FENCED_PATTERN),
@@ -44,12 +47,14 @@ IN_PATH: Mapping[str, Schema] = {
 }
 IN_QUERY: Mapping[str, Schema] = {
     "limit": integer(1, LIMIT_MAX, default=LIMIT_DEFAULT),
-    "cursor": text(1, 260, PRINTABLE),
+    "cursor": text(0, 260, PRINTABLE),
     "after": CURSOR,
-    **dict.fromkeys(("created_after", "created_before", "ended_after", "ended_before"), MOMENT),
+    **dict.fromkeys(("created_after", "created_before", "ended_after", "ended_before"), SAID_MOMENT),
 }
 IN_HEADER: Mapping[str, Schema] = {
-    **dict.fromkeys(("Idempotency-Key", "X-Run-ID", "X-Session-ID", "X-Actor-ID", "X-Agent-Node-ID"), MADE_UP),
+    "Idempotency-Key": MADE_UP,
+    **dict.fromkeys(("X-Run-ID", "X-Session-ID", "X-Actor-ID", "X-Agent-Node-ID"), SAID),
+    "X-Parent-Execution-ID": text(0, TEXT_MAX, r"^(?!exec_)([!-~]([ -~]*[!-~])?)?$" + "|" + FENCED_PATTERN),
     "Last-Event-ID": CURSOR,
 }
 HEADERS: Mapping[str, Schema] = {

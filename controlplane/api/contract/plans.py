@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, Struct
 from controlplane.api import bulk, hooks, limits, schedules, triggers, withhold
 from controlplane.api.contract.executions import KEY_MAX, MADE_UP, OBJECT, ONE, REASON, SUBMITTED, Warned
 from controlplane.api.contract.said import (
+    FENCED_PATTERN,
     MOMENT,
     NAME_PATTERN,
     PRINTABLE,
@@ -27,6 +28,7 @@ from controlplane.api.contract.said import (
     id_pattern,
     integer,
     one_of,
+    or_nothing,
     text,
     whole,
 )
@@ -382,14 +384,14 @@ AFTER_RUN = {
     "cancel": Link(to="/api/v1/executions/{execution_id}/cancel", by="POST", parameters=ONE),
 }
 NAMED = {"name": text(pattern=NAME_PATTERN)}
-FILTER = text(1, 260, PRINTABLE)
+FILTER = text(0, 260, PRINTABLE)
 LIMIT_KEY = {
     "key": text(
         pattern=whole(rf"(reasoner:{NAME.pattern}\.{NAME.pattern}|node:{NAME.pattern}|key:[!-.0-~]{{1,{LABEL_MAX}}})"),
         examples=["reasoner:node_id.reasoner_name", "node:node_id", "key:concurrency_key"],
     )
 }
-EVENT_CURSOR = {"cursor": text(pattern=id_pattern("tev"))}
+EVENT_CURSOR = {"cursor": text(pattern=or_nothing(id_pattern("tev")))}
 PAUSED = Said(answers={200: PausedAnswer})
 RESUMED = Said(answers={200: ResumedAnswer})
 
@@ -427,7 +429,7 @@ CONTRACT: Contract = {
     triggers.sample: Said(answers={200: SampleAnswer}, parameters=NAMED),
     triggers.events: Said(
         answers={200: TriggerEventPage},
-        parameters=NAMED | {"outcome": one_of(list(EventOutcome)), **EVENT_CURSOR},
+        parameters=NAMED | {"outcome": one_of(["", *EventOutcome]), **EVENT_CURSOR},
     ),
     triggers.event: Said(answers={200: TriggerEventRead}, parameters=NAMED),
     triggers.replay: Said(
@@ -446,11 +448,11 @@ CONTRACT: Contract = {
     ),
     bulk.page: Said(
         answers={200: BulkPage},
-        parameters={"state": one_of(list(BulkState)), "cursor": text(pattern=id_pattern("bulk"))},
+        parameters={"state": one_of(["", *BulkState]), "cursor": text(pattern=or_nothing(id_pattern("bulk")))},
     ),
     bulk.look: Said(answers={200: BulkAnswer}),
     bulk.stop: Said(answers={200: BulkAnswer}),
-    limits.page: Said(answers={200: LimitPage}, parameters={"cursor": text(1, limits.KEY_MAX, PRINTABLE)}),
+    limits.page: Said(answers={200: LimitPage}, parameters={"cursor": text(0, limits.KEY_MAX, PRINTABLE)}),
     limits.read: Said(answers={200: LimitAnswer}, parameters=LIMIT_KEY),
     limits.put: Said(
         answers={200: LimitAnswer, 201: LimitAnswer}, parameters=LIMIT_KEY, links={200: AFTER_LIMIT, 201: AFTER_LIMIT}
@@ -490,7 +492,7 @@ FREE_WORDS = ("header", "prefix", "algorithm", "encoding", "signed", "timestamp_
 RULES: Rules = {
     schedules.RuleForm: {
         "target": text(pattern=TARGET_PATTERN),
-        "cron": text(1, CRON_CHARS_MAX, examples=["30 9 * * MON-FRI"]),
+        "cron": text(1, CRON_CHARS_MAX, r"^\S+(\s+\S+){4}$", examples=["30 9 * * MON-FRI"]),
         "interval_seconds": {"minimum": INTERVAL_MIN_SECONDS, "maximum": INTERVAL_MAX_SECONDS},
         "run_at": MOMENT,
         "time_zone": {"examples": ["UTC", "Europe/Berlin"]},
@@ -499,7 +501,12 @@ RULES: Rules = {
         "priority": {"minimum": -PRIORITY_MAX, "maximum": PRIORITY_MAX},
         "retries": {"minimum": 0, "maximum": RETRIES_MAX},
         "timeout_seconds": {"exclusiveMinimum": 0, "maximum": TIMEOUT_MAX_SECONDS},
-        "": exactly_one("cron", "interval_seconds", "run_at"),
+        "": exactly_one("cron", "interval_seconds", "run_at")
+        | {
+            # No more than one of those that were missed would run to its end otherwise.
+            "if": {"required": ["catch_up"], "properties": {"catch_up": {"const": CatchUp.ALL.value}}},
+            "then": {"required": ["overlap"], "properties": {"overlap": {"const": Overlap.QUEUE.value}}},
+        },
     },
     schedules.ScheduleForm: {"name": text(pattern=NAME_PATTERN)},
     schedules.RunForm: {"idempotency_key": MADE_UP},
@@ -531,7 +538,12 @@ RULES: Rules = {
     triggers.ReasonForm: {"reason": text(1, triggers.REASON_MAX, PRINTABLE)},
     triggers.SampleForm: {"event_type": MADE_UP},
     triggers.ReplayForm: {"idempotency_key": MADE_UP},
-    bulk.BulkForm: {"reason": REASON, "idempotency_key": MADE_UP},
+    bulk.BulkForm: {
+        "reason": REASON,
+        "idempotency_key": MADE_UP,
+        # Either a filter that says something, or all of them.
+        "": {"anyOf": [{"required": ["all"], "properties": {"all": {"const": True}}}, {"required": ["filter"]}]},
+    },
     bulk.BulkFilterForm: {
         "target": text(pattern=TARGET_PATTERN),
         "node_id": text(pattern=NAME_PATTERN),
@@ -539,7 +551,7 @@ RULES: Rules = {
             ("run_id", "session_key", "actor_key", "error_class", "host"), text(1, bulk.TEXT_MAX, PRINTABLE)
         ),
         **dict.fromkeys(("created_after", "created_before", "ended_after", "ended_before"), MOMENT),
-        "ids": {"minItems": 1, "maxItems": IDS_MAX, "items": text(pattern=r"^(exec|dlv)_")},
+        "ids": {"minItems": 1, "maxItems": IDS_MAX, "items": text(pattern=f"{FENCED_PATTERN}|{id_pattern('dlv')}")},
     },
     limits.LimitForm: {
         "concurrency_max": {"minimum": 0, "maximum": CONCURRENCY_MAX},

@@ -8,7 +8,7 @@ from the same constants that the validators use. `openapi.py` makes the document
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -32,6 +32,11 @@ def whole(pattern: re.Pattern[str] | str) -> str:
 
 def id_pattern(prefix: str) -> str:
     return whole(f"{prefix}_{TAIL.pattern}")
+
+
+def or_nothing(pattern: str) -> str:
+    """The same, where an empty text is as good as none: a parameter of a query that says nothing."""
+    return f"^({pattern.removeprefix('^').removesuffix('$')})?$"
 
 
 NAME_PATTERN = whole(NAME)
@@ -64,13 +69,19 @@ def integer(least: int, most: int, **more: Any) -> Schema:
     return {"type": "integer", "minimum": least, "maximum": most} | more
 
 
-def one_of(words: Sequence[str], **more: Any) -> Schema:
-    return {"type": "string", "enum": [str(word) for word in words]} | more
+def one_of(known: Sequence[str], **more: Any) -> Schema:
+    return {"type": "string", "enum": [str(word) for word in known]} | more
 
 
-def listed(words: Sequence[str]) -> Schema:
+def words(known: Iterable[str]) -> str:
+    """The pattern of any of these, in letters of any size and with space around."""
+    either = ("".join(f"[{one}{one.upper()}]" if one.isalpha() else one for one in word) for word in known)
+    return rf"^\s*({'|'.join(either)})\s*$"
+
+
+def listed(known: Sequence[str]) -> Schema:
     """A parameter that may be said several times."""
-    return {"type": "array", "items": one_of(words)}
+    return {"type": "array", "items": one_of(known)}
 
 
 def refer(of: type) -> Schema:
@@ -78,6 +89,9 @@ def refer(of: type) -> Schema:
     return {"$ref": f"#/components/schemas/{of.__name__}"}
 
 
+SAID_MOMENT: Schema = {"type": "string", "pattern": or_nothing(MOMENT_PATTERN), "examples": ["2030-01-31T09:00:00Z"]}
+"""In a query."""
+URL_PATTERN = r"^[hH][tT][tT][pP][sS]?://[^\s\\]+$"
 MOMENT = text(format="date-time", pattern=MOMENT_PATTERN, examples=["2030-01-31T09:00:00Z"])
 
 
@@ -118,6 +132,7 @@ class Said:
 
     `parameters`: name in the path, the query or the headers → its schema, where it is not what its name always means.
     `headers`: status → headers of the answer. `links`: status → name → link. `body`: of a body that no form describes.
+    `required`: headers without which nothing can be done. `any_refusal`: a node may answer any 4xx.
     """
 
     answers: Mapping[int, Body] = field(default_factory=dict)
@@ -125,6 +140,7 @@ class Said:
     headers: Mapping[int, Sequence[str]] = field(default_factory=dict)
     links: Mapping[int, Mapping[str, Link]] = field(default_factory=dict)
     body: Mapping[str, Schema] | None = None
+    required: Sequence[str] = ()
     any_refusal: bool = False
 
 

@@ -38,7 +38,7 @@ def test_every_route_is_documented() -> None:
     described = [paths[one.path][one.method.lower()] for one in OPERATIONS]
 
     assert len({one["operationId"] for one in described}) == len(OPERATIONS)
-    assert all(min(map(int, one["responses"])) < 400 for one in described)
+    assert all(min(one["responses"]) < "400" for one in described)
 
 
 def test_the_log_says_the_id(caplog: pytest.LogCaptureFixture) -> None:
