@@ -23,6 +23,7 @@ from controlplane.app import build
 from controlplane.security.secrets import KeyRing
 from controlplane.server import Server, bind
 from controlplane.settings import Settings
+from tests.integration.api.witness import Witness
 
 DEADLINE_SECONDS = 20.0
 """Long, so that a busy machine fails no test; what has to be quick is measured where it is said."""
@@ -38,6 +39,8 @@ class Underway(Server):
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         super().__init__(app, drain_seconds=settings.drain_seconds, limits=settings.wire)
+        self.witness = Witness(app)
+        self.config.app = self.witness
         self.up = asyncio.Event()
         self.leaving = asyncio.Event()
 
@@ -169,6 +172,7 @@ async def serving(database: str, **over: Json) -> AsyncIterator[Api]:
         finally:
             server.leaving.set()
             await running
+    assert not server.witness.told, server.witness.told[:5]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,81 @@
+"""The short form of `make fuzz`: a few cases for every route, the coverage phase for some, links followed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.fuzz import campaign
+from tests.fuzz.document import closed
+from tests.fuzz.reasons import REASONS, reason_of
+from tests.integration.api.serving import Apart, Json
+
+KEY = "fuzz-key-of-nobody-else"
+HOUSE = {
+    "api_key": KEY,
+    "sync_wait_seconds": 0.5,
+    "jobs_target": campaign.TARGET,
+    "agent_target": campaign.TARGET,
+}
+SEED = 20_251
+EVERY = 12
+"""Of so many routes one goes through the coverage phase here; the long form covers all."""
+
+
+@pytest.fixture
+def document(house: Apart) -> Json:
+    """What the server says of itself, with every answer closed."""
+    answer = httpx.get(f"{house.url}/openapi.json", headers={"X-API-Key": KEY}, trust_env=False)
+    return closed(answer.json())
+
+
+def some(document: Json) -> Json:
+    """The document with every twelfth of its routes that are not the largest."""
+    routes = sorted(
+        (path, method)
+        for path, methods in document["paths"].items()
+        for method, one in methods.items()
+        if len(json.dumps(one)) < 6_000
+    )
+    kept = set(routes[::EVERY])
+    paths = {
+        path: {method: one for method, one in methods.items() if (path, method) in kept}
+        for path, methods in document["paths"].items()
+    }
+    return document | {"paths": {path: methods for path, methods in paths.items() if methods}}
+
+
+@pytest.mark.timeout(300)
+def test_the_document_is_exact(house: Apart, document: Json, tmp_path: Path) -> None:
+    """Valid requests are accepted, invalid ones refused, and every answer is what the document says."""
+    for name, part, phases in (
+        ("coverage", some(document), ("examples", "coverage")),
+        ("fuzzing", document, ("fuzzing", "stateful")),
+    ):
+        told = campaign.run(house.url, KEY, part, tmp_path / name, examples=1, seed=SEED, phases=phases)
+
+        assert told.cases > 100, told.text[-5_000:]
+        assert not told.failures, told.text[-20_000:]
+        assert told.status == 0, told.text[-20_000:]
+
+
+def test_a_drift_is_seen(house: Apart, document: Json, tmp_path: Path) -> None:
+    """The campaign can fail: here of a member that the document does not know."""
+    path = "/api/v1/retention"
+    drifted = document | {"paths": {path: document["paths"][path]}}
+    del drifted["components"]["schemas"]["RetentionAnswer"]["properties"]["keep_days"]
+
+    told = campaign.run(house.url, KEY, drifted, tmp_path, examples=1, seed=SEED, phases=("coverage",))
+
+    assert told.status != 0
+    assert told.failures["response_schema_conformance"] > 0
+
+
+def test_a_reason_is_narrow() -> None:
+    """None of them excuses a refusal that names nothing, an answer of a form, or an error of ours."""
+    assert all(reason_of("ServerError", "POST /api/v1/keys", 500, {"code": code}) is None for code in ("", "error"))
+    assert reason_of("RejectedPositiveData", "POST /api/v1/keys", 422, {"code": "invalid", "where": "body"}) is None
+    assert all(one.why.endswith(".") for one in REASONS)
