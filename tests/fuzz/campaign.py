@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ include-path = [
   "/jobs/{{job_id}}/stream",
 ]
 max-stream-events = 1
-request-timeout = 1.0
+request-timeout = 0.3
 
 {dictionaries}
 [parameters]
@@ -71,7 +71,7 @@ request-timeout = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What a campaign has come to. `failures`: check → how often; `text`: what Schemathesis has said."""
+    """What a campaign has come to. `failures`: check → how often. `excused`: reason → how often."""
 
     cases: int
     failures: Counter[str]
@@ -79,7 +79,7 @@ class Told:
     seconds: float
     text: str
     folder: Path
-    examples: list[str] = field(default_factory=list)
+    excused: Counter[str]
 
 
 class World:
@@ -171,6 +171,7 @@ def run(
     """Run Schemathesis to its end. `examples`: how many the fuzzing phase draws for each operation."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "openapi.json").write_text(json.dumps(document))
+    (folder / "excused.txt").write_text("")
     with world(url, key) as there:
         (folder / "schemathesis.toml").write_text(_settings(there.known))
         began = time.monotonic()
@@ -184,7 +185,8 @@ def run(
                 *("--output-truncate", "false"),
             ],
             cwd=folder,
-            env=os.environ | {"FUZZ_KEY": key, "SCHEMATHESIS_HOOKS": "tests.fuzz.hooks"},
+            env=os.environ
+            | {"FUZZ_KEY": key, "FUZZ_EXCUSED": str(folder / "excused.txt"), "SCHEMATHESIS_HOOKS": "tests.fuzz.hooks"},
             capture_output=True,
             text=True,
             check=False,
@@ -203,7 +205,7 @@ def _settings(known: dict[str, list[str]]) -> str:
 
 def _told(status: int, seconds: float, text: str, folder: Path) -> Told:
     """What the report of a campaign holds, event by event."""
-    cases, failures, examples = 0, Counter[str](), []
+    cases, failures = 0, Counter[str]()
     with (folder / "events.ndjson").open() as events:
         for line in events:
             scenario = json.loads(line).get("ScenarioFinished")
@@ -215,7 +217,7 @@ def _told(status: int, seconds: float, text: str, folder: Path) -> Told:
                 for check in checks:
                     if check["status"] == "failure":
                         failures[check["name"]] += 1
-                        examples.append(f"{told['label']}: {check['name']}")
+    excused = Counter((folder / "excused.txt").read_text().splitlines())
     return Told(
-        cases=cases, failures=failures, status=status, seconds=seconds, text=text, folder=folder, examples=examples
+        cases=cases, failures=failures, excused=excused, status=status, seconds=seconds, text=text, folder=folder
     )

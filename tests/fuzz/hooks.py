@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import schemathesis
 
 from tests.fuzz.reasons import reason_of
 
+EXCUSED = os.environ.get("FUZZ_EXCUSED")
+"""Where it is written which reasons were needed, one a line."""
 WAIT_SECONDS = 0.05
 LONGEST_SECONDS = 60
 """The longest that any route holds an answer: what is more is refused, and has to stay as it is."""
@@ -31,4 +35,8 @@ def filter_failure(context: schemathesis.HookContext, failure: Any, case: Any, r
     except ValueError:
         said = None
     label = f"{case.operation.method.upper()} {case.operation.path}"
-    return reason_of(type(failure).__name__, label, response.status_code, said) is None
+    reason = reason_of(type(failure).__name__, label, response.status_code, said)
+    if reason is not None and EXCUSED:
+        with Path(EXCUSED).open("a") as excused:
+            excused.write(f"{reason.why}\n")
+    return reason is None

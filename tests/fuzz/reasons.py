@@ -57,7 +57,7 @@ REASONS: Sequence[Reason] = [
         "The moment is over, or too far away.", where=r".*run_at", detail="(This moment is over|More than|Not a).*"
     ),
     refused("Names are told apart in one list.", where=r"body\.reasoners", detail="(Two|More).*"),
-    refused("A scope has its id here or in a header.", where=r".*scope_id", detail="The scope .* needs an id.*"),
+    refused("A scope has its id here or in a header; that of the global one is left alone.", where=r".*scope_id"),
     refused("A vector is measured: not all zero, not too long.", where=r"body\.(query_)?embedding"),
     refused("The parts of a scheme belong together; some a preset says.", where=r"body\.\w+", route=".*triggers.*"),
     refused("What a filter may say depends on the action.", where=r"body\.(filter.*|all|reuse)", route=".*bulk.*"),
@@ -66,6 +66,12 @@ REASONS: Sequence[Reason] = [
     refused("An instance is only looked at of a node that is called.", where=r"body\.instance_id"),
     refused("Whose node may be spoken of is in no form.", code="node_not_allowed"),
     refused("It belongs to another node.", code="execution_ownership_mismatch"),
+    refused(
+        "A step belongs to the attempt that a header names, and is a key itself.", where=r"body(\.items\[\d+\])?\.step"
+    ),
+    refused("To JSON Schema 7.0 is a whole number, which it is to no decoder.", detail="Expected `int.*got `float`."),
+    refused("Which characters there are depends on the version of Unicode.", detail="Holds a control character.*"),
+    refused("A line of another execution.", where=r"body\..*execution_id", detail="Not the execution in the path."),
     refused("Nested deeper than is kept.", detail="Nested deeper than.*"),
     refused("Larger than is kept.", code="too_large"),
     refused("JSON is read strictly: no number that a double cannot hold.", code="malformed_json"),
@@ -80,6 +86,18 @@ REASONS: Sequence[Reason] = [
         failure=NEGATIVE,
         why="Each item of a batch is answered by itself, whatever its neighbours are.",
         route="POST /api/v1/(execute/batch|memory/write|steps/write|sessions/.*/(results|logs))",
+        status=200,
+    ),
+    Reason(
+        failure=NEGATIVE,
+        why="Where a header says the key, that of the body, which is all that it may say, is not looked at.",
+        route="POST /api/v1/(schedules/.*/run|triggers/.*/replay)",
+        status=202,
+    ),
+    Reason(
+        failure=NEGATIVE,
+        why="Of Last-Event-ID and `after` the header counts, and the other is not looked at.",
+        route="GET /(jobs/.*/stream|api/.*/events.*)",
         status=200,
     ),
     Reason(

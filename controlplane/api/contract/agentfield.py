@@ -325,8 +325,9 @@ FLAG = one_of([*discovery.TRUE, *discovery.FALSE])
 PATTERN = text(0, discovery.PATTERN_MAX)
 LIST: Schema = {"type": "string", "description": "Comma-separated."}
 ATTEMPTED = text(pattern=whole(f"exec_{TAIL.pattern}~{ATTEMPT.pattern}"))
-WORD = {"pattern": words([*callbacks.VERDICTS, *callbacks.UNDER_WAY])}
-DECISIONS = {"pattern": words(decisions())}
+WORD = {"type": "string", "pattern": words([*callbacks.VERDICTS, *callbacks.UNDER_WAY])}
+DECISIONS = {"type": "string", "pattern": words(decisions())}
+LISTENER = {"X-Session-ID": text(1, 200, r"^[!-~]([ -~]*[!-~])?$")}
 ANY_TEXT: Schema = {"type": "string"}
 
 CONTRACT: Contract = {
@@ -362,8 +363,8 @@ CONTRACT: Contract = {
     runs.active: Said(
         answers={200: ActiveRunList},
         parameters={
-            "agent_id": MADE_UP,
-            "session_id": MADE_UP,
+            "agent_id": text(0, 200, PRINTABLE),
+            "session_id": text(0, 200, PRINTABLE),
             "limit": {"type": "integer", "minimum": 1, "default": runs.RUNS_DEFAULT},
         },
     ),
@@ -376,7 +377,12 @@ CONTRACT: Contract = {
     approvals.decide: Said(answers={200: ApprovalProcessed}, parameters=FENCED),
     approvals.awaiter: Said(answers={200: AwaiterAnswer}, parameters=FENCED),
     identities.register: Said(answers={200: NoIdentity}),
-    jobs.create: Said(answers={200: JobAccepted}, headers={200: ACCEPTED}, links={200: AFTER_JOB}),
+    jobs.create: Said(
+        answers={200: JobAccepted},
+        parameters=LISTENER,
+        headers={200: ACCEPTED},
+        links={200: AFTER_JOB},
+    ),
     jobs.page: Said(answers={200: list[JobListed]}, parameters={"status": one_of(list(JobStatus))}),
     jobs.read: Said(answers={200: JobAnswer}),
     jobs.request_cancel: Said(answers={200: JobCancelled}),
@@ -393,7 +399,7 @@ RULES: Rules = {
     processes.ServerlessForm: {"invocation_url": ADDRESS | {"minLength": 1}},
     callbacks.StatusForm: {"status": WORD},
     # A line by itself, or lines.
-    logs.EntryForm: {"message": text(1)},
+    logs.EntryForm: {"": {"allOf": [{"required": ["message"], "properties": {"message": text(1)}}]}},
     logs.LogsForm: {
         "entries": {"maxItems": logs.ENTRIES_MAX},
         "": {

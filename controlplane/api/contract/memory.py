@@ -10,6 +10,7 @@ from controlplane.api import changes, memory
 from controlplane.api.agentfield import vectors
 from controlplane.api.contract.said import (
     FENCED_PATTERN,
+    LOCAL_MOMENT,
     PRINTABLE,
     Contract,
     Count,
@@ -23,7 +24,9 @@ from controlplane.api.contract.said import (
     Schema,
     integer,
     one_of,
+    or_nothing,
     text,
+    whole,
 )
 from controlplane.domain.memory import KEY_MAX, SCOPE_ID_MAX, SCOPE_WORDS
 from controlplane.domain.vector import DIMENSIONS_MAX, TOP_K_MAX
@@ -136,10 +139,9 @@ SSE = Media(
 )
 SCOPE = one_of(["", *SCOPE_WORDS])
 KEY = text(1, KEY_MAX, PRINTABLE)
-SCOPE_ID = text(1, SCOPE_ID_MAX, PRINTABLE)
-IN_QUERY = {"scope": SCOPE, "scope_id": text(0, SCOPE_ID_MAX, PRINTABLE)}
+IN_QUERY: dict[str, Schema] = {"scope": SCOPE, "scope_id": {"type": "string"}}
 PATTERNS = text(0, None, PRINTABLE, description="Patterns, comma-separated.")
-SOUGHT: dict[str, Schema] = {"patterns": PATTERNS, **IN_QUERY}
+SOUGHT: dict[str, Schema] = {"patterns": PATTERNS, "scope": SCOPE, "scope_id": text(0, SCOPE_ID_MAX, PRINTABLE)}
 AROUND: dict[str, Schema] = dict.fromkeys(
     ("X-Run-ID", "X-Session-ID", "X-Actor-ID"), text(0, SCOPE_ID_MAX, r"^([!-~]([ -~]*[!-~])?)?$")
 )
@@ -176,7 +178,7 @@ CONTRACT: Contract = {
         answers={200: list[ChangeAnswer]},
         parameters=SOUGHT
         | {
-            "since": {"type": "string", "format": "date-time"},
+            "since": text(pattern=or_nothing(whole(LOCAL_MOMENT)), examples=["2030-01-31T09:00:00Z"]),
             "limit": integer(1, changes.HISTORY_MAX, default=changes.HISTORY_DEFAULT),
         },
     ),
@@ -188,11 +190,8 @@ CONTRACT: Contract = {
     vectors.delete_namespace: Said(answers={200: VectorsForgotten}, parameters=AROUND),
 }
 
-WHERE: dict[str, Schema] = {
-    "scope": {"enum": ["", *SCOPE_WORDS]},
-    "scope_id": SCOPE_ID,
-    # Of every scope but the global one an id has to be known, from here or from the headers.
-}
+WHERE: dict[str, Schema] = {"scope": {"enum": ["", *SCOPE_WORDS]}}
+"""Where a scope has an id, that of the body is looked at like any name; with the global one it is left alone."""
 EMBEDDING: dict[str, Any] = {"minItems": 1, "maxItems": DIMENSIONS_MAX}
 OBJECT: dict[str, Any] = {"type": ["object", "null"]}
 ITEMS: dict[str, Any] = {"minItems": 1, "maxItems": memory.ITEMS_MAX}

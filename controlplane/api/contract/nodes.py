@@ -351,7 +351,14 @@ RULES: Rules = {
     leases.FenceForm: FENCE,
     leases.HeartbeatForm: {"executions": {"maxItems": leases.HELD_MAX}, "wait_seconds": WAIT},
     leases.ResultsForm: {"results": {"minItems": 1, "maxItems": leases.RESULTS_MAX}},
-    leases.ResultForm: FENCE | {"waits": {"maxItems": WAITS_MAX}},
+    leases.ResultForm: FENCE
+    | {
+        "waits": {"maxItems": WAITS_MAX, "items": text(1, NAME_MAX, PRINTABLE)},
+        "": {
+            "if": {"required": ["status"], "properties": {"status": {"const": "waiting"}}},
+            "then": {"required": ["waits"], "properties": {"waits": {"minItems": 1}}},
+        },
+    },
     leases.CloseForm: {"reason": text(0, leases.WORD_MAX, PRINTABLE)},
     leases.LogsForm: {"entries": {"maxItems": leases.ENTRIES_MAX}, "progress": {"maxItems": leases.ENTRIES_MAX}},
     leases.LineForm: FENCE,

@@ -46,7 +46,10 @@ FENCED_PATTERN = whole(f"exec_{TAIL.pattern}(~{ATTEMPT.pattern})?")
 PRINTABLE = r"^[\p{L}\p{M}\p{N}\p{P}\p{S} ]*$"
 """Of texts that may hold nothing but what can be printed (`str.isprintable`)."""
 DAY = r"20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])"
-MOMENT_PATTERN = whole(rf"{DAY}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{{1,6}})?(Z|[+-]0[0-9]:[0-5][0-9])")
+TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
+ZONE = r"(Z|[+-]0[0-9]:[0-5][0-9])"
+MOMENT_PATTERN = whole(f"{DAY}T{TIME}{ZONE}")
+LOCAL_MOMENT = f"{DAY}T{TIME}{ZONE}?"
 
 Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 Target = Annotated[str, Meta(pattern=TARGET_PATTERN)]
