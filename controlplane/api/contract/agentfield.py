@@ -21,6 +21,7 @@ from controlplane.api.agentfield import (
 from controlplane.api.contract.executions import (
     FENCED,
     MADE_UP,
+    OBJECT,
     URL,
     WAITED,
     ExecutionAnswer,
@@ -421,6 +422,7 @@ RULES: Rules = {
         "approval_request_id": MADE_UP,
         "feedback": text(0, approvals.FEEDBACK_CHARS_MAX),
     },
+    approvals.EnvelopeData: {"response": OBJECT},
     approvals.HearForm: {
         "feedback": text(0, approvals.FEEDBACK_CHARS_MAX),
         "": {
