@@ -70,6 +70,9 @@ REASONS: Sequence[Reason] = [
         "A step belongs to the attempt that a header names, and is a key itself.", where=r"body(\.items\[\d+\])?\.step"
     ),
     refused("To JSON Schema 7.0 is a whole number, which it is to no decoder.", detail="Expected `int.*got `float`."),
+    refused(
+        "A duration in a query is said in digits, and not as 1e-9.", where="query/wait_seconds", detail="A number.*"
+    ),
     refused("Which characters there are depends on the version of Unicode.", detail="Holds a control character.*"),
     refused("A line of another execution.", where=r"body\..*execution_id", detail="Not the execution in the path."),
     refused("Nested deeper than is kept.", detail="Nested deeper than.*"),
