@@ -78,7 +78,7 @@ def one_of(known: Sequence[str], **more: Any) -> Schema:
 
 def words(known: Iterable[str]) -> str:
     """The pattern of any of these, in letters of any size and with space around."""
-    either = ("".join(f"[{one}{one.upper()}]" if one.isalpha() else one for one in word) for word in known)
+    either = ("".join(f"[{one}{one.upper()}]" if one.isalpha() else one for one in word) for word in sorted(known))
     return rf"^\s*({'|'.join(either)})\s*$"
 
 
