@@ -23,15 +23,15 @@ from tests.fuzz import campaign
 from tests.fuzz.document import closed
 
 CASES_MIN = 20_000
-EXAMPLES = 20
+EXAMPLES = 60
 START_SECONDS = 120.0
 """Long, because a campaign is often one of several things that a machine does."""
 PARTS = {
     "coverage": (("examples", "coverage"), 1),
     "fuzzing": (("fuzzing",), 1),
-    "stateful": (("stateful",), 3),
+    "stateful": (("stateful",), 5),
 }
-"""Phases, and how many times `--examples` each draws: sequences along the links are the cheapest."""
+"""Phases, and how many times `--examples` each draws: for each operation, or sequences along the links in all."""
 KEY = "fuzz-key-of-nobody-else"
 SERVER = {
     "CONTROLPLANE_API_KEY": KEY,
