@@ -101,7 +101,6 @@ REASONS: Sequence[Reason] = [
         failure=NEGATIVE,
         why="Of Last-Event-ID and `after` the header counts, and the other is not looked at.",
         route="GET /(jobs/.*/stream|api/.*/events.*)",
-        status=200,
     ),
     Reason(
         failure=NEGATIVE,
