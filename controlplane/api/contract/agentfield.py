@@ -314,6 +314,11 @@ class TaskUnknown(Struct):
     error: Literal["Task not found"]
 
 
+def said(*known: str) -> Schema:
+    """One of these in a query, in letters of any size, or nothing."""
+    return text(pattern=rf"^\s*$|{words(known)}")
+
+
 JOB = {"job_id": "$response.body#/job_id"}
 AFTER_JOB = {
     "read": Link(to="/jobs/{job_id}", parameters=JOB),
@@ -322,7 +327,7 @@ AFTER_JOB = {
 AFTER_TASK = {"read": Link(to="/agent/status/{task_id}", parameters={"task_id": "$response.body#/task_id"})}
 ACCEPTED = ("Location", "X-Execution-ID", "X-Run-ID", "Idempotent-Replayed")
 # AgentField's clients say these in many spellings; what is none of them is refused with 400 and `parameter`.
-FLAG = one_of([*discovery.TRUE, *discovery.FALSE])
+FLAG = said(*discovery.TRUE, *discovery.FALSE)
 PATTERN = text(0, discovery.PATTERN_MAX)
 LIST: Schema = {"type": "string", "description": "Comma-separated."}
 ATTEMPTED = text(pattern=whole(f"exec_{TAIL.pattern}~{ATTEMPT.pattern}"))
@@ -349,8 +354,8 @@ CONTRACT: Contract = {
             **dict.fromkeys(
                 ("include_input_schema", "include_output_schema", "include_descriptions", "include_examples"), FLAG
             ),
-            "format": one_of(discovery.FORMATS),
-            "health_status": one_of([*discovery.UP, *discovery.DOWN]),
+            "format": said(*discovery.FORMATS),
+            "health_status": said(*discovery.UP, *discovery.DOWN),
             "limit": integer(0, discovery.LIMIT_MAX, default=discovery.LIMIT_DEFAULT),
             "offset": integer(0, discovery.OFFSET_MAX, default=0),
         },
