@@ -134,6 +134,20 @@ def prune(
     run(dry_run=dry_run, database_url=database_url, as_json=as_json)
 
 
+@app.command()
+def verify(
+    watch_seconds: Annotated[
+        float | None, typer.Option("--watch", metavar="SECONDS", min=0.1, help="Ask again this long after each answer.")
+    ] = None,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the database whether every promise is kept; exit 1 and the ids of what breaks one. Changes nothing."""
+    from controlplane.cli.verify import verify as run
+
+    run(watch_seconds=watch_seconds, database_url=database_url, as_json=as_json)
+
+
 @app.command("generate-secret-key")
 def generate_secret_key(as_json: AsJson = False) -> None:
     """Print a new CONTROLPLANE_SECRET_KEY, which seals the webhook secrets in the database."""
