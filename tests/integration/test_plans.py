@@ -350,9 +350,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "bulks.FIND_FINISHED_OF_RUN": case(
             bulks.FIND_FINISHED_OF_RUN, *page, ["succeeded"], now, None, None, *none, None, *nothing, "run-5"
         ),
-        "bulks.FIND_DEAD": case(
-            bulks.FIND_DEAD, *page, now, "n.echo", None, None, *none, None, *nothing, *nothing, by="deliveries_dead"
-        ),
+        "bulks.FIND_DEAD": case(bulks.FIND_DEAD, *page, now, "n.echo", None, None, *none, None, *nothing, *nothing),
         "bulks.FIND_SETTLED": case(
             bulks.FIND_SETTLED,
             *page,
