@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from uuid import UUID
@@ -22,9 +23,9 @@ from controlplane.reads.deliveries import DeliveryView
 from controlplane.reads.feed import FeedFilter, Place
 
 WAIT_MAX_SECONDS = 30.0
-LOOK_FIRST_SECONDS = 0.05
+LOOK_FIRST_SECONDS = 0.01
 LOOK_CAP_SECONDS = 1.0
-"""How often whoever waits looks without a hint, which may be lost."""
+"""How often whoever waits looks without a hint, which may be lost; and with hints that were somebody else's."""
 FROM_BEGINNING = "beginning"
 FROM_NOW = "now"
 XID_MAX = 2**63 - 1
@@ -69,7 +70,7 @@ async def page(request: Request) -> Response:
     wanted, bodies = _wanted(request), _bodies(request)
     until = time.monotonic() + seconds(request, "wait_seconds", most=WAIT_MAX_SECONDS)
     after = await _after(request)
-    pause = LOOK_FIRST_SECONDS
+    pause, gap = LOOK_CAP_SECONDS, LOOK_FIRST_SECONDS
     with doors.hints.waiter(DELIVERIES_TOPIC) as hint:  # before the first look, so that nothing falls between
         while True:
             found = await doors.run(
@@ -85,9 +86,13 @@ async def page(request: Request) -> Response:
             if found.items or found.more or left <= 0 or doors.stopping or await request.is_disconnected():
                 break
             after = FeedCursor(found.reached)
-            woken = await hint.wait(min(pause, left))
-            # A hint comes with the commit, and what was committed is told when those before it are over, too.
-            pause = LOOK_FIRST_SECONDS if woken else min(pause * 2, LOOK_CAP_SECONDS)
+            if await hint.wait(min(pause, left)) and not doors.stopping:
+                # It comes with a commit, which is told when those that were begun before it are over, too: so soon
+                # again. But where many wait and most ends are others', not for each of them.
+                await asyncio.sleep(min(gap, left))
+                pause = gap = min(2 * gap, LOOK_CAP_SECONDS)
+            else:
+                pause = min(2 * pause, LOOK_CAP_SECONDS)
     place = FeedCursor(after)
     items = []
     for one in found.items:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from heapq import merge
 from typing import NamedTuple
 from uuid import UUID
@@ -17,7 +17,7 @@ from uuid import UUID
 import asyncpg
 
 from controlplane.domain.delivery import DeliveryState
-from controlplane.domain.ids import BUCKETS_MAX, LATE_SECONDS, within
+from controlplane.domain.ids import BUCKETS_MAX, within
 from controlplane.domain.placement import Placement
 from controlplane.postgres.pool import Connection
 from controlplane.reads.deliveries import AttemptView, DeliveryView
@@ -236,6 +236,8 @@ async def page(
     look: int = LOOK_MAX,
 ) -> Feed:
     """What came to be next, at most `limit`, with `bodies` at most about PAGE_BYTES_MAX of them."""
+    if wanted == FeedFilter():  # nearly every row is meant
+        look = min(look, 2 * limit)
     parts = {
         bucket: await _part(conn, bucket, wanted, after.get(bucket, BEGINNING), namespace, limit, look)
         for bucket in placement.all()
@@ -270,7 +272,7 @@ async def _part(
     old: tuple[Told, ...] = ()
     if after.xid == 0:
         first: datetime | None = await conn.fetchval(FIRST_NUMBERED, bucket, namespace)
-        _, high = within(None, None if first is None else first + timedelta(seconds=LATE_SECONDS))
+        _, high = within(None, first)
         part = await _looked(conn, UNNUMBERED, bucket, wanted, namespace, (after.id, high), limit, look, after)
         if part.more:
             return part
