@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -161,3 +162,29 @@ def test_what_is_not_verified_is_refused(plane: Plane, node: StartNode, shell: S
         return [one["http_status"] for one in delivery["attempts"]]
 
     assert until("the attempt", answered, seconds=15) == [401]
+
+
+def test_the_command_line_follows_through_a_restart(plane: Plane, node: StartNode, shell: Shell) -> None:
+    """A line for each delivery as it comes to be, and after Ctrl-C the command that goes on."""
+    node(QUICK)
+    nowhere = f"http://127.0.0.1:{free_port()}/hook"
+    [old] = submit(plane, range(1), nowhere)
+    plane.end_of(old, within=15)
+    command = [sys.executable, "-m", "controlplane", "deliveries", "follow", "--after", "beginning"]
+    with subprocess.Popen(
+        command, env=shell.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as following:
+        assert following.stdout is not None
+        first = following.stdout.readline()
+        plane.kill()
+        plane.restart()
+        [new] = submit(plane, range(1, 2), nowhere)
+        second = following.stdout.readline()
+        following.send_signal(signal.SIGINT)
+        said = following.communicate(timeout=30)[1]
+
+    assert old in first
+    assert new in second
+    assert following.returncode == 130
+    assert "deliveries follow --server" in said
+    assert "--after 0." in said
