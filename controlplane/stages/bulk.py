@@ -333,7 +333,7 @@ async def _with_room(conn: Connection, turn: Turn, page: Page) -> Page:
     time, whatever the receiver's speed, and who takes nothing at all holds the others up for no more than a while.
     """
     hosts = sorted({one.host for one in page.items if one.skip is None})
-    due = await deliver.due_at(conn, turn.bucket, hosts, most=DUE_MAX) if hosts else {}
+    due = await deliver.due_at(conn, turn.bucket, hosts, namespace=turn.asked.namespace, most=DUE_MAX) if hosts else {}
     room = {host: DUE_MAX - one.waiting for host, one in due.items()}
     items: list[Match] = []
     for one in page.items:

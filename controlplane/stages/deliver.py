@@ -225,6 +225,7 @@ cross join lateral (
     where bucket = $1
       and state = 'pending'
       and host = h.host
+      and namespace = $4
       and next_at <= clock()
     order by next_at
     limit $3
@@ -453,9 +454,11 @@ async def redrive(
     return {row["id"] for row in rows}
 
 
-async def due_at(conn: Connection, bucket: int, hosts: Sequence[str], *, most: int) -> dict[str, Backlog]:
+async def due_at(
+    conn: Connection, bucket: int, hosts: Sequence[str], *, namespace: int, most: int
+) -> dict[str, Backlog]:
     """What waits at each of these receivers although its time has come, counted up to `most`."""
-    rows = await conn.fetch(DUE_AT, bucket, hosts, most)
+    rows = await conn.fetch(DUE_AT, bucket, hosts, most, namespace)
     return {row["host"]: Backlog(waiting=row["waiting"], late_seconds=row["late_seconds"]) for row in rows}
 
 

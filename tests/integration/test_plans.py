@@ -387,7 +387,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "bulk.STOP": case(bulk.STOP, 0, going_on[0], 1, by="bulks_pkey"),
         "bulk.READ_RETRIED": case(bulk.READ_RETRIED, 0, [f"run-{n}" for n in range(100)], leased),
         "deliver.REDRIVE": case(deliver.REDRIVE, 0, deliveries, 1, now, ["dead"]),
-        "deliver.DUE_AT": case(deliver.DUE_AT, 0, ["h0000.dead", "h0003"], 40, by="deliveries_due"),
+        "deliver.DUE_AT": case(deliver.DUE_AT, 0, ["h0000.dead", "h0003"], 40, 1, by="deliveries_due"),
         "prune.DROP_BULKS": case(prune.DROP_BULKS, 0, 86_400.0 * 30, 1_000, by="bulks_ended bulks_pkey"),
         "suspend.READ_AWAITED": case(suspend.READ_AWAITED, 0, suspended, all_("go"), by="steps_pkey"),
         "suspend.MARK": case(suspend.MARK, 0, suspended, all_("go"), by="steps_open"),
