@@ -355,3 +355,28 @@ def doctor(
         database_url=database_url,
         as_json=as_json,
     )
+
+
+@app.command()
+def receive(
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: any free one.")] = 9000,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--secret",
+            envvar="CONTROLPLANE_WEBHOOK_SECRET",
+            metavar="SECRET",
+            help="What the webhook is signed with; several while one is changed.",
+        ),
+    ] = None,
+    status: Annotated[
+        int | None, typer.Option("--status", min=200, max=599, help="Answer so, whatever comes: 503 to see it retried.")
+    ] = None,
+    count: Annotated[int | None, typer.Option("--count", min=1, help="End after so many requests.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Listen for webhooks on this machine, verify them and print each; what is not verified is answered with 401."""
+    from controlplane.cli.receive import receive as run
+
+    run(host=host, port=port, secrets=secret or [], status=status, count=count, as_json=as_json)
