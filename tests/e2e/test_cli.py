@@ -709,6 +709,7 @@ def test_doctor_finds_everything_in_order(dev: Dev, database: str) -> None:
     checks = {check["name"]: check["state"] for check in json.loads(ended.out)["checks"]}
 
     assert ended.code == 0, ended.out
+    assert checks.pop("database role") == "advice"  # the role of the tests is a superuser
     assert set(checks.values()) == {"ok"}
     assert {"database", "schema", "clock", "secret key", "server"} <= set(checks)
 
@@ -859,6 +860,27 @@ def test_an_open_address_takes_a_key_of_the_database(database: str) -> None:
     assert refused.code == 2
     assert "no API key" in refused.err
     assert ready
+
+
+async def test_the_server_gets_a_role_of_its_own(database: str, conn: asyncpg.Connection) -> None:
+    """Made once, safe to say again; with it doctor has nothing to advise. The one that migrates is refused."""
+    role = f"cli_app_{os.getpid()}"
+    owner = await conn.fetchval("select current_user")
+    try:
+        made = [cli("database", "roles", "--role", role, "--json", DATABASE_URL=database) for _ in range(2)]
+        refused = cli("database", "roles", "--role", owner, DATABASE_URL=database)
+        await conn.execute(f"alter role {role} password 'p'")
+        where = urlsplit(database)
+        dsn = where._replace(netloc=f"{role}:p@{where.netloc.rpartition('@')[2]}").geturl()
+        looked = cli("doctor", "--json", "--server", "http://127.0.0.1:1", "--database-url", dsn)
+    finally:
+        await conn.execute(f"drop owned by {role}")
+        await conn.execute(f"drop role {role}")
+    checks = {check["name"]: check["state"] for check in json.loads(looked.out)["checks"]}
+
+    assert [(one.code, json.loads(one.out)) for one in made] == [(0, {"role": role})] * 2, made
+    assert (refused.code, "a role of its own" in refused.err) == (5, True)
+    assert (checks["database role"], checks["schema"]) == ("ok", "ok")
 
 
 async def test_serve_wants_a_migrated_database(database: str) -> None:
