@@ -34,6 +34,7 @@ from controlplane.stages.log import Entry
 
 if TYPE_CHECKING:
     from controlplane.api.agentfield.processes import Processes
+    from controlplane.api.caps import Caps
     from controlplane.api.catalogue import Catalogue
     from controlplane.api.entrance import Entrance
     from controlplane.api.facades.intake import Facades
@@ -142,6 +143,7 @@ class Doors:
     approval_secret: str | None
     discover: Callable[[str], Awaitable[bytes]]
     catalogue: Catalogue
+    caps: Caps
     waiting: Waiting
     lookout: Lookout
     streams: Streams[EventView]

@@ -33,7 +33,14 @@ from controlplane.domain.trigger import (
     read_slug,
     sealed_for,
 )
-from controlplane.errors import ControlPlaneError, TargetNotFound, TriggerNotFound, Unauthorized, Unavailable
+from controlplane.errors import (
+    ControlPlaneError,
+    NamespaceFull,
+    TargetNotFound,
+    TriggerNotFound,
+    Unauthorized,
+    Unavailable,
+)
 from controlplane.reads import triggers
 from controlplane.reads.triggers import TriggerView
 from controlplane.security.incoming import Headers, refused
@@ -179,8 +186,11 @@ async def _take(
         outcome, why = Outcome.FILTERED, None
     elif event is not None:
         try:
+            doors.caps.enter(one.namespace)
             input_ = incoming.input_of(definition, event, came.headers, bytes_max=doors.limits.payload_bytes_max)
             submission = await submission_of(doors, bucket, one, id_, input_, key=came.key, replay=False)
+        except NamespaceFull:
+            raise  # nothing is kept: whoever sent it sends it again
         except ControlPlaneError as error:
             outcome, why = Outcome.REJECTED, error.detail
     return await doors.run(
@@ -222,6 +232,7 @@ OPERATIONS = [
             202: "It is kept, and so is its execution.",
             401: "Not signed as agreed, or there is no such trigger.",
             413: "Too large.",
+            429: "The namespace has as much under way as it may have; nothing was kept, send it again.",
             503: "Nothing was kept; send it again.",
         },
     ),
