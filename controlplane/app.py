@@ -225,9 +225,16 @@ def _cors(settings: Settings) -> list[Middleware]:
 
 
 def _rates(settings: Settings) -> list[Middleware]:
-    if settings.rate_per_second is None:
+    if settings.rate_per_second is None and settings.namespace_rate_per_second is None:
         return []
-    return [Middleware(Limiter, rates=Rates(per_second=settings.rate_per_second, burst=settings.rate_burst))]
+    rates = namespaces = None
+    if settings.rate_per_second is not None:
+        rates = Rates(per_second=settings.rate_per_second, burst=settings.rate_burst)
+    if settings.namespace_rate_per_second is not None:
+        namespaces = Rates(
+            per_second=settings.namespace_rate_per_second, burst=settings.namespace_rate_burst, name="namespace"
+        )
+    return [Middleware(Limiter, rates=rates, namespaces=namespaces)]
 
 
 def operations_of(settings: Settings) -> list[Operation]:
