@@ -101,6 +101,7 @@ from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.schedule import Served
 from controlplane.domain.step import Done
 from controlplane.errors import ControlPlaneError, TargetNotFound
+from controlplane.observe.metrics import Meter
 from controlplane.outbound.node import NodeCaller
 from controlplane.outbound.webhook import WebhookSender
 from controlplane.postgres.lane import Lane
@@ -174,10 +175,11 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str |
     public_url = settings.public_url or url or f"http://{settings.host}:{settings.port}"
 
     operations = operations_of(settings)
+    meter = Meter()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _running(app, settings, database_url, keyring, public_url):
+        async with _running(app, settings, database_url, keyring, public_url, meter):
             yield
 
     app = FastAPI(
@@ -187,7 +189,7 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str |
         docs_url=None,
         redoc_url=None,
         middleware=[
-            Middleware(Guard),
+            Middleware(Guard, meter=meter),
             *_cors(settings),
             Middleware(
                 Gate,
@@ -245,7 +247,7 @@ def operations_of(settings: Settings) -> list[Operation]:
 
 @contextlib.asynccontextmanager
 async def _running(
-    app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing, public_url: str
+    app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing, public_url: str, meter: Meter
 ) -> AsyncIterator[None]:
     pool = await open_pool(
         dsn, size=settings.database_connections, name="controlplane", pooler=settings.database_pooler
@@ -305,6 +307,7 @@ async def _running(
             api_key=settings.api_key.get_secret_value() if settings.api_key else None,
         ),
         whose=Whose(pool),
+        meter=meter,
     )
     app.state.doors = doors
     janitor = Janitor(

@@ -7,9 +7,17 @@ from __future__ import annotations
 
 from controlplane.postgres.pool import Connection
 
+# Looked for first: `on conflict` alone would wait for whoever is counting.
 BEGIN = """
 insert into census (bucket, namespace, name, count, counted_at)
-values ($1, 0, $2, 0, '-infinity')
+select $1, 0, $2, 0, '-infinity'
+where not exists (
+  select 1
+  from census
+  where bucket = $1
+    and namespace = 0
+    and name = $2
+)
 on conflict do nothing
 """
 
