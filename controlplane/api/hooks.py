@@ -232,7 +232,6 @@ OPERATIONS = [
             202: "It is kept, and so is its execution.",
             401: "Not signed as agreed, or there is no such trigger.",
             413: "Too large.",
-            429: "The namespace has as much under way as it may have; nothing was kept, send it again.",
             503: "Nothing was kept; send it again.",
         },
     ),

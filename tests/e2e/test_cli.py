@@ -839,6 +839,8 @@ async def test_keys_by_sdk(database: str) -> None:
             page = await client.keys.list(namespace="tenant", limit=1)
             rest = await client.keys.list(namespace="tenant", cursor=page.next_cursor)
             spaces = await client.keys.list_namespaces()
+            said = await client.keys.set_caps("tenant", {"executions": 7, "keys": None})
+            seen = await client.keys.caps("tenant")
             with pytest.raises(RequestRefused):
                 await client.keys.create("w", ["node"])
 
@@ -847,6 +849,32 @@ async def test_keys_by_sdk(database: str) -> None:
     assert [one.state for one in (*page.items, *rest.items)] == ["revoked", "expired"]
     assert rest.items[0].replaced_by == new.key_id
     assert made.key.get_secret_value() not in repr(made)
+    assert said == seen
+    assert [(one.cap, one.most, one.said) for one in seen if one.said] == [
+        ("executions", 7, True),
+        ("keys", None, True),
+    ]
+
+
+def test_caps_of_a_namespace(dev: Dev) -> None:
+    """What is said holds, what is not is as the server says of all; what is no cap is refused and changes nothing."""
+    there = {"CONTROLPLANE_SERVER": dev.url}
+    assert cli("namespaces", "create", "capped", **there).code == 0
+    done = cli("namespaces", "set-caps", "capped", "executions=7", "keys=unlimited", "--json", **there)
+    refused = [cli("namespaces", "set-caps", "capped", word, **there).code for word in ("executions=x", "nothing=1")]
+    shown = cli("namespaces", "caps", "capped", **there).out.decode()
+    unknown = cli("namespaces", "caps", "none", **there)
+
+    assert {one["cap"]: one["most"] for one in json.loads(done.out)["caps"] if one["said"]} == {
+        "executions": 7,
+        "keys": None,
+    }
+    assert refused == [2, 2]
+    assert [line.split()[:2] for line in shown.splitlines() if "of it" in line] == [
+        ["executions", "7"],
+        ["keys", "unlimited"],
+    ]
+    assert unknown.code == 3
 
 
 def test_an_open_address_takes_a_key_of_the_database(database: str) -> None:
