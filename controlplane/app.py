@@ -543,15 +543,16 @@ async def _within(
 ) -> list[Accepted | ControlPlaneError]:
     """What there is room for is accepted. What has been accepted before is answered so, also where there is none."""
     with caps.passing(batch) as passing:
-        answers = dict(zip([item.id for item in passing.items], await accept(conn, passing.items), strict=True))
-        for item in passing.items:
-            said = answers[item.id]
+        answers = await accept(conn, passing.items)
+        for item, said in zip(passing.items, answers, strict=True):
             if isinstance(said, Accepted) and not said.replayed and said.source_id is None:
                 passing.settle(item.namespace)
-        if passing.full:
-            before = await submit.before(conn, passing.full)
-            answers |= {item.id: before.get(item.id) or caps.refusal(item) for item in passing.full}
-    return [answers[item.id] for item in batch]
+        if not passing.full:
+            return answers
+        said_of = {item.id: said for item, said in zip(passing.items, answers, strict=True)}
+        before = await submit.before(conn, passing.full)
+        said_of |= {item.id: before.get(item.id) or caps.refusal(item) for item in passing.full}
+    return [said_of[item.id] for item in batch]
 
 
 def _stopped(overseer: Overseer, hints: Hints, stopped: Sequence[Stopped]) -> None:

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -143,13 +143,14 @@ class Caps:
     def passing(self, batch: Sequence[Submission]) -> Iterator[Passing]:
         """Let in what there is room for. Asks nobody and waits for nothing."""
         passing = Passing()
-        waiting: dict[int, int] = {}
-        for item in batch:
-            if self._enter(item):
-                passing.items.append(item)
-                waiting[item.namespace] = waiting.get(item.namespace, 0) + 1
-            else:
-                passing.full.append(item)
+        waiting = Counter(item.namespace for item in batch)
+        if all(self._roomy(namespace, count) for namespace, count in waiting.items()):
+            passing.items = list(batch)
+        else:
+            self._part(batch, passing)
+            waiting = Counter(item.namespace for item in passing.items)
+        for namespace, count in waiting.items():
+            self._standings[namespace].on_its_way += count
         try:
             yield passing
         finally:
@@ -214,19 +215,27 @@ class Caps:
             self._memory = {}
         self._read_at = time.monotonic()
 
-    def _enter(self, item: Submission) -> bool:
-        standing = self._standings.get(item.namespace)
+    def _roomy(self, namespace: int, count: int) -> bool:
+        """Whether there is room for all of these; nearly always, and then nothing more is asked."""
+        standing = self._standings.get(namespace)
         if standing is None:
-            standing = self._standings[item.namespace] = Standing()
+            standing = self._standings[namespace] = Standing()
         standing.busy = True
-        most = self.most(item.namespace, Cap.EXECUTIONS)
-        if most is not None:
-            # Who waits for its children ends when they have: they must find room where no other does.
-            most = most if item.parent_attempt is None else CHILDREN_FACTOR * most
-            if standing.present >= most:
-                return False
-        standing.on_its_way += 1
-        return True
+        most = self.most(namespace, Cap.EXECUTIONS)
+        return most is None or standing.present + count <= most
+
+    def _part(self, batch: Sequence[Submission], passing: Passing) -> None:
+        """In the order in which they came, as far as there is room."""
+        came: Counter[int] = Counter()
+        for item in batch:
+            most = self.most(item.namespace, Cap.EXECUTIONS)
+            if most is not None and item.parent_attempt is not None:
+                most *= CHILDREN_FACTOR  # who waits for its children ends when they have: they must find room
+            if most is not None and self._standings[item.namespace].present + came[item.namespace] >= most:
+                passing.full.append(item)
+            else:
+                passing.items.append(item)
+                came[item.namespace] += 1
 
     def _refusal(self, namespace: int) -> ControlPlaneError:
         most = self.most(namespace, Cap.EXECUTIONS)
