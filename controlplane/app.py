@@ -323,7 +323,7 @@ async def _running(
     await doors.entrance.begin()
     await doors.caps.refresh()
     archivist = Archivist(pool, placement, settings.keep)
-    census = Census(pool, placement, memory=doors.caps.wants_memory)
+    census = Census(pool, placement, memory=doors.caps.wants_memory, stored=doors.caps.wants_stored)
     scheduler = Scheduler(
         pool,
         placement,

@@ -176,6 +176,10 @@ class Settings(BaseSettings):
     cap_executions: CapCount = Field(
         default=1_000_000, description="Unfinished executions of one namespace, or `unlimited`."
     )
+    cap_stored_bytes: CapCount = Field(
+        default=None,
+        description="Bytes of inputs, contexts and results of one namespace, as last counted; unset: any number.",
+    )
     cap_schedules: CapCount = Field(default=10_000, description="Schedules of one namespace, or `unlimited`.")
     cap_triggers: CapCount = Field(default=1_000, description="Triggers of one namespace, or `unlimited`.")
     cap_keys: CapCount = Field(
@@ -286,6 +290,7 @@ class Settings(BaseSettings):
         """The `cap_…`: what holds for a namespace of which nothing else was said."""
         return {
             Cap.EXECUTIONS: self.cap_executions,
+            Cap.STORED_BYTES: self.cap_stored_bytes,
             Cap.SCHEDULES: self.cap_schedules,
             Cap.TRIGGERS: self.cap_triggers,
             Cap.KEYS: self.cap_keys,

@@ -107,6 +107,7 @@ class Caps:
         self._said: dict[int, dict[Cap, int | None]] = {}
         self._standings: dict[int, Standing] = {}
         self._memory: dict[Cap, dict[int, int]] = {}
+        self._stored: dict[int, int] = {}
         self._read_at = float("-inf")
 
     @property
@@ -133,11 +134,14 @@ class Caps:
 
     def wants_memory(self) -> bool:
         """Whether anybody has a cap of memory, which is not counted else."""
-        return any(
-            said.get(cap) is not None
-            for said in (self._defaults, *self._said.values())
-            for cap in (Cap.MEMORY_KEYS, Cap.MEMORY_BYTES)
-        )
+        return self._wants(Cap.MEMORY_KEYS) or self._wants(Cap.MEMORY_BYTES)
+
+    def wants_stored(self) -> bool:
+        """The same of what is stored."""
+        return self._wants(Cap.STORED_BYTES)
+
+    def _wants(self, cap: Cap) -> bool:
+        return any(said.get(cap) is not None for said in (self._defaults, *self._said.values()))
 
     @contextlib.contextmanager
     def passing(self, batch: Sequence[Submission]) -> Iterator[Passing]:
@@ -170,11 +174,11 @@ class Caps:
         """Whether there is no room now; it is counted anew soon because somebody has asked."""
         standing, most = self._standings.setdefault(namespace, Standing()), self.most(namespace, Cap.EXECUTIONS)
         standing.busy = True
-        return most is not None and standing.present >= most
+        return (most is not None and standing.present >= most) or self._heavy(namespace)
 
     def refusal(self, item: Submission) -> ControlPlaneError:
         """What one hears that there is no room for."""
-        return self._refusal(item.namespace)
+        return self._refusal(item.namespace, 1 if item.parent_attempt is None else CHILDREN_FACTOR)
 
     def refuse_memory(self, write: Write) -> ControlPlaneError | None:
         """Why a namespace whose memory is full may not add to it; what only removes is always done."""
@@ -213,6 +217,7 @@ class Caps:
             self._memory = {cap: await self._read(cap) for cap in (Cap.MEMORY_KEYS, Cap.MEMORY_BYTES)}
         else:
             self._memory = {}
+        self._stored = await self._read(Cap.STORED_BYTES) if self.wants_stored() else {}
         self._read_at = time.monotonic()
 
     def _roomy(self, namespace: int, count: int) -> bool:
@@ -222,22 +227,33 @@ class Caps:
             standing = self._standings[namespace] = Standing()
         standing.busy = True
         most = self.most(namespace, Cap.EXECUTIONS)
-        return most is None or standing.present + count <= most
+        return (most is None or standing.present + count <= most) and not self._heavy(namespace)
+
+    def _heavy(self, namespace: int, factor: int = 1) -> bool:
+        """Whether it stores as many bytes as it may, as of the last count."""
+        if not self._stored:
+            return False
+        most = self.most(namespace, Cap.STORED_BYTES)
+        return most is not None and self._stored.get(namespace, 0) >= factor * most
 
     def _part(self, batch: Sequence[Submission], passing: Passing) -> None:
         """In the order in which they came, as far as there is room."""
         came: Counter[int] = Counter()
         for item in batch:
+            # Who waits for its children ends when they have: they must find room.
+            factor = 1 if item.parent_attempt is None else CHILDREN_FACTOR
             most = self.most(item.namespace, Cap.EXECUTIONS)
-            if most is not None and item.parent_attempt is not None:
-                most *= CHILDREN_FACTOR  # who waits for its children ends when they have: they must find room
-            if most is not None and self._standings[item.namespace].present + came[item.namespace] >= most:
+            present = self._standings[item.namespace].present + came[item.namespace]
+            if (most is not None and present >= factor * most) or self._heavy(item.namespace, factor):
                 passing.full.append(item)
             else:
                 passing.items.append(item)
                 came[item.namespace] += 1
 
-    def _refusal(self, namespace: int) -> ControlPlaneError:
+    def _refusal(self, namespace: int, factor: int = 1) -> ControlPlaneError:
+        if self._heavy(namespace, factor):
+            stored = self.most(namespace, Cap.STORED_BYTES)
+            return reached(Cap.STORED_BYTES, most=stored or 0, present=self._stored[namespace])
         most = self.most(namespace, Cap.EXECUTIONS)
         return reached(Cap.EXECUTIONS, most=most or 0, present=self._standings[namespace].present)
 
@@ -279,6 +295,7 @@ class CapsForm(msgspec.Struct, forbid_unknown_fields=True):
     """What holds for a namespace: a number, null for any number; of what is left out, what the server says of all."""
 
     executions: int | msgspec.UnsetType | None = msgspec.UNSET
+    stored_bytes: int | msgspec.UnsetType | None = msgspec.UNSET
     schedules: int | msgspec.UnsetType | None = msgspec.UNSET
     triggers: int | msgspec.UnsetType | None = msgspec.UNSET
     keys: int | msgspec.UnsetType | None = msgspec.UNSET

@@ -11,17 +11,22 @@ from controlplane.stages import count
 
 CENSUS_SECONDS = 5.0
 MEMORY_SECONDS = 60.0
+STORED_SECONDS = 60.0
+"""Until the next walk through what is stored; one step of it is made in a tick."""
 REST = 20.0
 """A count is not repeated before it has rested for so many times as long as it took."""
 
 
 class Census:
-    """`memory`: whether anybody wants to know of memory, all of which has to be read for it."""
+    """`memory` and `stored`: whether anybody wants to know of it, for all of it has to be read."""
 
-    def __init__(self, pool: Pool, placement: Placement, *, memory: Callable[[], bool]) -> None:
+    def __init__(
+        self, pool: Pool, placement: Placement, *, memory: Callable[[], bool], stored: Callable[[], bool]
+    ) -> None:
         self._pool = pool
         self._placement = placement
         self._memory = memory
+        self._stored = stored
         self._took: dict[str, float] = {}
 
     async def tick(self) -> int:
@@ -31,6 +36,9 @@ class Census:
             await self._count("totals", count.totals, bucket, CENSUS_SECONDS)
             if self._memory():
                 await self._count("memory", count.memory, bucket, MEMORY_SECONDS)
+            if self._stored():
+                async with self._pool.acquire() as conn:
+                    await count.stored(conn, bucket, older_than_seconds=STORED_SECONDS)
         return 0
 
     async def _count(self, name: str, call: Callable[..., Awaitable[bool]], bucket: int, seconds: float) -> None:

@@ -21,6 +21,7 @@ class Cap(StrEnum):
     """What is counted."""
 
     EXECUTIONS = "executions"
+    STORED_BYTES = "stored_bytes"
     SCHEDULES = "schedules"
     TRIGGERS = "triggers"
     KEYS = "keys"
@@ -32,6 +33,7 @@ class Cap(StrEnum):
 
 WHAT: Mapping[Cap, str] = {
     Cap.EXECUTIONS: "unfinished executions",
+    Cap.STORED_BYTES: "bytes of stored inputs, contexts and results",
     Cap.SCHEDULES: "schedules",
     Cap.TRIGGERS: "triggers",
     Cap.KEYS: "API keys that are neither revoked nor expired",
@@ -42,6 +44,7 @@ WHAT: Mapping[Cap, str] = {
 }
 HOW: Mapping[Cap, str] = {
     Cap.EXECUTIONS: "Wait until some have ended and send it again, or cancel some (controlplane bulk cancel).",
+    Cap.STORED_BYTES: "Keep what has ended for a shorter time (CONTROLPLANE_KEEP_…_DAYS); it is counted now and then.",
     Cap.SCHEDULES: "Delete schedules that nobody needs.",
     Cap.TRIGGERS: "Delete triggers that nobody needs.",
     Cap.KEYS: "Revoke those that nobody uses.",

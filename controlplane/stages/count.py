@@ -5,7 +5,12 @@ Beside the thread: no execution moves. Each bucket is counted as a whole by whic
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from controlplane.postgres.pool import Connection
+
+STEP_MAX = 5_000
+"""Executions that one step of a walk looks at."""
 
 # Looked for first: `on conflict` alone would wait for whoever is counting.
 BEGIN = """
@@ -147,6 +152,74 @@ where census.namespace = 0 or census.count <> excluded.count
 """
 
 
+WALK = """
+select coalesce(cursor, '00000000-0000-0000-0000-000000000000') as after
+from census
+where bucket = $1
+  and namespace = 0
+  and name = 'stored_bytes'
+  and (cursor is not null or counted_at <= clock() - make_interval(secs => $2))
+for update skip locked
+"""
+
+# Sizes are known without unpacking what is stored. What is walked past and changes is counted the next time.
+STEP = """
+with seen as (
+  select e.id, e.namespace,
+    octet_length(e.input) + coalesce(octet_length(e.context), 0) + coalesce(octet_length(o.result), 0) as bytes
+  from executions e
+  left join outcomes o on o.bucket = $1 and o.id = e.id
+  where e.bucket = $1
+    and e.id > $2
+  order by e.id
+  limit $3
+),
+added as (
+  insert into census (bucket, namespace, name, count, counted_at)
+  select $1, namespace, 'stored_bytes.so_far', sum(bytes), clock()
+  from seen
+  group by namespace
+  on conflict (bucket, namespace, name) do update
+  set count = census.count + excluded.count, counted_at = excluded.counted_at
+)
+select count(*) as seen, (array_agg(id order by id desc))[1] as last
+from seen
+"""
+
+MOVE = """
+update census
+set cursor = $2
+where bucket = $1
+  and namespace = 0
+  and name = 'stored_bytes'
+"""
+
+PUBLISH = """
+with walked as (
+  delete from census
+  where bucket = $1
+    and name = 'stored_bytes.so_far'
+  returning namespace, count
+),
+named as (
+  select namespace
+  from walked
+  union
+  select namespace
+  from census
+  where bucket = $1
+    and name = 'stored_bytes'
+)
+insert into census (bucket, namespace, name, count, counted_at)
+select $1, n.namespace, 'stored_bytes', coalesce(w.count, 0), clock()
+from named n
+left join walked w using (namespace)
+order by n.namespace
+on conflict (bucket, namespace, name) do update
+set count = excluded.count, counted_at = excluded.counted_at, cursor = null
+"""
+
+
 async def executions(conn: Connection, bucket: int, *, older_than_seconds: float) -> bool:
     """Count the unfinished executions of every namespace anew. Says whether it was so old.
 
@@ -174,6 +247,25 @@ async def memory(conn: Connection, bucket: int, *, older_than_seconds: float) ->
         if not await _claim(conn, bucket, "memory_keys", older_than_seconds):
             return False
         await conn.execute(MEMORY, bucket)
+    return True
+
+
+async def stored(conn: Connection, bucket: int, *, older_than_seconds: float, limit: int = STEP_MAX) -> bool:
+    """One step through what is stored, or the first of a new walk when the last one has ended so long ago.
+
+    A walk is as old as it is long. Guard: the locked row that says where it is; a step happens whole or not at all.
+    """
+    async with conn.transaction():
+        after: UUID | None = await conn.fetchval(WALK, bucket, older_than_seconds)
+        if after is None:
+            await conn.execute(BEGIN, bucket, "stored_bytes")
+            return False
+        row = await conn.fetchrow(STEP, bucket, after, limit)
+        assert row is not None
+        if row["seen"] < limit:  # not only when there is nothing: something always comes in
+            await conn.execute(PUBLISH, bucket)
+        else:
+            await conn.execute(MOVE, bucket, row["last"])
     return True
 
 

@@ -21,7 +21,8 @@ create table caps (
 """
 
 # What there was when it was last counted, of each bucket; rewritten as a whole by whichever replica is the first to
-# find it old. The namespace 0 stands for all of them, and its row is who counts's to lock.
+# find it old. The namespace 0 stands for all of them, and its row is who counts's to lock. What is too much to count at
+# once is walked through: `cursor` is where.
 CENSUS = """
 create table census (
   bucket smallint not null,
@@ -29,6 +30,7 @@ create table census (
   name text not null check (name <> ''),
   count bigint not null check (count >= 0),
   counted_at timestamptz not null,
+  cursor uuid,
   primary key (bucket, namespace, name)
 )
 """

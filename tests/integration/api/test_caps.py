@@ -327,3 +327,23 @@ async def test_a_replica_that_starts_knows_what_is_there(database: str, receiver
 
 async def counted(api: Api) -> bool:
     return bool(caps_of(await api.client.get("/api/v1/namespaces/default/caps"))["executions"]["present"] >= 3)
+
+
+@pytest.mark.parametrize("settings", [{"cap_stored_bytes": 100}], ids=["stored"])
+async def test_who_stores_too_much(api: Api, conn: asyncpg.Connection) -> None:
+    """422 for what is new; what has begun ends, and its result is kept."""
+    session = await api.node()
+    await api.submit(input={"text": "x" * 100})
+    await conn.execute("update census set counted_at = '-infinity' where name = 'stored_bytes'")
+
+    await until(lambda: stored(api, conn))
+
+    refused = the_problem(await submit(api), 422, "cap_reached")
+    assert (refused["cap"], refused["most"], refused["present"] > 100) == ("stored_bytes", 100, True)
+    done = await api.finish(session, await api.take(session), "kept")
+    assert done.status_code == 200
+
+
+async def stored(api: Api, conn: asyncpg.Connection) -> bool:
+    await conn.execute("update census set counted_at = '-infinity' where name = 'stored_bytes' and namespace = 0")
+    return (await submit(api)).status_code == 422

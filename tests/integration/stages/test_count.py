@@ -94,3 +94,22 @@ async def test_how_much_is_in_memory(conn: asyncpg.Connection) -> None:
 
     assert await counted(conn, Cap.MEMORY_KEYS) == {1: 3, 7: 3}
     assert await counted(conn, Cap.MEMORY_BYTES) == {1: 9, 7: 15}
+
+
+async def test_how_much_is_stored(conn: asyncpg.Connection) -> None:
+    """By steps, of which the last makes it known; the next walk begins anew and forgets what is gone."""
+    made = [await make_execution(conn, "succeeded", input=b"12345", context=b"123") for _ in range(5)]
+    await conn.execute("update executions set namespace = 7 where id = $1", made[0].id)
+    await conn.execute("update outcomes set result = '12'")
+
+    steps = 0
+    while not await counted(conn, Cap.STORED_BYTES):
+        await count.stored(conn, 0, older_than_seconds=0, limit=2)
+        steps += 1
+
+    assert steps == 1 + 3
+    assert await counted(conn, Cap.STORED_BYTES) == {1: 40, 7: 10}
+    await conn.execute("delete from executions where namespace = 7")
+    await count.stored(conn, 0, older_than_seconds=0)
+    assert await counted(conn, Cap.STORED_BYTES) == {1: 40}
+    assert not await count.stored(conn, 0, older_than_seconds=60)

@@ -16,7 +16,15 @@ from controlplane_sdk.transport import Transport, present
 KeyScope = Literal["execute", "read", "operate", "admin", "node"]
 
 CapName = Literal[
-    "executions", "schedules", "triggers", "keys", "nodes", "sessions_per_node", "memory_keys", "memory_bytes"
+    "executions",
+    "stored_bytes",
+    "schedules",
+    "triggers",
+    "keys",
+    "nodes",
+    "sessions_per_node",
+    "memory_keys",
+    "memory_bytes",
 ]
 
 
