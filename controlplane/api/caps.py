@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from uuid import UUID
 
 import msgspec
 from starlette.requests import Request
@@ -33,7 +34,7 @@ from controlplane.domain.key import Namespace
 from controlplane.domain.memory import Remove, Write
 from controlplane.domain.placement import Placement
 from controlplane.errors import ControlPlaneError, DatabaseUnavailable, Invalid, NamespaceNotAllowed
-from controlplane.postgres.pool import Pool, persist
+from controlplane.postgres.pool import Connection, Pool, persist
 from controlplane.reads import caps
 from controlplane.stages import cap as cap_stage
 
@@ -62,7 +63,7 @@ class Standing:
     counted_at: float = float("-inf")
     total: int = 0
     base: int = 0
-    on_its_way: int = 0
+    on_its_way: set[UUID] = field(default_factory=set)
     busy: bool = False
     known: bool = False
     rests_until: float = 0.0
@@ -70,7 +71,7 @@ class Standing:
 
     @property
     def present(self) -> int:
-        return self.counted + self.total - self.base + self.on_its_way
+        return self.counted + self.total - self.base + len(self.on_its_way)
 
     def adopt(self, count: int, at: float, *, total: int) -> None:
         """This many there were at that moment, `total` of those that came in here included."""
@@ -148,20 +149,19 @@ class Caps:
         """Let in what there is room for. Asks nobody and waits for nothing."""
         passing = Passing()
         waiting = Counter(item.namespace for item in batch)
-        if all(self._roomy(namespace, count) for namespace, count in waiting.items()):
+        if all([self._roomy(namespace, count) for namespace, count in waiting.items()]):  # noqa: C419 - of each
             passing.items = list(batch)
         else:
             self._part(batch, passing)
-            waiting = Counter(item.namespace for item in passing.items)
-        for namespace, count in waiting.items():
-            self._standings[namespace].on_its_way += count
+        for item in passing.items:
+            self._standings[item.namespace].on_its_way.add(item.id)
         try:
             yield passing
         finally:
-            for namespace, count in waiting.items():
-                standing = self._standings[namespace]
-                standing.on_its_way -= count
-                standing.total += passing.let_in.get(namespace, 0)
+            for item in passing.items:
+                self._standings[item.namespace].on_its_way.discard(item.id)
+            for namespace, count in passing.let_in.items():
+                self._standings[namespace].total += count
 
     def enter(self, namespace: int) -> None:
         """One that comes by another way than a lane is about to be accepted. Raises: NamespaceFull."""
@@ -211,7 +211,11 @@ class Caps:
         )
         for namespace in counted.keys() | self._standings.keys():
             standing = self._standings.setdefault(namespace, Standing())
-            standing.adopt(counted.get(namespace, 0), now - age_seconds, total=standing.total_at(now - age_seconds))
+            total = standing.total_at(now - age_seconds)
+            quiet = total == standing.total and not standing.on_its_way
+            # Near the cap what the census may or may not know of would count twice: there it counts for itself.
+            if quiet or not self._close(namespace, standing):
+                standing.adopt(counted.get(namespace, 0), now - age_seconds, total=total)
             standing.marks.append((now, standing.total))
         if self.wants_memory():
             self._memory = {cap: await self._read(cap) for cap in (Cap.MEMORY_KEYS, Cap.MEMORY_BYTES)}
@@ -276,15 +280,19 @@ class Caps:
             standing.known = True
             if most is None:
                 continue
-            total, standing.busy, begun = standing.total, False, time.monotonic()
-            count = partial(
-                caps.unfinished,
-                namespace=namespace,
-                buckets=self._placement.all(),
-                limit=CHILDREN_FACTOR * most + 1,
-            )
-            standing.adopt(await persist(self._pool, count, seconds=PATIENCE_SECONDS), begun, total=total)
-            standing.rests_until = time.monotonic() + REST * (time.monotonic() - begun)
+            count = partial(self._count, namespace=namespace, limit=CHILDREN_FACTOR * most + 1)
+            await persist(self._pool, count, seconds=PATIENCE_SECONDS)
+
+    async def _count(self, conn: Connection, *, namespace: int, limit: int) -> None:
+        """Exact but for what other replicas let in afterwards: what is on its way from here is counted here."""
+        standing = self._standings[namespace]
+        total, but, begun = standing.total, list(standing.on_its_way), time.monotonic()
+        standing.busy = False
+        buckets = self._placement.all()
+        count = await caps.unfinished(conn, namespace=namespace, buckets=buckets, limit=limit, but=but)
+        ended = time.monotonic()
+        standing.adopt(count, begun, total=total)
+        standing.rests_until = ended + REST * (ended - begun)
 
     async def _read(self, cap: Cap) -> dict[int, int]:
         read = partial(caps.counted, cap=cap, buckets=self._placement.all())
@@ -328,7 +336,14 @@ async def put(request: Request) -> Response:
         said[cap] = most
     await doors.run(cap_stage.put, said, namespace=namespace.id)
     await doors.caps.refresh()
-    log.info("namespace.capped", extra={"namespace_name": namespace.name, "caps": said, "by": caller_of(request)})
+    log.info(
+        "namespace.capped",
+        extra={
+            "namespace_name": namespace.name,
+            "caps": {cap.value: most for cap, most in said.items()},
+            "by": caller_of(request),
+        },
+    )
     return answer(await _shape(doors, namespace))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID
 
 from controlplane.domain.cap import Cap
 from controlplane.postgres.pool import Connection
@@ -40,16 +41,25 @@ where bucket = $1
   and namespace = 0
 """
 
-# No index holds them by namespace, which would cost every step of every execution a write. It ends at the cap.
+# No index holds them by namespace, which would cost every step of every execution a write. It ends at the cap. Those
+# that are on their way are left out, whether they are there yet or not: whoever asks counts them itself.
 UNFINISHED = """
-select count(*)
-from (
-  select 1
+select (
+  select count(*)
+  from (
+    select 1
+    from queue
+    where bucket = $1
+      and namespace = $2
+    limit $3
+  ) q
+) - (
+  select count(*)
   from queue
   where bucket = $1
     and namespace = $2
-  limit $3
-) q
+    and id = any($4::uuid[])
+)
 """
 
 SCHEDULES = """
@@ -113,11 +123,13 @@ async def counted(conn: Connection, cap: Cap, *, buckets: Iterable[int]) -> tupl
     return age_seconds, found
 
 
-async def unfinished(conn: Connection, *, namespace: int, buckets: Iterable[int], limit: int) -> int:
-    """How many unfinished executions a namespace has now; of more than `limit` so many."""
+async def unfinished(
+    conn: Connection, *, namespace: int, buckets: Iterable[int], limit: int, but: Sequence[UUID]
+) -> int:
+    """How many unfinished executions a namespace has now, but for these; of more than `limit` so many."""
     count = 0
     for bucket in buckets:
-        count += await conn.fetchval(UNFINISHED, bucket, namespace, limit - count)
+        count += await conn.fetchval(UNFINISHED, bucket, namespace, limit - count, but)
     return count
 
 

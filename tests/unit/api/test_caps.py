@@ -78,3 +78,12 @@ def test_every_cap_says_what_to_do(cap: Cap) -> None:
     assert error.fix is not None
     assert "/caps" in error.fix
     assert error.facts == {"cap": cap.value, "most": 5, "present": 7}
+
+
+def test_a_flush_of_several_namespaces(caps: Caps) -> None:
+    """One that is full keeps none of the others out."""
+    let_in(caps, 10)
+
+    with caps.passing([submission(), submission(namespace=7), submission(namespace=8)]) as passing:
+        assert [item.namespace for item in passing.items] == [7, 8]
+        assert [item.namespace for item in passing.full] == [1]
