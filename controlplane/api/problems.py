@@ -80,6 +80,8 @@ STATUS_OF: dict[type[errors.ControlPlaneError], int] = {
     errors.HeadTooLarge: 431,
     errors.TooSlow: 408,
     errors.RateLimited: 429,
+    errors.CapReached: 422,
+    errors.NamespaceFull: 429,
     errors.ScopeMissing: 403,
     errors.NodeNotAllowed: 403,
     errors.NamespaceNotAllowed: 403,
@@ -138,6 +140,8 @@ def answer(error: errors.ControlPlaneError, headers: Mapping[str, str] | None = 
     more = dict(headers or {})
     if status == 503:
         more["Retry-After"] = "1"
+    if status == 429:
+        more.setdefault("Retry-After", "1")
     if status == 401:
         more["WWW-Authenticate"] = "Bearer"
     return Response(orjson.dumps(body_of(error)), status, more, media_type=MEDIA_TYPE)

@@ -510,6 +510,52 @@ async def _declare(conn: Connection, fresh: list[Submission]) -> None:
         )
 
 
+async def before(conn: Connection, batch: Sequence[Submission]) -> dict[UUID, Accepted | ControlPlaneError]:
+    """The answers of those that were accepted before: by their own id, their idempotency key, or their step.
+
+    Changes nothing. Raises nothing: a key that was used with another request is answered as `accept` does.
+    """
+    answers: dict[UUID, Accepted | ControlPlaneError] = {}
+    for bucket, part in by_bucket(batch, lambda item: item.id):
+        answers |= await accepted_before(conn, bucket, part)
+        rest = [item for item in part if item.id not in answers]
+        answers |= await _keyed_before(conn, bucket, [item for item in rest if item.idempotency_key is not None])
+        calls = [item for item in rest if item.step is not None]
+        rows = await conn.fetch(READ_STEPS, bucket, [item.parent_id for item in calls], [item.step for item in calls])
+        steps = {(row["execution_id"], row["name"]): row["child_id"] for row in rows}
+        accepted = await _read(conn, bucket, [id_ for id_ in steps.values() if id_ is not None])
+        for item in calls:
+            child_id = steps.get((item.parent_id, item.step))
+            if child_id in accepted:
+                answers[item.id] = _accepted(accepted[child_id], replayed=True)
+    return answers
+
+
+async def _keyed_before(
+    conn: Connection, bucket: int, keyed: list[Submission]
+) -> dict[UUID, Accepted | ControlPlaneError]:
+    """Of those whose key is kept."""
+    if not keyed:
+        return {}
+    rows = await conn.fetch(
+        READ_KEYS,
+        bucket,
+        [item.namespace for item in keyed],
+        [item.idempotency_scope for item in keyed],
+        [item.idempotency_key for item in keyed],
+    )
+    earlier = {(row["namespace"], row["scope"], row["key"]): row for row in rows}
+    accepted = await _read(conn, bucket, [row["execution_id"] for row in rows])
+    answers: dict[UUID, Accepted | ControlPlaneError] = {}
+    for item in keyed:
+        row = earlier.get((item.namespace, item.idempotency_scope, item.idempotency_key))
+        if row is None or row["execution_id"] not in accepted:
+            continue  # never used, or forgotten since
+        same = row["request_hash"] == item.request_hash
+        answers[item.id] = _accepted(accepted[row["execution_id"]], replayed=True) if same else _conflict()
+    return answers
+
+
 async def accepted_before(conn: Connection, bucket: int, part: list[Submission]) -> dict[UUID, Accepted]:
     """The answers of those that an earlier flush of these very ids accepted, and whose answer was lost."""
     before = await _read(conn, bucket, [item.id for item in part]) if part else {}

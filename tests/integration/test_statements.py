@@ -37,6 +37,7 @@ TABLES = (
     "|ended_parents"
     "|steps|signals"
     "|namespaces"
+    "|caps|census"
 )
 READ = re.compile(rf"\b(from|join|update|into|using)\s+({TABLES})\b", re.IGNORECASE)
 

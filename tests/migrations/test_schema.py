@@ -36,6 +36,8 @@ OPERATIONAL = [
     "retention_walks",
     "bulks",
     "ended_parents",
+    "caps",
+    "census",
 ]
 KEY = """
 select a.attname

@@ -87,7 +87,7 @@ STAGES: Mapping[str, frozenset[str]] = {
     "signal": frozenset({"suspend"}),
     "step": frozenset({"approve", "signal", "suspend"}),
 }
-SERVE_ALL_STAGES = frozenset({"hold", "record"})
+SERVE_ALL_STAGES = frozenset({"hold", "record", "room"})
 
 # SQL is written in lower case (or shouted), prose begins with one capital.
 STATEMENT = re.compile(
