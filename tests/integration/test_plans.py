@@ -113,9 +113,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "submit.READ_KEYS": case(submit.READ_KEYS, 0, all_(1), all_(""), keys[3], by="idempotency_keys_pkey"),
         "submit.READ_ACCEPTED": case(submit.READ_ACCEPTED, 0, leased),
         "lease.OPEN_SESSIONS": case(lease.OPEN_SESSIONS, 0, [*sessions, *called], by="sessions_pkey pauses_pkey"),
-        "lease.CLAIM": case(
-            lease.CLAIM, 0, 1, target, 16, sessions[0], True, b"{}", by="queue_ready queue_pkey"
-        ),
+        "lease.CLAIM": case(lease.CLAIM, 0, 1, target, 16, sessions[0], True, b"{}", by="queue_ready queue_pkey"),
         "lease.READ_ASKED": case(lease.READ_ASKED, 0, leased),
         "renew.STILL_HELD": case(renew.STILL_HELD, 0, leased, sessions[0], by="queue_pkey"),
         "hold.SHARE": case(hold.SHARE, 0, leased, by="queue_pkey"),
