@@ -50,6 +50,7 @@ bench: $(INSTALLED) ## Submits and lifecycles per second beside the machine's ow
 	@$(BIN)/python bench/lifecycle.py
 
 cost: $(INSTALLED) ## CPU, round trips, log and buffers of a submit, a claim, a report and a lifecycle
+	@$(BIN)/python bench/flush.py
 	@$(BIN)/python bench/cost.py
 
 lint: $(INSTALLED) ## Lint and types
