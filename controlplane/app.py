@@ -15,6 +15,7 @@ from uuid import UUID
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 
 from controlplane import __version__
 from controlplane.api import (
@@ -182,6 +183,7 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str |
         docs_url=None,
         redoc_url=None,
         doors=[
+            Middleware(ServerErrorMiddleware, handler=problems.broken),
             Middleware(Guard),
             *_cors(settings),
             Middleware(
