@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test unit integration property e2e bench lint lock sbom audit docs schema clean
+.PHONY: help install demo dev test unit integration property e2e bench cost lint lock sbom audit docs schema clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ e2e: $(INSTALLED) ## Real processes, real signals
 
 bench: $(INSTALLED) ## Submits and lifecycles per second beside the machine's own limit
 	@$(BIN)/python bench/lifecycle.py
+
+cost: $(INSTALLED) ## CPU, round trips, log and buffers of a submit, a claim, a report and a lifecycle
+	@$(BIN)/python bench/flush.py
+	@$(BIN)/python bench/cost.py
 
 lint: $(INSTALLED) ## Lint and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,6 +15,7 @@ from uuid import UUID
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 
 from controlplane import __version__
 from controlplane.api import (
@@ -71,7 +71,7 @@ from controlplane.api.doors import (
 from controlplane.api.entrance import Entrance
 from controlplane.api.facades import jobs, sockets, tasks
 from controlplane.api.facades.intake import Facades
-from controlplane.api.front import Front
+from controlplane.api.front import Front, House
 from controlplane.api.guard import Guard
 from controlplane.api.lookout import Lookout
 from controlplane.api.operation import Operation, install
@@ -112,6 +112,7 @@ from controlplane.reads import changes as change_rows
 from controlplane.reads import events as event_rows
 from controlplane.reads import executions as execution_rows
 from controlplane.security.egress import EgressPolicy
+from controlplane.security.randomness import RandomBits
 from controlplane.security.secrets import KeyRing
 from controlplane.settings import Settings
 from controlplane.stages import checkpoint, complete, lease, log, renew, replay, step, submit
@@ -182,13 +183,14 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str |
         async with _running(app, settings, database_url, keyring, public_url, meter):
             yield
 
-    app = FastAPI(
+    app = House(
         title="controlplane",
         version=__version__,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        middleware=[
+        doors=[
+            Middleware(ServerErrorMiddleware, handler=problems.broken),
             Middleware(Guard, meter=meter),
             *_cors(settings),
             Middleware(
@@ -254,7 +256,7 @@ async def _running(
     )
     placement = Placement(buckets=settings.buckets, hashed=settings.buckets_hashed)
     clock = DatabaseClock()
-    ids = IdMaker(clock.milliseconds, secrets.randbits)
+    ids = IdMaker(clock.milliseconds, RandomBits())
     hints = Hints(pool, dsn, notify=settings.notify)
     admission = Admission(hints)
     namespace_caps = Caps(pool, placement, defaults=settings.caps)

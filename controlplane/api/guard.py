@@ -9,6 +9,7 @@ import time
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from controlplane.api.fields import fields_of
 from controlplane.api.front import FOUND, Found
 from controlplane.api.problems import MEDIA_TYPE, REQUEST_ID
 from controlplane.observe.metrics import OTHER, Meter
@@ -72,7 +73,7 @@ class Guard:
 
 def request_id_of(scope: Scope) -> bytes:
     """The id that the caller gave the request, or a new one."""
-    given: bytes | None = next((value for name, value in scope["headers"] if name == REQUEST_ID_HEADER), None)
+    given = fields_of(scope).get(REQUEST_ID_HEADER)
     return given if given is not None and WELL_FORMED.fullmatch(given) else b"req_" + secrets.token_hex(16).encode()
 
 

@@ -161,6 +161,11 @@ def of(request: Request, error: Exception) -> Response:
     return answer(errors.ControlPlaneError("Something broke in here; it was logged."))
 
 
+async def broken(request: Request, error: Exception) -> Response:
+    """As `of`, for whoever awaits."""
+    return of(request, error)
+
+
 def install(app: FastAPI, *, paths: Sequence[str]) -> None:
     """Errors of what does not pass through `front.py` look the same. `paths`: what there is, to name the nearest."""
     known = tuple(dict.fromkeys(paths))
@@ -181,12 +186,9 @@ def install(app: FastAPI, *, paths: Sequence[str]) -> None:
         }
         return Response(orjson.dumps(body), error.status_code, error.headers, media_type=MEDIA_TYPE)
 
-    async def other(request: Request, error: Exception) -> Response:
-        return of(request, error)
-
     app.add_exception_handler(HTTPException, http)
     for kind in (errors.ControlPlaneError, ClientDisconnect, *PASSING, Exception):
-        app.add_exception_handler(kind, other)
+        app.add_exception_handler(kind, broken)
 
 
 @lru_cache(maxsize=1_024)
