@@ -36,6 +36,8 @@ OPERATIONAL = [
     "retention_walks",
     "bulks",
     "ended_parents",
+    "audit",
+    "audit_heads",
 ]
 KEY = """
 select a.attname
