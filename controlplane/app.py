@@ -20,6 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from controlplane import __version__
 from controlplane.api import (
     attempts,
+    audit,
     batch,
     bulk,
     changes,
@@ -141,6 +142,7 @@ OPERATIONS = [
     *pauses.OPERATIONS,
     *agentfield.OPERATIONS,
     *keys.OPERATIONS,
+    *audit.OPERATIONS,
     *retention.OPERATIONS,
     *health.OPERATIONS,
 ]
@@ -299,6 +301,7 @@ async def _running(
         secret_days=settings.webhook_secret_days,
         changes_seconds=settings.memory_changes_seconds,
         trigger_events_days=settings.trigger_events_days,
+        audit_days=settings.keep_audit_days,
     )
     await janitor.tick()  # before the first id is made
     await doors.entrance.begin()
