@@ -30,13 +30,15 @@ create table audit (
   after bytea,
   previous bytea not null,
   hash bytea not null,
-  primary key (bucket, namespace, seq),
-  constraint audit_once unique (bucket, namespace, id),
+  constraint audit_once unique (bucket, id),
   constraint audit_counts_from_one check (seq > 0),
   constraint audit_actor_kind check (actor_kind in ('key', 'environment', 'anybody', 'link', 'command', 'daemon')),
   constraint audit_hashes check (octet_length(previous) = 32 and octet_length(hash) = 32)
 )
 """
+
+# Made last, it is what a statement that was planned while the table was empty goes through: either costs nothing then.
+AUDIT_KEY = "alter table audit add primary key (bucket, namespace, seq)"
 
 # Where each chain ends, and where what is kept of it begins: `removed_seq` and `removed_hash` are those of the last row
 # that retention has taken away, on which the first row that is left goes on.
@@ -141,5 +143,5 @@ BEGUN = "alter table bulks add column created_by text"
 
 
 def upgrade() -> None:
-    for statement in (AUDIT, HEADS, HASH, APPEND_ONLY, HEADS_GO_FORWARD, *TRIGGERS, BEGUN):
+    for statement in (AUDIT, AUDIT_KEY, HEADS, HASH, APPEND_ONLY, HEADS_GO_FORWARD, *TRIGGERS, BEGUN):
         op.get_bind().exec_driver_sql(statement)

@@ -285,6 +285,41 @@ where s.bucket = $1
 """,
 )
 
+AUDIT_CHAIN_HOLDS = Invariant(
+    name="audit_chain_holds",
+    promise="Each row of the audit log goes on from the one before it, says what was written, and none is missing (I32).",
+    query="""
+select coalesce(a.id, gen_random_uuid()) as id
+from audit_heads h
+left join lateral (
+  select id, namespace, seq, previous, hash, before, after, at, actor_kind, actor, key_id, actor_namespace, request_id,
+    address, user_agent, action, object_kind, object_id,
+    lag(hash, 1, h.removed_hash) over (order by seq) as hash_before,
+    lag(seq, 1, h.removed_seq) over (order by seq) as seq_before,
+    count(*) over () as rows
+  from audit
+  where bucket = $1
+    and namespace = h.namespace
+) a on true
+where h.bucket = $1
+  and (
+    coalesce(a.rows, 0) <> h.seq - h.removed_seq
+    or a.seq <> a.seq_before + 1
+    or a.previous <> a.hash_before
+    or a.seq = h.seq and a.hash <> h.hash
+    or a.hash <> audit_hash(
+      a.previous,
+      array[
+        'controlplane.audit.1', a.namespace::text, a.seq::text, a.id::text,
+        to_char(a.at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+        a.actor_kind, a.actor, a.key_id::text, a.actor_namespace, a.request_id, a.address, a.user_agent, a.action,
+        a.object_kind, a.object_id, convert_from(a.before, 'UTF8'), convert_from(a.after, 'UTF8')
+      ]
+    )
+  )
+""",
+)
+
 ALWAYS = (
     IN_ONE_PLACE,
     STANDS_FOR_ONE_THING,
@@ -300,6 +335,7 @@ ALWAYS = (
     WAKES_ONCE,
     CALLS_KNOW_THEIR_CHILDREN,
     STEPS_SAY_WHAT_WAS_DONE,
+    AUDIT_CHAIN_HOLDS,
 )
 
 

@@ -15,6 +15,7 @@ from controlplane.reads import audit as rows
 from controlplane.reads.audit import EVERYTHING, Verified
 from controlplane.stages import audit
 from tests.make import NAMESPACE, move_clock
+from tests.property.invariants import AUDIT_CHAIN_HOLDS
 
 DAY = 86_400.0
 TAMPERED = {
@@ -196,6 +197,31 @@ async def test_whoever_changes_a_column_is_seen(unlocked: Connection, column: st
     broken = (await verified(unlocked)).walked.broken
     assert broken is not None
     assert broken.seq == 3
+
+
+async def asked(conn: Connection) -> list[asyncpg.Record]:
+    """What breaks the invariant, by SQL alone."""
+    found: list[asyncpg.Record] = await conn.fetch(AUDIT_CHAIN_HOLDS.query, 0)
+    return found
+
+
+async def test_the_invariant_sees_nothing_wrong(conn: Connection) -> None:
+    """Neither in a chain that grows nor in one that retention has shortened."""
+    await append(conn, *(entry(n) for n in range(3)))
+    assert await asked(conn) == []
+    await move_clock(conn, "100 days")
+    await append(conn, entry(3))
+    await audit.forget(conn, 0, after_seconds=90 * DAY)
+
+    assert await asked(conn) == []
+
+
+@pytest.mark.parametrize("column", sorted(TAMPERED))
+async def test_the_invariant_sees_what_was_changed(unlocked: Connection, column: str) -> None:
+    """The same of every column, as one query (I32)."""
+    await unlocked.execute(f"update audit set {column} = {TAMPERED[column]} where seq = 3")
+
+    assert await asked(unlocked)
 
 
 async def test_every_column_can_be_tampered_with(conn: Connection) -> None:
