@@ -287,7 +287,7 @@ where s.bucket = $1
 
 AUDIT_CHAIN_HOLDS = Invariant(
     name="audit_chain_holds",
-    promise="Each row of the audit log goes on from the one before it, says what was written, and none is missing (I32).",
+    promise="Each row of the audit log goes on from the one before it, says what was written; none is missing (I32).",
     query="""
 select coalesce(a.id, gen_random_uuid()) as id
 from audit_heads h
