@@ -9,7 +9,9 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from controlplane.daemons.janitor import DatabaseClock, Janitor
 from controlplane.domain.audit import START, Actor, ActorKind, Audited, AuditId, Entry, Mark
+from controlplane.domain.placement import Placement
 from controlplane.postgres.pool import Connection
 from controlplane.reads import audit as rows
 from controlplane.reads.audit import EVERYTHING, Verified
@@ -346,6 +348,35 @@ async def test_retention_takes_nothing_younger_than_thirty_days(conn: Connection
     with pytest.raises(asyncpg.RestrictViolationError):
         await audit.forget(conn, 0, after_seconds=DAY)
     assert len(await all_of_it(conn)) == 1
+
+
+async def test_the_janitor_keeps_to_what_is_set(conn: Connection, database: str) -> None:
+    """Without a number of days it takes nothing; with one, what is older."""
+    await append(conn, *(entry(n) for n in range(3)))
+    pool = await asyncpg.create_pool(database, min_size=1, max_size=1, setup=_in_a_hundred_days)
+
+    async def tick(days: float | None) -> int:
+        janitor = Janitor(
+            pool,
+            Placement(),
+            DatabaseClock(),
+            weeks_ahead=1,
+            secret_days=7,
+            changes_seconds=60,
+            trigger_events_days=30,
+            audit_days=days,
+        )
+        await janitor.tick()
+        return len(await all_of_it(conn))
+
+    async with pool:
+        assert await tick(None) == 3
+        assert await tick(200.0) == 3
+        assert await tick(90.0) == 0
+
+
+async def _in_a_hundred_days(one: Connection) -> None:
+    await move_clock(one, "100 days")
 
 
 async def test_a_head_that_retention_has_passed_can_be_compared_no_more(conn: Connection) -> None:
