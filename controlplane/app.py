@@ -20,6 +20,7 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from controlplane import __version__
 from controlplane.api import (
     attempts,
+    audit,
     batch,
     bulk,
     caps,
@@ -147,6 +148,7 @@ OPERATIONS = [
     *agentfield.OPERATIONS,
     *keys.OPERATIONS,
     *caps.OPERATIONS,
+    *audit.OPERATIONS,
     *retention.OPERATIONS,
     *health.OPERATIONS,
 ]
@@ -320,6 +322,7 @@ async def _running(
         secret_days=settings.webhook_secret_days,
         changes_seconds=settings.memory_changes_seconds,
         trigger_events_days=settings.trigger_events_days,
+        audit_days=settings.keep_audit_days,
     )
     await janitor.tick()  # before the first id is made
     await doors.entrance.begin()

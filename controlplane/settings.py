@@ -34,6 +34,13 @@ CapCount = Annotated[
 ]
 """How many a namespace may have; None, written `unlimited`, is any number."""
 
+KEEP_AUDIT_DAYS_MIN = 30
+"""The database itself takes away nothing younger (migration 0020)."""
+KeepAuditDays = Annotated[
+    Annotated[float, Field(ge=KEEP_AUDIT_DAYS_MIN, le=KEEP_DAYS_MAX)] | None,
+    BeforeValidator(lambda given: None if given in (FOREVER, "") else given),
+]
+
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -258,6 +265,9 @@ class Settings(BaseSettings):
     )
     keep_dead_days: KeepDays = Field(
         default=None, description="Days that dead deliveries are kept; unset: as long as their execution."
+    )
+    keep_audit_days: KeepAuditDays = Field(
+        default=None, description="Days that the audit log is kept, from 30; unset or `forever`: always."
     )
     notify: bool = Field(default=True, description="Whether replicas hint at work by NOTIFY; polling finds it anyway.")
     partitions_weeks_ahead: int = Field(default=4, ge=1, le=52, description="Weeks of partitions made in advance.")

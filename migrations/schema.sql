@@ -1,5 +1,54 @@
 -- The data model, dumped from the migrations by `make schema`; a test compares. Without weekly partitions.
 
+CREATE FUNCTION public.audit_hash(previous bytea, fields text[]) RETURNS bytea
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN sha256((previous || convert_to((SELECT string_agg(COALESCE(((octet_length(f.field) || ':'::text) || f.field), '-'::text), ''::text ORDER BY f.n) AS string_agg FROM unnest(audit_hash.fields) WITH ORDINALITY f(field, n)), 'UTF8'::name)));
+
+CREATE FUNCTION public.audit_heads_go_forward() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+declare
+  last record;
+begin
+  if tg_op = 'UPDATE' then
+    if (new.bucket, new.namespace) = (old.bucket, old.namespace)
+      and (new.seq = old.seq and new.hash = old.hash or new.seq = old.seq + 1)
+    then
+      if (new.removed_seq, new.removed_hash) = (old.removed_seq, old.removed_hash) then
+        return new;
+      end if;
+      select a.hash, a.at into last
+      from audit a
+      where a.bucket = new.bucket and a.namespace = new.namespace and a.seq = new.removed_seq;
+      if new.removed_seq > old.removed_seq
+        and last.hash = new.removed_hash
+        and last.at < clock() - interval '30 days'
+      then
+        return new;
+      end if;
+    end if;
+  end if;
+  raise exception 'the head of an audit chain only goes forward: % refused', lower(tg_op)
+    using errcode = 'restrict_violation';
+end
+$$;
+
+CREATE FUNCTION public.audit_is_append_only() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  if tg_op = 'DELETE' then
+    perform from audit_heads h
+    where h.bucket = old.bucket and h.namespace = old.namespace and h.removed_seq >= old.seq;
+    if found then
+      return old;
+    end if;
+  end if;
+  raise exception 'audit is append-only: % refused', lower(tg_op)
+    using errcode = 'restrict_violation', hint = 'Retention moves audit_heads.removed_seq first.';
+end
+$$;
+
 CREATE FUNCTION public.clock() RETURNS timestamp with time zone
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ select now() + coalesce(nullif(current_setting('controlplane.clock_offset', true), ''), '0')::interval $$;
@@ -147,6 +196,41 @@ CREATE TABLE public.approvals (
     CONSTRAINT decided_has_moment CHECK (((status = 'pending'::text) = (decided_at IS NULL)))
 );
 
+CREATE TABLE public.audit (
+    bucket integer NOT NULL,
+    namespace smallint NOT NULL,
+    seq bigint NOT NULL,
+    id uuid NOT NULL,
+    at timestamp with time zone NOT NULL,
+    actor_kind text NOT NULL,
+    actor text,
+    key_id uuid,
+    actor_namespace text,
+    request_id text,
+    address text,
+    user_agent text,
+    action text NOT NULL,
+    object_kind text NOT NULL,
+    object_id text NOT NULL,
+    before bytea,
+    after bytea,
+    previous bytea NOT NULL,
+    hash bytea NOT NULL,
+    CONSTRAINT audit_actor_kind CHECK ((actor_kind = ANY (ARRAY['key'::text, 'environment'::text, 'anybody'::text, 'link'::text, 'command'::text, 'daemon'::text]))),
+    CONSTRAINT audit_counts_from_one CHECK ((seq > 0)),
+    CONSTRAINT audit_hashes CHECK (((octet_length(previous) = 32) AND (octet_length(hash) = 32)))
+);
+
+CREATE TABLE public.audit_heads (
+    bucket integer NOT NULL,
+    namespace smallint NOT NULL,
+    seq bigint DEFAULT 0 NOT NULL,
+    hash bytea DEFAULT decode(repeat('00'::text, 32), 'hex'::text) NOT NULL,
+    removed_seq bigint DEFAULT 0 NOT NULL,
+    removed_hash bytea DEFAULT decode(repeat('00'::text, 32), 'hex'::text) NOT NULL,
+    CONSTRAINT audit_heads_in_order CHECK (((0 <= removed_seq) AND (removed_seq <= seq)))
+);
+
 CREATE TABLE public.bulks (
     bucket smallint NOT NULL,
     id uuid NOT NULL,
@@ -168,6 +252,7 @@ CREATE TABLE public.bulks (
     began_at timestamp with time zone,
     moved_at timestamp with time zone NOT NULL,
     ended_at timestamp with time zone,
+    created_by text,
     CONSTRAINT bulks_action_check CHECK ((action = ANY (ARRAY['cancel'::text, 'retry'::text, 'redrive_deliveries'::text, 'pause'::text, 'resume'::text]))),
     CONSTRAINT bulks_done_check CHECK ((done >= 0)),
     CONSTRAINT bulks_failed_check CHECK ((failed >= 0)),
@@ -948,6 +1033,15 @@ ALTER TABLE ONLY public.api_keys
 ALTER TABLE ONLY public.approvals
     ADD CONSTRAINT approvals_pkey PRIMARY KEY (bucket, execution_id, request_id);
 
+ALTER TABLE ONLY public.audit_heads
+    ADD CONSTRAINT audit_heads_pkey PRIMARY KEY (bucket, namespace);
+
+ALTER TABLE ONLY public.audit
+    ADD CONSTRAINT audit_once UNIQUE (bucket, id);
+
+ALTER TABLE ONLY public.audit
+    ADD CONSTRAINT audit_pkey PRIMARY KEY (bucket, namespace, seq);
+
 ALTER TABLE public.queue
     ADD CONSTRAINT blocked_has_line CHECK (((state <> 'blocked'::text) OR (line IS NOT NULL))) NOT VALID;
 
@@ -1239,3 +1333,11 @@ ALTER INDEX public.logs_pkey ATTACH PARTITION public.logs_default_pkey;
 ALTER INDEX public.outcomes_status ATTACH PARTITION public.outcomes_default_bucket_namespace_status_id_idx;
 
 ALTER INDEX public.outcomes_pkey ATTACH PARTITION public.outcomes_default_pkey;
+
+CREATE TRIGGER audit_heads_go_forward BEFORE DELETE OR UPDATE ON public.audit_heads FOR EACH ROW EXECUTE FUNCTION public.audit_heads_go_forward();
+
+CREATE TRIGGER audit_heads_stay BEFORE TRUNCATE ON public.audit_heads FOR EACH STATEMENT EXECUTE FUNCTION public.audit_heads_go_forward();
+
+CREATE TRIGGER audit_rows_stay BEFORE DELETE OR UPDATE ON public.audit FOR EACH ROW EXECUTE FUNCTION public.audit_is_append_only();
+
+CREATE TRIGGER audit_stays BEFORE TRUNCATE ON public.audit FOR EACH STATEMENT EXECUTE FUNCTION public.audit_is_append_only();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from uuid import UUID
 
 import msgspec
@@ -10,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import shapes
+from controlplane.api.audited import Noted, audited
 from controlplane.api.body import clean, decode, read_body
-from controlplane.api.doors import BULKS_TOPIC, Doors, doors_of, namespace_of
+from controlplane.api.doors import BULKS_TOPIC, Doors, caller_of, doors_of, namespace_of
 from controlplane.api.executions import EMPTY, REASON_MAX, query_text
 from controlplane.api.operation import OPERATE, READ, Operation
 from controlplane.api.paging import instant, limit_of
@@ -93,11 +95,23 @@ async def begin(request: Request) -> Response:
     if form.dry_run:
         return answer(_counted(asked, counted, everything=form.all))
     check_count(asked, counted, confirmed=form.confirm)
-    id_, again = await doors.run(
+    id_, again = await audited(
+        request,
+        lambda done: Noted(
+            kind="bulk",
+            id=show("bulk", done[0]),
+            after={
+                "action": asked.action.value,
+                "filter": json.loads(dump(asked.filter, asked.action)),
+                "reason": asked.reason,
+                "matched": counted.total,
+            },
+        ),
         bulk.begin,
         BulkId(doors.ids.new(doors.placement.next() if keyed is None else doors.placement.of_key(namespace, keyed))),
         asked,
         counted=counted,
+        created_by=caller_of(request),
         keyed=None if keyed is None else bulk.Keyed(key=keyed, request_hash=hashlib.sha256(raw).digest()),
     )
     doors.hints.tell(BULKS_TOPIC)
@@ -137,7 +151,14 @@ async def look(request: Request) -> Response:
 async def stop(request: Request) -> Response:
     """No further batch begins; what was done stays done."""
     doors, namespace, id_ = doors_of(request), namespace_of(request), _id(request)
-    await doors.run(bulk.stop, id_, doors.placement.all(), namespace=namespace)
+    await audited(
+        request,
+        lambda _: Noted(kind="bulk", id=show("bulk", id_), after={"state": "stopped"}),
+        bulk.stop,
+        id_,
+        doors.placement.all(),
+        namespace=namespace,
+    )
     return answer(_shape(await _whole(doors, id_, namespace)))
 
 
@@ -268,6 +289,7 @@ def _shape(one: Bulk) -> shapes.Shape:
             "failed_reasons": dict(tally.failed),
             "errors": tally.errors,
             "created_at": moment(one.created_at),
+            "created_by": one.created_by,
             "began_at": None if one.began_at is None else moment(one.began_at),
             "ended_at": None if one.ended_at is None else moment(one.ended_at),
         }
@@ -282,6 +304,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/bulk",
         handler=begin,
+        audit="bulk.begun",
         summary="Cancel, retry, pause, resume or send again everything that a filter matches",
         tag="bulk",
         takes=BulkForm,
@@ -323,6 +346,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/bulk/{bulk_id}/stop",
         handler=stop,
+        audit="bulk.stopped",
         summary="Stop a bulk before its next batch; what was done stays done",
         tag="bulk",
         answers={200: "It is stopped.", 409: "It has come to its end already.", **LOOK},

@@ -23,6 +23,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from controlplane.api.audited import Noted, audited
 from controlplane.api.body import read_form
 from controlplane.api.doors import Doors, caller_of, doors_of, namespace_of
 from controlplane.api.keys import named_namespace
@@ -334,7 +335,18 @@ async def put(request: Request) -> Response:
         if most is not None and not 0 <= most <= MOST:
             raise Invalid(f"A number from 0 to {MOST:,}, or null.", where=f"body.{cap.value}")
         said[cap] = most
-    await doors.run(cap_stage.put, said, namespace=namespace.id)
+    await audited(
+        request,
+        lambda before: Noted(
+            kind="namespace",
+            id=namespace.name,
+            before=before,
+            after={cap.value: most for cap, most in said.items()},
+        ),
+        cap_stage.put,
+        said,
+        namespace=namespace.id,
+    )
     await doors.caps.refresh()
     log.info(
         "namespace.capped",
@@ -388,6 +400,7 @@ OPERATIONS = [
         method="PUT",
         path=PATH,
         handler=put,
+        audit="namespace.capped",
         summary="Set how much a namespace may have",
         tag="keys",
         takes=CapsForm,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import feed, shapes
+from controlplane.api.audited import Noted, audited, seeing
 from controlplane.api.doors import DELIVERIES_TOPIC, EVENTS_TOPIC, doors_of, namespace_of
 from controlplane.api.executions import query_text
 from controlplane.api.operation import OPERATE, READ, Operation
@@ -13,6 +17,7 @@ from controlplane.api.paging import limit_of, query_instant
 from controlplane.api.shapes import answer
 from controlplane.domain.ids import DeliveryId, bucket_of, read, read_fenced, show
 from controlplane.errors import DeliveryNotFound, ExecutionNotFound, Invalid, NoWebhook
+from controlplane.postgres.pool import Connection
 from controlplane.reads import deliveries, executions
 from controlplane.reads.deliveries import DeliveryFilter
 from controlplane.stages import deliver
@@ -81,7 +86,13 @@ async def retry(request: Request) -> Response:
     """Send one delivery again: the same id, the same bytes, the schedule from its beginning."""
     doors, namespace = doors_of(request), namespace_of(request)
     id_ = DeliveryId(read("dlv", request.path_params["delivery_id"], where="path/delivery_id"))
-    await doors.run(deliver.retry, id_, namespace=namespace)
+    await audited(
+        request,
+        lambda done: Noted(kind="delivery", id=show("dlv", id_), before={"state": done[0]}, after={"state": "pending"}),
+        seeing(partial(deliver.lock_state, delivery_id=id_, namespace=namespace), deliver.retry),
+        id_,
+        namespace=namespace,
+    )
     doors.hints.tell(DELIVERIES_TOPIC)
     doors.hints.tell(EVENTS_TOPIC)
     return answer({"delivery_id": show("dlv", id_), "state": "pending"}, 202)
@@ -99,11 +110,24 @@ async def retry_execution(request: Request) -> Response:
         if views[id_].webhooks:
             raise NoWebhook("This execution has not ended; its webhook is sent when it does.")
         raise NoWebhook("No webhook was registered with this execution.")
-    for one in found:
-        await doors.run(deliver.retry, one.id, namespace=namespace)
+    ids = sorted(one.id for one in found)
+    await audited(
+        request,
+        lambda _: Noted(
+            kind="execution", id=show("exec", id_), after={"deliveries": [show("dlv", one) for one in ids]}
+        ),
+        _retry_each,
+        ids,
+        namespace=namespace,
+    )
     doors.hints.tell(DELIVERIES_TOPIC)
     doors.hints.tell(EVENTS_TOPIC)
     return answer({"status": "queued"}, 202)
+
+
+async def _retry_each(conn: Connection, ids: Sequence[DeliveryId], *, namespace: int) -> None:
+    for id_ in ids:
+        await deliver.retry(conn, id_, namespace=namespace)
 
 
 OPERATIONS = [
@@ -158,6 +182,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/deliveries/{delivery_id}/retry",
         handler=retry,
+        audit="delivery.retried",
         summary="Send a webhook again",
         tag="deliveries",
         answers={202: "It is due now.", 404: "Unknown.", 422: "Not an id.", 503: "Try again."},
@@ -167,6 +192,7 @@ OPERATIONS = [
         method="POST",
         path="/api/ui/v1/executions/{execution_id}/webhook/retry",
         handler=retry_execution,
+        audit="delivery.retried",
         summary="Send the webhooks of an execution again",
         tag="deliveries",
         answers={

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from controlplane.api import shapes
 from controlplane.api.agentfield.workflow import owner_of
+from controlplane.api.audited import cancel_audited
 from controlplane.api.body import clean, decode, payload, read_body, read_form
 from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, doors_of, namespace_of
 from controlplane.api.fields import field
@@ -54,13 +55,12 @@ from controlplane.domain.limit import CONCURRENCY_MAX, KEY, LABEL_MAX, bucket_of
 from controlplane.domain.notice import milliseconds, moment
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.step import NAME_MAX
-from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid, InvalidParameter, WaitedTooLong
+from controlplane.errors import ExecutionNotFound, Invalid, InvalidParameter, WaitedTooLong
 from controlplane.postgres.lane import Lane
 from controlplane.reads import approvals, deliveries, executions
 from controlplane.reads.executions import ExecutionView, Filter, Parent
 from controlplane.reads.nodes import Entry
 from controlplane.security.egress import check_headers
-from controlplane.stages import cancel
 
 WAIT_MAX_SECONDS = 60.0
 BATCH_STATUS_MAX = 1_000
@@ -299,9 +299,7 @@ async def request_cancel(request: Request) -> Response:
     reason = reason_of(form)
     if not await doors.run(executions.read, [id_], namespace=namespace):
         raise ExecutionNotFound
-    done = (await doors.run(cancel.request, [id_], reason=reason, make_id=doors.ids.new))[0]
-    if isinstance(done, ControlPlaneError):
-        raise done
+    done = await cancel_audited(request, id_, reason)
     if done.settled:
         doors.ended([id_])
     else:
@@ -738,6 +736,7 @@ OPERATIONS = [
             method="POST",
             path=f"/api/{prefix}/executions/{{execution_id}}/cancel",
             handler=request_cancel,
+            audit="execution.cancelled",
             summary="Cancel an execution",
             tag="executions",
             takes=CancelForm,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from controlplane.api.audited import Noted, audited, seeing
 from controlplane.api.body import clean, read_form
 from controlplane.api.doors import Doors, asker_of, caller_of, doors_of, namespace_of
 from controlplane.api.executions import query_text
@@ -84,7 +86,9 @@ async def create(request: Request) -> Response:
     namespace = await named_namespace(request, form.namespace, where="body.namespace")
     id_ = KeyId(doors.ids.new(doors.placement.of_key(namespace.id, PLACE)))
     text = make(id_)
-    made = await doors.run(
+    made = await audited(
+        request,
+        lambda done: _noted(done, namespace, before=None, after=done),
         issue_key.issue,
         Wish(
             id=id_,
@@ -129,7 +133,14 @@ async def revoke(request: Request) -> Response:
     """Nobody comes in by this key any more, at any replica, and whatever streams by it ends."""
     doors, id_ = doors_of(request), _id(request)
     namespace = await named_namespace(request, query_text(request, "namespace"), where="query/namespace")
-    gone = await doors.run(issue_key.revoke, id_, namespace=namespace.id, revoked_by=caller_of(request))
+    _, gone = await audited(
+        request,
+        lambda done: _noted(done[1], namespace, before=done[0], after=done[1]),
+        seeing(partial(issue_key.lock, id_=id_, namespace=namespace.id), issue_key.revoke),
+        id_,
+        namespace=namespace.id,
+        revoked_by=caller_of(request),
+    )
     doors.entrance.changed()
     _told("key.revoked", request, gone)
     return answer(shape_of(gone, namespace.name))
@@ -145,8 +156,10 @@ async def rotate(request: Request) -> Response:
     namespace = await named_namespace(request, query_text(request, "namespace"), where="query/namespace")
     new_id = KeyId(doors.ids.new(doors.placement.of_key(namespace.id, PLACE)))
     text = make(new_id)
-    new, old = await doors.run(
-        issue_key.rotate,
+    _, (new, old) = await audited(
+        request,
+        lambda done: _noted(done[1][1], namespace, before=done[0], after=done[1][1]),
+        seeing(partial(issue_key.lock, id_=id_, namespace=namespace.id), issue_key.rotate),
         id_,
         new_id,
         prefix=prefix_of(new_id),
@@ -170,7 +183,9 @@ async def create_namespace(request: Request) -> Response:
     _require_default(request)
     if not is_name(form.name):
         raise Invalid("1 to 128 letters, digits, _ - or :", where="body.name")
-    made = await doors.run(open_namespace, form.name)
+    made = await audited(
+        request, lambda done: Noted(kind="namespace", id=done.name, after={}), open_namespace, form.name
+    )
     log.info("namespace.created", extra={"namespace_name": made.name, "namespace": made.id, "by": caller_of(request)})
     return answer(_namespace_shape(made), 201)
 
@@ -237,6 +252,16 @@ def shape_of(key: Key, namespace: str) -> Shape:
     )
 
 
+def _noted(one: Key, namespace: Namespace, *, before: Key | None, after: Key | None) -> Noted:
+    return Noted(
+        kind="key",
+        id=show("key", one.id),
+        before=None if before is None else shape_of(before, namespace.name),
+        after=None if after is None else shape_of(after, namespace.name),
+        namespace=namespace.id,
+    )
+
+
 def _namespace_shape(one: Namespace) -> Shape:
     return {"name": one.name, "created_at": moment(one.created_at)}
 
@@ -267,6 +292,11 @@ async def named_namespace(request: Request, name: str | None, *, where: str) -> 
     return found
 
 
+async def namespace_in_query(request: Request) -> Namespace:
+    """As `named_namespace`, of what the query says."""
+    return await named_namespace(request, query_text(request, "namespace"), where="query/namespace")
+
+
 async def _read(doors: Doors, own: int, name: str | None) -> Namespace | None:
     if name is None:
         return await doors.run(keys.namespace_of, own)
@@ -287,6 +317,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/keys",
         handler=create,
+        audit="key.created",
         summary="Make an API key; it is shown this once",
         tag="keys",
         takes=KeyForm,
@@ -307,6 +338,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/keys/{key_id}/revoke",
         handler=revoke,
+        audit="key.revoked",
         summary="Revoke an API key, at once and for good",
         tag="keys",
         query=NAMESPACE_QUERY,
@@ -317,6 +349,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/keys/{key_id}/rotate",
         handler=rotate,
+        audit="key.rotated",
         summary="Make a key in place of another, which goes on for a while",
         tag="keys",
         takes=RotateForm,
@@ -334,6 +367,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/namespaces",
         handler=create_namespace,
+        audit="namespace.created",
         summary="Make a namespace",
         tag="keys",
         takes=NamespaceForm,

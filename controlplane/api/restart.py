@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import shapes
+from controlplane.api.audited import submit_audited
 from controlplane.api.body import clean, decode, read_body
 from controlplane.api.doors import Doors, doors_of, namespace_of
 from controlplane.api.executions import (
@@ -68,7 +69,7 @@ async def restart(request: Request) -> Response:
     again = named if form.scope is Scope.EXECUTION else await _asked(doors, ExecutionId(named.root_id), namespace)
     entry = await doors.catalogue.find(namespace, again.target)
     submission = _submission(doors, form, named, again, key=_key(request, form), raw=raw)
-    accepted = await doors.lanes.submit.put(submission)
+    accepted = await submit_audited(request, submission, show_execution(named.id))
     if begins(accepted):
         doors.ready(namespace, submission.target)
     replay = submission.replay
@@ -160,6 +161,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/executions/{execution_id}/restart",
         handler=restart,
+        audit="execution.restarted",
         summary="Begin a run again, or one execution of it, in a new run that takes over what had succeeded",
         tag="executions",
         takes=RestartForm,

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import shapes
+from controlplane.api.audited import submit_audited
 from controlplane.api.body import clean, decode, read_body
 from controlplane.api.doors import Doors, doors_of, namespace_of
 from controlplane.api.executions import (
@@ -58,7 +59,7 @@ async def retry(request: Request) -> Response:
     entry = await doors.catalogue.find(namespace, old.target)
     key = request.headers.get("idempotency-key", form.idempotency_key)
     submission = _submission(doors, form, old, key=key, raw=raw)
-    accepted = await doors.lanes.submit.put(submission)
+    accepted = await submit_audited(request, submission, show_execution(old.id))
     if begins(accepted):
         doors.ready(namespace, submission.target)
     shape = shape_of(submission, accepted) | {"source_execution_id": show_execution(old.id), "kind": "retry"}
@@ -109,6 +110,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/executions/{execution_id}/retry",
         handler=retry,
+        audit="execution.retried",
         summary="Ask once more what has failed, in the same run and with its memory",
         tag="executions",
         takes=RetryForm,

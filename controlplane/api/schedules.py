@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import shapes
+from controlplane.api.audited import Noted, audited, first_seen, seeing
 from controlplane.api.body import clean, read_form
 from controlplane.api.doors import SCHEDULES_TOPIC, Doors, doors_of, namespace_of
 from controlplane.api.executions import (
@@ -32,6 +35,7 @@ from controlplane.domain.notice import moment
 from controlplane.domain.schedule import CatchUp, Definition, Overlap, Rule, Schedule, ScheduleId, following
 from controlplane.domain.target import is_name
 from controlplane.errors import Invalid, ScheduleNotFound
+from controlplane.postgres.pool import Connection
 from controlplane.reads import schedules
 from controlplane.reads.schedules import ScheduleView, TickView
 from controlplane.stages import schedule
@@ -39,7 +43,12 @@ from controlplane.stages import schedule
 INPUT_BYTES_MAX = 1024 * 1024
 """Input and context of a schedule, each: those of a whole pass of the scheduler are in memory at once."""
 NEXT_SHOWN = 5
+STANDING = frozenset({"waiting", "next_at", "last_at", "updated_at"})
 NEXT_MAX = 100
+
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
 class RuleForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -152,7 +161,9 @@ async def run(request: Request) -> Response:
     target = view.schedule.definition.target
     entry = await doors.catalogue.find(namespace, target)
     doors.caps.enter(namespace)
-    accepted, one = await doors.run(
+    accepted, one = await audited(
+        request,
+        lambda done: Noted(kind="schedule", id=done[1].name, after={"execution_id": show_execution(done[0].id)}),
         schedule.run_now,
         bucket,
         ExecutionId(doors.ids.new(bucket)),
@@ -185,8 +196,15 @@ async def run(request: Request) -> Response:
 
 async def remove(request: Request) -> Response:
     """Forget the schedule; what it has submitted goes on."""
-    doors, name = doors_of(request), _name(request)
-    await doors.run(schedule.remove, _bucket(request), namespace=namespace_of(request), name=name)
+    name = _name(request)
+    await audited(
+        request,
+        lambda done: _noted(name, done[0], None),
+        _seeing(request, name, schedule.remove),
+        _bucket(request),
+        namespace=namespace_of(request),
+        name=name,
+    )
     return answer({"name": name, "deleted": True})
 
 
@@ -195,8 +213,10 @@ async def _put(request: Request, name: str, form: RuleForm, *, replacing: bool) 
     definition = _definition(doors, form)
     entry = await doors.catalogue.find(namespace, definition.target)
     bucket = doors.placement.of_key(namespace, name)
-    made, new = await doors.run(
-        schedule.put,
+    _, (made, new) = await audited(
+        request,
+        lambda done: _noted(name, first_seen(done[0], new=done[1][1]), done[1][0]),
+        _seeing(request, name, schedule.put),
         bucket,
         ScheduleId(doors.ids.new(bucket)),
         definition,
@@ -214,10 +234,37 @@ async def _put(request: Request, name: str, form: RuleForm, *, replacing: bool) 
 
 
 async def _turn(request: Request, call: Callable[..., Awaitable[Schedule]]) -> Response:
-    doors, namespace = doors_of(request), namespace_of(request)
-    await doors.run(call, _bucket(request), namespace=namespace, name=_name(request))
+    doors, name = doors_of(request), _name(request)
+    await audited(
+        request,
+        lambda done: _noted(name, done[0], done[1]),
+        _seeing(request, name, call),
+        _bucket(request),
+        namespace=namespace_of(request),
+        name=name,
+    )
     doors.hints.tell(SCHEDULES_TOPIC)
     return answer(_whole(await _view(request)))
+
+
+def _seeing(
+    request: Request, name: str, call: Callable[Concatenate[Connection, P], Awaitable[Result]]
+) -> Callable[Concatenate[Connection, P], Awaitable[tuple[Schedule | None, Result]]]:
+    namespace = namespace_of(request)
+    bucket = doors_of(request).placement.of_key(namespace, name)
+    return seeing(partial(schedule.lock, bucket=bucket, namespace=namespace, name=name), call)
+
+
+def _noted(name: str, before: Schedule | None, after: Schedule | None) -> Noted:
+    """Where it stands is no change of it, and what it submits is only said to be another."""
+    was, now = (
+        None if one is None else {word: said for word, said in shapes.schedule(one).items() if word not in STANDING}
+        for one in (before, after)
+    )
+    if before is not None and after is not None and now is not None:
+        asked, said = before.definition, after.definition
+        now["input_changed"] = True if (asked.input, asked.context) != (said.input, said.context) else None
+    return Noted(kind="schedule", id=name, before=was, after=now)
 
 
 def _definition(doors: Doors, form: RuleForm) -> Definition:
@@ -289,12 +336,15 @@ FORM = {
 }
 
 
-def _one(method: str, path: str, handler: Handler, summary: str, done: str = "The schedule.") -> Operation:
+def _one(
+    method: str, path: str, handler: Handler, summary: str, done: str = "The schedule.", audit: str | None = None
+) -> Operation:
     return Operation(
         scope=READ if method == "GET" else OPERATE,
         method=method,
         path=f"/api/v1/schedules/{{name}}{path}",
         handler=handler,
+        audit=audit,
         summary=summary,
         tag="schedules",
         answers={200: done, **LOOK},
@@ -307,6 +357,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/schedules",
         handler=create,
+        audit="schedule.created",
         summary="Create a schedule",
         tag="schedules",
         takes=ScheduleForm,
@@ -332,21 +383,23 @@ OPERATIONS = [
         method="PUT",
         path="/api/v1/schedules/{name}",
         handler=replace,
+        audit="schedule.replaced",
         summary="Create a schedule, or replace the one of this name",
         tag="schedules",
         takes=RuleForm,
         answers={200: "Replaced, or as it was.", 201: "Created.", **FORM},
     ),
-    _one("DELETE", "", remove, "Delete a schedule; what it has submitted goes on", "Gone."),
+    _one("DELETE", "", remove, "Delete a schedule; what it has submitted goes on", "Gone.", "schedule.deleted"),
     _one("GET", "/next", coming, "The ticks that are planned next", "The moments, in UTC."),
     _one("GET", "/ticks", ticks, "What became of each tick, the latest first", "A page."),
-    _one("POST", "/pause", pause, "Pause a schedule"),
-    _one("POST", "/resume", resume, "Resume a schedule with its next tick after now"),
+    _one("POST", "/pause", pause, "Pause a schedule", audit="schedule.paused"),
+    _one("POST", "/resume", resume, "Resume a schedule with its next tick after now", audit="schedule.resumed"),
     Operation(
         scope=EXECUTE_OR_OPERATE,
         method="POST",
         path="/api/v1/schedules/{name}/run",
         handler=run,
+        audit="schedule.run",
         summary="Submit what a schedule submits, now",
         tag="schedules",
         takes=RunForm,

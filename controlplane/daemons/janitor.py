@@ -9,7 +9,7 @@ import asyncpg
 
 from controlplane.domain.placement import Placement
 from controlplane.postgres.pool import Pool
-from controlplane.stages import prune
+from controlplane.stages import audit, prune
 
 DAY_SECONDS = 86_400.0
 TICKS_SECONDS = 30 * DAY_SECONDS
@@ -42,6 +42,7 @@ class Janitor:
         secret_days: float,
         changes_seconds: float,
         trigger_events_days: float,
+        audit_days: float | None = None,
     ) -> None:
         self._pool = pool
         self._placement = placement
@@ -50,6 +51,7 @@ class Janitor:
         self._secret_seconds = secret_days * DAY_SECONDS
         self._changes_seconds = changes_seconds
         self._trigger_events_seconds = trigger_events_days * DAY_SECONDS
+        self._audit_seconds = None if audit_days is None else audit_days * DAY_SECONDS
 
     async def tick(self) -> int:
         """One pass; the work of a busy moment is left for the next."""
@@ -64,6 +66,8 @@ class Janitor:
                 did += await prune.drop_ticks(conn, bucket, after_seconds=TICKS_SECONDS)
                 did += await prune.drop_bulks(conn, bucket, after_seconds=BULKS_SECONDS)
                 did += await prune.drop_trigger_events(conn, bucket, after_seconds=self._trigger_events_seconds)
+                if self._audit_seconds is not None:
+                    did += await audit.forget(conn, bucket, after_seconds=self._audit_seconds)
                 dropped = await prune.drop_changes(conn, bucket, after_seconds=self._changes_seconds)
                 did += dropped if dropped == prune.CHANGES_MAX else 0  # a few more are over already: at the next pass
         return did

@@ -231,6 +231,7 @@ class Bulk:
     created_at: datetime
     began_at: datetime | None
     ended_at: datetime | None
+    created_by: str | None = None
 
     @classmethod
     def from_row(cls, row: Row) -> Bulk:
@@ -248,6 +249,7 @@ class Bulk:
             created_at=row["created_at"],
             began_at=row["began_at"],
             ended_at=row["ended_at"],
+            created_by=row["created_by"],
         )
 
 
@@ -274,6 +276,7 @@ def together(parts: Sequence[Bulk]) -> Bulk:
         created_at=min(part.created_at for part in parts),
         began_at=min((part.began_at for part in parts if part.began_at is not None), default=None),
         ended_at=max(ends) if len(ends) == len(parts) else None,
+        created_by=first.created_by,
     )
 
 

@@ -283,7 +283,8 @@ where d.bucket = $1
 READ_CLOCK = "select clock()"
 
 READ = """
-select id, action, filter, reason, reuse, state, error, matched, exact, done, reasons, created_at, began_at, ended_at
+select id, action, filter, reason, reuse, state, error, matched, exact, done, reasons, created_at,
+  created_by, began_at, ended_at
 from bulks
 where bucket = $1
   and id = $2
@@ -291,7 +292,8 @@ where bucket = $1
 """
 
 PAGE = """
-select id, action, filter, reason, reuse, state, error, matched, exact, done, reasons, created_at, began_at, ended_at
+select id, action, filter, reason, reuse, state, error, matched, exact, done, reasons, created_at,
+  created_by, began_at, ended_at
 from bulks
 where bucket = $1
   and namespace = $2

@@ -397,6 +397,37 @@ where m.bucket = $1
   )
 """
 
+AUDIT_CHAIN_HOLDS = """
+select coalesce(a.id, gen_random_uuid()) as id
+from audit_heads h
+left join lateral (
+  select id, namespace, seq, previous, hash, before, after, at, actor_kind, actor, key_id, actor_namespace, request_id,
+    address, user_agent, action, object_kind, object_id,
+    lag(hash, 1, h.removed_hash) over (order by seq) as hash_before,
+    lag(seq, 1, h.removed_seq) over (order by seq) as seq_before,
+    count(*) over () as rows
+  from audit
+  where bucket = $1
+    and namespace = h.namespace
+) a on true
+where h.bucket = $1
+  and (
+    coalesce(a.rows, 0) <> h.seq - h.removed_seq
+    or a.seq <> a.seq_before + 1
+    or a.previous <> a.hash_before
+    or a.seq = h.seq and a.hash <> h.hash
+    or a.hash <> audit_hash(
+      a.previous,
+      array[
+        'controlplane.audit.1', a.namespace::text, a.seq::text, a.id::text,
+        to_char(a.at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+        a.actor_kind, a.actor, a.key_id::text, a.actor_namespace, a.request_id, a.address, a.user_agent, a.action,
+        a.object_kind, a.object_id, convert_from(a.before, 'UTF8'), convert_from(a.after, 'UTF8')
+      ]
+    )
+  )
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invariant:
@@ -541,6 +572,12 @@ INVARIANTS = (
         name="lists_are_whole",
         promise="A list in memory has the items that it says, without a gap.",
         query=LISTS_ARE_WHOLE,
+    ),
+    Invariant(
+        name="audit_chain_holds",
+        promise="Each row of the audit log goes on from the one before it, says what was written; none is missing.",
+        query=AUDIT_CHAIN_HOLDS,
+        prefix="aud",
     ),
 )
 """All that there are."""

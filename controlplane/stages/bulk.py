@@ -69,9 +69,9 @@ POISON = (asyncpg.PostgresError, ControlPlaneError, ValueError, LookupError, Typ
 
 INSERT = """
 insert into bulks (
-  bucket, id, namespace, action, filter, reason, reuse, state, matched, exact, created_at, moved_at
+  bucket, id, namespace, action, filter, reason, reuse, state, matched, exact, created_at, moved_at, created_by
 )
-values ($1, $2, $3, $4, $5, $6, $7, 'running', $8, $9, clock(), clock())
+values ($1, $2, $3, $4, $5, $6, $7, 'running', $8, $9, clock(), clock(), $10)
 on conflict (bucket, id) do nothing
 """
 
@@ -214,7 +214,13 @@ class Turn:
 
 
 async def begin(
-    conn: Connection, id_: BulkId, asked: Asked, *, counted: Count, keyed: Keyed | None = None
+    conn: Connection,
+    id_: BulkId,
+    asked: Asked,
+    *,
+    counted: Count,
+    created_by: str | None = None,
+    keyed: Keyed | None = None,
 ) -> tuple[BulkId, bool]:
     """From here on it goes on by itself. Says its id, and whether an earlier request with this key has begun it.
 
@@ -244,6 +250,7 @@ async def begin(
                 None if asked.reuse is None else asked.reuse.value,
                 counted.matched[bucket],
                 counted.exact[bucket],
+                created_by,
             )
     return BulkId(kept), kept != id_
 

@@ -176,6 +176,15 @@ where bucket = $1
 returning id, attempt, namespace, execution_id, state
 """
 
+LOCK_STATE = """
+select state
+from deliveries
+where bucket = $1
+  and id = $2
+  and namespace = $3
+for update
+"""
+
 RETRY = """
 update deliveries
 set state = 'pending',
@@ -416,6 +425,12 @@ async def reclaim(conn: Connection, bucket: int, *, limit: int = 256) -> int:
         dead = [row for row in rows if row["state"] == DeliveryState.DEAD]
         await _tell(conn, bucket, [(row["execution_id"], row["id"], EventType.DELIVERY_DEAD) for row in dead])
     return len(rows)
+
+
+async def lock_state(conn: Connection, delivery_id: DeliveryId, *, namespace: int) -> str | None:
+    """How a delivery stands until the caller's transaction ends."""
+    state: str | None = await conn.fetchval(LOCK_STATE, bucket_of(delivery_id), delivery_id, namespace)
+    return state
 
 
 async def retry(conn: Connection, delivery_id: DeliveryId, *, namespace: int) -> None:

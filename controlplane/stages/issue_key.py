@@ -127,6 +127,12 @@ async def issue(conn: Connection, wish: Wish, *, keys_max: int | None = KEYS_MAX
     return Key.from_row(row)
 
 
+async def lock(conn: Connection, id_: KeyId, *, namespace: int) -> Key | None:
+    """The key as it stands until the caller's transaction ends; None when there is none."""
+    row = await conn.fetchrow(LOCK, bucket_of(id_), id_, namespace)
+    return None if row is None else Key.from_row(row)
+
+
 async def rotate(
     conn: Connection,
     old_id: KeyId,

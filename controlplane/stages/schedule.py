@@ -344,6 +344,12 @@ async def resume(conn: Connection, bucket: int, *, namespace: int, name: str) ->
         return await _write(conn, bucket, _resumed(schedule, now))
 
 
+async def lock(conn: Connection, bucket: int, *, namespace: int, name: str) -> Schedule | None:
+    """The schedule as it stands until the caller's transaction ends; None when there is none."""
+    row = await conn.fetchrow(LOCK_NAMED, bucket, namespace, name)
+    return None if row is None else Schedule.from_row(row)
+
+
 async def remove(conn: Connection, bucket: int, *, namespace: int, name: str) -> None:
     """Forget the schedule; what it has submitted goes on. Raises: ScheduleNotFound."""
     async with conn.transaction():

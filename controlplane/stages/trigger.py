@@ -201,6 +201,12 @@ async def resume(conn: Connection, bucket: int, *, namespace: int, name: str) ->
     return await _turn(conn, bucket, namespace, name, paused=False, reason=None)
 
 
+async def lock(conn: Connection, bucket: int, *, namespace: int, name: str) -> Trigger | None:
+    """The trigger as it stands until the caller's transaction ends; None when there is none."""
+    row = await conn.fetchrow(LOCK_NAMED, bucket, namespace, name)
+    return None if row is None else Trigger.from_row(row)
+
+
 async def remove(conn: Connection, bucket: int, *, namespace: int, name: str) -> None:
     """Close the door; what has come in goes on. Raises: TriggerNotFound."""
     if await conn.fetchval(REMOVE, bucket, namespace, name) is None:

@@ -330,7 +330,20 @@ select 0, made_id('v', n), made_id('t', n % 10 + 1), 1, 'k' || n, 'submitted', m
 from generate_series($1::int, $2::int) as n
 """
 
+# The first hundred came long ago.
+AUDIT = """
+insert into audit (
+  bucket, namespace, seq, id, at, actor_kind, actor, action, object_kind, object_id, previous, hash
+)
+select 0, 1, n, made_id('z', n), clock() - interval '1 day' * (case when n <= 100 then 40 else 1 end), 'key',
+  'k' || n % 10, 'limit.set', 'limit', 'l' || n, sha256(int4send(n - 1)), sha256(int4send(n))
+from generate_series($1::int, $2::int) as n
+"""
+
+AUDIT_HEAD = "insert into audit_heads (bucket, namespace, seq, hash) values (0, 1, 1000000, sha256(''))"
+
 TABLES = (
+    AUDIT,
     TRIGGERS,
     TRIGGER_EVENTS,
     BULKS,
@@ -361,7 +374,7 @@ async def prepare(conn: Connection) -> None:
     """Sixty weeks of partitions, the nodes that are called, and the sessions."""
     await conn.execute("select ensure_partitions(58)")
     await conn.execute(MAKE_ID)
-    for statement in (NODES, SESSIONS, CALLED, PAUSES, API_KEYS):
+    for statement in (NODES, SESSIONS, CALLED, PAUSES, API_KEYS, AUDIT_HEAD):
         await conn.execute(statement)
 
 

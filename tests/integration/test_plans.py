@@ -29,6 +29,7 @@ from controlplane.reads import (
     limits,
     pauses,
 )
+from controlplane.reads import audit as audit_reads
 from controlplane.reads import deliveries as deliveries_reads
 from controlplane.reads import keys as keys_reads
 from controlplane.reads import local as local_reads
@@ -39,6 +40,7 @@ from controlplane.reads import triggers as trigger_reads
 from controlplane.stages import (
     admit,
     approve,
+    audit,
     bulk,
     cancel,
     checkpoint,
@@ -359,6 +361,17 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "keys.KNOWN": case(keys_reads.KNOWN, 0, let_in[0], by="api_keys_pkey"),
         "keys.PAGE": case(keys_reads.PAGE, 0, 1, None, 51, by="api_keys_namespace"),
         "keys.WHOSE": case(keys_reads.WHOSE, 0, leased),
+        "audit.APPEND": case(
+            audit.APPEND, 0, 1, new[0], "key", *none, None, None, "a.b", "o", "i", *nothing, "v", by="audit_heads_pkey"
+        ),
+        "audit.LOCK_OLD": case(audit.LOCK_OLD, 0, 30 * 86_400, 64, by="audit_heads_pkey audit_pkey"),
+        "audit.MOVE_ANCHOR": case(audit.MOVE_ANCHOR, 0, 1, 0, 30 * 86_400, 1_000, by="audit_heads_pkey audit_pkey"),
+        "audit.FORGET": case(audit.FORGET, 0, 1, 0, by="audit_pkey"),
+        "audit.HEAD": case(audit_reads.HEAD, 0, 1, by="audit_heads_pkey"),
+        "audit.BACKWARD": case(audit_reads.BACKWARD, 0, 1, 3_001, 1_001, None, "limit", *none[:3], 50, by="audit_pkey"),
+        "audit.FORWARD": case(audit_reads.FORWARD, 0, 1, 1_000, 3_000, "k", *none, 50, by="audit_pkey"),
+        "audit.FOLLOWING": case(audit_reads.FOLLOWING, 0, 1, 3_000, 500, by="audit_pkey"),
+        "audit.HASH": case(audit_reads.HASH, 0, 1, 3_000, by="audit_pkey"),
         "issue_key.TOUCH": case(issue_key.TOUCH, 0, let_in, 30, by="api_keys_pkey"),
         "bulks.FIND_UNFINISHED": case(
             bulks.FIND_UNFINISHED, *page, ["ready", "leased"], "cancel", now, "n.echo", *none, *nothing

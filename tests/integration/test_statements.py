@@ -38,6 +38,7 @@ TABLES = (
     "|steps|signals"
     "|namespaces"
     "|caps|census"
+    "|audit|audit_heads"
 )
 READ = re.compile(rf"\b(from|join|update|into|using)\s+({TABLES})\b", re.IGNORECASE)
 

@@ -38,6 +38,8 @@ OPERATIONAL = [
     "ended_parents",
     "caps",
     "census",
+    "audit",
+    "audit_heads",
 ]
 KEY = """
 select a.attname

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -10,9 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import shapes
+from controlplane.api.audited import audited
 from controlplane.api.body import clean, decode, payload, read_body, read_form, spoken
 from controlplane.api.doors import EVENTS_TOPIC, Doors, asker_of, doors_of, namespace_of
-from controlplane.api.links import linked
+from controlplane.api.links import decided, linked
 from controlplane.api.operation import NODE, OPERATE, READ_OR_NODE, Operation
 from controlplane.api.shapes import answer
 from controlplane.api.whose import refusals
@@ -158,9 +161,9 @@ async def hear(request: Request) -> Response:
     if not found:
         raise NoApprovalRequest
     waiting = [one for one in found if one.status is Decision.PENDING]
+    ids = [one.execution_id for one in waiting or found[:1]]
     answers = [
-        await _decide(doors, one.execution_id, namespace, request_id, decision, feedback, response)
-        for one in waiting or found[:1]
+        await _decide(request, id_, namespace, request_id, decision, feedback, response, all_ids=ids) for id_ in ids
     ]
     shape = _shape(answers[0])
     if len(answers) > 1:
@@ -177,7 +180,7 @@ async def decide(request: Request) -> Response:
     if request_id is not None:
         clean(request_id, where="body.approval_request_id")
     answered = await _decide(
-        doors,
+        request,
         id_,
         namespace,
         request_id,
@@ -209,17 +212,22 @@ async def awaiter(request: Request) -> Response:
 
 
 async def _decide(
-    doors: Doors,
+    request: Request,
     id_: ExecutionId,
     namespace: int,
     request_id: str | None,
     decision: Decision,
     feedback: str | None,
     response: bytes | None,
+    *,
+    all_ids: Sequence[ExecutionId] | None = None,
 ) -> Answered:
-    answered = await doors.run(
+    """With `all_ids` it is one of several that are decided together, of which the first says so in the audit log."""
+    doors = doors_of(request)
+    ids = [id_] if all_ids is None else all_ids
+    decide_it = partial(
         approve.decide,
-        id_,
+        id_=id_,
         namespace=namespace,
         request_id=request_id,
         decision=decision,
@@ -227,6 +235,10 @@ async def _decide(
         response=response,
         make_id=doors.ids.new,
     )
+    if id_ == ids[0]:
+        answered = await audited(request, lambda done: decided(done, ids, namespace), decide_it)
+    else:
+        answered = await doors.run(decide_it)
     if answered.processed:
         doors.woken(answered.ready)
         doors.due()
@@ -371,6 +383,7 @@ OPERATIONS = [
         method="POST",
         path=SIGNED_PATH,
         handler=hear,
+        audit="approval.decided",
         summary="Decide on a request, as a webhook of whatever service asked",
         tag="approvals",
         takes=HearForm,
@@ -390,6 +403,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/executions/{execution_id}/approval-response",
         handler=decide,
+        audit="approval.decided",
         summary="Decide on what an execution waits for",
         tag="approvals",
         takes=DecisionForm,

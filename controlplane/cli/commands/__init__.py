@@ -16,6 +16,7 @@ import typer
 from controlplane import __version__
 from controlplane.cli.commands import (
     approvals,
+    audit,
     bulk,
     database,
     deliveries,
@@ -75,6 +76,7 @@ app.add_typer(triggers.app, name="triggers")
 app.add_typer(keys.app, name="keys")
 app.add_typer(keys.namespaces_app, name="namespaces")
 app.add_typer(database.app, name="database")
+app.add_typer(audit.app, name="audit")
 
 
 @app.callback(invoke_without_command=True)

@@ -6,12 +6,15 @@ from uuid import UUID
 
 import pytest
 
+from controlplane.domain.audit import AuditId
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import Fence
 from controlplane.domain.step import AskApproval, AwaitEvent, Done
 from controlplane.postgres.pool import Connection
 from controlplane.reads.verify import FOUND_MAX, INVARIANTS, violations
 from controlplane.stages import checkpoint, deliver
+from tests.integration.stages.test_audit import append as append_audited
+from tests.integration.stages.test_audit import entry
 from tests.integration.stages.test_deliver import due_now, sent
 from tests.make import (
     Made,
@@ -85,6 +88,7 @@ BREAKS: dict[str, tuple[str, str]] = {
     "delivered_was_answered": ("delivery", "update deliveries set state = 'dead' where id = $1"),
     "attempts_are_counted": ("delivery", "delete from delivery_attempts where delivery_id = $1"),
     "nobody_keeps_it_open": ("done", "update webhooks set secret_sealed = 'whsec_open' where execution_id = $1"),
+    "audit_chain_holds": ("audited", "update audit set actor = 'somebody else' where id = $1"),
     "lists_are_whole": ("running", "delete from memory_items using executions e where e.id = $1 and position = 1"),
 }
 
@@ -133,6 +137,9 @@ async def house(conn: Connection) -> House:
         await steps(conn, Made(submission=submission(id=fence.execution_id), attempt=1), op)
         await suspend(conn, fence, op.name)
 
+    ids["audited"] = entry().id
+    await append_audited(conn, entry(id_=AuditId(ids["audited"])))
+
     ids["calling"] = await submit(conn, "calling")
     fence = await begin(conn, "n.calling")
     await accept(
@@ -150,13 +157,14 @@ async def broken(conn: Connection) -> dict[str, list[UUID]]:
 async def test_what_the_stages_do_breaks_nothing(conn: Connection, house: House) -> None:
     """Queued, running, waiting, asked, told, untold: every promise is kept."""
     assert await broken(conn) == {}
-    assert len(house) == 9
+    assert len(house) == 10
 
 
 @pytest.mark.parametrize("name", [one.name for one in INVARIANTS])
 async def test_what_is_broken_is_found(conn: Connection, house: House, name: str) -> None:
     """Each promise, broken behind the back of all stages, is named with the id of what breaks it."""
     whose, damage = BREAKS[name]
+    await conn.execute("set session_replication_role = replica")  # no trigger stands in the way
     await conn.execute(damage, house[whose])
 
     assert house[whose] in (await broken(conn))[name]

@@ -2,6 +2,7 @@
 
 from controlplane_sdk import webhook
 from controlplane_sdk.agent import Agent
+from controlplane_sdk.audit import AuditRow
 from controlplane_sdk.bulk import Bulk, BulkCount
 from controlplane_sdk.client import Client, Event, Handle, Page
 from controlplane_sdk.context import Context
@@ -51,6 +52,7 @@ __all__ = [
     "AlreadyFinished",
     "Approval",
     "AttemptRecord",
+    "AuditRow",
     "Bulk",
     "BulkCount",
     "Client",

@@ -71,6 +71,7 @@ class Bulk(BaseModel):
     reason: str | None = None
     error: str | None = None
     created_at: datetime | None = None
+    created_by: str | None = None
     began_at: datetime | None = None
     ended_at: datetime | None = None
 

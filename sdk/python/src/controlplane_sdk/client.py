@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from controlplane_sdk import executions, signals, steps, strict_json
+from controlplane_sdk.audit import Audit
 from controlplane_sdk.bulk import Bulks
 from controlplane_sdk.connection import Connection
 from controlplane_sdk.deliveries import Deliveries
@@ -254,6 +255,7 @@ class Client:
         self.deliveries = Deliveries(lambda: self._transport, patience_seconds=patience_seconds)
         self.bulk = Bulks(lambda: self._transport, patience_seconds=patience_seconds)
         self.keys = Keys(lambda: self._transport, patience_seconds=patience_seconds)
+        self.audit = Audit(lambda: self._transport, patience_seconds=patience_seconds)
         self.runs = Runs(lambda: self._transport, patience_seconds=patience_seconds)
         self.schedules: Schedules[Handle] = Schedules(
             lambda: self._transport, self._handle, patience_seconds=patience_seconds
