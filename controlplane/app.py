@@ -75,6 +75,7 @@ from controlplane.api.lookout import Lookout
 from controlplane.api.operation import Operation, install
 from controlplane.api.rate import Limiter, Rates
 from controlplane.api.streams import Streams
+from controlplane.api.veil import Veil
 from controlplane.api.waiting import Waiting
 from controlplane.api.whose import Whose
 from controlplane.daemons import loop
@@ -190,6 +191,7 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str |
                 signed=[approvals.SIGNED_PATH] if settings.approval_secret else [],
             ),
             *_rates(settings),
+            Middleware(Veil),
             Middleware(Front),
         ],
     )

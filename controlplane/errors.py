@@ -10,6 +10,7 @@
     │                  TriggerExists
     ├── Refused        Malformed  Invalid  InvalidParameter  TooLarge  TargetMalformed  EgressRefused  NoWebhook
     │                  Unauthorized  NotItsNode  ScopeMissing  NodeNotAllowed  NamespaceNotAllowed
+    │                  PayloadsHidden
     │                  NotHttp  HeadTooLarge  TooSlow  RateLimited
     └── Unavailable    DatabaseUnavailable  ShuttingDown  WaitedTooLong  TooManyConnections
 
@@ -324,6 +325,12 @@ class NodeNotAllowed(Refused):
     """The API key may not speak for this node."""
 
     code = "node_not_allowed"
+
+
+class PayloadsHidden(Refused):
+    """This would show payloads, and the API key is shown none."""
+
+    code = "payloads_hidden"
 
 
 class NamespaceNotAllowed(Refused):

@@ -33,7 +33,7 @@ from controlplane.domain.key import (
 )
 from controlplane.domain.notice import moment
 from controlplane.domain.target import is_name
-from controlplane.errors import Invalid, NamespaceNotAllowed, NamespaceNotFound
+from controlplane.errors import Invalid, NamespaceNotAllowed, NamespaceNotFound, PayloadsHidden
 from controlplane.reads import keys
 from controlplane.security.keys import digest, make, prefix_of
 from controlplane.stages import issue_key
@@ -51,6 +51,7 @@ class KeyForm(msgspec.Struct, forbid_unknown_fields=True):
     """A key for `scopes`: execute, read, operate, admin, node. With `node` it names the nodes it may speak as.
 
     `node_ids`: exact, or with `*` at their end. `namespace`: another than the caller's own, for admins of `default`.
+    `hide_payloads`: it is told that inputs, results, values and texts are there, and never what they are.
     """
 
     name: str
@@ -58,6 +59,7 @@ class KeyForm(msgspec.Struct, forbid_unknown_fields=True):
     node_ids: list[str] | None = None
     namespace: str | None = None
     expires_in_seconds: float | None = None
+    hide_payloads: bool = False
 
 
 class RotateForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -77,7 +79,13 @@ async def create(request: Request) -> Response:
     """A new key. The answer is the only place where it can ever be read."""
     doors = doors_of(request)
     form = await read_form(request, KeyForm, doors.limits.body_bytes_max)
-    scopes, node_ids = granted(form.scopes, form.node_ids)
+    scopes, node_ids = granted(form.scopes, form.node_ids, hide_payloads=form.hide_payloads)
+    if asker_of(request).hide_payloads and not form.hide_payloads:
+        raise PayloadsHidden(
+            "Who is shown no payloads makes only keys that are shown none.",
+            where="body.hide_payloads",
+            fix=f"Say hide_payloads: true. {issue_key.SEEING_KEY}",
+        )
     name = named(form.name)
     expires = _life(form.expires_in_seconds)
     namespace = await _namespace(request, form.namespace, where="body.namespace")
@@ -95,6 +103,7 @@ async def create(request: Request) -> Response:
             node_ids=node_ids,
             created_by=caller_of(request),
             expires_in_seconds=expires,
+            hide_payloads=form.hide_payloads,
         ),
     )
     doors.entrance.changed()
@@ -153,6 +162,7 @@ async def rotate(request: Request) -> Response:
         overlap_seconds=form.overlap_seconds,
         expires_in_seconds=expires,
         created_by=caller_of(request),
+        hidden_only=asker_of(request).hide_payloads,
     )
     doors.entrance.changed()
     _told("key.rotated", request, new)
@@ -186,10 +196,18 @@ async def list_namespaces(request: Request) -> Response:
     )
 
 
-def granted(scopes: list[KeyScope], node_ids: list[str] | None) -> tuple[list[KeyScope], list[str]]:
+def granted(
+    scopes: list[KeyScope], node_ids: list[str] | None, *, hide_payloads: bool = False
+) -> tuple[list[KeyScope], list[str]]:
     """What a key is for, and as which nodes it speaks. Raises Invalid."""
     if not scopes:
         raise Invalid(f"At least one of {', '.join(KeyScope)}.", where="body.scopes")
+    if hide_payloads and KeyScope.NODE in scopes:
+        raise Invalid(
+            "A node is given payloads to work on.",
+            where="body.hide_payloads",
+            fix="Make a key with the scope node, and another that hides payloads.",
+        )
     patterns = list(dict.fromkeys(node_ids or []))
     if (KeyScope.NODE in scopes) != bool(patterns):
         raise Invalid(
@@ -222,6 +240,7 @@ def shape_of(key: Key, namespace: str) -> Shape:
             "prefix": key.prefix,
             "scopes": [scope.value for scope in key.scopes],
             "node_ids": list(key.node_ids) or None,
+            "hide_payloads": key.hide_payloads,
             "state": key.state.value,
             "created_at": moment(key.created_at),
             "created_by": key.created_by,

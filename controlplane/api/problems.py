@@ -83,6 +83,7 @@ STATUS_OF: dict[type[errors.ControlPlaneError], int] = {
     errors.ScopeMissing: 403,
     errors.NodeNotAllowed: 403,
     errors.NamespaceNotAllowed: 403,
+    errors.PayloadsHidden: 403,
     errors.Unavailable: 503,
     errors.DatabaseUnavailable: 503,
     errors.ShuttingDown: 503,

@@ -24,6 +24,7 @@ class Row(msgspec.Struct):
     scopes: list[str]
     state: str
     node_ids: list[str] = []
+    hide_payloads: bool = False
     expires_at: str | None = None
     last_used_at: str | None = None
 
@@ -60,7 +61,7 @@ def listing(client: Client, *, namespace: str | None, limit: int, cursor: str | 
         output.say("No keys.")
         return
     output.table(
-        ("KEY", "NAME", "STATE", "SCOPES", "NODES", "LAST USED", "EXPIRES"),
+        ("KEY", "NAME", "STATE", "SCOPES", "NODES", "PAYLOADS", "LAST USED", "EXPIRES"),
         (
             (
                 one.key_id,
@@ -68,6 +69,7 @@ def listing(client: Client, *, namespace: str | None, limit: int, cursor: str | 
                 one.state,
                 ",".join(one.scopes),
                 ",".join(one.node_ids),
+                "hidden" if one.hide_payloads else "shown",
                 output.moment(one.last_used_at),
                 output.moment(one.expires_at),
             )

@@ -13,7 +13,7 @@ from controlplane.postgres.pool import Connection
 NAMESPACES_BUCKET = 0
 
 KNOWN = """
-select id, namespace, name, hash, scopes, node_ids, revoked_at is not null as revoked,
+select id, namespace, name, hash, scopes, node_ids, hide_payloads, revoked_at is not null as revoked,
   coalesce(expires_at <= clock(), false) as expired,
   extract(epoch from expires_at - clock())::float8 as seconds_left
 from api_keys
@@ -24,8 +24,8 @@ where bucket = $1
 ANY = "select exists (select from api_keys where bucket = $1)"
 
 PAGE = """
-select id, namespace, name, prefix, scopes, node_ids, created_at, created_by, expires_at, last_used_at, revoked_at,
-  revoked_by, replaced_by, coalesce(expires_at <= clock(), false) as expired
+select id, namespace, name, prefix, scopes, node_ids, hide_payloads, created_at, created_by, expires_at, last_used_at,
+  revoked_at, revoked_by, replaced_by, coalesce(expires_at <= clock(), false) as expired
 from api_keys
 where bucket = $1
   and namespace = $2

@@ -27,6 +27,7 @@ class Key(BaseModel):
     prefix: str = ""
     scopes: tuple[str, ...] = ()
     node_ids: tuple[str, ...] = ()
+    hide_payloads: bool = False
     state: str = "active"
     created_at: datetime | None = None
     created_by: str | None = None
@@ -84,8 +85,11 @@ class Keys:
         node_ids: Sequence[str] | None = None,
         expires_in_seconds: float | None = None,
         namespace: str | None = None,
+        hide_payloads: bool = False,
     ) -> NewKey:
         """A new key. With the scope `node`, `node_ids` are the nodes that it speaks as: `worker`, `worker-*`, `*`.
+
+        `hide_payloads`: it is told that inputs, results, values and texts are there, and never what they are.
 
         Sent once: after a lost answer a key may be there that nobody has seen; `list` shows it, and `revoke` ends it.
         """
@@ -95,6 +99,7 @@ class Keys:
             "node_ids": None if node_ids is None else list(node_ids),
             "expires_in_seconds": expires_in_seconds,
             "namespace": namespace,
+            "hide_payloads": hide_payloads or None,
         }
         reply = await self._transport().send("POST", "/keys", strict_json.encode(present(body)))
         return NewKey.model_validate(reply.expect())
