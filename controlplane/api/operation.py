@@ -35,8 +35,8 @@ class Operation:
     """`scope`: a key needs one of these. `takes`: the form of the body. `query` and `headers`: name → what it means.
 
     `answers`: status → when. `streams`: a browser reads it, which can send its key in no header but as `?api_key=`.
-    `slashes`: the parameter at the end of the path may hold some. `outward`: it names an address that payloads are sent
-    to, and so is not for a key that hides them.
+    `slashes`: the parameter at the end of the path may hold some. `reveals`: it names an address that payloads are
+    sent to, or finds by what is in them, and so is not for a key that hides them.
     """
 
     method: str
@@ -51,7 +51,7 @@ class Operation:
     headers: Mapping[str, str] = field(default_factory=dict)
     answers: Mapping[int, str] = field(default_factory=lambda: {200: "Done."})
     streams: bool = False
-    outward: bool = False
+    reveals: bool = False
 
 
 def install(app: FastAPI, operations: list[Operation]) -> None:

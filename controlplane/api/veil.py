@@ -107,7 +107,7 @@ class Veil:
             await self._app(scope, receive, send)
             return
         found: Found | None = scope.get(FOUND)
-        if found is not None and found.operation.outward:
+        if found is not None and found.operation.reveals:
             await answer(PayloadsHidden(fix=SEEING_KEY))(scope, receive, send)
         elif scope["type"] == "websocket":
             await self._app(scope, receive, _socket(send))
