@@ -43,7 +43,8 @@ NAMES = _words(
     "name names key key_name namespace namespace_name scope scope_id scopes prefix slug target targets reasoner "
     "reasoner_id skill type types kind event events event_type event_types tag tags version versions actor_id "
     "actor_key session_key concurrency_key fairness_key idempotency_key managed_by invocation_target "
-    "deployment_type transport patterns source level preset"
+    "deployment_type transport patterns source level preset algorithm encoding header timestamp_header id_from "
+    "type_from"
 )
 PLACES = _words("url base_url invocation_url resolved_base_url host method path")
 STATES = _words(
@@ -52,7 +53,8 @@ STATES = _words(
     "database checks lifecycle_status health_status approval_status decision new_status previous_status "
     "child_status root_status execution_status error_class error_status_code http_status code timed_out by_hand "
     "exact dry_run truncated refused accepted replayed replay_mode reuse released appended weak signed looked_at "
-    "webhook_registered hide_payloads by created_by revoked_by paused_by still_paused_by blocked_by also_paused"
+    "webhook_registered hide_payloads by created_by revoked_by paused_by still_paused_by blocked_by also_paused all "
+    "changed show_all"
 )
 TIMES = _words(
     "at since timestamp created_at updated_at started_at ended_at finished_at completed_at cancelled_at enqueued_at "
@@ -60,7 +62,7 @@ TIMES = _words(
     "last_at last_used_at last_heartbeat latest_activity next_at next_attempt_at next_retry_at planned_at paused_at "
     "resumed_at progress_at registered_at requested_at responded_at retry_at revoked_at run_at settled_at until_at "
     "failed_at node_left_at node_registered_at lease_expires_at previous_secret_until drain_requested_at "
-    "pause_requested_at cancel_requested_at created_after created_before ended_after ended_before"
+    "pause_requested_at cancel_requested_at created_after created_before ended_after ended_before ends_at"
 )
 RULES = _words(
     "retry retries retries_max retries_used max backoff delay_seconds factor cap_seconds jitter jitter_seconds "
@@ -77,18 +79,18 @@ COUNTS = _words(
     "children_are_more ahead ahead_is_more finishes finishes_seconds estimate_seconds duration_ms latency_ms "
     "wait_seconds retry_in_seconds retry_after_seconds due_in_seconds deadline_in_seconds attempt_heartbeat_seconds "
     "heartbeat_age_seconds log_age_seconds length dropped lost awaited awaited_done waits_until default_not_empty "
-    "critical"
+    "critical replays"
 )
 WITHIN = _words(
     "items runs nodes results leases entries replaces replay steps reasoners skills capabilities pagination facts "
-    "children holders fairness_keys awaited_steps trigger schedule webhook_events ticks"
+    "children holders fairness_keys awaited_steps trigger schedule webhook_events ticks errors notes"
 )
 CURSORS = _words("cursor next_cursor next after")
 
 PLAIN = IDS | NAMES | PLACES | STATES | TIMES | RULES | COUNTS | WITHIN | CURSORS
 """Members that are shown. Inside of them the same holds, but for those below."""
-WHOLE = frozenset({"warnings", "input_schema", "output_schema", "counts", "status_counts", "keep_days"})
-"""Members that are shown with everything in them: no name in there is ours, and no payload is."""
+WHOLE = frozenset({"arguments", "warnings", "input_schema", "output_schema", "counts", "status_counts", "keep_days"})
+"""Members that are shown with everything in them: not every name in there is ours, and nothing is a payload."""
 IN_PROBLEMS = PLAIN | _words("title detail message fix where error details fields parameter request_id")
 """What a refusal says are words of ours."""
 HIDDEN_OF: dict[str, frozenset[str]] = {"jobs": frozenset({"type"})}
@@ -199,11 +201,12 @@ def _member(name: str, text: bytes, plain: frozenset[str]) -> object:
 
 
 def _hidden(text: bytes) -> object:
-    """A text for a text, which a client may have to have there, and an object for everything else."""
+    """A text for a text and a list for a list, which a client may have to have there; else an object."""
     digest = hashlib.sha256(text).hexdigest()
     if text[:1] == b'"':
         return f"hidden: {len(text)} bytes, sha256 {digest}"
-    return {"hidden": True, "bytes": len(text), "sha256": digest}
+    told = {"hidden": True, "bytes": len(text), "sha256": digest}
+    return [told] if text[:1] == b"[" else told
 
 
 def _line(line: bytes, plain: frozenset[str]) -> bytes:

@@ -18,6 +18,7 @@ import websockets
 from controlplane.api.operation import NODE, OPEN, Operation
 from controlplane.app import operations_of
 from controlplane.settings import Settings
+from controlplane_sdk import Client
 from tests.integration.api.corpus import example
 from tests.integration.api.serving import Answer, Api, Json, Receiver, fence, fenced, the_problem, until
 from tests.integration.api.test_namespaces import PARAMETER
@@ -55,6 +56,37 @@ SHOWN = {
     "/jobs",
     "/jobs/{job_id}",
     "/agent/status/{task_id}",
+}
+# `fix` and `sentence` are an explanation's, which quotes errors and links; `type` is a job's, made up by its caller.
+PAYLOADS = {
+    "attributes",
+    "context",
+    "data",
+    "embedding",
+    "error",
+    "error_details",
+    "error_message",
+    "examples",
+    "feedback",
+    "fix",
+    "input",
+    "message",
+    "metadata",
+    "previous_data",
+    "progress",
+    "progress_message",
+    "response",
+    "response_body",
+    "result",
+    "sentence",
+    "title",
+    "traceback",
+    "type",
+    "value",
+    "body",
+    "headers",
+    "curl",
+    "body_base64",
 }
 STREAMS = [
     "/api/ui/v1/executions/events",
@@ -358,3 +390,49 @@ def test_every_form_with_an_address_is_refused_above() -> None:
     }
     refused = {path.replace("n.echo", "{target}").replace("{}", "{execution_id}") for path, _ in OUTWARD}
     assert with_one <= refused | {"/api/v1/reasoners/{target}", "/api/v1/skills/{target}"}, with_one - refused
+
+
+async def test_the_sdk_reads_what_is_hidden(api: Api, blind: Api, planted: Planted) -> None:
+    """What it is told instead of a payload fits where the payload stands."""
+    _, failed, again, asking, _ = planted.executions
+    async with Client(api.url, api_key=blind.client.headers["X-API-Key"]) as client:
+        read = [await client.get(one) for one in planted.executions]
+        said = [await client.explain(one) for one in (failed, again)]
+        attempts = await client.attempts(failed)
+        steps = await client.steps(asking)
+        schedule = await client.schedules.get("yearly")
+        triggers = await client.triggers.list()
+        event = await client.triggers.event("door", planted.path["event_id"])
+
+    assert read[0].result["hidden"] is True
+    assert str(read[1].error).startswith("hidden: ")
+    assert [one.code for one in said] == ["failed", "retrying"]
+    assert [len(found) for found in (attempts, steps, triggers.items)] == [1, 1, 1]
+    assert (schedule.name, event.headers["hidden"]) == ("yearly", True)
+
+
+def hidden_in(said: Json, names: set[str]) -> set[str]:
+    """The names of what is hidden in an answer."""
+    if isinstance(said, list):
+        for one in said:
+            hidden_in(one, names)
+    elif isinstance(said, dict):
+        for name, value in said.items():
+            told = value[0] if isinstance(value, list) and value else value
+            if (isinstance(told, dict) and "hidden" in told) or str(told).startswith("hidden: "):
+                names.add(name)
+            hidden_in(value, names)
+    return names
+
+
+async def test_what_is_hidden_is_a_payload(blind: Api, planted: Planted) -> None:
+    """And nothing else: states, counts, times and names are shown by every route."""
+    names: set[str] = set()
+    for one in OPERATIONS:
+        if one.streams or one.path == "/metrics":
+            continue
+        for answer in await ask(blind, one, planted):
+            if answer.content:
+                hidden_in(answer.json(), names)
+
+    assert names <= PAYLOADS, " ".join(sorted(names - PAYLOADS))
