@@ -83,6 +83,7 @@ from controlplane.daemons.admitter import Admitter
 from controlplane.daemons.archivist import Archivist
 from controlplane.daemons.bulker import Bulker
 from controlplane.daemons.dispatcher import Dispatcher
+from controlplane.daemons.inspector import Inspector
 from controlplane.daemons.janitor import DatabaseClock, Janitor
 from controlplane.daemons.overseer import Overseer
 from controlplane.daemons.pusher import Pusher
@@ -154,6 +155,7 @@ PUSHER_SECONDS = 1.0
 OVERSEER_SECONDS = 1.0
 SCHEDULER_SECONDS = 1.0
 BULKER_SECONDS = 1.0
+INSPECTOR_SECONDS = 600.0
 WAKER_SECONDS = 0.25
 WAKER_SPACING_SECONDS = 0.05
 """Every end may be the one that a parent waits for: so many passes a second look at all of them."""
@@ -304,6 +306,7 @@ async def _running(
     )
     await janitor.tick()  # before the first id is made
     await doors.entrance.begin()
+    inspector = Inspector(pool, placement, keyring, found=doors.inspected)
     archivist = Archivist(pool, placement, settings.keep)
     scheduler = Scheduler(
         pool,
@@ -395,6 +398,7 @@ async def _running(
                 "waker": every(waker.tick, name="waker", interval_seconds=WAKER_SECONDS, hint=ended),
                 "admitter": every(admitter.tick, name="admitter", interval_seconds=ADMITTER_SECONDS, hint=limited),
                 "overseer": every(overseer.tick, name="overseer", interval_seconds=OVERSEER_SECONDS),
+                "inspector": every(inspector.tick, name="inspector", interval_seconds=INSPECTOR_SECONDS),
                 "entrance": doors.entrance.run(),
                 "waiting": doors.waiting.run(),
                 "lookout.work": doors.lookout.watch_work(),

@@ -24,6 +24,7 @@ from controlplane.cli.commands import (
     nodes,
     runs,
     schedules,
+    secrets,
     triggers,
 )
 from controlplane.cli.commands.options import (
@@ -73,6 +74,7 @@ app.add_typer(limits.app, name="limits")
 app.add_typer(triggers.app, name="triggers")
 app.add_typer(keys.app, name="keys")
 app.add_typer(keys.namespaces_app, name="namespaces")
+app.add_typer(secrets.app, name="secrets")
 
 
 @app.callback(invoke_without_command=True)
