@@ -43,6 +43,8 @@ order by name
 limit $3
 """
 
+NAMESPACE_IDS = "select id from namespaces where bucket = $1 order by id"
+
 NAMED = "select id, name, created_at from namespaces where bucket = $1 and name = $2"
 
 NUMBERED = "select id, name, created_at from namespaces where bucket = $1 and id = $2"
@@ -78,6 +80,11 @@ async def namespaces(conn: Connection, *, after: str, limit: int) -> list[Namesp
     """By name."""
     rows = await conn.fetch(NAMESPACES, NAMESPACES_BUCKET, after, limit)
     return [Namespace(row["id"], row["name"], row["created_at"]) for row in rows]
+
+
+async def namespace_ids(conn: Connection) -> list[int]:
+    """All there are, at most NAMESPACES_MAX."""
+    return [row["id"] for row in await conn.fetch(NAMESPACE_IDS, NAMESPACES_BUCKET)]
 
 
 async def namespace(conn: Connection, name: str) -> Namespace | None:
