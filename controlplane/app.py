@@ -291,6 +291,7 @@ async def _running(
             hints,
             placement,
             api_key=settings.api_key.get_secret_value() if settings.api_key else None,
+            wrong_keys_per_minute=settings.wrong_keys_per_minute,
         ),
         whose=Whose(pool),
     )

@@ -156,6 +156,12 @@ class Settings(BaseSettings):
     rate_burst: int = Field(
         default=200, ge=1, le=1_000_000, description="Requests at once, before `rate_per_second` holds."
     )
+    wrong_keys_per_minute: int = Field(
+        default=30,
+        ge=1,
+        le=1_000_000,
+        description="Unknown API keys per minute of one address and replica that are looked at; of more each is a 429.",
+    )
     cors_origins: tuple[Annotated[str, Field(pattern=ORIGIN)], ...] = Field(
         default=(),
         description="Web pages that may call the API from a browser, as a JSON list of origins (https://host[:port]).",

@@ -61,7 +61,7 @@ class Gate:
             await self._app(scope, receive, send)
 
     async def _who(self, scope: Scope, found: Found | None, *, streams: bool) -> Caller | None:
-        """Who asks; None for what is open to everybody. Raises: Unauthorized, DatabaseUnavailable."""
+        """Who asks; None for what is open to everybody. Raises: Unauthorized, RateLimited, DatabaseUnavailable."""
         if found is not None and found.operation.scope == OPEN:
             return None
         headers = Headers(scope=scope)
@@ -72,7 +72,7 @@ class Gate:
             said = in_query.encode("utf-8", "replace")
         doors: Doors = scope["app"].state.doors
         try:
-            caller = await doors.entrance.admit(said)
+            caller = await doors.entrance.admit(said, host=scope["client"][0] if scope.get("client") else "")
         except Unauthorized:
             if scope["path"] in self._signed:
                 return None

@@ -16,6 +16,7 @@ from functools import partial
 from uuid import UUID
 
 from controlplane.api.doors import KEYS_TOPIC
+from controlplane.api.guesses import Guesses
 from controlplane.domain.ids import bucket_of
 from controlplane.domain.key import STARTER, Caller, KeyId, KeyState, Known
 from controlplane.domain.placement import Placement, by_bucket
@@ -62,12 +63,23 @@ class Entry:
 
 
 class Entrance:
-    """`api_key`: the key that the server was started with."""
+    """`api_key`: the key that the server was started with. `wrong_keys_per_minute`: of one address."""
 
-    def __init__(self, pool: Pool, hints: Hints, placement: Placement, *, api_key: str | None) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        hints: Hints,
+        placement: Placement,
+        *,
+        api_key: str | None,
+        wrong_keys_per_minute: int,
+    ) -> None:
         self._pool = pool
         self._hints = hints
         self._placement = placement
+        self._guesses = Guesses(per_minute=wrong_keys_per_minute)
+        self._met: OrderedDict[bytes, None] = OrderedDict()
+        self._starters: OrderedDict[str, None] = OrderedDict()
         self._starter = None if api_key is None else digest(api_key.encode())
         self._entries: OrderedDict[bytes, Entry] = OrderedDict()
         self._used: set[KeyId] = set()
@@ -87,10 +99,12 @@ class Entrance:
                 },
             )
 
-    async def admit(self, said: bytes) -> Caller | None:
-        """Who comes with this text; None for nobody in particular, while there is no key at all.
+    async def admit(self, said: bytes, *, host: str) -> Caller | None:
+        """Who comes with this text from this address; None for nobody in particular, while there is no key at all.
 
-        Raises: Unauthorized, DatabaseUnavailable.
+        A key that is in use here costs no look and is let in however many wrong ones come from its address. One that
+        is not waits its turn with them, a few seconds at most.
+        Raises: Unauthorized, RateLimited, DatabaseUnavailable.
         """
         if not said:
             if self.closed:
@@ -98,15 +112,15 @@ class Entrance:
             return None
         mark = digest(said)
         if self._starter is not None and same(mark, self._starter):
+            self._meet_starter(host)
             return STARTER
-        entry = self._entries.get(mark)
-        if entry is None or time.monotonic() - entry.looked_at > FRESH_SECONDS:
-            entry = await self._look(said, mark)
+        entry = await self._find(said, mark, host)
         if entry is None:
             if self.closed:
                 raise Unauthorized(fix=SEND_IT)
             return None
         if not entry.live:
+            self._guesses.wrong()
             state = entry.known.state
             raise Unauthorized(fix=FIX_OF[KeyState.EXPIRED if state is KeyState.ACTIVE else state])
         now = time.monotonic()
@@ -150,6 +164,35 @@ class Entrance:
         for bucket, part in by_bucket(used, _itself):
             write = partial(issue_key.touch, bucket=bucket, ids=part, older_than_seconds=USED_EVERY_SECONDS / 2)
             await persist(self._pool, write, seconds=LOOK_PATIENCE_SECONDS)
+
+    async def _find(self, said: bytes, mark: bytes, host: str) -> Entry | None:
+        """The key of this text, looked up unless that was done a moment ago. Raises: RateLimited, DatabaseUnavailable."""
+        unknown = mark not in self._met
+        if unknown:
+            self._guesses.begin(host)
+        entry = self._entries.get(mark)
+        if entry is None or time.monotonic() - entry.looked_at > FRESH_SECONDS:
+            entry = await self._look(said, mark)
+        if entry is None:
+            self._guesses.wrong()
+        elif unknown:
+            self._guesses.right(host)
+            self._met[mark] = None
+            if len(self._met) > KNOWN_MAX:
+                self._met.popitem(last=False)
+        return entry
+
+    def _meet_starter(self, host: str) -> None:
+        """Where it has come from before it is in use; from elsewhere it may have been guessed, as any text.
+
+        Raises: RateLimited.
+        """
+        if host not in self._starters:
+            self._guesses.begin(host)
+            self._guesses.right(host)
+            self._starters[host] = None
+            if len(self._starters) > KNOWN_MAX:
+                self._starters.popitem(last=False)
 
     def _outdate(self) -> None:
         """Look at every key again before it is believed once more, unless the database is out of reach."""

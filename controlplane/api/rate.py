@@ -72,6 +72,15 @@ class Rates:
             wait_seconds=max(1, math.ceil((1 - bucket.tokens) / self._per_second)),
         )
 
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def give_back(self, caller: str) -> None:
+        """What was taken last should not have counted."""
+        bucket = self._buckets.get(caller)
+        if bucket is not None:
+            bucket.tokens = min(self._burst, bucket.tokens + 1)
+
 
 class Limiter:
     """Stands behind the gate, which leaves the name of the key in the scope."""
