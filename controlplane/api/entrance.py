@@ -166,8 +166,11 @@ class Entrance:
             await persist(self._pool, write, seconds=LOOK_PATIENCE_SECONDS)
 
     async def _find(self, said: bytes, mark: bytes, host: str) -> Entry | None:
-        """The key of this text, looked up unless that was done a moment ago. Raises: RateLimited, DatabaseUnavailable."""
-        unknown = mark not in self._met
+        """The key of this text, looked up unless that was done a moment ago. Where nobody needs one none is guessed.
+
+        Raises: RateLimited, DatabaseUnavailable.
+        """
+        unknown = self.closed and mark not in self._met
         if unknown:
             self._guesses.begin(host)
         entry = self._entries.get(mark)

@@ -435,6 +435,12 @@ async def test_the_first_key_cannot_be_guessed_either(api: Api) -> None:
     assert (await ask(api, "guess", "/health")).status_code == 200
 
 
+@pytest.mark.parametrize("settings", [{"wrong_keys_per_minute": 1}], ids=["open"])
+async def test_an_open_server_is_told_no_wrong_keys(api: Api) -> None:
+    """Where nobody needs a key, one that is sent all the same means nothing."""
+    assert [(await ask(api, "whatever")).status_code for _ in range(5)] == [200] * 5
+
+
 def the_answer(refused: httpx.Response) -> str:
     """How long to wait, of a refusal that is in order."""
     assert the_problem(refused, 429, "rate_limited")["retry_after_seconds"] > 0
