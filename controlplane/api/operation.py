@@ -28,6 +28,7 @@ NODE = frozenset({KeyScope.NODE})
 EXECUTE_OR_OPERATE = EXECUTE | OPERATE
 EXECUTE_OR_NODE = EXECUTE | NODE
 READ_OR_NODE = READ | NODE
+OPERATE_OR_NODE = OPERATE | NODE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

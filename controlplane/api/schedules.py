@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 from starlette.requests import Request
@@ -11,7 +12,7 @@ from starlette.responses import Response
 
 from controlplane.api import shapes
 from controlplane.api.body import clean, read_form
-from controlplane.api.doors import SCHEDULES_TOPIC, Doors, doors_of, namespace_of
+from controlplane.api.doors import SCHEDULES_TOPIC, Doors, asker_of, doors_of, namespace_of
 from controlplane.api.executions import (
     PRIORITY_MAX,
     TIMEOUT_MAX_SECONDS,
@@ -21,14 +22,33 @@ from controlplane.api.executions import (
     no_node,
     query_text,
 )
-from controlplane.api.operation import EXECUTE_OR_OPERATE, OPERATE, READ, Handler, Operation
+from controlplane.api.operation import (
+    EXECUTE_OR_OPERATE,
+    OPERATE,
+    OPERATE_OR_NODE,
+    READ,
+    READ_OR_NODE,
+    Handler,
+    Operation,
+)
 from controlplane.api.paging import instant, integer, limit_of
 from controlplane.api.policy import retries_of
 from controlplane.api.shapes import answer
+from controlplane.api.whose import as_node, require_declared
 from controlplane.domain import target as targets
 from controlplane.domain.ids import ExecutionId, show, show_execution
+from controlplane.domain.key import KeyScope
 from controlplane.domain.notice import moment
-from controlplane.domain.schedule import CatchUp, Definition, Overlap, Rule, Schedule, ScheduleId, following
+from controlplane.domain.schedule import (
+    CatchUp,
+    Definition,
+    Overlap,
+    Rule,
+    Schedule,
+    ScheduleId,
+    declared_by,
+    following,
+)
 from controlplane.domain.target import is_name
 from controlplane.errors import Invalid, ScheduleNotFound
 from controlplane.reads import schedules
@@ -98,9 +118,10 @@ async def page(request: Request) -> Response:
         placement=doors.placement,
     )
     more = len(views) > limit
+    shown = [view.schedule for view in views[:limit] if not as_node(request, KeyScope.READ) or _own(request, view)]
     return answer(
         {
-            "items": [shapes.schedule(view.schedule) for view in views[:limit]],
+            "items": [shapes.schedule(one) for one in shown],
             "next_cursor": views[limit - 1].schedule.name if more else None,
         }
     )
@@ -132,7 +153,7 @@ async def ticks(request: Request) -> Response:
 
 async def pause(request: Request) -> Response:
     """Nothing is submitted until it is resumed; what falls into the pause is not made up for."""
-    return await _turn(request, schedule.pause)
+    return await _turn(request, partial(schedule.pause, allow=lambda there: _allow(request, there)))
 
 
 async def resume(request: Request) -> Response:
@@ -191,6 +212,8 @@ async def remove(request: Request) -> Response:
 async def _put(request: Request, name: str, form: RuleForm, *, replacing: bool) -> Response:
     doors, namespace = doors_of(request), namespace_of(request)
     definition = _definition(doors, form)
+    if as_node(request, KeyScope.OPERATE):
+        require_declared(request, definition.target, declared_by(name, definition.target))
     entry = await doors.catalogue.find(namespace, definition.target)
     bucket = doors.placement.of_key(namespace, name)
     made, new = await doors.run(
@@ -202,6 +225,7 @@ async def _put(request: Request, name: str, form: RuleForm, *, replacing: bool) 
         name=name,
         paused=form.paused,
         replacing=replacing,
+        allow=lambda there: _allow(request, there),
     )
     doors.hints.tell(SCHEDULES_TOPIC)
     view = await doors.run(schedules.read, bucket, namespace=namespace, name=name)
@@ -215,6 +239,20 @@ async def _turn(request: Request, call: Callable[..., Awaitable[Schedule]]) -> R
     await doors.run(call, _bucket(request), namespace=namespace, name=_name(request))
     doors.hints.tell(SCHEDULES_TOPIC)
     return answer(_whole(await _view(request)))
+
+
+def _allow(request: Request, there: Schedule) -> None:
+    """The caller may touch this schedule: a node's only its own. Raises: NodeNotAllowed."""
+    if as_node(request, KeyScope.OPERATE):
+        target = there.definition.target
+        require_declared(request, target, declared_by(there.name, target))
+
+
+def _own(request: Request, view: ScheduleView) -> bool:
+    """Whether the code of a node that the caller speaks as declares it."""
+    one = view.schedule
+    node_id = declared_by(one.name, one.definition.target)
+    return node_id is not None and asker_of(request).speaks_for(node_id)
 
 
 def _definition(doors: Doors, form: RuleForm) -> Definition:
@@ -286,9 +324,17 @@ FORM = {
 }
 
 
-def _one(method: str, path: str, handler: Handler, summary: str, done: str = "The schedule.") -> Operation:
+def _one(
+    method: str,
+    path: str,
+    handler: Handler,
+    summary: str,
+    done: str = "The schedule.",
+    *,
+    scope: frozenset[KeyScope] | None = None,
+) -> Operation:
     return Operation(
-        scope=READ if method == "GET" else OPERATE,
+        scope=scope or (READ if method == "GET" else OPERATE),
         method=method,
         path=f"/api/v1/schedules/{{name}}{path}",
         handler=handler,
@@ -310,7 +356,7 @@ OPERATIONS = [
         answers={200: "It was there already.", 201: "Created.", 409: "There is another of this name.", **FORM},
     ),
     Operation(
-        scope=READ,
+        scope=READ_OR_NODE,
         method="GET",
         path="/api/v1/schedules",
         handler=page,
@@ -325,7 +371,7 @@ OPERATIONS = [
     ),
     _one("GET", "", read, "Read one schedule and its next five ticks"),
     Operation(
-        scope=OPERATE,
+        scope=OPERATE_OR_NODE,
         method="PUT",
         path="/api/v1/schedules/{name}",
         handler=replace,
@@ -337,7 +383,7 @@ OPERATIONS = [
     _one("DELETE", "", remove, "Delete a schedule; what it has submitted goes on", "Gone."),
     _one("GET", "/next", coming, "The ticks that are planned next", "The moments, in UTC."),
     _one("GET", "/ticks", ticks, "What became of each tick, the latest first", "A page."),
-    _one("POST", "/pause", pause, "Pause a schedule"),
+    _one("POST", "/pause", pause, "Pause a schedule", scope=OPERATE_OR_NODE),
     _one("POST", "/resume", resume, "Resume a schedule with its next tick after now"),
     Operation(
         scope=EXECUTE_OR_OPERATE,
