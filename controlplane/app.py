@@ -45,6 +45,7 @@ from controlplane.api import (
     schedules,
     signals,
     steps,
+    tickets,
     triggers,
     withhold,
 )
@@ -143,6 +144,7 @@ OPERATIONS = [
     *pauses.OPERATIONS,
     *agentfield.OPERATIONS,
     *keys.OPERATIONS,
+    *tickets.OPERATIONS,
     *retention.OPERATIONS,
     *health.OPERATIONS,
 ]

@@ -18,14 +18,15 @@ from uuid import UUID
 from controlplane.api.doors import KEYS_TOPIC
 from controlplane.api.guesses import Guesses
 from controlplane.domain.ids import bucket_of
-from controlplane.domain.key import STARTER, Caller, KeyId, KeyState, Known
+from controlplane.domain.key import ANYBODY, STARTER, Caller, KeyId, KeyState, Known
 from controlplane.domain.placement import Placement, by_bucket
 from controlplane.errors import DatabaseUnavailable, Unauthorized
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import Pool, persist
 from controlplane.reads import keys
-from controlplane.security.keys import digest, id_in, same
-from controlplane.stages import issue_key
+from controlplane.security.keys import digest, id_in, is_ticket, same
+from controlplane.stages import issue_key, ticket
+from controlplane.stages.ticket import Redeemed
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ USED_EVERY_SECONDS = 60.0
 KNOWN_MAX = 10_000
 LOOKS_MAX = 2
 """Look-ups at once: whoever tries keys that there are not must not hold every connection."""
+NEW_TICKET = "Ask for a new one: POST /api/v1/tickets."
 SEND_IT = "Send X-API-Key or Authorization: Bearer."
 FIX_OF = {
     KeyState.EXPIRED: "This key has expired; make a new one: controlplane keys create.",
@@ -129,6 +131,25 @@ class Entrance:
             self._used.add(entry.known.id)
         return entry.known.caller
 
+    async def redeem(self, text: str, path: str, *, host: str) -> Caller:
+        """Who asked for this ticket, once. Raises: Unauthorized, RateLimited, DatabaseUnavailable."""
+        self._guesses.begin(host)
+        found = await self._redeemed(text, path)
+        if found is None:
+            self._guesses.wrong()
+            raise Unauthorized("This ticket was used, is over, or is for another path.", fix=NEW_TICKET)
+        self._guesses.right(host)
+        if found.key_id is None:
+            if self._starter is not None:
+                return STARTER
+            if self.closed:
+                raise Unauthorized(fix=NEW_TICKET)
+            return ANYBODY
+        known = await persist(self._pool, partial(keys.known, id_=found.key_id), seconds=LOOK_PATIENCE_SECONDS)
+        if known is None or known.state is not KeyState.ACTIVE:
+            raise Unauthorized("The key of this ticket is over.", fix=NEW_TICKET)
+        return known.caller
+
     @contextlib.contextmanager
     def streaming(self, caller: Caller) -> Iterator[asyncio.Event]:
         """Set when nobody is let in any more as this caller was, for answers that would otherwise go on for ever."""
@@ -164,6 +185,13 @@ class Entrance:
         for bucket, part in by_bucket(used, _itself):
             write = partial(issue_key.touch, bucket=bucket, ids=part, older_than_seconds=USED_EVERY_SECONDS / 2)
             await persist(self._pool, write, seconds=LOOK_PATIENCE_SECONDS)
+
+    async def _redeemed(self, text: str, path: str) -> Redeemed | None:
+        if not is_ticket(text):
+            return None
+        use = partial(ticket.redeem, ticket_hash=digest(text.encode()), path=path)
+        async with self._looks:
+            return await persist(self._pool, use, seconds=LOOK_PATIENCE_SECONDS)
 
     async def _find(self, said: bytes, mark: bytes, host: str) -> Entry | None:
         """The key of this text, looked up unless that was done a moment ago. Where nobody needs one none is guessed.

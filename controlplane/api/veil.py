@@ -40,7 +40,7 @@ IDS = _words(
     "source_execution_id source_run_id task_id trigger_event_id trigger_id workflow_id approval_request_id"
 )
 NAMES = _words(
-    "name names key key_name namespace namespace_name scope scope_id scopes prefix slug target targets reasoner "
+    "name names key key_name ticket namespace namespace_name scope scope_id scopes prefix slug target targets reasoner "
     "reasoner_id skill type types kind event events event_type event_types tag tags version versions actor_id "
     "actor_key session_key concurrency_key fairness_key idempotency_key managed_by invocation_target "
     "deployment_type transport patterns source level preset algorithm encoding header timestamp_header id_from "

@@ -12,6 +12,7 @@ from controlplane.cli import output
 from controlplane.cli.client import PREFIX, Client, members, text_of
 
 PATH = f"{PREFIX}/keys"
+TICKETS_PATH = f"{PREFIX}/tickets"
 NAMESPACES_PATH = f"{PREFIX}/namespaces"
 SHOWN_ONCE = "Keep it now: it is not shown again. Programs take it from CONTROLPLANE_API_KEY."
 
@@ -90,6 +91,17 @@ def rotate(client: Client, key_id: str, asked: Mapping[str, object], *, namespac
     """Print the key that takes its place, this once."""
     said = {word: value for word, value in asked.items() if value is not None}
     show_new(client.post(_path(key_id, "rotate", namespace), orjson.dumps(said), about=key_id), as_json=as_json)
+
+
+def create_ticket(client: Client, path: str, *, as_json: bool) -> None:
+    """Print a ticket for this stream, this once."""
+    body = client.post(TICKETS_PATH, orjson.dumps({"path": path}))
+    if as_json:
+        output.data(body)
+        return
+    found = members(body)
+    output.data(str(text_of(found, "ticket")))
+    output.say(f"For a minute, and once: {client.url}{path}?ticket=…")
 
 
 def create_namespace(client: Client, name: str, *, as_json: bool) -> None:

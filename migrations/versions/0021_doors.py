@@ -1,4 +1,4 @@
-"""Keys that are shown no payloads."""
+"""Keys that are shown no payloads, and tickets for streams."""
 
 from __future__ import annotations
 
@@ -14,7 +14,21 @@ alter table api_keys
   add constraint node_keys_see check (not (hide_payloads and 'node' = any(scopes)))
 """
 
+TICKETS = """
+create table tickets (
+  bucket smallint not null,
+  hash bytea not null check (length(hash) = 32),
+  namespace smallint not null,
+  path text not null,
+  key_id uuid,
+  expires_at timestamptz not null,
+  primary key (bucket, hash)
+)
+"""
+TICKETS_EXPIRY = "create index tickets_expiry on tickets (bucket, expires_at)"
+
 
 def upgrade() -> None:
     connection = op.get_bind()
-    connection.exec_driver_sql(API_KEYS)
+    for statement in (API_KEYS, TICKETS, TICKETS_EXPIRY):
+        connection.exec_driver_sql(statement)

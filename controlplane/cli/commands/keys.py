@@ -131,6 +131,20 @@ def keys_rotate(
         rotate(client, key_id, asked, namespace=namespace, as_json=as_json)
 
 
+@app.command("ticket")
+def keys_ticket(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Of a stream: /api/ui/v1/executions/events.")],
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a ticket that opens one stream, once, within a minute: for browsers, instead of a key in an address."""
+    from controlplane.cli.keys import create_ticket
+
+    with client_of(server, api_key) as client:
+        create_ticket(client, path, as_json=as_json)
+
+
 @namespaces_app.command("create")
 def namespaces_create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits, _ - and :.")],

@@ -45,6 +45,16 @@ class NewKey(Key):
     replaces: Key | None = None
 
 
+class Ticket(BaseModel):
+    """What opens one stream, once: its `path` with `?ticket=` and `ticket.get_secret_value()`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    ticket: SecretStr
+    path: str
+    expires_in_seconds: float
+
+
 class Namespace(BaseModel):
     """A part of a control plane of which no other sees anything."""
 
@@ -134,6 +144,14 @@ class Keys:
             "POST", path, strict_json.encode(present(body)), params=present({"namespace": namespace}) or None
         )
         return NewKey.model_validate(reply.expect())
+
+    async def create_ticket(self, path: str) -> Ticket:
+        """A way for a browser into the stream at this path, once and within a minute, with what this client's key may.
+
+        For a key with the scope `read` or `node`. Raises: RequestRefused.
+        """
+        reply = await self._transport().send("POST", "/tickets", strict_json.encode({"path": path}))
+        return Ticket.model_validate(reply.expect())
 
     async def create_namespace(self, name: str) -> Namespace:
         """A new namespace. Raises: RequestRefused where there is one of this name."""
