@@ -47,6 +47,7 @@ from controlplane.api import (
     schedules,
     signals,
     steps,
+    tickets,
     triggers,
     withhold,
 )
@@ -78,6 +79,7 @@ from controlplane.api.lookout import Lookout
 from controlplane.api.operation import Operation, install
 from controlplane.api.rate import Limiter, Rates
 from controlplane.api.streams import Streams
+from controlplane.api.veil import Veil
 from controlplane.api.waiting import Waiting
 from controlplane.api.whose import Whose
 from controlplane.daemons import loop
@@ -86,6 +88,7 @@ from controlplane.daemons.archivist import Archivist
 from controlplane.daemons.bulker import Bulker
 from controlplane.daemons.census import Census
 from controlplane.daemons.dispatcher import Dispatcher
+from controlplane.daemons.inspector import Inspector
 from controlplane.daemons.janitor import DatabaseClock, Janitor
 from controlplane.daemons.overseer import Overseer
 from controlplane.daemons.pusher import Pusher
@@ -149,6 +152,7 @@ OPERATIONS = [
     *keys.OPERATIONS,
     *caps.OPERATIONS,
     *audit.OPERATIONS,
+    *tickets.OPERATIONS,
     *retention.OPERATIONS,
     *health.OPERATIONS,
 ]
@@ -161,6 +165,7 @@ PUSHER_SECONDS = 1.0
 OVERSEER_SECONDS = 1.0
 SCHEDULER_SECONDS = 1.0
 BULKER_SECONDS = 1.0
+INSPECTOR_SECONDS = 600.0
 WAKER_SECONDS = 0.25
 WAKER_SPACING_SECONDS = 0.05
 """Every end may be the one that a parent waits for: so many passes a second look at all of them."""
@@ -201,6 +206,7 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str |
                 signed=[approvals.SIGNED_PATH] if settings.approval_secret else [],
             ),
             *_rates(settings),
+            Middleware(Veil),
             Middleware(Front),
         ],
     )
@@ -309,6 +315,7 @@ async def _running(
             hints,
             placement,
             api_key=settings.api_key.get_secret_value() if settings.api_key else None,
+            wrong_keys_per_minute=settings.wrong_keys_per_minute,
         ),
         whose=Whose(pool),
         meter=meter,
@@ -327,6 +334,7 @@ async def _running(
     await janitor.tick()  # before the first id is made
     await doors.entrance.begin()
     await doors.caps.refresh()
+    inspector = Inspector(pool, placement, keyring, found=doors.inspected)
     archivist = Archivist(pool, placement, settings.keep)
     census = Census(pool, placement, memory=doors.caps.wants_memory, stored=doors.caps.wants_stored)
     scheduler = Scheduler(
@@ -421,6 +429,7 @@ async def _running(
                 "waker": every(waker.tick, name="waker", interval_seconds=WAKER_SECONDS, hint=ended),
                 "admitter": every(admitter.tick, name="admitter", interval_seconds=ADMITTER_SECONDS, hint=limited),
                 "overseer": every(overseer.tick, name="overseer", interval_seconds=OVERSEER_SECONDS),
+                "inspector": every(inspector.tick, name="inspector", interval_seconds=INSPECTOR_SECONDS),
                 "entrance": doors.entrance.run(),
                 "caps": doors.caps.run(),
                 "waiting": doors.waiting.run(),

@@ -10,7 +10,7 @@
     │                  TriggerExists
     ├── Refused        Malformed  Invalid  InvalidParameter  TooLarge  TargetMalformed  EgressRefused  NoWebhook
     │                  Unauthorized  NotItsNode  ScopeMissing  NodeNotAllowed  NamespaceNotAllowed
-    │                  NotHttp  HeadTooLarge  TooSlow  RateLimited  CapReached  NamespaceFull
+    │                  NotHttp  HeadTooLarge  TooSlow  RateLimited  CapReached  NamespaceFull  PayloadsHidden
     └── Unavailable    DatabaseUnavailable  ShuttingDown  WaitedTooLong  TooManyConnections
 
 The class docstring is the default message, `code` the stable slug that a program may switch on.
@@ -336,6 +336,12 @@ class NodeNotAllowed(Refused):
     """The API key may not speak for this node."""
 
     code = "node_not_allowed"
+
+
+class PayloadsHidden(Refused):
+    """This would show payloads, and the API key is shown none."""
+
+    code = "payloads_hidden"
 
 
 class NamespaceNotAllowed(Refused):

@@ -201,6 +201,12 @@ class Settings(BaseSettings):
     cap_memory_bytes: CapCount = Field(
         default=None, description="Bytes in the memory of one namespace, counted every minute; unset: any number."
     )
+    wrong_keys_per_minute: int = Field(
+        default=30,
+        ge=1,
+        le=1_000_000,
+        description="Unknown API keys per minute of one address and replica that are looked at; of more each is a 429.",
+    )
     cors_origins: tuple[Annotated[str, Field(pattern=ORIGIN)], ...] = Field(
         default=(),
         description="Web pages that may call the API from a browser, as a JSON list of origins (https://host[:port]).",

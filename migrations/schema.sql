@@ -169,10 +169,12 @@ CREATE TABLE public.api_keys (
     created_by text,
     revoked_by text,
     replaced_by uuid,
+    hide_payloads boolean DEFAULT false NOT NULL,
     CONSTRAINT api_keys_hash_check CHECK ((length(hash) = 32)),
     CONSTRAINT api_keys_scopes_check CHECK (((cardinality(scopes) > 0) AND (scopes <@ ARRAY['execute'::text, 'read'::text, 'operate'::text, 'admin'::text, 'node'::text]))),
     CONSTRAINT node_keys_name_nodes CHECK ((('node'::text = ANY (scopes)) = (node_ids IS NOT NULL))),
-    CONSTRAINT node_keys_name_some CHECK ((cardinality(node_ids) > 0))
+    CONSTRAINT node_keys_name_some CHECK ((cardinality(node_ids) > 0)),
+    CONSTRAINT node_keys_see CHECK ((NOT (hide_payloads AND ('node'::text = ANY (scopes)))))
 );
 
 CREATE TABLE public.approvals (
@@ -952,6 +954,16 @@ CREATE TABLE public.steps (
 )
 WITH (fillfactor='90', autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_cost_delay='0');
 
+CREATE TABLE public.tickets (
+    bucket smallint NOT NULL,
+    hash bytea NOT NULL,
+    namespace smallint NOT NULL,
+    path text NOT NULL,
+    key_id uuid,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT tickets_hash_check CHECK ((length(hash) = 32))
+);
+
 CREATE TABLE public.trigger_events (
     bucket smallint NOT NULL,
     id uuid NOT NULL,
@@ -1177,6 +1189,9 @@ ALTER TABLE ONLY public.steps
 ALTER TABLE public.queue
     ADD CONSTRAINT suspended_has_no_session CHECK (((waits_until IS NULL) OR ((session_id IS NULL) AND (waits_reason IS NOT NULL) AND (state = ANY (ARRAY['waiting'::text, 'paused'::text]))))) NOT VALID;
 
+ALTER TABLE ONLY public.tickets
+    ADD CONSTRAINT tickets_pkey PRIMARY KEY (bucket, hash);
+
 ALTER TABLE ONLY public.trigger_events
     ADD CONSTRAINT trigger_events_bucket_trigger_id_key_key UNIQUE (bucket, trigger_id, key);
 
@@ -1305,6 +1320,8 @@ CREATE INDEX steps_due ON public.steps USING btree (bucket, due_at) WHERE ((stat
 CREATE INDEX steps_news ON public.steps USING btree (bucket, execution_id) WHERE news;
 
 CREATE INDEX steps_open ON public.steps USING btree (bucket, execution_id, name) WHERE ((status = 'pending'::text) OR awaited);
+
+CREATE INDEX tickets_expiry ON public.tickets USING btree (bucket, expires_at);
 
 CREATE INDEX trigger_events_newest ON public.trigger_events USING btree (bucket, trigger_id, id DESC) WHERE (replays >= 0);
 

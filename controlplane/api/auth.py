@@ -22,11 +22,12 @@ OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/api/v1/health"})
 LOOPBACK_HOSTS = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 NODE_PARAMETER = "node_id"
 QUERY_KEY = b"api_key"
+QUERY_TICKET = b"ticket"
 FROM_HERE = "Call it as localhost or 127.0.0.1, or make a key: controlplane keys create."
 
 
 class Gate:
-    """`X-API-Key`, `Authorization: Bearer`, or `?api_key=` for what browsers stream.
+    """`X-API-Key`, `Authorization: Bearer`, or `?ticket=` and `?api_key=` for what browsers stream.
 
     Without a key the `Host` header must name this machine, and so must the `Origin` of a page that asks: neither a name
     that somebody points at 127.0.0.1 nor a form on a foreign page may reach the API through a developer's browser.
@@ -61,17 +62,20 @@ class Gate:
             await self._app(scope, receive, send)
 
     async def _who(self, scope: Scope, found: Found | None, *, streams: bool) -> Caller | None:
-        """Who asks; None for what is open to everybody. Raises: Unauthorized, DatabaseUnavailable."""
+        """Who asks; None for what is open to everybody. Raises: Unauthorized, RateLimited, DatabaseUnavailable."""
         if found is not None and found.operation.scope == OPEN:
             return None
         fields = fields_of(scope)
         said = fields.get(b"x-api-key") or _bearer(fields.get(b"authorization", b""))
-        in_query = _take_query_key(scope)
-        if not said and streams:
-            said = in_query.encode("utf-8", "replace")
+        in_query, ticket = _take_from_query(scope, QUERY_KEY), _take_from_query(scope, QUERY_TICKET)
         doors: Doors = scope["app"].state.doors
+        host = scope["client"][0] if scope.get("client") else ""
+        if not said and streams:
+            if ticket:
+                return await doors.entrance.redeem(ticket, scope["path"], host=host)
+            said = in_query.encode("utf-8", "replace")
         try:
-            caller = await doors.entrance.admit(said)
+            caller = await doors.entrance.admit(said, host=host)
         except Unauthorized:
             if scope["path"] in self._signed:
                 return None
@@ -157,11 +161,11 @@ def _bearer(header: bytes) -> bytes:
     return key.strip() if scheme.lower() == b"bearer" else b""
 
 
-def _take_query_key(scope: Scope) -> str:
-    """The key in the query, which nobody behind the gate sees or logs."""
+def _take_from_query(scope: Scope, what: bytes) -> str:
+    """The key or the ticket in the query, which nobody behind the gate sees or logs."""
     query: bytes = scope.get("query_string", b"")
-    if QUERY_KEY not in query:
+    if what not in query:
         return ""
     said = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    scope["query_string"] = urlencode([pair for pair in said if pair[0] != QUERY_KEY.decode()]).encode()
-    return next((value for name, value in said if name == QUERY_KEY.decode()), "")
+    scope["query_string"] = urlencode([pair for pair in said if pair[0] != what.decode()]).encode()
+    return next((value for name, value in said if name == what.decode()), "")

@@ -159,12 +159,17 @@ class Doors:
     whose: Whose
     meter: Meter
     stopping: bool = False
+    secrets_broken: int = 0
     turns: Iterator[int] = field(default_factory=itertools.count)
     began: float = field(default_factory=time.monotonic)
 
     @property
     def up_seconds(self) -> float:
         return time.monotonic() - self.began
+
+    def inspected(self, broken: int) -> None:
+        """So many of the newest stored secrets cannot be opened with this server's ring."""
+        self.secrets_broken = broken
 
     async def run(
         self, call: Callable[Concatenate[Connection, P], Awaitable[Result]], *args: P.args, **kwargs: P.kwargs

@@ -18,7 +18,7 @@ from controlplane.api import shapes
 from controlplane.api.agentfield.workflow import owner_of
 from controlplane.api.audited import cancel_audited
 from controlplane.api.body import clean, decode, payload, read_body, read_form
-from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, doors_of, namespace_of
+from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, asker_of, doors_of, namespace_of
 from controlplane.api.fields import field
 from controlplane.api.links import linked
 from controlplane.api.operation import EXECUTE, EXECUTE_OR_OPERATE, READ, Operation
@@ -55,7 +55,7 @@ from controlplane.domain.limit import CONCURRENCY_MAX, KEY, LABEL_MAX, bucket_of
 from controlplane.domain.notice import milliseconds, moment
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.step import NAME_MAX
-from controlplane.errors import ExecutionNotFound, Invalid, InvalidParameter, WaitedTooLong
+from controlplane.errors import ExecutionNotFound, Invalid, InvalidParameter, PayloadsHidden, WaitedTooLong
 from controlplane.postgres.lane import Lane
 from controlplane.reads import approvals, deliveries, executions
 from controlplane.reads.executions import ExecutionView, Filter, Parent
@@ -361,6 +361,7 @@ class Caller:
     session_key: str | None
     actor_key: str | None
     warnings: tuple[dict[str, str], ...]
+    sees: bool
 
 
 class Keyed(NamedTuple):
@@ -389,6 +390,7 @@ async def caller_of(request: Request, doors: Doors, namespace: int) -> Caller:
         session_key=_header(request, "x-session-id") or (parent.session_key if parent else None),
         actor_key=_header(request, "x-actor-id") or (parent.actor_key if parent else None),
         warnings=tuple(warnings),
+        sees=not asker_of(request).hide_payloads,
     )
 
 
@@ -443,7 +445,7 @@ def submission_of(
         on_parent_end=form.on_parent_end or entry.on_parent_end or ON_PARENT_END,
         delay_seconds=delay_seconds,
         run_at=run_at,
-        webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_),),
+        webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_, sees=caller.sees),),
         step=step,
         concurrency_key=concurrency_key,
         concurrency_max=concurrency_max,
@@ -524,8 +526,15 @@ async def _parent(
     return id_, attempt, parent, []
 
 
-def webhook_of(doors: Doors, form: WebhookForm, id_: ExecutionId, *, url_where: str = "body.webhook.url") -> Webhook:
-    """An invalid webhook refuses the submit: work is never accepted whose caller cannot be told."""
+def webhook_of(
+    doors: Doors, form: WebhookForm, id_: ExecutionId, *, sees: bool, url_where: str = "body.webhook.url"
+) -> Webhook:
+    """An invalid webhook refuses the submit: work is never accepted whose caller cannot be told.
+
+    `sees`: whether who asks is shown payloads. One who is not would be sent the result.
+    """
+    if not sees:
+        raise PayloadsHidden(where=url_where, fix="Leave the webhook out, or ask with a key that is shown payloads.")
     origin = doors.egress.check_url(form.url, where=url_where)
     headers = check_headers(form.headers, where="body.webhook.headers") if form.headers else {}
     if form.secret is not None:

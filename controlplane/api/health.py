@@ -46,6 +46,7 @@ async def health(request: Request) -> Response:
         "timestamp": moment(datetime.now(UTC)),
         "version": __version__,
         "checks": checks,
+        "secrets": "not_openable" if doors_of(request).secrets_broken else "openable",
     }
     return answer(shape, 200 if healthy else 503)
 

@@ -36,7 +36,7 @@ from controlplane.domain.key import (
 )
 from controlplane.domain.notice import moment
 from controlplane.domain.target import is_name
-from controlplane.errors import Invalid, NamespaceNotAllowed, NamespaceNotFound
+from controlplane.errors import Invalid, NamespaceNotAllowed, NamespaceNotFound, PayloadsHidden
 from controlplane.reads import keys
 from controlplane.security.keys import digest, make, prefix_of
 from controlplane.stages import issue_key
@@ -54,6 +54,7 @@ class KeyForm(msgspec.Struct, forbid_unknown_fields=True):
     """A key for `scopes`: execute, read, operate, admin, node. With `node` it names the nodes it may speak as.
 
     `node_ids`: exact, or with `*` at their end. `namespace`: another than the caller's own, for admins of `default`.
+    `hide_payloads`: it is told that inputs, results, values and texts are there, and never what they are.
     """
 
     name: str
@@ -61,6 +62,7 @@ class KeyForm(msgspec.Struct, forbid_unknown_fields=True):
     node_ids: list[str] | None = None
     namespace: str | None = None
     expires_in_seconds: float | None = None
+    hide_payloads: bool = False
 
 
 class RotateForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -80,7 +82,13 @@ async def create(request: Request) -> Response:
     """A new key. The answer is the only place where it can ever be read."""
     doors = doors_of(request)
     form = await read_form(request, KeyForm, doors.limits.body_bytes_max)
-    scopes, node_ids = granted(form.scopes, form.node_ids)
+    scopes, node_ids = granted(form.scopes, form.node_ids, hide_payloads=form.hide_payloads)
+    if asker_of(request).hide_payloads and not form.hide_payloads:
+        raise PayloadsHidden(
+            "Who is shown no payloads makes only keys that are shown none.",
+            where="body.hide_payloads",
+            fix=f"Say hide_payloads: true. {issue_key.SEEING_KEY}",
+        )
     name = named(form.name)
     expires = _life(form.expires_in_seconds)
     namespace = await named_namespace(request, form.namespace, where="body.namespace")
@@ -100,6 +108,7 @@ async def create(request: Request) -> Response:
             node_ids=node_ids,
             created_by=caller_of(request),
             expires_in_seconds=expires,
+            hide_payloads=form.hide_payloads,
         ),
         keys_max=doors.caps.most(namespace.id, Cap.KEYS),
     )
@@ -169,6 +178,7 @@ async def rotate(request: Request) -> Response:
         expires_in_seconds=expires,
         created_by=caller_of(request),
         keys_max=doors.caps.most(namespace.id, Cap.KEYS),
+        hidden_only=asker_of(request).hide_payloads,
     )
     doors.entrance.changed()
     _told("key.rotated", request, new)
@@ -204,10 +214,18 @@ async def list_namespaces(request: Request) -> Response:
     )
 
 
-def granted(scopes: list[KeyScope], node_ids: list[str] | None) -> tuple[list[KeyScope], list[str]]:
+def granted(
+    scopes: list[KeyScope], node_ids: list[str] | None, *, hide_payloads: bool = False
+) -> tuple[list[KeyScope], list[str]]:
     """What a key is for, and as which nodes it speaks. Raises Invalid."""
     if not scopes:
         raise Invalid(f"At least one of {', '.join(KeyScope)}.", where="body.scopes")
+    if hide_payloads and KeyScope.NODE in scopes:
+        raise Invalid(
+            "A node is given payloads to work on.",
+            where="body.hide_payloads",
+            fix="Make a key with the scope node, and another that hides payloads.",
+        )
     patterns = list(dict.fromkeys(node_ids or []))
     if (KeyScope.NODE in scopes) != bool(patterns):
         raise Invalid(
@@ -240,6 +258,7 @@ def shape_of(key: Key, namespace: str) -> Shape:
             "prefix": key.prefix,
             "scopes": [scope.value for scope in key.scopes],
             "node_ids": list(key.node_ids) or None,
+            "hide_payloads": key.hide_payloads,
             "state": key.state.value,
             "created_at": moment(key.created_at),
             "created_by": key.created_by,

@@ -30,6 +30,7 @@ NOTHING = ""
 """`audit` of what is no GET and yet changes nothing."""
 EXECUTE_OR_NODE = EXECUTE | NODE
 READ_OR_NODE = READ | NODE
+OPERATE_OR_NODE = OPERATE | NODE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,8 @@ class Operation:
 
     `answers`: status → when. `streams`: a browser reads it, which can send its key in no header but as `?api_key=`.
     `slashes`: the parameter at the end of the path may hold some. `audit`: what the audit log calls it; without that no
-    operation with the scope operate or admin changes anything.
+    operation with the scope operate or admin changes anything. `reveals`: it names an address that payloads are sent
+    to, or finds by what is in them, and so is not for a key that hides them.
     """
 
     method: str
@@ -58,6 +60,8 @@ class Operation:
     def __post_init__(self) -> None:
         if self.method != "GET" and self.audit is None and self.scope & (OPERATE | ADMIN):
             raise ValueError(f"{self.method} {self.path}: say what the audit log calls it, or NOTHING")
+
+    reveals: bool = False
 
 
 def install(app: FastAPI, operations: list[Operation]) -> None:

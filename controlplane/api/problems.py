@@ -85,6 +85,7 @@ STATUS_OF: dict[type[errors.ControlPlaneError], int] = {
     errors.ScopeMissing: 403,
     errors.NodeNotAllowed: 403,
     errors.NamespaceNotAllowed: 403,
+    errors.PayloadsHidden: 403,
     errors.Unavailable: 503,
     errors.DatabaseUnavailable: 503,
     errors.ShuttingDown: 503,
@@ -142,6 +143,8 @@ def answer(error: errors.ControlPlaneError, headers: Mapping[str, str] | None = 
         more["Retry-After"] = "1"
     if status == 429:
         more.setdefault("Retry-After", "1")
+    if status == 429 and "retry_after_seconds" in error.facts:
+        more.setdefault("Retry-After", str(error.facts["retry_after_seconds"]))
     if status == 401:
         more["WWW-Authenticate"] = "Bearer"
     return Response(orjson.dumps(body_of(error)), status, more, media_type=MEDIA_TYPE)

@@ -82,13 +82,18 @@ class Rates:
             wait_seconds=max(1, math.ceil((1 - bucket.tokens) / self._per_second)),
         )
 
-    def give_back(self, caller: str) -> None:
-        """The request that was just taken is made after all not."""
-        self._buckets[caller].tokens += 1
-
     def said(self, verdict: Verdict) -> str:
         """A verdict, as the header has it."""
         return f'"{self._name}";r={verdict.left};t={verdict.full_seconds}'
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def give_back(self, caller: str) -> None:
+        """What was taken last should not have counted."""
+        bucket = self._buckets.get(caller)
+        if bucket is not None:
+            bucket.tokens = min(self._burst, bucket.tokens + 1)
 
 
 class Limiter:

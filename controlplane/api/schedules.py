@@ -14,7 +14,7 @@ from starlette.responses import Response
 from controlplane.api import shapes
 from controlplane.api.audited import Noted, audited, first_seen, seeing
 from controlplane.api.body import clean, read_form
-from controlplane.api.doors import SCHEDULES_TOPIC, Doors, doors_of, namespace_of
+from controlplane.api.doors import SCHEDULES_TOPIC, Doors, asker_of, doors_of, namespace_of
 from controlplane.api.executions import (
     PRIORITY_MAX,
     TIMEOUT_MAX_SECONDS,
@@ -24,15 +24,34 @@ from controlplane.api.executions import (
     no_node,
     query_text,
 )
-from controlplane.api.operation import EXECUTE_OR_OPERATE, OPERATE, READ, Handler, Operation
+from controlplane.api.operation import (
+    EXECUTE_OR_OPERATE,
+    OPERATE,
+    OPERATE_OR_NODE,
+    READ,
+    READ_OR_NODE,
+    Handler,
+    Operation,
+)
 from controlplane.api.paging import instant, integer, limit_of
 from controlplane.api.policy import retries_of
 from controlplane.api.shapes import answer
+from controlplane.api.whose import as_node, require_declared
 from controlplane.domain import target as targets
 from controlplane.domain.cap import Cap
 from controlplane.domain.ids import ExecutionId, show, show_execution
+from controlplane.domain.key import KeyScope
 from controlplane.domain.notice import moment
-from controlplane.domain.schedule import CatchUp, Definition, Overlap, Rule, Schedule, ScheduleId, following
+from controlplane.domain.schedule import (
+    CatchUp,
+    Definition,
+    Overlap,
+    Rule,
+    Schedule,
+    ScheduleId,
+    declared_by,
+    following,
+)
 from controlplane.domain.target import is_name
 from controlplane.errors import Invalid, ScheduleNotFound
 from controlplane.postgres.pool import Connection
@@ -108,9 +127,10 @@ async def page(request: Request) -> Response:
         placement=doors.placement,
     )
     more = len(views) > limit
+    shown = [view.schedule for view in views[:limit] if not as_node(request, KeyScope.READ) or _own(request, view)]
     return answer(
         {
-            "items": [shapes.schedule(view.schedule) for view in views[:limit]],
+            "items": [shapes.schedule(one) for one in shown],
             "next_cursor": views[limit - 1].schedule.name if more else None,
         }
     )
@@ -142,7 +162,7 @@ async def ticks(request: Request) -> Response:
 
 async def pause(request: Request) -> Response:
     """Nothing is submitted until it is resumed; what falls into the pause is not made up for."""
-    return await _turn(request, schedule.pause)
+    return await _turn(request, partial(schedule.pause, allow=lambda there: _allow(request, there)))
 
 
 async def resume(request: Request) -> Response:
@@ -211,6 +231,8 @@ async def remove(request: Request) -> Response:
 async def _put(request: Request, name: str, form: RuleForm, *, replacing: bool) -> Response:
     doors, namespace = doors_of(request), namespace_of(request)
     definition = _definition(doors, form)
+    if as_node(request, KeyScope.OPERATE):
+        require_declared(request, definition.target, declared_by(name, definition.target))
     entry = await doors.catalogue.find(namespace, definition.target)
     bucket = doors.placement.of_key(namespace, name)
     _, (made, new) = await audited(
@@ -225,6 +247,7 @@ async def _put(request: Request, name: str, form: RuleForm, *, replacing: bool) 
         paused=form.paused,
         replacing=replacing,
         ceiling=doors.caps.ceiling(namespace, Cap.SCHEDULES),
+        allow=lambda there: _allow(request, there),
     )
     doors.hints.tell(SCHEDULES_TOPIC)
     view = await doors.run(schedules.read, bucket, namespace=namespace, name=name)
@@ -265,6 +288,20 @@ def _noted(name: str, before: Schedule | None, after: Schedule | None) -> Noted:
         asked, said = before.definition, after.definition
         now["input_changed"] = True if (asked.input, asked.context) != (said.input, said.context) else None
     return Noted(kind="schedule", id=name, before=was, after=now)
+
+
+def _allow(request: Request, there: Schedule) -> None:
+    """The caller may touch this schedule: a node's only its own. Raises: NodeNotAllowed."""
+    if as_node(request, KeyScope.OPERATE):
+        target = there.definition.target
+        require_declared(request, target, declared_by(there.name, target))
+
+
+def _own(request: Request, view: ScheduleView) -> bool:
+    """Whether the code of a node that the caller speaks as declares it."""
+    one = view.schedule
+    node_id = declared_by(one.name, one.definition.target)
+    return node_id is not None and asker_of(request).speaks_for(node_id)
 
 
 def _definition(doors: Doors, form: RuleForm) -> Definition:
@@ -337,10 +374,17 @@ FORM = {
 
 
 def _one(
-    method: str, path: str, handler: Handler, summary: str, done: str = "The schedule.", audit: str | None = None
+    method: str,
+    path: str,
+    handler: Handler,
+    summary: str,
+    done: str = "The schedule.",
+    *,
+    audit: str | None = None,
+    scope: frozenset[KeyScope] | None = None,
 ) -> Operation:
     return Operation(
-        scope=READ if method == "GET" else OPERATE,
+        scope=scope or (READ if method == "GET" else OPERATE),
         method=method,
         path=f"/api/v1/schedules/{{name}}{path}",
         handler=handler,
@@ -364,7 +408,7 @@ OPERATIONS = [
         answers={200: "It was there already.", 201: "Created.", 409: "There is another of this name.", **FORM},
     ),
     Operation(
-        scope=READ,
+        scope=READ_OR_NODE,
         method="GET",
         path="/api/v1/schedules",
         handler=page,
@@ -379,7 +423,7 @@ OPERATIONS = [
     ),
     _one("GET", "", read, "Read one schedule and its next five ticks"),
     Operation(
-        scope=OPERATE,
+        scope=OPERATE_OR_NODE,
         method="PUT",
         path="/api/v1/schedules/{name}",
         handler=replace,
@@ -389,10 +433,10 @@ OPERATIONS = [
         takes=RuleForm,
         answers={200: "Replaced, or as it was.", 201: "Created.", **FORM},
     ),
-    _one("DELETE", "", remove, "Delete a schedule; what it has submitted goes on", "Gone.", "schedule.deleted"),
+    _one("DELETE", "", remove, "Delete a schedule; what it has submitted goes on", "Gone.", audit="schedule.deleted"),
     _one("GET", "/next", coming, "The ticks that are planned next", "The moments, in UTC."),
     _one("GET", "/ticks", ticks, "What became of each tick, the latest first", "A page."),
-    _one("POST", "/pause", pause, "Pause a schedule", audit="schedule.paused"),
+    _one("POST", "/pause", pause, "Pause a schedule", audit="schedule.paused", scope=OPERATE_OR_NODE),
     _one("POST", "/resume", resume, "Resume a schedule with its next tick after now", audit="schedule.resumed"),
     Operation(
         scope=EXECUTE_OR_OPERATE,

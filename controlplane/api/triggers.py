@@ -20,13 +20,15 @@ from controlplane.api.body import clean, payload, read_form
 from controlplane.api.doors import Doors, doors_of, namespace_of
 from controlplane.api.executions import no_node, query_text
 from controlplane.api.hooks import PREFIX, secrets_of, submission_of
-from controlplane.api.operation import OPERATE, READ, Handler, Operation
+from controlplane.api.operation import OPERATE, OPERATE_OR_NODE, READ, READ_OR_NODE, Handler, Operation
 from controlplane.api.paging import limit_of
 from controlplane.api.shapes import answer, present
+from controlplane.api.whose import as_node, require_declared, require_node
 from controlplane.domain import target as targets
 from controlplane.domain.cap import Cap
 from controlplane.domain.ids import read as read_id
 from controlplane.domain.ids import show, show_execution
+from controlplane.domain.key import KeyScope
 from controlplane.domain.notice import moment
 from controlplane.domain.target import is_name
 from controlplane.domain.trigger import (
@@ -48,7 +50,7 @@ from controlplane.domain.trigger import (
     sealed_for,
     slug_of,
 )
-from controlplane.errors import Invalid, TriggerEventNotFound, TriggerNotFound
+from controlplane.errors import Invalid, NodeNotAllowed, TriggerEventNotFound, TriggerNotFound
 from controlplane.postgres.pool import Connection
 from controlplane.reads import triggers
 from controlplane.reads.triggers import EventView, TriggerView
@@ -139,6 +141,8 @@ async def create(request: Request) -> Response:
         event_types=tuple(dict.fromkeys(form.event_types)),
         managed_by=_managed_by(form.managed_by),
     )
+    if as_node(request, KeyScope.OPERATE):
+        require_declared(request, definition.target, definition.managed_by)
     bucket = doors.placement.of_key(namespace, form.name)
     id_ = TriggerId(doors.ids.new(bucket))
     _, (made, new) = await audited(
@@ -171,10 +175,13 @@ async def change(request: Request) -> Response:
     secret = None if form.secret is None else _secret(form.secret)
 
     def revise(there: Trigger) -> tuple[Definition, bytes | None]:
+        _allow(request, there)
         sealed = None
         if secret is not None and not same(secret.encode(), _opened(doors, there).encode()):
             sealed = doors.keyring.seal(secret.encode(), bound_to=sealed_for(there.id))
-        return _revised(there.definition, form), sealed
+        revised = _revised(there.definition, form)
+        _allow(request, replace(there, definition=revised))
+        return revised, sealed
 
     _, changed = await audited(
         request,
@@ -193,6 +200,11 @@ async def page(request: Request) -> Response:
     """By name, without secrets."""
     doors, namespace = doors_of(request), namespace_of(request)
     limit, cursor = limit_of(request), query_text(request, "cursor")
+    if as_node(request, KeyScope.READ):
+        node_id = query_text(request, "managed_by")
+        if node_id is None:
+            raise NodeNotAllowed(where="query/managed_by", fix="Name the node: ?managed_by=NODE.")
+        require_node(request, node_id)
     found = await doors.run(
         triggers.page,
         namespace=namespace,
@@ -213,7 +225,10 @@ async def page(request: Request) -> Response:
 
 async def read(request: Request) -> Response:
     """One trigger, without its secret."""
-    return answer(_shape(doors_of(request), (await _view(request)).trigger))
+    one = (await _view(request)).trigger
+    if as_node(request, KeyScope.READ):
+        require_declared(request, one.definition.target, one.definition.managed_by)
+    return answer(_shape(doors_of(request), one))
 
 
 async def remove(request: Request) -> Response:
@@ -244,6 +259,7 @@ async def pause(request: Request) -> Response:
         namespace=namespace_of(request),
         name=name,
         reason=reason,
+        allow=lambda there: _allow(request, there),
     )
     return answer(_shape(doors, paused))
 
@@ -258,6 +274,7 @@ async def resume(request: Request) -> Response:
         _bucket(request),
         namespace=namespace_of(request),
         name=name,
+        allow=lambda there: _allow(request, there),
     )
     return answer(_shape(doors, resumed))
 
@@ -377,6 +394,12 @@ def _noted(doors: Doors, name: str, before: Trigger | None, after: Trigger | Non
 
 async def _nothing(_: Connection) -> None:
     pass
+
+
+def _allow(request: Request, there: Trigger) -> None:
+    """The caller may touch this trigger: a node's only its own. Raises: NodeNotAllowed."""
+    if as_node(request, KeyScope.OPERATE):
+        require_declared(request, there.definition.target, there.definition.managed_by)
 
 
 def _scheme(base: Scheme, form: SchemeForm) -> Scheme:
@@ -543,10 +566,11 @@ def _one(
     query: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
     audit: str | None = None,
+    scope: frozenset[KeyScope] | None = None,
 ) -> Operation:
     return Operation(
         method=method,
-        scope=READ if method == "GET" else OPERATE,
+        scope=scope or (READ if method == "GET" else OPERATE),
         path=f"/api/v1/triggers/{{name}}{path}",
         handler=handler,
         audit=audit,
@@ -562,7 +586,7 @@ def _one(
 OPERATIONS = [
     Operation(
         method="POST",
-        scope=OPERATE,
+        scope=OPERATE_OR_NODE,
         path="/api/v1/triggers",
         handler=create,
         audit="trigger.created",
@@ -581,7 +605,7 @@ OPERATIONS = [
     ),
     Operation(
         method="GET",
-        scope=READ,
+        scope=READ_OR_NODE,
         path="/api/v1/triggers",
         handler=page,
         summary="List triggers by name",
@@ -594,11 +618,27 @@ OPERATIONS = [
         },
         answers={200: "A page.", 422: "A filter is not valid.", 503: "Try again."},
     ),
-    _one("GET", "", read, "Read one trigger"),
-    _one("PATCH", "", change, "Change a trigger, or its secret", takes=ChangeForm, audit="trigger.changed"),
+    _one("GET", "", read, "Read one trigger", scope=READ_OR_NODE),
+    _one(
+        "PATCH",
+        "",
+        change,
+        "Change a trigger, or its secret",
+        takes=ChangeForm,
+        audit="trigger.changed",
+        scope=OPERATE_OR_NODE,
+    ),
     _one("DELETE", "", remove, "Delete a trigger; what has come in goes on", done="Gone.", audit="trigger.deleted"),
-    _one("POST", "/pause", pause, "Pause a trigger; what comes in is kept", takes=ReasonForm, audit="trigger.paused"),
-    _one("POST", "/resume", resume, "Resume a trigger", audit="trigger.resumed"),
+    _one(
+        "POST",
+        "/pause",
+        pause,
+        "Pause a trigger; what comes in is kept",
+        takes=ReasonForm,
+        audit="trigger.paused",
+        scope=OPERATE_OR_NODE,
+    ),
+    _one("POST", "/resume", resume, "Resume a trigger", audit="trigger.resumed", scope=OPERATE_OR_NODE),
     _one(
         "POST",
         "/test",

@@ -34,6 +34,7 @@ def create_in(
     node_ids: Sequence[str],
     namespace: str | None,
     expires_in_seconds: float | None,
+    hide_payloads: bool,
     as_json: bool,
 ) -> None:
     """Make a key where no server lets anybody in: in the database itself."""
@@ -44,7 +45,7 @@ def create_in(
     ids = IdMaker(lambda: time.time_ns() // 1_000_000, secrets.randbits)
     place = DEFAULT if namespace is None else namespace
     try:
-        kinds, patterns = granted([KeyScope(word) for word in scopes], list(node_ids))
+        kinds, patterns = granted([KeyScope(word) for word in scopes], list(node_ids), hide_payloads=hide_payloads)
         fit = named(name)
     except Refused as error:
         raise Failure(error.detail, fix=error.fix, code=ExitCode.USAGE) from None
@@ -67,6 +68,7 @@ def create_in(
             node_ids=patterns,
             created_by=None,
             expires_in_seconds=expires_in_seconds,
+            hide_payloads=hide_payloads,
         )
         async with conn.transaction():
             made = await issue_key.issue(conn, wish)

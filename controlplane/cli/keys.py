@@ -13,6 +13,7 @@ from controlplane.cli.client import PREFIX, Client, members, text_of
 from controlplane.cli.failure import ExitCode, Failure
 
 PATH = f"{PREFIX}/keys"
+TICKETS_PATH = f"{PREFIX}/tickets"
 NAMESPACES_PATH = f"{PREFIX}/namespaces"
 UNLIMITED = "unlimited"
 SHOWN_ONCE = "Keep it now: it is not shown again. Programs take it from CONTROLPLANE_API_KEY."
@@ -26,6 +27,7 @@ class Row(msgspec.Struct):
     scopes: list[str]
     state: str
     node_ids: list[str] = []
+    hide_payloads: bool = False
     expires_at: str | None = None
     last_used_at: str | None = None
 
@@ -73,7 +75,7 @@ def listing(client: Client, *, namespace: str | None, limit: int, cursor: str | 
         output.say("No keys.")
         return
     output.table(
-        ("KEY", "NAME", "STATE", "SCOPES", "NODES", "LAST USED", "EXPIRES"),
+        ("KEY", "NAME", "STATE", "SCOPES", "NODES", "PAYLOADS", "LAST USED", "EXPIRES"),
         (
             (
                 one.key_id,
@@ -81,6 +83,7 @@ def listing(client: Client, *, namespace: str | None, limit: int, cursor: str | 
                 one.state,
                 ",".join(one.scopes),
                 ",".join(one.node_ids),
+                "hidden" if one.hide_payloads else "shown",
                 output.moment(one.last_used_at),
                 output.moment(one.expires_at),
             )
@@ -101,6 +104,17 @@ def rotate(client: Client, key_id: str, asked: Mapping[str, object], *, namespac
     """Print the key that takes its place, this once."""
     said = {word: value for word, value in asked.items() if value is not None}
     show_new(client.post(_path(key_id, "rotate", namespace), orjson.dumps(said), about=key_id), as_json=as_json)
+
+
+def create_ticket(client: Client, path: str, *, as_json: bool) -> None:
+    """Print a ticket for this stream, this once."""
+    body = client.post(TICKETS_PATH, orjson.dumps({"path": path}))
+    if as_json:
+        output.data(body)
+        return
+    found = members(body)
+    output.data(str(text_of(found, "ticket")))
+    output.say(f"For a minute, and once: {client.url}{path}?ticket=…")
 
 
 def create_namespace(client: Client, name: str, *, as_json: bool) -> None:

@@ -294,6 +294,14 @@ class _Tick:
     submission: Submission | None = None
 
 
+Allow = Callable[[Schedule], None]
+"""Raises where whoever asks may not touch the schedule that stands there, which is locked."""
+
+
+def anyone(_: Schedule) -> None:
+    """Whoever got this far may touch every schedule."""
+
+
 async def put(
     conn: Connection,
     bucket: int,
@@ -305,8 +313,9 @@ async def put(
     paused: bool | None,
     replacing: bool,
     ceiling: Ceiling | None = None,
+    allow: Allow = anyone,
 ) -> tuple[Schedule, bool]:
-    """From here on the schedule of this name is this one. Says whether it is new.
+    """From here on the schedule of this name is this one. Says whether it is new. `allow`: of one that is there.
 
     What is asked for again in the same words changes nothing, also while time goes on: who says when in the same words
     keeps the tick that is planned next. Guard: the unique name, and the locked row.
@@ -315,7 +324,7 @@ async def put(
     while True:
         try:
             async with conn.transaction():
-                made, new = await _put(conn, bucket, id_, definition, namespace, name, paused, replacing)
+                made, new = await _put(conn, bucket, id_, definition, namespace, name, paused, replacing, allow)
                 if new:
                     await room.require(conn, ceiling, namespace)
                 return made, new
@@ -323,13 +332,14 @@ async def put(
             continue
 
 
-async def pause(conn: Connection, bucket: int, *, namespace: int, name: str) -> Schedule:
+async def pause(conn: Connection, bucket: int, *, namespace: int, name: str, allow: Allow = anyone) -> Schedule:
     """From here on nothing is submitted; what falls into the pause is not made up for, but for a single `run_at`.
 
     Raises: ScheduleNotFound.
     """
     async with conn.transaction():
         schedule, _ = await _locked(conn, bucket, namespace, name)
+        allow(schedule)
         if schedule.paused:
             return schedule
         return await _write(conn, bucket, replace(schedule, paused=True))
@@ -513,11 +523,13 @@ async def _put(
     name: str,
     paused: bool | None,
     replacing: bool,
+    allow: Allow,
 ) -> tuple[Schedule, bool]:
     row = await conn.fetchrow(LOCK_NAMED, bucket, namespace, name)
     if row is None:
         return await _create(conn, bucket, id_, definition, namespace, name, bool(paused)), True
     there = Schedule.from_row(row)
+    allow(there)
     if there.definition.same(definition) and paused in (None, there.paused):
         return there, there.id == id_  # our own earlier try, whose answer was lost
     if not replacing:

@@ -115,6 +115,14 @@ where bucket = $1
 """
 
 
+Allow = Callable[[Trigger], None]
+"""Raises where whoever asks may not touch the trigger that stands there, which is locked."""
+
+
+def anyone(_: Trigger) -> None:
+    """Whoever got this far may touch every trigger."""
+
+
 async def create(
     conn: Connection,
     bucket: int,
@@ -191,14 +199,19 @@ async def change(
         )
 
 
-async def pause(conn: Connection, bucket: int, *, namespace: int, name: str, reason: str | None) -> Trigger:
-    """From here on what comes in is kept and submits nothing. Raises: TriggerNotFound."""
-    return await _turn(conn, bucket, namespace, name, paused=True, reason=reason)
+async def pause(
+    conn: Connection, bucket: int, *, namespace: int, name: str, reason: str | None, allow: Allow = anyone
+) -> Trigger:
+    """From here on what comes in is kept and submits nothing. Raises: TriggerNotFound, and what `allow` does."""
+    return await _turn(conn, bucket, namespace, name, paused=True, reason=reason, allow=allow)
 
 
-async def resume(conn: Connection, bucket: int, *, namespace: int, name: str) -> Trigger:
-    """What comes in submits again; what was held meanwhile can be replayed. Raises: TriggerNotFound."""
-    return await _turn(conn, bucket, namespace, name, paused=False, reason=None)
+async def resume(conn: Connection, bucket: int, *, namespace: int, name: str, allow: Allow = anyone) -> Trigger:
+    """What comes in submits again; what was held meanwhile can be replayed.
+
+    Raises: TriggerNotFound, and what `allow` does.
+    """
+    return await _turn(conn, bucket, namespace, name, paused=False, reason=None, allow=allow)
 
 
 async def lock(conn: Connection, bucket: int, *, namespace: int, name: str) -> Trigger | None:
@@ -322,10 +335,11 @@ def _before(row: asyncpg.Record, id_: UUID) -> Taken:
 
 
 async def _turn(
-    conn: Connection, bucket: int, namespace: int, name: str, *, paused: bool, reason: str | None
+    conn: Connection, bucket: int, namespace: int, name: str, *, paused: bool, reason: str | None, allow: Allow
 ) -> Trigger:
     async with conn.transaction():
         there = await _locked(conn, bucket, namespace, name)
+        allow(there)
         if there.paused == paused:
             return there
         return await _write(conn, bucket, replace(there, paused=paused, paused_reason=reason))

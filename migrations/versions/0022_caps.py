@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "0022"
-down_revision = "0020"
+down_revision = "0021"
 
 # What an operator has said of one namespace; what is not said is as the server's settings say. In the bucket of the
 # namespaces: there are few, and they are written by hand. `most` null: any number.

@@ -207,7 +207,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "approve.FIND": case(approve.FIND, 0, asking[0], 1, None, by="approvals_pkey"),
         "approve.OVERDUE": case(approve.OVERDUE, 0, 64, by="approvals_expiry queue_pkey"),
         "approve.EXPIRE": case(approve.EXPIRE, 0, asking, by="approvals_pending"),
-        "approvals.OF_REQUEST": case(approvals.OF_REQUEST, 0, 1, "r-46", 100, by="approvals_request"),
+        "approvals.OF_REQUEST": case(approvals.OF_REQUEST, 0, [1, 2], "r-46", 100, by="approvals_request"),
         "approvals.LATEST": case(approvals.LATEST, 0, asking[0], 1, by="approvals_pkey"),
         "deliver.READ_ATTEMPTS": case(deliver.READ_ATTEMPTS, 0, deliveries, [1] * 3),
         "deliver.READ_RUNS": case(deliver.READ_RUNS, 0, ended),

@@ -39,6 +39,7 @@ TABLES = (
     "|namespaces"
     "|caps|census"
     "|audit|audit_heads"
+    "|tickets"
 )
 READ = re.compile(rf"\b(from|join|update|into|using)\s+({TABLES})\b", re.IGNORECASE)
 

@@ -40,6 +40,7 @@ OPERATIONAL = [
     "census",
     "audit",
     "audit_heads",
+    "tickets",
 ]
 KEY = """
 select a.attname

@@ -14,16 +14,17 @@ from starlette.responses import Response
 from controlplane.api import shapes
 from controlplane.api.audited import audited
 from controlplane.api.body import clean, decode, payload, read_body, read_form, spoken
-from controlplane.api.doors import EVENTS_TOPIC, Doors, asker_of, doors_of, namespace_of
+from controlplane.api.doors import CALLER, EVENTS_TOPIC, Doors, asker_of, doors_of, namespace_of
 from controlplane.api.links import decided, linked
 from controlplane.api.operation import NODE, OPERATE, READ_OR_NODE, Operation
 from controlplane.api.shapes import answer
 from controlplane.api.whose import refusals
-from controlplane.domain.approval import Decision, decision_of
+from controlplane.domain.approval import Approval, Decision, decision_of
 from controlplane.domain.ids import ExecutionId, bucket_of, read_execution, read_fenced, show_execution
 from controlplane.domain.key import KeyScope
 from controlplane.domain.target import is_name
 from controlplane.errors import (
+    Conflict,
     ExecutionNotFound,
     Invalid,
     NoApprovalRequest,
@@ -32,7 +33,7 @@ from controlplane.errors import (
     NotItsNode,
     Unauthorized,
 )
-from controlplane.reads import approvals, executions
+from controlplane.reads import approvals, executions, keys
 from controlplane.security.egress import URL_CHARS_MAX
 from controlplane.security.signature import verify_approval
 from controlplane.stages import approve, wait
@@ -80,13 +81,17 @@ class EnvelopeData(msgspec.Struct, rename="camel"):
 
 
 class HearForm(msgspec.Struct, rename="camel"):
-    """A decision on a request: flat, or in `data` of an envelope. Unknown fields are left alone."""
+    """A decision on a request: flat, or in `data` of an envelope. Unknown fields are left alone.
+
+    `namespace`: where it was asked, for who comes without a key and where several have asked under this id.
+    """
 
     request_id: str | None = None
     decision: str | None = None
     feedback: str | None = None
     response: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     data: EnvelopeData | None = None
+    namespace: str | None = None
 
 
 class Said(msgspec.Struct):
@@ -145,21 +150,14 @@ async def read(request: Request) -> Response:
 
 async def hear(request: Request) -> Response:
     """People have decided on a request: whoever waits for it goes on. Said again it changes nothing."""
-    doors, namespace = doors_of(request), namespace_of(request)
+    doors = doors_of(request)
     if doors.approval_secret is not None and not any(name in request.headers for name in SIGNATURE_HEADERS):
         raise _unsigned()
     raw = await read_body(request, min(SIGNED_BYTES_MAX, doors.limits.body_bytes_max))
     _check_signature(request, doors, raw)
-    request_id, decision, feedback, response = _heard(decode(raw or b"{}", HearForm))
-    found = await doors.run(
-        approvals.of_request,
-        request_id,
-        namespace=namespace,
-        limit=SAME_REQUEST_MAX,
-        placement=doors.placement,
-    )
-    if not found:
-        raise NoApprovalRequest
+    form = decode(raw or b"{}", HearForm)
+    request_id, decision, feedback, response = _heard(form)
+    namespace, found = await _asked(request, doors, request_id, form.namespace)
     waiting = [one for one in found if one.status is Decision.PENDING]
     ids = [one.execution_id for one in waiting or found[:1]]
     answers = [
@@ -169,6 +167,32 @@ async def hear(request: Request) -> Response:
     if len(answers) > 1:
         shape["execution_ids"] = [show_execution(one.approval.execution_id) for one in answers]
     return answer(shape)
+
+
+async def _asked(request: Request, doors: Doors, request_id: str, named: str | None) -> tuple[int, list[Approval]]:
+    """Who has asked under this id, and in which namespace: the key's, or for who only signs the one where it was asked.
+
+    Raises: NoApprovalRequest; Conflict where several namespaces have asked and none is named.
+    """
+    if named is not None:
+        one = await doors.run(keys.namespace, clean(named, where="body.namespace"))
+        there = [] if one is None else [one.id]
+    else:
+        there = await doors.run(keys.namespace_ids)
+    if CALLER in request.scope:
+        there = [one for one in there if one == namespace_of(request)]
+    found = await doors.run(
+        approvals.of_request, request_id, namespaces=there, limit=SAME_REQUEST_MAX, placement=doors.placement
+    )
+    places = {namespace for namespace, _ in found}
+    if not places:
+        raise NoApprovalRequest
+    if len(places) > 1:  # also of those that are decided: what is said again must not decide another
+        raise Conflict(
+            "Several namespaces have asked under this id.", where="body.namespace", fix="Name one: `namespace`."
+        )
+    [place] = places
+    return place, [one for namespace, one in found if namespace == place]
 
 
 async def decide(request: Request) -> Response:

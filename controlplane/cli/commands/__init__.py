@@ -26,6 +26,7 @@ from controlplane.cli.commands import (
     nodes,
     runs,
     schedules,
+    secrets,
     triggers,
 )
 from controlplane.cli.commands.options import (
@@ -77,6 +78,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(keys.namespaces_app, name="namespaces")
 app.add_typer(database.app, name="database")
 app.add_typer(audit.app, name="audit")
+app.add_typer(secrets.app, name="secrets")
 
 
 @app.callback(invoke_without_command=True)

@@ -34,6 +34,10 @@ def keys_create(
     ] = None,
     namespace: InNamespace = None,
     expires_in: ExpiresIn = None,
+    hide_payloads: Annotated[
+        bool,
+        typer.Option("--hide-payloads", help="It sees that inputs, results and texts are there, not what they are."),
+    ] = False,
     database_url: Annotated[
         str | None,
         typer.Option("--database-url", metavar="DSN", help="Ask no server: for the first key of all, or a lost one."),
@@ -56,6 +60,7 @@ def keys_create(
             node_ids=node or [],
             namespace=namespace,
             expires_in_seconds=expires_in,
+            hide_payloads=hide_payloads,
             as_json=as_json,
         )
         return
@@ -65,6 +70,7 @@ def keys_create(
         "node_ids": node or None,
         "namespace": namespace,
         "expires_in_seconds": expires_in,
+        "hide_payloads": hide_payloads or None,
     }
     with client_of(server, api_key) as client:
         create(client, asked, as_json=as_json)
@@ -123,6 +129,20 @@ def keys_rotate(
     asked = {"overlap_seconds": overlap, "expires_in_seconds": expires_in}
     with client_of(server, api_key) as client:
         rotate(client, key_id, asked, namespace=namespace, as_json=as_json)
+
+
+@app.command("ticket")
+def keys_ticket(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Of a stream: /api/ui/v1/executions/events.")],
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a ticket that opens one stream, once, within a minute: for browsers, instead of a key in an address."""
+    from controlplane.cli.keys import create_ticket
+
+    with client_of(server, api_key) as client:
+        create_ticket(client, path, as_json=as_json)
 
 
 @namespaces_app.command("create")

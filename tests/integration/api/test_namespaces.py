@@ -110,6 +110,7 @@ async def theirs(api: Api, receiver: Receiver) -> Theirs:
     assert (await api.client.put("/api/v1/limits/key:canary", json={"concurrency_max": 3})).status_code == 201
     assert (await api.client.put("/api/v1/namespaces/default/caps", json={"nodes": 5_000})).status_code == 200
     key = (await api.post("/keys", {"name": "canary", "scopes": ["read"]})).json()
+    assert (await api.post("/tickets", {"path": "/canary"})).status_code == 201
     await api.submit("canary.echo", input={"canary": 2})  # waits, ready to be taken
     asking = await api.take(session)
     await api.submit("canary.echo", input={"canary": 3})

@@ -553,8 +553,8 @@ async def test_a_request_is_found_in_every_bucket(conn: Connection) -> None:
     await ask(conn, two)
     await decide(conn, one)
 
-    found = await approvals.of_request(conn, "r-1", namespace=NAMESPACE, limit=5, placement=placement)
-    assert [(one.execution_id, one.status.value) for one in found] == [(one.id, "approved"), (two.id, "pending")]
-    assert await approvals.of_request(conn, "r-1", namespace=2, limit=5, placement=placement) == []
+    found = await approvals.of_request(conn, "r-1", namespaces=[NAMESPACE], limit=5, placement=placement)
+    assert [(one.execution_id, one.status.value) for _, one in found] == [(one.id, "approved"), (two.id, "pending")]
+    assert await approvals.of_request(conn, "r-1", namespaces=[2], limit=5, placement=placement) == []
     assert await approvals.latest(conn, 0, one.id, namespace=2) is None
-    assert Fence(two.id, 1) == found[1].fence
+    assert Fence(two.id, 1) == found[1][1].fence

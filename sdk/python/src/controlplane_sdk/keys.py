@@ -39,6 +39,7 @@ class Key(BaseModel):
     prefix: str = ""
     scopes: tuple[str, ...] = ()
     node_ids: tuple[str, ...] = ()
+    hide_payloads: bool = False
     state: str = "active"
     created_at: datetime | None = None
     created_by: str | None = None
@@ -54,6 +55,16 @@ class NewKey(Key):
 
     key: SecretStr
     replaces: Key | None = None
+
+
+class Ticket(BaseModel):
+    """What opens one stream, once: its `path` with `?ticket=` and `ticket.get_secret_value()`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    ticket: SecretStr
+    path: str
+    expires_in_seconds: float
 
 
 class Namespace(BaseModel):
@@ -111,8 +122,11 @@ class Keys:
         node_ids: Sequence[str] | None = None,
         expires_in_seconds: float | None = None,
         namespace: str | None = None,
+        hide_payloads: bool = False,
     ) -> NewKey:
         """A new key. With the scope `node`, `node_ids` are the nodes that it speaks as: `worker`, `worker-*`, `*`.
+
+        `hide_payloads`: it is told that inputs, results, values and texts are there, and never what they are.
 
         Sent once: after a lost answer a key may be there that nobody has seen; `list` shows it, and `revoke` ends it.
         """
@@ -122,6 +136,7 @@ class Keys:
             "node_ids": None if node_ids is None else list(node_ids),
             "expires_in_seconds": expires_in_seconds,
             "namespace": namespace,
+            "hide_payloads": hide_payloads or None,
         }
         reply = await self._transport().send("POST", "/keys", strict_json.encode(present(body)))
         return NewKey.model_validate(reply.expect())
@@ -156,6 +171,14 @@ class Keys:
             "POST", path, strict_json.encode(present(body)), params=present({"namespace": namespace}) or None
         )
         return NewKey.model_validate(reply.expect())
+
+    async def create_ticket(self, path: str) -> Ticket:
+        """A way for a browser into the stream at this path, once and within a minute, with what this client's key may.
+
+        For a key with the scope `read` or `node`. Raises: RequestRefused.
+        """
+        reply = await self._transport().send("POST", "/tickets", strict_json.encode({"path": path}))
+        return Ticket.model_validate(reply.expect())
 
     async def create_namespace(self, name: str) -> Namespace:
         """A new namespace. Raises: RequestRefused where there is one of this name."""
