@@ -5,6 +5,7 @@ submit ──► lease ──► complete ──► finish ──► *deliver*
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,86 +14,158 @@ from uuid import UUID
 import asyncpg
 
 from controlplane.domain.approval import CALLBACK_N, callback_attempt
+from controlplane.domain.breaker import Said, said_by
 from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.ids import DeliveryId, bucket_of, show
 from controlplane.domain.placement import by_bucket
 from controlplane.errors import ControlPlaneError, DeliveryNotFound, LeaseLost
 from controlplane.postgres.pool import Connection
-from controlplane.stages import record
+from controlplane.stages import record, trip
+from controlplane.stages.trip import Turned
+
+log = logging.getLogger(__name__)
 
 UNKNOWN_MAX = 20
 
+Place = tuple[str, int]
+"""A host, and a namespace that sends to it."""
+
+BEGINNING: Place = ("", 0)
+
 EVENT_OF = {DeliveryState.DELIVERED: EventType.DELIVERED, DeliveryState.DEAD: EventType.DELIVERY_DEAD}
 
-# From host to host: one index probe finds the next host with something pending, a second takes what is due of it. A
-# receiver with 50,000 waiting deliveries costs as much as one with a single one and delays nobody else. The walk starts
-# after the last host that was visited and is cut after 200, so that 10,000 hosts cost no more than 200. Where it was
-# cut is said even when nothing was due, or hosts that wait would hide those behind them.
+# From host to host: one index probe finds the next host with something pending, a second whether its breaker lets it
+# pass, a third takes what is due of it. A receiver with 50,000 waiting deliveries costs as much as one with a single
+# one and delays nobody else. The walk starts after the last host that was visited and is cut after 200, so that 10,000
+# hosts cost no more than 200. Where it was cut is said even when nothing was due, or hosts that wait would hide those
+# behind them. $9 and $10 name the hosts to look at instead. Of a host whose window is over one delivery is taken, by
+# whoever is the first to move the window on: of two claims at once the second finds the row locked, or moved.
 CLAIM_DUE = """
-with recursive hosts(host, n) as (
+with recursive hosts(host, namespace, n) as (
   (
-    select host, 1
+    select host, namespace, 1
     from deliveries
     where bucket = $1
       and state = 'pending'
-      and host > $2
-    order by host
+      and (host, namespace) > ($2::text, $3::smallint)
+      and $9::text[] is null
+    order by host, namespace
     limit 1
   )
   union all
-  select (
-    select d.host
+  select next.host, next.namespace, hosts.n + 1
+  from hosts
+  cross join lateral (
+    select d.host, d.namespace
     from deliveries d
     where d.bucket = $1
       and d.state = 'pending'
-      and d.host > hosts.host
-    order by d.host
+      and (d.host, d.namespace) > (hosts.host, hosts.namespace)
+    order by d.host, d.namespace
     limit 1
-  ), hosts.n + 1
-  from hosts
-  where hosts.host is not null
-    and hosts.n < 200
+  ) as next
+  where hosts.n < 200
+),
+gate as materialized (
+  select h.host, h.namespace, coalesce(b.failures, 0) > 0 as failing, b.open_until is not null as probe
+  from (
+    select host, namespace
+    from hosts
+    union all
+    select host, namespace
+    from unnest($9::text[], $10::smallint[]) as named(host, namespace)
+  ) as h
+  left join lateral (
+    select failures, open_until, held_until
+    from breakers
+    where bucket = $1
+      and host = h.host
+      and namespace = h.namespace
+    limit 1
+  ) as b on true
+  where h.host <> all($4::text[])
+    and coalesce(greatest(b.open_until, b.held_until) <= clock(), true)
+    and ($8 or coalesce(b.failures, 0) = 0)
 ),
 pick as materialized (
-  select d.id, hosts.host
-  from hosts
+  select d.id, gate.host, gate.namespace, gate.failing, gate.probe
+  from gate
   cross join lateral (
     select id
     from deliveries
     where bucket = $1
       and state = 'pending'
-      and host = hosts.host
+      and host = gate.host
+      and namespace = gate.namespace
       and next_at <= clock()
     order by next_at
-    limit $4
+    limit case when gate.probe then 1 else $5 end
     for update skip locked
   ) d
-  where hosts.host is not null
-    and hosts.host <> all($3::text[])
-  limit $5
+  limit $6
+),
+free as materialized (
+  select b.ctid, b.host
+  from pick
+  cross join lateral (
+    select ctid, host
+    from breakers
+    where bucket = $1
+      and host = pick.host
+      and namespace = pick.namespace
+      and open_until <= clock()
+    for update skip locked
+  ) as b
+  where pick.probe
+),
+probed as (
+  update breakers
+  set open_until = clock() + make_interval(secs => $7)
+  where bucket = $1
+    and host = any(array(select host from free))
+    and ctid = any(array(select ctid from free))
+  returning host, namespace
 ),
 walked as (
-  select case
-    when (select count(*) from pick) >= $5 then (select max(host) from pick)
-    when (select max(n) from hosts where host is not null) >= 200 then (select max(host) from hosts)
-    else ''
-  end as after_host
+  select case when (select count(*) from pick) >= $6 or (select max(n) from hosts) >= 200 then true end as cut
+),
+last as (
+  select host, namespace
+  from (
+    select host, namespace
+    from pick
+    where (select count(*) from pick) >= $6
+    union all
+    select host, namespace
+    from hosts
+    where (select count(*) from pick) < $6
+  ) as seen
+  order by host desc, namespace desc
+  limit 1
 ),
 took as (
   update deliveries
   set state = 'leased',
     attempt = attempt + 1,
-    lease_until = clock() + make_interval(secs => $6)
+    lease_until = clock() + make_interval(secs => $7)
   where bucket = $1
-    and id = any(array(select id from pick))
-  returning id, execution_id, webhook_n, event, host, url, body, attempt, charged, attempts_max,
+    and id = any(array(
+      select pick.id
+      from pick
+      where not pick.probe
+        or (pick.host, pick.namespace) in (select host, namespace from probed)
+    ))
+  returning id, namespace, execution_id, webhook_n, event, host, url, body, attempt, charged, attempts_max,
     extract(epoch from clock())::float8 as now_seconds
 )
-select walked.after_host, took.id, took.execution_id, took.webhook_n, took.event, took.host, took.url, took.body,
-  took.attempt, took.charged, took.attempts_max, took.now_seconds
+select coalesce(last.host, '') as after_host, coalesce(last.namespace, 0) as after_namespace, took.id, took.namespace,
+  took.execution_id, took.webhook_n, took.event, took.host, took.url, took.body, took.attempt, took.charged,
+  took.attempts_max, took.now_seconds, coalesce(pick.failing, false) as failing, coalesce(pick.probe, false) as probe
 from walked
+left join last on walked.cut
 left join took on true
+left join pick on pick.id = took.id
 """
 
 READ_SEALED = """
@@ -231,9 +304,11 @@ class Due:
     """A delivery whose time has come, leased to this process until it is settled or its lease runs out.
 
     `moot`: a callback to an attempt that no longer holds its lease. Whoever listens there now asks for itself.
+    `failing`: its host has not answered lately. `probe`: it is the one attempt that an open breaker lets through.
     """
 
     id: DeliveryId
+    namespace: int
     execution_id: UUID
     webhook_n: int
     event: str
@@ -247,6 +322,8 @@ class Due:
     headers_sealed: bytes | None
     now_seconds: float
     moot: bool = False
+    failing: bool = False
+    probe: bool = False
 
     @property
     def callback(self) -> bool:
@@ -256,10 +333,10 @@ class Due:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """What was due, and the host that the next walk begins behind; empty when this one came to the last."""
+    """What was due, and where the next walk begins: behind this place, or at `BEGINNING` when there was no more."""
 
     due: tuple[Due, ...]
-    after_host: str
+    after: Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,17 +353,21 @@ async def claim_due(
     conn: Connection,
     bucket: int,
     *,
-    after_host: str,
+    after: Place,
     full_hosts: Sequence[str],
     per_host: int,
     limit: int,
     lease_seconds: float,
+    failing: bool = True,
+    only: Sequence[Place] | None = None,
 ) -> Claimed:
-    """Take due deliveries, a few of every host, none of the hosts that are full.
+    """Take due deliveries, a few of every host; none of hosts that are full, and of one whose window is over only one.
 
+    Without `failing` none of the hosts that have not answered lately. `only` names the places to look at, 200 at most.
     Moves: pending → leased, attempt + 1. Guard: `for update skip locked`; the attempt fences what is written later.
     """
-    found = await conn.fetch(CLAIM_DUE, bucket, after_host, full_hosts, per_host, limit, lease_seconds)
+    named = (None, None) if only is None else ([host for host, _ in only], [namespace for _, namespace in only])
+    found = await conn.fetch(CLAIM_DUE, bucket, *after, full_hosts, per_host, limit, lease_seconds, failing, *named)
     rows = [row for row in found if row["id"] is not None]
     sealed = await conn.fetch(READ_SEALED, bucket, list({row["execution_id"] for row in rows})) if rows else []
     by_webhook = {(row["execution_id"], row["n"]): row for row in sealed}
@@ -295,7 +376,7 @@ async def claim_due(
         due=tuple(
             _due(row, by_webhook.get((row["execution_id"], row["webhook_n"])), moot=row["id"] in moot) for row in rows
         ),
-        after_host=found[0]["after_host"],
+        after=(found[0]["after_host"], found[0]["after_namespace"]),
     )
 
 
@@ -315,13 +396,16 @@ async def settle(conn: Connection, batch: Sequence[Sent]) -> list[ControlPlaneEr
     lease changes nothing, one that was settled before is settled. Raises: per item LeaseLost.
     """
     written: set[tuple[UUID, int]] = set()
+    turned: list[Turned] = []
     async with conn.transaction():
         for bucket, part in by_bucket(batch, lambda item: item.due.id):
-            written |= await _settle(conn, bucket, sorted(part, key=lambda item: item.due.id))
+            written |= await _settle(conn, bucket, sorted(part, key=lambda item: item.due.id), turned)
+    for one in turned:  # not before it is so
+        _say(one)
     return [None if _attempt(item) in written else LeaseLost() for item in batch]
 
 
-async def _settle(conn: Connection, bucket: int, part: list[Sent]) -> set[tuple[UUID, int]]:
+async def _settle(conn: Connection, bucket: int, part: list[Sent], turned: list[Turned]) -> set[tuple[UUID, int]]:
     rows = await conn.fetch(
         SETTLE,
         bucket,
@@ -345,6 +429,7 @@ async def _settle(conn: Connection, bucket: int, part: list[Sent]) -> set[tuple[
         [item.attempt.error for item in mine],
         [item.attempt.response_body for item in mine],
     )
+    turned += await trip.hear(conn, bucket, [_said(item) for item in mine if not item.due.callback])
     ended = [item for item in mine if item.state in (DeliveryState.DELIVERED, DeliveryState.DEAD)]
     await _tell(conn, bucket, [(item.due.execution_id, item.due.id, EVENT_OF[item.state]) for item in ended])
     return set(settled) | await _settled_before(conn, bucket, [item for item in part if _attempt(item) not in settled])
@@ -357,6 +442,23 @@ async def _settled_before(conn: Connection, bucket: int, stale: list[Sent]) -> s
     ids, attempts = [item.due.id for item in stale], [item.due.attempt for item in stale]
     rows = await conn.fetch(READ_ATTEMPTS, bucket, ids, attempts)
     return {(row["delivery_id"], row["attempt"]) for row in rows}
+
+
+def _said(item: Sent) -> Said:
+    """What it says about its host. Callbacks say nothing and are not held back: who waits for one is known to us."""
+    return said_by(item.attempt, host=item.due.host, namespace=item.due.namespace, probe=item.due.probe)
+
+
+def _say(one: Turned) -> None:
+    known = {"host": one.host, "namespace": one.namespace}
+    if one.hold_seconds:
+        log.warning("breaker.held", extra=known | {"hold_seconds": one.hold_seconds})
+    if one.open_seconds:  # again and again it is opened in silence, or a host that is gone would fill the log
+        level = logging.WARNING if one.windows == 1 else logging.DEBUG
+        opened = known | {"failures": one.failures, "open_seconds": one.open_seconds, "windows": one.windows}
+        log.log(level, "breaker.opened", extra=opened)
+    if one.closed:
+        log.info("breaker.closed", extra=known)
 
 
 def _attempt(item: Sent) -> tuple[UUID, int]:
@@ -446,6 +548,7 @@ async def _tell(conn: Connection, bucket: int, told: list[tuple[UUID, UUID, Even
 def _due(row: asyncpg.Record, sealed: asyncpg.Record | None, *, moot: bool) -> Due:
     return Due(
         id=DeliveryId(row["id"]),
+        namespace=row["namespace"],
         execution_id=row["execution_id"],
         webhook_n=row["webhook_n"],
         event=row["event"],
@@ -459,4 +562,6 @@ def _due(row: asyncpg.Record, sealed: asyncpg.Record | None, *, moot: bool) -> D
         headers_sealed=None if sealed is None else sealed["headers_sealed"],
         now_seconds=row["now_seconds"],
         moot=moot,
+        failing=row["failing"],
+        probe=row["probe"],
     )

@@ -96,6 +96,15 @@ select 0, made_id('d', n), 1, made_id('o', n), 1, 'execution.completed',
 from generate_series($1::int, $2::int) as n
 """
 
+# All but one of those hosts fail: half are closed still, a quarter is left alone, a quarter may be asked again.
+BREAKERS = """
+insert into breakers (bucket, host, namespace, failures, windows, opened_at, open_until, changed_at)
+select 0, 'h' || lpad(n::text, greatest(4, length(n::text)), '0'), 1, 1 + n % 4, n % 2,
+  case when n % 2 = 1 then clock() end,
+  case when n % 2 = 1 then clock() + interval '1 minute' * (2 - n % 4) end, clock() - interval '1 hour' * (n % 50)
+from generate_series($1::int, $2::int) as n
+"""
+
 # Every waiting execution asked something, one in 20 of it is overdue; every finished one had asked once.
 APPROVALS = """
 insert into approvals (
@@ -342,6 +351,7 @@ TABLES = (
     EVENTS,
     WEBHOOKS,
     DELIVERIES,
+    BREAKERS,
     APPROVALS,
     MEMORY,
     MEMORY_ITEMS,

@@ -36,6 +36,7 @@ TABLES = (
     "|ended_parents"
     "|steps|signals"
     "|namespaces"
+    "|breakers"
 )
 READ = re.compile(rf"\b(from|join|update|into|using)\s+({TABLES})\b", re.IGNORECASE)
 
