@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 LEASE_MARGIN_SECONDS = 30.0
 PER_HOST_CLAIM = 4
+RECALL_EVERY_SECONDS = 30.0
+RECALL_SECONDS = 86_400.0
+RECALL_DELIVERIES_MAX = 10_000
 USER_AGENT = "controlplane-webhook/1"
 
 
@@ -71,6 +74,8 @@ class Dispatcher:
         self._topic = topic
         self._told = told
         self._after: dict[int, Place] = {}
+        self._recall_at: dict[int, float] = {}
+        self._per_host = min(PER_HOST_CLAIM, per_host_max)
         self._places = Places(in_flight_max=in_flight_max, per_host_max=per_host_max)
         self._sending: set[asyncio.Task[None]] = set()
         self._settle: Lane[Sent, None] = Lane(pool, deliver.settle, name="deliver", retry_seconds=attempt_seconds)
@@ -99,11 +104,23 @@ class Dispatcher:
         """Claim of the hosts that have answered lately: those before them in the walk may be many, and hang."""
         if self._places.free <= 0:
             return 0
+        await self._recall(bucket)
         known, more = self._places.next_known()
         if not known:
             return 0
         _, took = await self._claim(bucket, limit=self._places.free, only=known)
         return took or (1 if more else 0)
+
+    async def _recall(self, bucket: int) -> None:
+        """Ask the database who has answered lately: this process may be new, and the others know more."""
+        now = time.monotonic()
+        if now < self._recall_at.get(bucket, 0.0):
+            return
+        self._recall_at[bucket] = now + RECALL_EVERY_SECONDS
+        async with self._pool.acquire() as conn:
+            self._places.recall(
+                await deliver.answered(conn, bucket, within_seconds=RECALL_SECONDS, limit=RECALL_DELIVERIES_MAX)
+            )
 
     async def _claim(
         self,
@@ -120,8 +137,8 @@ class Dispatcher:
                 conn,
                 bucket,
                 after=after,
-                full_hosts=self._places.full_hosts(PER_HOST_CLAIM),
-                per_host=PER_HOST_CLAIM,
+                full_hosts=self._places.full_hosts(self._per_host),
+                per_host=self._per_host,
                 limit=limit,
                 lease_seconds=self._attempt_seconds + LEASE_MARGIN_SECONDS,
                 failing=failing,

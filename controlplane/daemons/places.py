@@ -86,6 +86,12 @@ class Places:
             del self._by_host[place.host]
         WEBHOOKS_IN_FLIGHT.dec()
 
+    def recall(self, places: Sequence[Place]) -> None:
+        """These have answered, as others know, or this process did before it was started anew."""
+        for place in places:
+            if len(self._known) < KNOWN_MAX:
+                self._known.setdefault(place)
+
     def learn(self, said: Said) -> None:
         """Remember who answers."""
         if said.answered is None:

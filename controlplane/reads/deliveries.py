@@ -13,14 +13,26 @@ from controlplane.domain.ids import DeliveryId
 from controlplane.domain.placement import Placement
 from controlplane.postgres.pool import Connection
 
+# With what holds its host back: nothing is sent there before, though it be due.
 LIST = """
-select id, execution_id, event, url, state, attempt, charged, attempts_max, next_at, created_at, settled_at
-from deliveries
-where bucket = $1
-  and execution_id = $2
-  and namespace = $3
-  and (webhook_n > 0 or $4)
-order by id
+select d.id, d.execution_id, d.event, d.url, d.state, d.attempt, d.charged, d.attempts_max,
+  greatest(d.next_at, b.held_until) as next_at, d.created_at, d.settled_at, b.held_by
+from deliveries d
+left join lateral (
+  select greatest(open_until, held_until) as held_until,
+    case when held_until >= coalesce(open_until, held_until) then 'retry_after' else 'breaker' end as held_by
+  from breakers
+  where bucket = $1
+    and host = d.host
+    and namespace = d.namespace
+    and greatest(open_until, held_until) > clock()
+  limit 1
+) as b on d.state = 'pending'
+where d.bucket = $1
+  and d.execution_id = $2
+  and d.namespace = $3
+  and (d.webhook_n > 0 or $4)
+order by d.id
 """
 
 # Along an index of the dead ones alone.
@@ -75,7 +87,10 @@ class AttemptView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryView:
-    """The duty to tell one URL about one event."""
+    """The duty to tell one URL about one event.
+
+    `held_by`: a word for what keeps it from its host until `next_at`, beyond its own schedule.
+    """
 
     id: DeliveryId
     execution_id: UUID
@@ -89,6 +104,7 @@ class DeliveryView:
     created_at: datetime
     settled_at: datetime | None
     attempts: tuple[AttemptView, ...]
+    held_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

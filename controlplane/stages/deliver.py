@@ -168,6 +168,20 @@ left join took on true
 left join pick on pick.id = took.id
 """
 
+# Of the newest that were delivered, along an index.
+READ_ANSWERED = """
+select distinct host, namespace
+from (
+  select host, namespace
+  from deliveries
+  where bucket = $1
+    and state = 'delivered'
+    and settled_at > clock() - make_interval(secs => $2)
+  order by settled_at desc
+  limit $3
+) as newest
+"""
+
 READ_SEALED = """
 select execution_id, n, secret_sealed, headers_sealed
 from webhooks
@@ -378,6 +392,12 @@ async def claim_due(
         ),
         after=(found[0]["after_host"], found[0]["after_namespace"]),
     )
+
+
+async def answered(conn: Connection, bucket: int, *, within_seconds: float, limit: int) -> list[Place]:
+    """The places that took one of the newest deliveries."""
+    rows = await conn.fetch(READ_ANSWERED, bucket, within_seconds, limit)
+    return [(row["host"], row["namespace"]) for row in rows]
 
 
 async def _moot(conn: Connection, bucket: int, callbacks: Sequence[asyncpg.Record]) -> set[UUID]:

@@ -319,6 +319,36 @@ async def test_a_receiver_that_hangs_delays_nobody_else(api: Api, receiver: Rece
     assert late["attempts"][0]["latency_ms"] >= 300
 
 
+async def test_a_host_that_fails_is_left_alone(api: Api, receiver: Receiver) -> None:
+    """After five failures in a row nothing is sent there, what waits says so, and `/metrics` counts it."""
+    receiver.answer = Answer(status=503)
+    session = await api.node()
+    ids = [await api.run(session, webhook={"url": receiver.url}) for _ in range(5)]
+    for id_ in ids:
+        await settled(api, id_, "pending")
+    waiting = await api.run(session, webhook={"url": receiver.url})
+
+    async def held() -> Json:
+        [one] = await api.deliveries(waiting)
+        return one if one.get("held_by") == "breaker" else None
+
+    one = await until(held)
+    assert one["state"] == "pending"
+    assert one["next_attempt_at"] > one["created_at"]
+    assert "controlplane_breakers_open" in (await api.client.get("/metrics")).text
+
+
+async def test_a_host_that_asks_for_time_gets_it(api: Api, receiver: Receiver) -> None:
+    """Nothing else is sent there meanwhile, though it is due."""
+    receiver.answer = Answer(status=429, headers={"Retry-After": "60"})
+    session = await api.node()
+    await settled(api, await api.run(session, webhook={"url": receiver.url}), "pending")
+    [held] = await api.deliveries(await api.run(session, webhook={"url": receiver.url + "/other"}))
+
+    assert (held["held_by"], held["attempts"]) == ("retry_after", [])
+    assert len(receiver.received) == 1
+
+
 async def test_nobody_listens(api: Api, receiver: Receiver) -> None:
     """A refused connection is a failed attempt; when the receiver is there again it is told."""
     session = await api.node()
