@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import secrets
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import httpx
 import pytest
+import standardwebhooks
 
 from tests.e2e import seed_receiver
 from tests.integration.api.serving import Answer, Api, Json, Received, Receiver, serving, the_problem, until
@@ -65,6 +67,34 @@ async def test_the_receiver_of_the_article_takes_it(api: Api, receiver: Receiver
 
     assert seed_receiver.handle(told.body, headers) == (200, "ok")
     assert seed_receiver.handle(told.body + b" ", headers) == (401, "bad signature")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode(),
+        base64.b64encode(KEY).decode(),
+        seed_receiver.SECRET.decode(),
+    ],
+    ids=["generated", "base64 of the client", "raw"],
+)
+async def test_the_public_library_takes_it(api: Api, receiver: Receiver, secret: str) -> None:
+    """As it is published, at every attempt, and not when a byte is changed; a raw secret is given to it as bytes."""
+    receiver.queue.append(FAILING)
+    id_, _ = await announced(api, receiver, secret=secret)
+    pending = await settled(api, id_, "pending")
+    await api.post(f"/deliveries/{pending['delivery_id']}/retry")
+    told = await receiver.wait_for(2)
+    raw = secret == seed_receiver.SECRET.decode()
+    library = standardwebhooks.Webhook(secret.encode() if raw else secret)
+
+    for one in told:
+        assert library.verify(one.body, dict(one.headers))["execution_id"] == id_
+        with pytest.raises(standardwebhooks.WebhookVerificationError):
+            library.verify(one.body + b" ", dict(one.headers))
+        if raw:
+            seed = {"X-AgentField-Signature": one.headers["x-agentfield-signature"]}
+            assert seed_receiver.handle(one.body, seed) == (200, "ok")
 
 
 @pytest.mark.parametrize(
