@@ -8,11 +8,12 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
+from controlplane.domain.breaker import Said
 from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState
 from controlplane.postgres.pool import Connection, Pool
 from controlplane.stages import deliver, prune, trip
 from controlplane.stages.deliver import BEGINNING, Due, Sent
-from tests.make import counts, make_execution, move_clock
+from tests.make import counts, make_execution, move_clock, until_blocked
 
 HOST = "a.example:443"
 INSERT = """
@@ -121,8 +122,11 @@ async def test_what_was_under_way_does_not_prolong_it(conn: Connection) -> None:
 
 
 async def test_one_probe_per_window(conn: Connection, pool: Pool) -> None:
-    """However many replicas ask, and however often: one delivery goes out when the window is over."""
-    await opened(conn)
+    """However many replicas ask, and however often: one delivery goes out to each host when the window is over."""
+    hosts = [f"h{n:02}:1" for n in range(40)]
+    for host in hosts:
+        await pending(conn, 12, host=host)
+    await settle(conn, await claim(conn, 200, per_host=5))
 
     async def ask() -> list[Due]:
         async with pool.acquire() as own:
@@ -131,7 +135,8 @@ async def test_one_probe_per_window(conn: Connection, pool: Pool) -> None:
 
     probes = [due for part in await asyncio.gather(*[ask() for _ in range(4)]) for due in part]
 
-    assert [one.probe for one in probes] == [True]
+    assert sorted(one.host for one in probes) == hosts
+    assert all(one.probe for one in probes)
 
 
 async def test_a_probe_that_fails_doubles_the_window(conn: Connection) -> None:
@@ -271,20 +276,22 @@ async def test_those_that_fail_can_be_left_out(conn: Connection) -> None:
     assert {due.failing for due in await claim(conn, only=[(HOST, 1)])} == {True}
 
 
-async def test_crossing_words_do_not_deadlock(conn: Connection, pool: Pool) -> None:
-    """Replicas that settle the same hosts in any order, some well and some badly, wait for each other and go on."""
-    for n in range(12):
-        await pending(conn, 20, host=f"h{n}:1")
-    due = [one for _ in range(2) for one in await claim(conn, 200, per_host=8)]
+async def test_hosts_are_locked_in_order(conn: Connection, other: Connection, observer: Connection) -> None:
+    """Whatever order they are named in: two that settle the same hosts never wait for each other in a ring."""
+    said = [Said(host=host, namespace=1, answered=False) for host in ("h3:1", "h1:1", "h2:1")]
+    await trip.hear(conn, 0, said)
+    blocker, hearer = other.transaction(), conn.transaction()
+    await blocker.start()
+    await other.execute("select from breakers where host = 'h2:1' for update")
+    await hearer.start()
+    hearing = asyncio.create_task(trip.hear(conn, 0, said))
+    await until_blocked(observer, conn.get_server_pid())
+    free = await observer.fetch("select host from breakers order by host for update skip locked")
+    await blocker.rollback()
+    await hearing
+    await hearer.commit()
 
-    async def say(part: list[Due], attempt: Attempt) -> None:
-        async with pool.acquire() as own:
-            for n in range(0, len(part), 12):
-                await settle(own, part[n : n + 12], attempt)
-
-    await asyncio.gather(*[say(due[n::4], OK if n % 2 else DOWN) for n in range(4)])
-
-    assert await conn.fetchval("select count(*) from deliveries where state = 'leased'") == 0
+    assert [row["host"] for row in free] == ["h3:1"]
 
 
 async def test_old_rows_go(conn: Connection) -> None:
