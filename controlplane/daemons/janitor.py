@@ -10,7 +10,7 @@ import asyncpg
 from controlplane.domain.placement import Placement
 from controlplane.observe.metrics import BREAKERS_OPEN
 from controlplane.postgres.pool import Pool
-from controlplane.stages import prune, trip
+from controlplane.stages import deliver, prune, trip
 
 DAY_SECONDS = 86_400.0
 TICKS_SECONDS = 30 * DAY_SECONDS
@@ -67,6 +67,7 @@ class Janitor:
                 did += await prune.drop_ticks(conn, bucket, after_seconds=TICKS_SECONDS)
                 did += await prune.drop_bulks(conn, bucket, after_seconds=BULKS_SECONDS)
                 did += await prune.drop_trigger_events(conn, bucket, after_seconds=self._trigger_events_seconds)
+                did += await deliver.give_up(conn, bucket)
                 did += await prune.drop_breakers(conn, bucket, after_seconds=BREAKERS_SECONDS)
                 breakers_open += await trip.count_open(conn, bucket)
                 dropped = await prune.drop_changes(conn, bucket, after_seconds=self._changes_seconds)

@@ -21,6 +21,9 @@ WINDOWS_MAX = 16
 HOLD_SECONDS_MAX = 3_600.0
 """What a host may ask for at most by `Retry-After`."""
 
+GIVE_UP_SECONDS = 7 * 86_400.0
+"""How long a delivery may be due and held back by an open breaker before it is dead."""
+
 AGAINST = frozenset({429, 502, 503, 504})
 HOLDS = frozenset({429, 503})
 

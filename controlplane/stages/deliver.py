@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from controlplane.domain.approval import CALLBACK_N, callback_attempt
-from controlplane.domain.breaker import Said, said_by
+from controlplane.domain.breaker import GIVE_UP_SECONDS, Said, said_by
 from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.ids import DeliveryId, bucket_of, show
@@ -263,6 +263,40 @@ where bucket = $1
 returning id, attempt, namespace, execution_id, state
 """
 
+# Of the hosts that have failed for longest, and there the ones that have been due for longest: both along an index.
+GIVE_UP = """
+update deliveries
+set state = 'dead',
+  attempt = attempt + 1,
+  settled_at = clock()
+where bucket = $1
+  and id = any(array(
+    select d.id
+    from (
+      select host, namespace
+      from breakers
+      where bucket = $1
+        and opened_at < clock() - make_interval(secs => $2)
+      order by opened_at
+      limit 200
+    ) as b
+    cross join lateral (
+      select id
+      from deliveries
+      where bucket = $1
+        and state = 'pending'
+        and host = b.host
+        and namespace = b.namespace
+        and next_at < clock() - make_interval(secs => $2)
+      order by next_at
+      limit $3
+      for update skip locked
+    ) as d
+    limit $3
+  ))
+returning id, attempt, namespace, execution_id
+"""
+
 RETRY = """
 update deliveries
 set state = 'pending',
@@ -495,21 +529,36 @@ async def reclaim(conn: Connection, bucket: int, *, limit: int = 256) -> int:
         rows = await conn.fetch(RECLAIM, bucket, limit, UNKNOWN_MAX)
         if not rows:
             return 0
-        await conn.execute(
-            RECORD_ATTEMPTS,
-            bucket,
-            [row["id"] for row in rows],
-            [row["attempt"] for row in rows],
-            [row["namespace"] for row in rows],
-            [AttemptOutcome.UNKNOWN.value] * len(rows),
-            [None] * len(rows),
-            [None] * len(rows),
-            ["the dispatcher died before it knew the answer"] * len(rows),
-            [None] * len(rows),
-        )
+        await _unsent(conn, bucket, rows, AttemptOutcome.UNKNOWN, "the dispatcher died before it knew the answer")
         dead = [row for row in rows if row["state"] == DeliveryState.DEAD]
         await _tell(conn, bucket, [(row["execution_id"], row["id"], EventType.DELIVERY_DEAD) for row in dead])
     return len(rows)
+
+
+async def give_up(conn: Connection, bucket: int, *, after_seconds: float = GIVE_UP_SECONDS, limit: int = 256) -> int:
+    """End deliveries that were due for so long while their host failed all the time; their record says why.
+
+    Moves: pending → dead. Guard: the state in the locked row.
+    """
+    async with conn.transaction():
+        rows = await conn.fetch(GIVE_UP, bucket, after_seconds, limit)
+        if rows:
+            days = f"{after_seconds / 86_400:g}"
+            why = f"breaker: the host has not answered for {days} days"
+            await _unsent(conn, bucket, rows, AttemptOutcome.REFUSED, why)
+            await _tell(conn, bucket, [(row["execution_id"], row["id"], EventType.DELIVERY_DEAD) for row in rows])
+    return len(rows)
+
+
+async def _unsent(
+    conn: Connection, bucket: int, rows: Sequence[asyncpg.Record], outcome: AttemptOutcome, error: str
+) -> None:
+    """Record attempts of which there is no answer."""
+    nothing = [None] * len(rows)
+    ids, attempts = [row["id"] for row in rows], [row["attempt"] for row in rows]
+    namespaces, outcomes = [row["namespace"] for row in rows], [outcome.value] * len(rows)
+    errors = [error] * len(rows)
+    await conn.execute(RECORD_ATTEMPTS, bucket, ids, attempts, namespaces, outcomes, nothing, nothing, errors, nothing)
 
 
 async def retry(conn: Connection, delivery_id: DeliveryId, *, namespace: int) -> None:

@@ -35,6 +35,9 @@ create table breakers (
 # For the janitor alone, who says the same: a plan made while the table is empty takes it for any other statement, too.
 CHANGED = "create index breakers_changed on breakers (bucket, changed_at) where failures >= 0"
 
+# Those that have been open for long, of whom there are few.
+OPENED = "create index breakers_opened on breakers (bucket, opened_at) where opened_at is not null"
+
 # The walk goes from host to host and from namespace to namespace, so that it can pass one by and take the next.
 DROP_DUE = "drop index deliveries_due"
 DUE = "create index deliveries_due on deliveries (bucket, host, namespace, next_at) where state = 'pending'"
@@ -42,5 +45,5 @@ DUE = "create index deliveries_due on deliveries (bucket, host, namespace, next_
 
 def upgrade() -> None:
     connection = op.get_bind()
-    for statement in (BREAKERS, CHANGED, DROP_DUE, DUE):
+    for statement in (BREAKERS, CHANGED, OPENED, DROP_DUE, DUE):
         connection.exec_driver_sql(statement)

@@ -96,6 +96,17 @@ select 0, made_id('d', n), 1, made_id('o', n), 1, 'execution.completed',
 from generate_series($1::int, $2::int) as n
 """
 
+# So many wait at one host, and one at each of so many others.
+MANY_HOSTS = """
+insert into deliveries (
+  bucket, id, namespace, execution_id, webhook_n, event, host, url, body, state, attempts_max, next_at, created_at
+)
+select 0, made_id('d', n), 1, made_id('o', n), 1, 'execution.completed',
+  case when n <= $1 then 'g' else 'h' || lpad((n - $1)::text, greatest(4, length((n - $1)::text)), '0') end,
+  'https://h', '{}', 'pending', 5, clock() - interval '1 second' * n, clock()
+from generate_series(1, $1::int + $2::int) as n
+"""
+
 # All but one of those hosts fail: half are closed still, a quarter is left alone, a quarter may be asked again.
 BREAKERS = """
 insert into breakers (bucket, host, namespace, failures, windows, opened_at, open_until, changed_at)

@@ -171,6 +171,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "deliver.CLAIM_DUE, none that fails": case(deliver.CLAIM_DUE, *due, False, None, None, by=claims),
         "deliver.CLAIM_DUE, by name": case(deliver.CLAIM_DUE, *due, True, hosts, [1, 1, 1, 2, 1], by=claims),
         "deliver.READ_ANSWERED": case(deliver.READ_ANSWERED, 0, 86_400.0 * 2, 1_000, by="deliveries_settled"),
+        "deliver.GIVE_UP": case(deliver.GIVE_UP, 0, 86_400.0, 256, by="breakers_opened deliveries_due deliveries_pkey"),
         "trip.BEGIN": case(trip.BEGIN, 0, hosts, [1] * 5, by=""),
         "trip.LOCK": case(trip.LOCK, 0, hosts, [1] * 5, by="breakers_pkey"),
         "trip.WRITE": case(trip.WRITE, 0, hosts, [1] * 5, [6] * 5, [2] * 5, [5.0] * 5, [0.0] * 5, by="breakers_pkey"),
@@ -472,6 +473,18 @@ async def test_planned_while_empty(conn: Connection) -> None:
     await conn.execute("vacuum analyze")
 
     assert await faults(conn, run=False) == []
+
+
+async def test_a_claim_among_ten_thousand_hosts(conn: Connection) -> None:
+    """100,000 deliveries wait at one host and one at each of 10,000 others, half of which are left alone."""
+    await plan_rows.prepare(conn)
+    await conn.execute(plan_rows.MANY_HOSTS, 100_000, 10_000)
+    await conn.execute(plan_rows.BREAKERS, 1, 10_000)
+    first = await plan(conn, case(deliver.CLAIM_DUE, 0, "", 0, [], 4, 64, 60.0, True, None, None), run=True)
+    quiet = await plan(conn, case(deliver.CLAIM_DUE, 0, "", 0, [], 4, 64, 60.0, False, None, None), run=True)
+
+    assert max(looked_at(node) for node in walk(first)) <= 256
+    assert max(looked_at(node) for node in walk(quiet)) <= 256
 
 
 async def faults(conn: Connection, *, run: bool) -> list[str]:

@@ -294,6 +294,22 @@ async def test_hosts_are_locked_in_order(conn: Connection, other: Connection, ob
     assert [row["host"] for row in free] == ["h3:1"]
 
 
+async def test_a_host_that_is_gone_is_given_up(conn: Connection) -> None:
+    """After a week what has been due for as long is dead, an event and its record say why; what is newer waits on."""
+    await opened(conn, 6)
+    await pending(conn, 3, host="b.example:443")
+    early = await deliver.give_up(conn, 0)
+    await move_clock(conn, "8 days")
+    await pending(conn, 1)  # has just become due
+    gone = await deliver.give_up(conn, 0)
+    told = await conn.fetch("select error from delivery_attempts where outcome = 'refused'")
+
+    assert (early, gone, await deliver.give_up(conn, 0)) == (0, 6, 0)
+    assert {row["error"] for row in told} == {"breaker: the host has not answered for 7 days"}
+    assert await conn.fetchval("select count(*) from events where type = 'delivery.dead'") == 6
+    assert await conn.fetchval("select count(*) from deliveries where state = 'pending'") == 4
+
+
 async def test_old_rows_go(conn: Connection) -> None:
     """A host of which nothing was heard for a day is forgotten; one that is just now left alone is not."""
     await opened(conn)

@@ -14,7 +14,10 @@ from controlplane_sdk.transport import Transport
 
 
 class Delivery(BaseModel):
-    """A delivery at one moment. Fields that a newer control plane adds are kept."""
+    """A delivery at one moment. Fields that a newer control plane adds are kept.
+
+    `held_by`: what keeps it from its host until `next_attempt_at`: `breaker` or `retry_after`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -24,6 +27,8 @@ class Delivery(BaseModel):
     event: str
     url: str
     state: str
+    next_attempt_at: datetime | None = None
+    held_by: str | None = None
     settled_at: datetime | None = None
     attempts: tuple[dict[str, Any], ...] = ()
 
