@@ -6,8 +6,9 @@ A server of its own process, its PostgreSQL (fsync and synchronous_commit on), a
 Deliveries to `--hosts` healthy hosts fall due at a steady `--rate`, with a body of 1 KB; measured is the
 time from due to received, four times: alone; beside one hung receiver for which `--backlog` deliveries wait; beside
 `--hung` hung receivers of whom nothing is known, with one delivery each; and the same after a restart of the server,
-which has then forgotten who answers. In flight and resident memory are what `/metrics` and /proc say meanwhile. The
-last line is JSON.
+which has then forgotten who answers. In flight and resident memory are what `/metrics` and /proc say meanwhile. And
+one claim by itself, taken back each time: with 200 hosts, with 100,000 deliveries of one host, with 10,000 hosts, and
+with as many that are left alone. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from controlplane.domain.ids import IdMaker
 from controlplane.postgres.embedded import EmbeddedPostgres
 from controlplane.postgres.schema import migrate
 from controlplane.security.secrets import KeyRing
+from controlplane.stages import deliver
 
 make_id = IdMaker(lambda: time.time_ns() // 1_000_000, secrets.randbits).new
 TICK_SECONDS = 0.05
@@ -65,6 +67,13 @@ select 0, d.id, 1, d.execution_id, 1, 'execution.completed', d.host, 'http://' |
   convert_to(jsonb_build_object('due', extract(epoch from clock_timestamp()), 'padding', $4::text)::text, 'UTF8'),
   'pending', 5, clock(), clock()
 from unnest($1::uuid[], $2::uuid[], $3::text[]) as d(id, execution_id, host)
+"""
+OPEN = """
+insert into breakers (bucket, host, namespace, failures, windows, opened_at, open_until, changed_at)
+select distinct 0, host, namespace, 5, 1, clock(), clock() + interval '1 hour', clock()
+from deliveries
+where bucket = 0
+  and state = 'pending'
 """
 CLEAR = "delete from deliveries where state = 'pending'"
 HINT = "select pg_notify('controlplane', 'bench' || chr(10) || 'deliveries')"
@@ -178,6 +187,36 @@ class Bench:
         await self._conn.execute(HINT)
 
 
+async def time_claims(conn: asyncpg.Connection) -> dict[str, float]:
+    """The median milliseconds of a claim."""
+    figures: dict[str, float] = {}
+    for name, hosts in {
+        "200 hosts": [f"h{n}:1" for n in range(200)],
+        "100,000 of one host": ["h:1"] * 100_000,
+        "10,000 hosts": [f"h{n}:1" for n in range(10_000)],
+        "10,000 hosts left alone": [],
+    }.items():
+        if hosts:
+            await conn.execute("truncate deliveries")
+            ids = [make_id(0) for _ in hosts]
+            await conn.execute(DELIVERIES, ids, ids, hosts, "")
+        else:
+            await conn.execute(OPEN)
+        await conn.execute("vacuum analyze deliveries, breakers")
+        took = []
+        for _ in range(50):
+            transaction = conn.transaction()
+            await transaction.start()
+            began = time.perf_counter()
+            await deliver.claim_due(
+                conn, 0, after=deliver.BEGINNING, full_hosts=(), per_host=4, limit=64, lease_seconds=60.0
+            )
+            took.append(time.perf_counter() - began)
+            await transaction.rollback()
+        figures[name] = round(statistics.median(took) * 1_000, 2)
+    return figures
+
+
 async def watch(phase: Phase, port: int, pid: int) -> None:
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         while True:
@@ -218,7 +257,7 @@ def server(dsn: str, key: str, folder: Path) -> Iterator[tuple[int, int]]:
         yield port, p.pid
 
 
-async def run(options: argparse.Namespace, dsn: str, folder: Path) -> list[Phase]:
+async def run(options: argparse.Namespace, dsn: str, folder: Path) -> tuple[list[Phase], dict[str, float]]:
     loop, key = asyncio.get_running_loop(), KeyRing.generate()
     seconds: list[float] = []
     conn = await asyncpg.connect(dsn)
@@ -239,11 +278,12 @@ async def run(options: argparse.Namespace, dsn: str, folder: Path) -> list[Phase
         phases.append(await bench.measure(f"{options.hung:,} hung, restarted", port, pid))
     healthy.close()
     hung.close()
+    claims = await time_claims(conn)
     await conn.close()
-    return phases
+    return phases, claims
 
 
-def report(phases: list[Phase]) -> None:
+def report(phases: list[Phase], claims: dict[str, float]) -> None:
     alone = phases[0]
     figures: dict[str, dict[str, float]] = {}
     for one in phases:
@@ -257,7 +297,9 @@ def report(phases: list[Phase]) -> None:
             "cores": round(one.processor_seconds / one.took_seconds, 2),
         }
         print(f"  {one.name:<28}", "  ".join(f"{name} {value:g}" for name, value in figures[one.name].items()))
-    print(json.dumps(figures))
+    for name, milliseconds in claims.items():
+        print(f"  {'claim, ' + name:<32} {milliseconds:g} ms")
+    print(json.dumps(figures | {"claim_ms": claims}))
 
 
 def main() -> None:
@@ -273,7 +315,7 @@ def main() -> None:
         with EmbeddedPostgres(Path(folder) / "postgres", settings=settings) as postgres:
             print(f"controlplane {__version__}, Python {platform.python_version()}, {os.cpu_count()} cores, {settings}")
             migrate(postgres.dsn)
-            report(asyncio.run(run(options, postgres.dsn, Path(folder))))
+            report(*asyncio.run(run(options, postgres.dsn, Path(folder))))
 
 
 if __name__ == "__main__":
