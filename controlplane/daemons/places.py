@@ -45,6 +45,7 @@ class Places:
         self._by_host: Counter[str] = Counter()
         self._by_standing: Counter[Standing] = Counter()
         self._known: dict[Place, None] = {}
+        self._round = 0
 
     @property
     def free(self) -> int:
@@ -66,11 +67,15 @@ class Places:
         return [host for host, busy in self._by_host.items() if busy + more > self._per_host_max]
 
     def next_known(self) -> tuple[Sequence[Place], bool]:
-        """Some hosts that have answered lately, all in turn; and whether there are others."""
+        """Some hosts that have answered lately, all in turn; and whether this round has more of them."""
         some = [place for place, _ in zip(self._known, range(KNOWN_AT_ONCE), strict=False)]
         for place in some:
             self._known[place] = self._known.pop(place)
-        return some, len(self._known) > len(some)
+        self._round += len(some)
+        more = self._round < len(self._known)
+        if not more:
+            self._round = 0
+        return some, more
 
     def take(self, due: Due) -> Taken:
         place = Taken(due.host, self._standing(due))

@@ -52,7 +52,7 @@ def test_strangers_and_those_that_fail_have_their_share() -> None:
     for _ in range(4):
         places.take(due("good:1"))
 
-    assert (empty, failing, strangers, room(places)) == ((16, 12, 8), (8, 4, 0), (4, 0, -0), (0, 0, 0))
+    assert (empty, failing, strangers, room(places)) == ((16, 12, 8), (8, 4, 0), (4, 0, 0), (0, 0, 0))
 
 
 def test_a_place_is_given_back_as_what_it_was_taken_for() -> None:
@@ -82,9 +82,11 @@ def test_the_known_come_in_turn_and_are_not_endless() -> None:
     places = Places(in_flight_max=16, per_host_max=16)
     for n in range(KNOWN_MAX + 1):
         places.learn(answered(f"{n}:1"))
-    seen = {place for _ in range(KNOWN_MAX // KNOWN_AT_ONCE) for place in places.next_known()[0]}
+    rounds = [places.next_known() for _ in range(KNOWN_MAX // KNOWN_AT_ONCE)]
+    seen = {place for some, _ in rounds for place in some}
 
     assert len(seen) == KNOWN_MAX
+    assert [more for _, more in rounds] == [True] * (len(rounds) - 1) + [False]
     assert ("0:1", 1) not in seen
 
 
