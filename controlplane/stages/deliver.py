@@ -308,7 +308,7 @@ where bucket = $1
   and id = $2
   and namespace = $3
   and state in ('delivered', 'dead')
-returning execution_id, namespace
+returning execution_id, namespace, host
 """
 
 # Only what is dead still: whoever was first has sent it again, and it may have been delivered since.
@@ -341,7 +341,7 @@ where bucket = $1
   and id = $2
   and namespace = $3
   and state = 'pending'
-returning id
+returning host
 """
 
 EXISTS = "select 1 from deliveries where bucket = $1 and id = $2 and namespace = $3"
@@ -564,18 +564,19 @@ async def _unsent(
 async def retry(conn: Connection, delivery_id: DeliveryId, *, namespace: int) -> None:
     """Send this delivery again, now, with the schedule from its beginning; the id and the bytes stay the same.
 
-    Moves: delivered, dead → pending; a pending one is due at once. Raises: DeliveryNotFound.
+    Moves: delivered, dead → pending; a pending one is due at once. A host that is left alone is asked once more, now.
+    Raises: DeliveryNotFound.
     """
     bucket = bucket_of(delivery_id)
     async with conn.transaction():
         row = await conn.fetchrow(RETRY, bucket, delivery_id, namespace)
+        host: str | None = row["host"] if row else await conn.fetchval(HURRY, bucket, delivery_id, namespace)
+        if host is not None:
+            await trip.end_window(conn, bucket, host, namespace=namespace)
+        elif not await conn.fetchval(EXISTS, bucket, delivery_id, namespace):
+            raise DeliveryNotFound
         if row is not None:
             await _tell(conn, bucket, [(row["execution_id"], delivery_id, EventType.DELIVERY_RETRIED)])
-            return
-        if await conn.fetchval(HURRY, bucket, delivery_id, namespace) is None and not await conn.fetchval(
-            EXISTS, bucket, delivery_id, namespace
-        ):
-            raise DeliveryNotFound
 
 
 async def redrive(

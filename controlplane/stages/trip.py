@@ -57,6 +57,15 @@ where b.bucket = $1
   and b.namespace = s.namespace
 """
 
+END_WINDOW = """
+update breakers
+set open_until = clock()
+where bucket = $1
+  and host = $2
+  and namespace = $3
+  and open_until > clock()
+"""
+
 COUNT_OPEN = "select count(*) from breakers where bucket = $1 and open_until is not null"
 
 
@@ -114,6 +123,11 @@ async def hear(conn: Connection, bucket: int, said: Sequence[Said]) -> list[Turn
     if written:
         await conn.execute(WRITE, bucket, *[list(column) for column in zip(*written, strict=True)])
     return turned
+
+
+async def end_window(conn: Connection, bucket: int, host: str, *, namespace: int) -> None:
+    """A person says that the host is there again: let it be asked now, once. What it has asked for itself holds on."""
+    await conn.execute(END_WINDOW, bucket, host, namespace)
 
 
 async def count_open(conn: Connection, bucket: int) -> int:

@@ -172,6 +172,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "deliver.CLAIM_DUE, by name": case(deliver.CLAIM_DUE, *due, True, hosts, [1, 1, 1, 2, 1], by=claims),
         "deliver.READ_ANSWERED": case(deliver.READ_ANSWERED, 0, 86_400.0 * 2, 1_000, by="deliveries_settled"),
         "deliver.GIVE_UP": case(deliver.GIVE_UP, 0, 86_400.0, 256, by="breakers_opened deliveries_due deliveries_pkey"),
+        "trip.END_WINDOW": case(trip.END_WINDOW, 0, "h0005", 1, by="breakers_pkey"),
         "trip.BEGIN": case(trip.BEGIN, 0, hosts, [1] * 5, by=""),
         "trip.LOCK": case(trip.LOCK, 0, hosts, [1] * 5, by="breakers_pkey"),
         "trip.WRITE": case(trip.WRITE, 0, hosts, [1] * 5, [6] * 5, [2] * 5, [5.0] * 5, [0.0] * 5, by="breakers_pkey"),

@@ -219,6 +219,20 @@ async def test_a_probe_that_sent_nothing_makes_room_for_another(conn: Connection
     assert next_one.probe
 
 
+async def test_a_person_may_say_that_it_is_back(conn: Connection) -> None:
+    """Sent again by hand, the host is asked once, now; when it fails, for longer than before."""
+    await opened(conn)
+    one = await conn.fetchval("select id from deliveries limit 1")
+    await deliver.retry(conn, one, namespace=1)
+    probes = await claim(conn)
+    await settle(conn, probes)
+    row = await breaker(conn)
+
+    assert [due.probe for due in probes] == [True]
+    assert row is not None
+    assert (row["windows"], await claim(conn)) == (2, [])
+
+
 @pytest.mark.parametrize(("status", "held"), [(429, True), (503, True), (500, False)])
 async def test_retry_after_holds_the_whole_host(conn: Connection, status: int, held: bool) -> None:
     """Nothing else is sent there before the time that it asked for, an hour at most; others go on."""
