@@ -27,9 +27,11 @@ from controlplane.domain.bulk import (
     Count,
     Filter,
     check,
+    check_count,
     dump,
     prefix_of,
 )
+from controlplane.domain.delivery import ENDPOINT, DeliveryState
 from controlplane.domain.execution import Status
 from controlplane.domain.ids import bucket_of, read, read_fenced, show
 from controlplane.domain.notice import moment
@@ -58,10 +60,16 @@ class BulkFilterForm(msgspec.Struct, forbid_unknown_fields=True):
     ended_after: str | None = None
     ended_before: str | None = None
     ids: list[str] | None = None
+    state: list[str] | str | None = None
+    event: str | None = None
+    endpoint_id: str | None = None
 
 
 class BulkForm(msgspec.Struct, forbid_unknown_fields=True):
-    """What is done to which ones. `all` in place of a filter means every one; `dry_run` only counts."""
+    """What is done to which ones. `all` in place of a filter means every one; `dry_run` only counts.
+
+    `confirm`: to send again more than 10,000 deliveries that were delivered already.
+    """
 
     action: Action
     filter: BulkFilterForm = msgspec.field(default_factory=BulkFilterForm)
@@ -69,6 +77,7 @@ class BulkForm(msgspec.Struct, forbid_unknown_fields=True):
     reason: str | None = None
     reuse: Reuse | None = None
     dry_run: bool = False
+    confirm: bool = False
     idempotency_key: str | None = None
 
 
@@ -83,6 +92,7 @@ async def begin(request: Request) -> Response:
     counted = await doors.run(bulks.count, asked, placement=doors.placement)
     if form.dry_run:
         return answer(_counted(asked, counted, everything=form.all))
+    check_count(asked, counted, confirmed=form.confirm)
     id_, again = await doors.run(
         bulk.begin,
         BulkId(doors.ids.new(doors.placement.next() if keyed is None else doors.placement.of_key(namespace, keyed))),
@@ -159,6 +169,7 @@ def _asked(doors: Doors, form: BulkForm, namespace: int) -> Asked:
 
 def _filter(doors: Doors, form: BulkFilterForm, action: Action) -> Filter:
     words = [form.status] if isinstance(form.status, str) else form.status or []
+    states = [form.state] if isinstance(form.state, str) else form.state or []
     if form.node_id is not None and not is_name(form.node_id):
         raise Invalid("1 to 128 letters, digits, _ - or :", where="body.filter.node_id")
     return Filter(
@@ -175,6 +186,9 @@ def _filter(doors: Doors, form: BulkFilterForm, action: Action) -> Filter:
         ended_after=instant(form.ended_after, "body.filter.ended_after"),
         ended_before=instant(form.ended_before, "body.filter.ended_before"),
         ids=_ids(doors, form.ids, action),
+        states=tuple(dict.fromkeys(_state(word) for word in states)),
+        event=_text(form.event, "event"),
+        endpoint_id=_endpoint(form.endpoint_id),
     )
 
 
@@ -194,6 +208,17 @@ def _status(word: str) -> Status:
         return Status(word)
     except ValueError:
         raise Invalid(f"One of {', '.join(Status)}.", where="body.filter.status") from None
+
+
+def _state(word: str) -> DeliveryState:
+    try:
+        return DeliveryState(word)
+    except ValueError:
+        raise Invalid("delivered or dead.", where="body.filter.state") from None
+
+
+def _endpoint(text: str | None) -> UUID | None:
+    return None if text is None else read(ENDPOINT, text, where="body.filter.endpoint_id")
 
 
 def _ids(doors: Doors, texts: list[str] | None, action: Action) -> tuple[UUID, ...]:

@@ -424,7 +424,7 @@ def webhook_events(views: Sequence[DeliveryView]) -> list[Shape]:
         present(
             {
                 "id": n,
-                "execution_id": show("exec", view.execution_id),
+                "execution_id": None if view.execution_id is None else show("exec", view.execution_id),
                 "event_type": view.event,
                 "status": "delivered" if one.outcome == "delivered" else "failed",
                 "http_status": one.http_status,

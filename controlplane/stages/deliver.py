@@ -311,7 +311,7 @@ where bucket = $1
 returning execution_id, namespace, host
 """
 
-# Only what is dead still: whoever was first has sent it again, and it may have been delivered since.
+# Only what has stayed as it was: whoever was first has sent it again, and it may have been delivered since.
 REDRIVE = """
 update deliveries
 set state = 'pending',
@@ -326,12 +326,32 @@ where bucket = $1
     where bucket = $1
       and id = any($2::uuid[])
       and namespace = $3
-      and state = 'dead'
+      and state = any($5::text[])
       and settled_at <= $4
     order by id
     for update
   ))
 returning id, execution_id
+"""
+
+# How many wait at each receiver whose time has come (no more than so many are counted), and for how long the first has.
+DUE_AT = """
+select h.host, due.waiting, due.late_seconds
+from unnest($2::text[]) as h(host)
+cross join lateral (
+  select count(*) as waiting, coalesce(extract(epoch from clock() - min(d.next_at)), 0)::float8 as late_seconds
+  from (
+    select next_at
+    from deliveries
+    where bucket = $1
+      and state = 'pending'
+      and host = h.host
+      and namespace = $4
+      and next_at <= clock()
+    order by next_at
+    limit $3
+  ) as d
+) as due
 """
 
 HURRY = """
@@ -395,6 +415,14 @@ class Sent:
     attempt: Attempt
     state: DeliveryState
     wait_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """How many deliveries are due at a receiver, and how long the first has been."""
+
+    waiting: int
+    late_seconds: float
 
 
 async def claim_due(
@@ -580,16 +608,30 @@ async def retry(conn: Connection, delivery_id: DeliveryId, *, namespace: int) ->
 
 
 async def redrive(
-    conn: Connection, bucket: int, ids: Sequence[UUID], *, namespace: int, dead_before: datetime
+    conn: Connection,
+    bucket: int,
+    ids: Sequence[UUID],
+    *,
+    namespace: int,
+    states: Sequence[str],
+    settled_before: datetime,
 ) -> set[UUID]:
-    """Send those of these deliveries again, now, that are dead and were so at that moment; says which.
+    """Send those of these deliveries again, now, that are in one of these states and were so then; says which.
 
-    Moves: dead → pending, with the schedule from its beginning. Guard: the state in the locked row.
+    Moves: dead, delivered → pending, with the schedule from its beginning. Guard: the state in the locked row.
     """
     async with conn.transaction():
-        rows = await conn.fetch(REDRIVE, bucket, ids, namespace, dead_before)
+        rows = await conn.fetch(REDRIVE, bucket, ids, namespace, settled_before, states)
         await _tell(conn, bucket, [(row["execution_id"], row["id"], EventType.DELIVERY_RETRIED) for row in rows])
     return {row["id"] for row in rows}
+
+
+async def due_at(
+    conn: Connection, bucket: int, hosts: Sequence[str], *, namespace: int, most: int
+) -> dict[str, Backlog]:
+    """What waits at each of these receivers although its time has come, counted up to `most`."""
+    rows = await conn.fetch(DUE_AT, bucket, hosts, most, namespace)
+    return {row["host"]: Backlog(waiting=row["waiting"], late_seconds=row["late_seconds"]) for row in rows}
 
 
 async def _tell(conn: Connection, bucket: int, told: list[tuple[UUID, UUID, EventType]]) -> None:

@@ -20,6 +20,8 @@ import httpx
 import msgspec
 import pytest
 
+from controlplane.domain.ids import show_execution
+from controlplane.reads.verify import INVARIANTS
 from controlplane.security.secrets import KeyRing
 from controlplane_sdk import Client, RequestRefused
 from tests.e2e.processes import until
@@ -911,3 +913,44 @@ async def test_prune_for_people(database: str, conn: asyncpg.Connection) -> None
     assert "keep_failed_days     forever" in seen.out.decode()
     assert "keep_succeeded_days  30" in seen.out.decode()
     assert (done.code, done.out.decode().splitlines()[0]) == (0, "There was nothing to remove.")
+
+
+async def broken_execution(conn: asyncpg.Connection) -> str:
+    """One that was accepted and is nowhere now."""
+    made = await make_execution(conn)
+    await conn.execute("delete from queue where id = $1", made.id)
+    return show_execution(made.id)
+
+
+async def test_verify_says_that_every_promise_is_kept(database: str, conn: asyncpg.Connection) -> None:
+    """Exit 0, and how many were asked for."""
+    await make_execution(conn)
+
+    seen = cli("verify", "--json", DATABASE_URL=database)
+
+    assert (seen.code, json.loads(seen.out)) == (0, {"ok": True, "invariants": len(INVARIANTS), "violations": []})
+
+
+async def test_verify_names_what_is_lost(database: str, conn: asyncpg.Connection) -> None:
+    """Exit 1, the promise and the id."""
+    lost = await broken_execution(conn)
+
+    seen, told = cli("verify", "--json", DATABASE_URL=database), cli("verify", DATABASE_URL=database)
+
+    assert (seen.code, told.code) == (1, 1)
+    assert [(one["invariant"], one["ids"]) for one in json.loads(seen.out)["violations"]] == [("in_one_place", [lost])]
+    assert told.out.decode().startswith("✗ in_one_place: ")
+    assert lost in told.out.decode()
+
+
+async def test_verify_watches(database: str, conn: asyncpg.Connection) -> None:
+    """It asks again; what was broken once is exit 1, even if it is mended before the watching ends."""
+    with started("verify", "--watch", "0.1", DATABASE_URL=database) as process:
+        line_of(process, "stdout", "invariants hold")
+        await broken_execution(conn)
+        line_of(process, "stdout", "in_one_place")
+        await conn.execute("delete from executions")
+        line_of(process, "stdout", "invariants hold")
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(timeout=10) == 1

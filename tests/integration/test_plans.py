@@ -16,7 +16,19 @@ import asyncpg
 import pytest
 
 from controlplane.postgres.pool import SESSION_SETTINGS, Connection
-from controlplane.reads import approvals, attempts, bulks, changes, events, executions, explain, jobs, limits, pauses
+from controlplane.reads import (
+    approvals,
+    attempts,
+    bulks,
+    changes,
+    events,
+    executions,
+    explain,
+    feed,
+    jobs,
+    limits,
+    pauses,
+)
 from controlplane.reads import deliveries as deliveries_reads
 from controlplane.reads import keys as keys_reads
 from controlplane.reads import local as local_reads
@@ -348,7 +360,16 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "bulks.FIND_FINISHED_OF_RUN": case(
             bulks.FIND_FINISHED_OF_RUN, *page, ["succeeded"], now, None, None, *none, None, *nothing, "run-5"
         ),
-        "bulks.FIND_DEAD": case(bulks.FIND_DEAD, *page, now, "n.echo", None, None, *none, None, *nothing),
+        "bulks.FIND_DEAD": case(bulks.FIND_DEAD, *page, now, "n.echo", None, None, *none, None, *nothing, *nothing),
+        "bulks.FIND_SETTLED": case(
+            bulks.FIND_SETTLED,
+            *page,
+            now,
+            "n.echo",
+            *nothing,
+            *none,
+            *(None, *nothing, *nothing, ["delivered", "dead"]),
+        ),
         "bulks.READ_NAMED": case(bulks.READ_NAMED, 0, leased, 1),
         "bulks.READ_NAMED_DELIVERIES": case(bulks.READ_NAMED_DELIVERIES, 0, deliveries, 1, by="deliveries_pkey"),
         "bulks.PAGE": case(bulks.PAGE, 0, 1, None, 51, by="bulks_pkey"),
@@ -361,12 +382,23 @@ async def cases(conn: Connection) -> dict[str, Case]:
             ["failed", "succeeded"],
             1_000,
         ),
-        "deliveries.LIST_DEAD": case(deliveries_reads.LIST_DEAD, 0, 1, None, *none, *nothing, 51),
+        "deliveries.HELD": case(deliveries_reads.HELD, 0, deliveries, by="deliveries_pkey breakers_pkey"),
+        "deliveries.LIST_DEAD": case(deliveries_reads.LIST_DEAD, 0, 1, None, *none, *nothing, None, *none, 51),
+        "deliveries.LIST_ANY": case(
+            deliveries_reads.LIST_ANY, 0, 1, None, *none, *nothing, None, *none, 51, 500, ["delivered"]
+        ),
+        "deliveries.READ": case(deliveries_reads.READ, 0, deliveries[0], 1),
+        "feed.NUMBERED": case(feed.NUMBERED, 0, 1, "3", deliveries[0], ["delivered"], *none, None, 51, 500),
+        "feed.UNNUMBERED": case(feed.UNNUMBERED, 0, 1, deliveries[0], None, None, *none, None, 51, 500),
+        "feed.FIRST_NUMBERED": case(feed.FIRST_NUMBERED, 0, 1, by="deliveries_feed"),
+        "feed.BODIES": case(feed.BODIES, 0, deliveries, by="deliveries_pkey"),
+        "feed.TRIES": case(feed.TRIES, 0, deliveries),
         "bulk.NEXT": case(bulk.NEXT, 0, by="bulks_running"),
         "bulk.MOVE_ON": case(bulk.MOVE_ON, 0, going_on[0], None, 1, 0, 0, None, True, by="bulks_pkey"),
         "bulk.STOP": case(bulk.STOP, 0, going_on[0], 1, by="bulks_pkey"),
         "bulk.READ_RETRIED": case(bulk.READ_RETRIED, 0, [f"run-{n}" for n in range(100)], leased),
-        "deliver.REDRIVE": case(deliver.REDRIVE, 0, deliveries, 1, now),
+        "deliver.REDRIVE": case(deliver.REDRIVE, 0, deliveries, 1, now, ["dead"]),
+        "deliver.DUE_AT": case(deliver.DUE_AT, 0, ["h0000.dead", "h0003"], 40, 1, by="deliveries_due"),
         "prune.DROP_BULKS": case(prune.DROP_BULKS, 0, 86_400.0 * 30, 1_000, by="bulks_ended bulks_pkey"),
         "suspend.READ_AWAITED": case(suspend.READ_AWAITED, 0, suspended, all_("go"), by="steps_pkey"),
         "suspend.MARK": case(suspend.MARK, 0, suspended, all_("go"), by="steps_open"),

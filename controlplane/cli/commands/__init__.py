@@ -134,6 +134,20 @@ def prune(
     run(dry_run=dry_run, database_url=database_url, as_json=as_json)
 
 
+@app.command()
+def verify(
+    watch_seconds: Annotated[
+        float | None, typer.Option("--watch", metavar="SECONDS", min=0.1, help="Ask again this long after each answer.")
+    ] = None,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the database whether every promise is kept; exit 1 and the ids of what breaks one. Changes nothing."""
+    from controlplane.cli.verify import verify as run
+
+    run(watch_seconds=watch_seconds, database_url=database_url, as_json=as_json)
+
+
 @app.command("generate-secret-key")
 def generate_secret_key(as_json: AsJson = False) -> None:
     """Print a new CONTROLPLANE_SECRET_KEY, which seals the webhook secrets in the database."""
@@ -341,3 +355,28 @@ def doctor(
         database_url=database_url,
         as_json=as_json,
     )
+
+
+@app.command()
+def receive(
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: any free one.")] = 9000,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--secret",
+            envvar="CONTROLPLANE_WEBHOOK_SECRET",
+            metavar="SECRET",
+            help="What the webhook is signed with; several while one is changed.",
+        ),
+    ] = None,
+    status: Annotated[
+        int | None, typer.Option("--status", min=200, max=599, help="Answer so, whatever comes: 503 to see it retried.")
+    ] = None,
+    count: Annotated[int | None, typer.Option("--count", min=1, help="End after so many requests.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Listen for webhooks on this machine, verify them and print each; what is not verified is answered with 401."""
+    from controlplane.cli.receive import receive as run
+
+    run(host=host, port=port, secrets=secret or [], status=status, count=count, as_json=as_json)
