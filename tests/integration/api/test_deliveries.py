@@ -375,7 +375,11 @@ async def test_a_host_that_asks_for_time_gets_it(api: Api, receiver: Receiver) -
     await settled(api, await api.run(session, webhook={"url": receiver.url}), "pending")
     [held] = await api.deliveries(await api.run(session, webhook={"url": receiver.url + "/other"}))
 
+    alone = await api.get(f"/deliveries/{held['delivery_id']}")
+    listed = (await api.get("/deliveries", state="pending"))["items"]
+
     assert (held["held_by"], held["attempts"]) == ("retry_after", [])
+    assert [one["held_by"] for one in (alone, *listed)] == ["retry_after"] * 3
     assert len(receiver.received) == 1
 
 
