@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-import secrets
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,12 +15,14 @@ from uuid import UUID
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 
 from controlplane import __version__
 from controlplane.api import (
     attempts,
     batch,
     bulk,
+    caps,
     changes,
     deliveries,
     events,
@@ -52,6 +53,7 @@ from controlplane.api.agentfield import approvals
 from controlplane.api.agentfield import operations as agentfield
 from controlplane.api.agentfield.processes import Processes
 from controlplane.api.auth import Gate
+from controlplane.api.caps import Caps
 from controlplane.api.catalogue import Catalogue
 from controlplane.api.doors import (
     BULKS_TOPIC,
@@ -69,7 +71,7 @@ from controlplane.api.doors import (
 from controlplane.api.entrance import Entrance
 from controlplane.api.facades import jobs, sockets, tasks
 from controlplane.api.facades.intake import Facades
-from controlplane.api.front import Front
+from controlplane.api.front import Front, House
 from controlplane.api.guard import Guard
 from controlplane.api.lookout import Lookout
 from controlplane.api.operation import Operation, install
@@ -81,6 +83,7 @@ from controlplane.daemons import loop
 from controlplane.daemons.admitter import Admitter
 from controlplane.daemons.archivist import Archivist
 from controlplane.daemons.bulker import Bulker
+from controlplane.daemons.census import Census
 from controlplane.daemons.dispatcher import Dispatcher
 from controlplane.daemons.janitor import DatabaseClock, Janitor
 from controlplane.daemons.overseer import Overseer
@@ -92,12 +95,13 @@ from controlplane.domain import topic
 from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.ids import IdMaker
 from controlplane.domain.lease import Claim, Lease, Recorded, Report
-from controlplane.domain.memory import Append, Op, Put, Remove
+from controlplane.domain.memory import Append, Op, Put, Remove, Write, Written
 from controlplane.domain.placement import Placement
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.schedule import Served
 from controlplane.domain.step import Done
 from controlplane.errors import ControlPlaneError, TargetNotFound
+from controlplane.observe.metrics import Meter
 from controlplane.outbound.node import NodeCaller
 from controlplane.outbound.webhook import WebhookSender
 from controlplane.postgres.lane import Lane
@@ -108,6 +112,7 @@ from controlplane.reads import changes as change_rows
 from controlplane.reads import events as event_rows
 from controlplane.reads import executions as execution_rows
 from controlplane.security.egress import EgressPolicy
+from controlplane.security.randomness import RandomBits
 from controlplane.security.secrets import KeyRing
 from controlplane.settings import Settings
 from controlplane.stages import checkpoint, complete, lease, log, renew, replay, step, submit
@@ -141,6 +146,7 @@ OPERATIONS = [
     *pauses.OPERATIONS,
     *agentfield.OPERATIONS,
     *keys.OPERATIONS,
+    *caps.OPERATIONS,
     *retention.OPERATIONS,
     *health.OPERATIONS,
 ]
@@ -157,6 +163,7 @@ WAKER_SECONDS = 0.25
 WAKER_SPACING_SECONDS = 0.05
 """Every end may be the one that a parent waits for: so many passes a second look at all of them."""
 ADMITTER_SECONDS = 0.5
+CENSUS_LOOK_SECONDS = 1.0
 REPLAYS_MAX = 16
 """Children that one flush looks up in the source run: the results of all of them are in memory at once."""
 
@@ -169,20 +176,22 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str |
     public_url = settings.public_url or url or f"http://{settings.host}:{settings.port}"
 
     operations = operations_of(settings)
+    meter = Meter()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _running(app, settings, database_url, keyring, public_url):
+        async with _running(app, settings, database_url, keyring, public_url, meter):
             yield
 
-    app = FastAPI(
+    app = House(
         title="controlplane",
         version=__version__,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        middleware=[
-            Middleware(Guard),
+        doors=[
+            Middleware(ServerErrorMiddleware, handler=problems.broken),
+            Middleware(Guard, meter=meter),
             *_cors(settings),
             Middleware(
                 Gate,
@@ -220,9 +229,16 @@ def _cors(settings: Settings) -> list[Middleware]:
 
 
 def _rates(settings: Settings) -> list[Middleware]:
-    if settings.rate_per_second is None:
+    if settings.rate_per_second is None and settings.namespace_rate_per_second is None:
         return []
-    return [Middleware(Limiter, rates=Rates(per_second=settings.rate_per_second, burst=settings.rate_burst))]
+    rates = namespaces = None
+    if settings.rate_per_second is not None:
+        rates = Rates(per_second=settings.rate_per_second, burst=settings.rate_burst)
+    if settings.namespace_rate_per_second is not None:
+        namespaces = Rates(
+            per_second=settings.namespace_rate_per_second, burst=settings.namespace_rate_burst, name="namespace"
+        )
+    return [Middleware(Limiter, rates=rates, namespaces=namespaces)]
 
 
 def operations_of(settings: Settings) -> list[Operation]:
@@ -233,23 +249,26 @@ def operations_of(settings: Settings) -> list[Operation]:
 
 @contextlib.asynccontextmanager
 async def _running(
-    app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing, public_url: str
+    app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing, public_url: str, meter: Meter
 ) -> AsyncIterator[None]:
     pool = await open_pool(
         dsn, size=settings.database_connections, name="controlplane", pooler=settings.database_pooler
     )
     placement = Placement(buckets=settings.buckets, hashed=settings.buckets_hashed)
     clock = DatabaseClock()
-    ids = IdMaker(clock.milliseconds, secrets.randbits)
+    ids = IdMaker(clock.milliseconds, RandomBits())
     hints = Hints(pool, dsn, notify=settings.notify)
     admission = Admission(hints)
+    namespace_caps = Caps(pool, placement, defaults=settings.caps)
     egress = EgressPolicy(allow=settings.egress_allow, allow_loopback=settings.egress_allow_loopback)
     nodes_egress = EgressPolicy(allow=settings.nodes_allow, allow_loopback=settings.egress_allow_loopback)
     token = None if settings.node_token is None else settings.node_token.get_secret_value()
     caller = NodeCaller(nodes_egress, answer_bytes_max=settings.payload_bytes_max + 1, token=token)
     doors = Doors(
         pool=pool,
-        lanes=_lanes(pool, placement, ids, admission, patience_seconds=settings.database_patience_seconds),
+        lanes=_lanes(
+            pool, placement, ids, admission, namespace_caps, patience_seconds=settings.database_patience_seconds
+        ),
         hints=hints,
         admission=admission,
         placement=placement,
@@ -275,6 +294,7 @@ async def _running(
         approval_secret=settings.approval_secret.get_secret_value() if settings.approval_secret else None,
         discover=caller.discover,
         catalogue=Catalogue(pool, placement),
+        caps=namespace_caps,
         waiting=Waiting(pool, hints),
         lookout=Lookout(pool, hints, placement),
         streams=Streams(pool, hints, placement, topic=EVENTS_TOPIC, page=event_rows.stream),
@@ -289,6 +309,7 @@ async def _running(
             api_key=settings.api_key.get_secret_value() if settings.api_key else None,
         ),
         whose=Whose(pool),
+        meter=meter,
     )
     app.state.doors = doors
     janitor = Janitor(
@@ -302,7 +323,9 @@ async def _running(
     )
     await janitor.tick()  # before the first id is made
     await doors.entrance.begin()
+    await doors.caps.refresh()
     archivist = Archivist(pool, placement, settings.keep)
+    census = Census(pool, placement, memory=doors.caps.wants_memory, stored=doors.caps.wants_stored)
     scheduler = Scheduler(
         pool,
         placement,
@@ -311,6 +334,7 @@ async def _running(
         ready=doors.ready,
         ended=doors.ended,
         cancelling=doors.cancelling,
+        full=doors.caps.full,
     )
     bulker = Bulker(
         pool,
@@ -384,6 +408,7 @@ async def _running(
                 "reaper": every(reaper.tick, name="reaper", interval_seconds=REAPER_SECONDS),
                 "janitor": every(janitor.tick, name="janitor", interval_seconds=JANITOR_SECONDS),
                 "archivist": every(archivist.tick, name="archivist", interval_seconds=ARCHIVIST_SECONDS),
+                "census": every(census.tick, name="census", interval_seconds=CENSUS_LOOK_SECONDS),
                 "dispatcher": every(dispatcher.tick, name="dispatcher", interval_seconds=DISPATCHER_SECONDS, hint=due),
                 "pusher": every(pusher.tick, name="pusher", interval_seconds=PUSHER_SECONDS, hint=came),
                 "scheduler": every(
@@ -394,6 +419,7 @@ async def _running(
                 "admitter": every(admitter.tick, name="admitter", interval_seconds=ADMITTER_SECONDS, hint=limited),
                 "overseer": every(overseer.tick, name="overseer", interval_seconds=OVERSEER_SECONDS),
                 "entrance": doors.entrance.run(),
+                "caps": doors.caps.run(),
                 "waiting": doors.waiting.run(),
                 "lookout.work": doors.lookout.watch_work(),
                 "lookout.cancels": doors.lookout.watch_cancels(),
@@ -424,21 +450,31 @@ def release_waiters(app: FastAPI) -> None:
         doors.changes.release()
 
 
-def _lanes(pool: Pool, placement: Placement, ids: IdMaker, admission: Admission, *, patience_seconds: float) -> Lanes:
+def _lanes(
+    pool: Pool, placement: Placement, ids: IdMaker, admission: Admission, caps: Caps, *, patience_seconds: float
+) -> Lanes:
     async def accept(conn: Connection, batch: list[Submission]) -> list[Accepted | ControlPlaneError]:
-        answers = await submit.accept(conn, batch)
+        answers = await _within(caps, conn, batch, submit.accept)
         if any(item.parent_id is not None for item in batch):  # whoever waits for a child holds nothing
             admission.freed()
         return _tell_blocked(admission, answers)
 
     async def take_over(conn: Connection, batch: list[Submission]) -> list[Accepted | ControlPlaneError]:
-        return _tell_blocked(admission, await replay.accept(conn, batch, make_id=ids.new))
+        call = partial(replay.accept, make_id=ids.new)
+        return _tell_blocked(admission, await _within(caps, conn, batch, call))
 
     async def claim(conn: Connection, batch: list[Claim]) -> list[list[Lease] | ControlPlaneError]:
         answers = await lease.claim(conn, batch, placement)
         if any(answers):  # of a fairness key others may be ready now
             admission.freed()
         return answers
+
+    async def write(conn: Connection, batch: list[Write]) -> list[list[Written] | ControlPlaneError]:
+        refused = {n: error for n, one in enumerate(batch) if (error := caps.refuse_memory(one)) is not None}
+        if not refused:
+            return await checkpoint.write(conn, batch)
+        rest = iter(await checkpoint.write(conn, [one for n, one in enumerate(batch) if n not in refused]))
+        return [refused[n] if n in refused else next(rest) for n in range(len(batch))]
 
     async def report(conn: Connection, batch: list[Report]) -> list[Recorded | ControlPlaneError]:
         answers = await complete.report(conn, batch, make_id=ids.new, jitter=random.random)
@@ -483,7 +519,7 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, admission: Admission,
         ),
         memory=Lane(
             pool,
-            checkpoint.write,
+            write,
             name="memory",
             retry_seconds=patience_seconds,
             keys=lambda item: {op.place for op in item.ops},
@@ -499,6 +535,26 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, admission: Admission,
         ),
         log=Lane(pool, log.append, name="log", retry_seconds=2.0, waiting_max=20_000),
     )
+
+
+async def _within(
+    caps: Caps,
+    conn: Connection,
+    batch: list[Submission],
+    accept: Callable[[Connection, list[Submission]], Awaitable[list[Accepted | ControlPlaneError]]],
+) -> list[Accepted | ControlPlaneError]:
+    """What there is room for is accepted. What has been accepted before is answered so, also where there is none."""
+    with caps.passing(batch) as passing:
+        answers = await accept(conn, passing.items)
+        for item, said in zip(passing.items, answers, strict=True):
+            if isinstance(said, Accepted) and not said.replayed and said.source_id is None:
+                passing.settle(item.namespace)
+        if not passing.full:
+            return answers
+        said_of = {item.id: said for item, said in zip(passing.items, answers, strict=True)}
+        before = await submit.before(conn, passing.full)
+        said_of |= {item.id: before.get(item.id) or caps.refusal(item) for item in passing.full}
+    return [said_of[item.id] for item in batch]
 
 
 def _stopped(overseer: Overseer, hints: Hints, stopped: Sequence[Stopped]) -> None:

@@ -10,7 +10,7 @@
     │                  TriggerExists
     ├── Refused        Malformed  Invalid  InvalidParameter  TooLarge  TargetMalformed  EgressRefused  NoWebhook
     │                  Unauthorized  NotItsNode  ScopeMissing  NodeNotAllowed  NamespaceNotAllowed
-    │                  NotHttp  HeadTooLarge  TooSlow  RateLimited
+    │                  NotHttp  HeadTooLarge  TooSlow  RateLimited  CapReached  NamespaceFull
     └── Unavailable    DatabaseUnavailable  ShuttingDown  WaitedTooLong  TooManyConnections
 
 The class docstring is the default message, `code` the stable slug that a program may switch on.
@@ -312,6 +312,18 @@ class RateLimited(Refused):
     """Too many requests; wait a little."""
 
     code = "rate_limited"
+
+
+class CapReached(Refused):
+    """The namespace has as many of these as it may have."""
+
+    code = "cap_reached"
+
+
+class NamespaceFull(Refused):
+    """The namespace has as much under way as it may have; there is room again by and by."""
+
+    code = "namespace_full"
 
 
 class ScopeMissing(Refused):

@@ -5,8 +5,9 @@ CREATE FUNCTION public.clock() RETURNS timestamp with time zone
     AS $$ select now() + coalesce(nullif(current_setting('controlplane.clock_offset', true), ''), '0')::interval $$;
 
 CREATE FUNCTION public.drop_partition(buckets smallint[]) RETURNS text
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET lock_timeout TO '200ms'
+    SET search_path TO 'public', 'pg_temp'
     AS $_$
 declare
   parent text;
@@ -57,8 +58,9 @@ end
 $_$;
 
 CREATE FUNCTION public.ensure_partitions(weeks_ahead integer) RETURNS integer
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET lock_timeout TO '200ms'
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 declare
   parent text;
@@ -178,6 +180,28 @@ CREATE TABLE public.bulks (
     CONSTRAINT retry_says_what_is_reused CHECK (((action = 'retry'::text) = (reuse IS NOT NULL)))
 )
 WITH (fillfactor='70');
+
+CREATE TABLE public.caps (
+    bucket smallint NOT NULL,
+    namespace smallint NOT NULL,
+    name text NOT NULL,
+    most bigint,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT caps_most_check CHECK ((most >= 0)),
+    CONSTRAINT caps_name_check CHECK ((name <> ''::text)),
+    CONSTRAINT caps_namespace_check CHECK ((namespace > 0))
+);
+
+CREATE TABLE public.census (
+    bucket smallint NOT NULL,
+    namespace smallint NOT NULL,
+    name text NOT NULL,
+    count bigint NOT NULL,
+    counted_at timestamp with time zone NOT NULL,
+    cursor uuid,
+    CONSTRAINT census_count_check CHECK ((count >= 0)),
+    CONSTRAINT census_name_check CHECK ((name <> ''::text))
+);
 
 CREATE TABLE public.deliveries (
     bucket smallint NOT NULL,
@@ -929,6 +953,12 @@ ALTER TABLE public.queue
 
 ALTER TABLE ONLY public.bulks
     ADD CONSTRAINT bulks_pkey PRIMARY KEY (bucket, id);
+
+ALTER TABLE ONLY public.caps
+    ADD CONSTRAINT caps_pkey PRIMARY KEY (bucket, namespace, name);
+
+ALTER TABLE ONLY public.census
+    ADD CONSTRAINT census_pkey PRIMARY KEY (bucket, namespace, name);
 
 ALTER TABLE ONLY public.deliveries
     ADD CONSTRAINT deliveries_pkey PRIMARY KEY (bucket, id);

@@ -7,10 +7,10 @@ import contextlib
 from collections.abc import Collection, Sequence
 from urllib.parse import parse_qsl, urlencode
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controlplane.api.doors import CALLER, Doors
+from controlplane.api.fields import fields_of
 from controlplane.api.front import FOUND, Found, Table
 from controlplane.api.operation import OPEN, READ, Operation
 from controlplane.api.problems import answer
@@ -19,7 +19,7 @@ from controlplane.errors import ControlPlaneError, NodeNotAllowed, ScopeMissing,
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/api/v1/health"})
 """Whoever looks after us is answered, however full the house is."""
-LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+LOOPBACK_HOSTS = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 NODE_PARAMETER = "node_id"
 QUERY_KEY = b"api_key"
 FROM_HERE = "Call it as localhost or 127.0.0.1, or make a key: controlplane keys create."
@@ -64,9 +64,8 @@ class Gate:
         """Who asks; None for what is open to everybody. Raises: Unauthorized, DatabaseUnavailable."""
         if found is not None and found.operation.scope == OPEN:
             return None
-        headers = Headers(scope=scope)
-        # Headers are read as Latin-1: back to the bytes that came, which a key outside ASCII has as UTF-8.
-        said = (headers.get("x-api-key") or _bearer(headers.get("authorization", ""))).encode("latin-1")
+        fields = fields_of(scope)
+        said = fields.get(b"x-api-key") or _bearer(fields.get(b"authorization", b""))
         in_query = _take_query_key(scope)
         if not said and streams:
             said = in_query.encode("utf-8", "replace")
@@ -81,9 +80,9 @@ class Gate:
             return caller
         if scope["path"] in self._signed:
             return None
-        origin = headers.get("origin")
-        if not _is_loopback(headers.get("host", "localhost")) or not (
-            origin is None or _is_loopback(origin.partition("://")[2])
+        origin = fields.get(b"origin")
+        if not _is_loopback(fields.get(b"host", b"localhost")) or not (
+            origin is None or _is_loopback(origin.partition(b"://")[2])
         ):
             raise Unauthorized(fix=FROM_HERE)
         return ANYBODY
@@ -148,14 +147,14 @@ async def _cut(answering: asyncio.Future[None], scope: Scope, send: Send) -> Non
         await send(last)
 
 
-def _is_loopback(authority: str) -> bool:
-    name = authority if authority.endswith("]") else authority.rpartition(":")[0] or authority
+def _is_loopback(authority: bytes) -> bool:
+    name = authority if authority.endswith(b"]") else authority.rpartition(b":")[0] or authority
     return name.lower() in LOOPBACK_HOSTS
 
 
-def _bearer(header: str) -> str:
-    scheme, _, key = header.partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""
+def _bearer(header: bytes) -> bytes:
+    scheme, _, key = header.partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else b""
 
 
 def _take_query_key(scope: Scope) -> str:

@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
 from starlette.requests import Request
@@ -23,6 +23,7 @@ from controlplane.domain.placement import Placement
 from controlplane.domain.retention import Keep
 from controlplane.domain.step import Step, StepWrite
 from controlplane.errors import ControlPlaneError
+from controlplane.observe.metrics import Meter
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import Connection, Pool, persist
@@ -34,6 +35,7 @@ from controlplane.stages.log import Entry
 
 if TYPE_CHECKING:
     from controlplane.api.agentfield.processes import Processes
+    from controlplane.api.caps import Caps
     from controlplane.api.catalogue import Catalogue
     from controlplane.api.entrance import Entrance
     from controlplane.api.facades.intake import Facades
@@ -94,8 +96,8 @@ class Lanes:
     steps: Lane[StepWrite, list[Step]]
     log: Lane[Entry, None]
 
-    async def close(self) -> None:
-        for lane in (
+    def all(self) -> tuple[Lane[Any, Any], ...]:
+        return (
             self.submit,
             self.replay,
             self.claim,
@@ -104,7 +106,10 @@ class Lanes:
             self.memory,
             self.steps,
             self.log,
-        ):
+        )
+
+    async def close(self) -> None:
+        for lane in self.all():
             await lane.close()
 
 
@@ -142,6 +147,7 @@ class Doors:
     approval_secret: str | None
     discover: Callable[[str], Awaitable[bytes]]
     catalogue: Catalogue
+    caps: Caps
     waiting: Waiting
     lookout: Lookout
     streams: Streams[EventView]
@@ -151,6 +157,7 @@ class Doors:
     facades: Facades
     entrance: Entrance
     whose: Whose
+    meter: Meter
     stopping: bool = False
     turns: Iterator[int] = field(default_factory=itertools.count)
     began: float = field(default_factory=time.monotonic)

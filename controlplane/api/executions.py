@@ -18,6 +18,7 @@ from controlplane.api import shapes
 from controlplane.api.agentfield.workflow import owner_of
 from controlplane.api.body import clean, decode, payload, read_body, read_form
 from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, doors_of, namespace_of
+from controlplane.api.fields import field
 from controlplane.api.links import linked
 from controlplane.api.operation import EXECUTE, EXECUTE_OR_OPERATE, READ, Operation
 from controlplane.api.paging import limit_of, query_instant, seconds, words
@@ -324,7 +325,8 @@ async def _accept(request: Request) -> tuple[Submission, Accepted, Entry, list[d
     raw = await read_body(request, doors.limits.body_bytes_max)
     form = decode(raw or EMPTY, SubmitForm)
     caller = await caller_of(request, doors, namespace)
-    key = request.headers.get("idempotency-key", form.idempotency_key)
+    key = field(request, b"idempotency-key")
+    key = form.idempotency_key if key is None else key
     keyed = None if key is None else Keyed.of(key, caller.run_id or "", entry.target.encode() + b"\0" + raw)
     bucket = bucket_for(doors, caller, keyed)
     replay, ignored = await replay_of(request, doors, namespace, bucket, caller.run_id, caller.parent)
@@ -585,7 +587,7 @@ def bounded(value: int, where: str, least: int, most: int) -> int:
 
 
 def _header(request: Request, name: str) -> str | None:
-    text = request.headers.get(name)
+    text = field(request, name.encode())
     return clean(text, where=name.title().replace("-Id", "-ID")) if text else None
 
 

@@ -15,6 +15,7 @@ from controlplane.api.executions import query_text
 from controlplane.api.operation import ADMIN, Operation
 from controlplane.api.paging import limit_of
 from controlplane.api.shapes import Shape, answer, present
+from controlplane.domain.cap import Cap
 from controlplane.domain.execution import DEFAULT_NAMESPACE
 from controlplane.domain.ids import read, show
 from controlplane.domain.key import (
@@ -80,7 +81,7 @@ async def create(request: Request) -> Response:
     scopes, node_ids = granted(form.scopes, form.node_ids)
     name = named(form.name)
     expires = _life(form.expires_in_seconds)
-    namespace = await _namespace(request, form.namespace, where="body.namespace")
+    namespace = await named_namespace(request, form.namespace, where="body.namespace")
     id_ = KeyId(doors.ids.new(doors.placement.of_key(namespace.id, PLACE)))
     text = make(id_)
     made = await doors.run(
@@ -96,6 +97,7 @@ async def create(request: Request) -> Response:
             created_by=caller_of(request),
             expires_in_seconds=expires,
         ),
+        keys_max=doors.caps.most(namespace.id, Cap.KEYS),
     )
     doors.entrance.changed()
     _told("key.created", request, made)
@@ -106,7 +108,7 @@ async def page(request: Request) -> Response:
     """The keys of a namespace, the newest first: their beginnings, never themselves."""
     doors, limit = doors_of(request), limit_of(request)
     cursor = request.query_params.get("cursor")
-    namespace = await _namespace(request, query_text(request, "namespace"), where="query/namespace")
+    namespace = await named_namespace(request, query_text(request, "namespace"), where="query/namespace")
     found = await doors.run(
         keys.page,
         doors.placement.of_key(namespace.id, PLACE),
@@ -126,7 +128,7 @@ async def page(request: Request) -> Response:
 async def revoke(request: Request) -> Response:
     """Nobody comes in by this key any more, at any replica, and whatever streams by it ends."""
     doors, id_ = doors_of(request), _id(request)
-    namespace = await _namespace(request, query_text(request, "namespace"), where="query/namespace")
+    namespace = await named_namespace(request, query_text(request, "namespace"), where="query/namespace")
     gone = await doors.run(issue_key.revoke, id_, namespace=namespace.id, revoked_by=caller_of(request))
     doors.entrance.changed()
     _told("key.revoked", request, gone)
@@ -140,7 +142,7 @@ async def rotate(request: Request) -> Response:
     if not (math.isfinite(form.overlap_seconds) and 0 <= form.overlap_seconds <= OVERLAP_MAX_SECONDS):
         raise Invalid(f"A number of seconds from 0 to {OVERLAP_MAX_SECONDS:g}.", where="body.overlap_seconds")
     expires = _life(form.expires_in_seconds)
-    namespace = await _namespace(request, query_text(request, "namespace"), where="query/namespace")
+    namespace = await named_namespace(request, query_text(request, "namespace"), where="query/namespace")
     new_id = KeyId(doors.ids.new(doors.placement.of_key(namespace.id, PLACE)))
     text = make(new_id)
     new, old = await doors.run(
@@ -153,6 +155,7 @@ async def rotate(request: Request) -> Response:
         overlap_seconds=form.overlap_seconds,
         expires_in_seconds=expires,
         created_by=caller_of(request),
+        keys_max=doors.caps.most(namespace.id, Cap.KEYS),
     )
     doors.entrance.changed()
     _told("key.rotated", request, new)
@@ -253,7 +256,7 @@ def _life(seconds: float | None) -> float | None:
     return seconds
 
 
-async def _namespace(request: Request, name: str | None, *, where: str) -> Namespace:
+async def named_namespace(request: Request, name: str | None, *, where: str) -> Namespace:
     """The namespace that is spoken of, else the caller's own. Raises NamespaceNotAllowed, NamespaceNotFound."""
     doors, own = doors_of(request), namespace_of(request)
     found = await _read(doors, own, name)

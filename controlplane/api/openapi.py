@@ -29,7 +29,7 @@ PROBLEM = {
 }
 ANYWHERE = {
     408: ("TooSlow", "The request took too long to arrive."),
-    429: ("RateLimited", "Too many requests of this caller, where the operator limits them; see `Retry-After`."),
+    429: ("RateLimited", "Too many requests, or too much under way in the namespace: see `Retry-After`."),
     431: ("HeadTooLarge", "The URL and the headers are larger than the limit."),
 }
 """What the guard in front of all routes may answer, and no route itself."""

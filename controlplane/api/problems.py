@@ -80,6 +80,8 @@ STATUS_OF: dict[type[errors.ControlPlaneError], int] = {
     errors.HeadTooLarge: 431,
     errors.TooSlow: 408,
     errors.RateLimited: 429,
+    errors.CapReached: 422,
+    errors.NamespaceFull: 429,
     errors.ScopeMissing: 403,
     errors.NodeNotAllowed: 403,
     errors.NamespaceNotAllowed: 403,
@@ -138,6 +140,8 @@ def answer(error: errors.ControlPlaneError, headers: Mapping[str, str] | None = 
     more = dict(headers or {})
     if status == 503:
         more["Retry-After"] = "1"
+    if status == 429:
+        more.setdefault("Retry-After", "1")
     if status == 401:
         more["WWW-Authenticate"] = "Bearer"
     return Response(orjson.dumps(body_of(error)), status, more, media_type=MEDIA_TYPE)
@@ -155,6 +159,11 @@ def of(request: Request, error: Exception) -> Response:
         return answer(errors.DatabaseUnavailable())
     log.error("request.broken", extra=facts, exc_info=error)
     return answer(errors.ControlPlaneError("Something broke in here; it was logged."))
+
+
+async def broken(request: Request, error: Exception) -> Response:
+    """As `of`, for whoever awaits."""
+    return of(request, error)
 
 
 def install(app: FastAPI, *, paths: Sequence[str]) -> None:
@@ -177,12 +186,9 @@ def install(app: FastAPI, *, paths: Sequence[str]) -> None:
         }
         return Response(orjson.dumps(body), error.status_code, error.headers, media_type=MEDIA_TYPE)
 
-    async def other(request: Request, error: Exception) -> Response:
-        return of(request, error)
-
     app.add_exception_handler(HTTPException, http)
     for kind in (errors.ControlPlaneError, ClientDisconnect, *PASSING, Exception):
-        app.add_exception_handler(kind, other)
+        app.add_exception_handler(kind, broken)
 
 
 @lru_cache(maxsize=1_024)

@@ -26,6 +26,7 @@ from controlplane.api.paging import instant, integer, limit_of
 from controlplane.api.policy import retries_of
 from controlplane.api.shapes import answer
 from controlplane.domain import target as targets
+from controlplane.domain.cap import Cap
 from controlplane.domain.ids import ExecutionId, show, show_execution
 from controlplane.domain.notice import moment
 from controlplane.domain.schedule import CatchUp, Definition, Overlap, Rule, Schedule, ScheduleId, following
@@ -150,6 +151,7 @@ async def run(request: Request) -> Response:
     view, bucket = await _view(request), _bucket(request)
     target = view.schedule.definition.target
     entry = await doors.catalogue.find(namespace, target)
+    doors.caps.enter(namespace)
     accepted, one = await doors.run(
         schedule.run_now,
         bucket,
@@ -202,6 +204,7 @@ async def _put(request: Request, name: str, form: RuleForm, *, replacing: bool) 
         name=name,
         paused=form.paused,
         replacing=replacing,
+        ceiling=doors.caps.ceiling(namespace, Cap.SCHEDULES),
     )
     doors.hints.tell(SCHEDULES_TOPIC)
     view = await doors.run(schedules.read, bucket, namespace=namespace, name=name)

@@ -21,6 +21,7 @@ from controlplane.api.operation import OPERATE, READ, Handler, Operation
 from controlplane.api.paging import limit_of
 from controlplane.api.shapes import answer, present
 from controlplane.domain import target as targets
+from controlplane.domain.cap import Cap
 from controlplane.domain.ids import read as read_id
 from controlplane.domain.ids import show, show_execution
 from controlplane.domain.notice import moment
@@ -142,6 +143,7 @@ async def create(request: Request) -> Response:
         secret_sealed=doors.keyring.seal(secret.encode(), bound_to=sealed_for(id_)),
         same_secret=lambda there: same(_opened(doors, there).encode(), secret.encode()),
         paused=form.paused,
+        ceiling=doors.caps.ceiling(namespace, Cap.TRIGGERS),
     )
     warnings = no_node(entry)
     return answer(_shape(doors, made) | ({"warnings": warnings} if warnings else {}), 201 if new else 200)
@@ -284,6 +286,7 @@ async def replay(request: Request) -> Response:
     input_ = incoming.input_of(one.definition, parsed, came.headers, bytes_max=doors.limits.payload_bytes_max)
     wish = await submission_of(doors, bucket, one, came.id, input_, key=came.key, replay=True)
     scope = f"trigger {show('tev', came.id)}"
+    doors.caps.enter(namespace)
     accepted = await doors.run(
         trigger.replay, bucket, one.id, came.id, replace(wish, idempotency_key=key, idempotency_scope=scope)
     )

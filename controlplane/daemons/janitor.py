@@ -8,7 +8,7 @@ import time
 import asyncpg
 
 from controlplane.domain.placement import Placement
-from controlplane.observe.metrics import BREAKERS_OPEN
+from controlplane.observe.gauges import BREAKERS_OPEN
 from controlplane.postgres.pool import Pool
 from controlplane.stages import deliver, prune, trip
 

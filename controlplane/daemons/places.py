@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from controlplane.domain.breaker import Said
-from controlplane.observe.metrics import WEBHOOKS_IN_FLIGHT
+from controlplane.observe.gauges import WEBHOOKS_IN_FLIGHT
 from controlplane.stages.deliver import Due, Place
 
 FAILING_SHARE = 1 / 2

@@ -12,9 +12,10 @@ from uuid import UUID
 
 import asyncpg
 
+from controlplane.domain.cap import MOST, Cap, reached
 from controlplane.domain.ids import bucket_of, show
 from controlplane.domain.key import KEYS_MAX, Key, KeyId, KeyScope
-from controlplane.errors import Invalid, KeyNotFound, KeyReplaced, KeyRevoked
+from controlplane.errors import KeyNotFound, KeyReplaced, KeyRevoked
 from controlplane.postgres.pool import Connection
 
 # The limit is of what the statement sees: keys made in the same moment may exceed it by a few.
@@ -99,12 +100,12 @@ class Wish:
     expires_in_seconds: float | None
 
 
-async def issue(conn: Connection, wish: Wish) -> Key:
+async def issue(conn: Connection, wish: Wish, *, keys_max: int | None = KEYS_MAX) -> Key:
     """A new key.
 
     Moves: nothing → a row. Guard: its id is new each time; asked again after a lost answer it is another key, and the
     one that nobody has seen is of no use to anybody.
-    Raises: Invalid when the namespace has as many keys as one may have.
+    Raises: CapReached when the namespace has as many keys as it may have.
     """
     row = await conn.fetchrow(
         ISSUE,
@@ -118,10 +119,11 @@ async def issue(conn: Connection, wish: Wish) -> Key:
         list(wish.node_ids) or None,
         wish.created_by,
         wish.expires_in_seconds,
-        KEYS_MAX,
+        MOST if keys_max is None else keys_max,
     )
     if row is None:
-        raise Invalid(f"The namespace has {KEYS_MAX} keys already.", fix="Revoke those that nobody uses.")
+        assert keys_max is not None
+        raise reached(Cap.KEYS, most=keys_max, present=keys_max)
     return Key.from_row(row)
 
 
@@ -136,12 +138,13 @@ async def rotate(
     overlap_seconds: float,
     expires_in_seconds: float | None,
     created_by: str | None,
+    keys_max: int | None = KEYS_MAX,
 ) -> tuple[Key, Key]:
     """A key that may do the same, and the old one, which goes on for so long at most. The new one lives as long.
 
     Moves: a live key → one with a successor and an end. Guard: the row lock and `replaced_by is null`; of two that
     rotate the same key at once, the second is told of the first.
-    Raises: KeyNotFound; KeyRevoked, also of one that has expired; KeyReplaced; Invalid as `issue`.
+    Raises: KeyNotFound; KeyRevoked, also of one that has expired; KeyReplaced; CapReached as `issue`.
     """
     async with conn.transaction():
         row = await conn.fetchrow(LOCK, bucket_of(old_id), old_id, namespace)
@@ -160,6 +163,7 @@ async def rotate(
                 created_by=created_by,
                 expires_in_seconds=row["life_seconds"] if expires_in_seconds is None else expires_in_seconds,
             ),
+            keys_max=keys_max,
         )
         replaced = await conn.fetchrow(REPLACE, bucket_of(old_id), old_id, new_id, overlap_seconds)
         assert replaced is not None

@@ -12,11 +12,12 @@ its name, its executions too.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from controlplane.domain.cap import Ceiling
 from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.ids import ExecutionId, show
 from controlplane.domain.notice import moment
@@ -38,11 +39,13 @@ from controlplane.domain.schedule import (
 from controlplane.errors import ControlPlaneError, Invalid, ScheduleExists, ScheduleNotFound, Unavailable
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
-from controlplane.stages import cancel, submit
+from controlplane.stages import cancel, room, submit
 
 MakeId = Callable[[int], UUID]
 
 FIRE_MAX = 64
+FULL_SECONDS = 5.0
+"""How long a schedule rests whose namespace has no room."""
 """Schedules of one pass: the inputs of all of them are in memory at once."""
 BROKEN_SECONDS = 300.0
 """When a schedule is looked at again whose rule this replica cannot read (a time zone that it does not have)."""
@@ -301,17 +304,21 @@ async def put(
     name: str,
     paused: bool | None,
     replacing: bool,
+    ceiling: Ceiling | None = None,
 ) -> tuple[Schedule, bool]:
     """From here on the schedule of this name is this one. Says whether it is new.
 
     What is asked for again in the same words changes nothing, also while time goes on: who says when in the same words
     keeps the tick that is planned next. Guard: the unique name, and the locked row.
-    Raises: Invalid; ScheduleExists where it is another and not to be replaced.
+    Raises: Invalid; CapReached; ScheduleExists where it is another and not to be replaced.
     """
     while True:
         try:
             async with conn.transaction():
-                return await _put(conn, bucket, id_, definition, namespace, name, paused, replacing)
+                made, new = await _put(conn, bucket, id_, definition, namespace, name, paused, replacing)
+                if new:
+                    await room.require(conn, ceiling, namespace)
+                return made, new
         except Raced:  # somebody else was the first to use this name
             continue
 
@@ -398,15 +405,20 @@ async def fire(
     serves: Mapping[tuple[int, str], Served],
     make_id: MakeId,
     limit: int = FIRE_MAX,
+    full: Collection[int] = (),
 ) -> Fired:
     """What is due happens: every tick is decided on, at most one of each schedule submits, and the next is planned.
 
+    `full`: namespaces that have no room now; theirs is looked at again a little later, and caught up with as any delay.
     Moves: nothing → ready. Guard: the locked schedule that is still due, and the primary key of the tick.
     """
     fired = Fired()
     async with conn.transaction():
         rows = await conn.fetch(LOCK_DUE, bucket, limit)
         due = [(one, row["now"]) for row in rows if _key(one := Schedule.from_row(row)) in serves]
+        if held := [one.id for one, _ in due if one.namespace in full]:
+            await conn.execute(POSTPONE, bucket, held, FULL_SECONDS)
+            due = [(one, now) for one, now in due if one.namespace not in full]
         if not due:
             return fired
         fired.looked_at = len(due)

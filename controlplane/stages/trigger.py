@@ -16,13 +16,14 @@ from uuid import UUID
 
 import asyncpg
 
+from controlplane.domain.cap import Ceiling
 from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.trigger import Definition, Incoming, Outcome, Taken, Trigger, TriggerEventId, TriggerId, check
 from controlplane.errors import ControlPlaneError, TriggerEventNotFound, TriggerExists, TriggerNotFound
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
-from controlplane.stages import submit
+from controlplane.stages import room, submit
 
 LOCK_NAMED = """
 select id, namespace, name, target, preset, scheme, arguments, event_types, secret_sealed, previous_sealed,
@@ -125,10 +126,11 @@ async def create(
     secret_sealed: bytes,
     same_secret: Callable[[Trigger], bool],
     paused: bool,
+    ceiling: Ceiling | None = None,
 ) -> tuple[Trigger, bool]:
     """A new trigger; one of this name that says the same is answered as it stands. Says whether it is new.
 
-    Guard: the unique name. Raises: Invalid; TriggerExists where it is another.
+    Guard: the unique name. Raises: Invalid; CapReached; TriggerExists where it is another.
     """
     check(definition)
     while True:
@@ -149,6 +151,7 @@ async def create(
                 paused,
             )
             if row is not None:
+                await room.require(conn, ceiling, namespace)
                 return Trigger.from_row(row), True
             row = await conn.fetchrow(LOCK_NAMED, bucket, namespace, name)
         if row is None:

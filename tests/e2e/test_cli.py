@@ -711,6 +711,7 @@ def test_doctor_finds_everything_in_order(dev: Dev, database: str) -> None:
     checks = {check["name"]: check["state"] for check in json.loads(ended.out)["checks"]}
 
     assert ended.code == 0, ended.out
+    assert checks.pop("database role") == "advice"  # the role of the tests is a superuser
     assert set(checks.values()) == {"ok"}
     assert {"database", "schema", "clock", "secret key", "server"} <= set(checks)
 
@@ -840,6 +841,8 @@ async def test_keys_by_sdk(database: str) -> None:
             page = await client.keys.list(namespace="tenant", limit=1)
             rest = await client.keys.list(namespace="tenant", cursor=page.next_cursor)
             spaces = await client.keys.list_namespaces()
+            said = await client.keys.set_caps("tenant", {"executions": 7, "keys": None})
+            seen = await client.keys.caps("tenant")
             with pytest.raises(RequestRefused):
                 await client.keys.create("w", ["node"])
 
@@ -848,6 +851,32 @@ async def test_keys_by_sdk(database: str) -> None:
     assert [one.state for one in (*page.items, *rest.items)] == ["revoked", "expired"]
     assert rest.items[0].replaced_by == new.key_id
     assert made.key.get_secret_value() not in repr(made)
+    assert said == seen
+    assert [(one.cap, one.most, one.said) for one in seen if one.said] == [
+        ("executions", 7, True),
+        ("keys", None, True),
+    ]
+
+
+def test_caps_of_a_namespace(dev: Dev) -> None:
+    """What is said holds, what is not is as the server says of all; what is no cap is refused and changes nothing."""
+    there = {"CONTROLPLANE_SERVER": dev.url}
+    assert cli("namespaces", "create", "capped", **there).code == 0
+    done = cli("namespaces", "set-caps", "capped", "executions=7", "keys=unlimited", "--json", **there)
+    refused = [cli("namespaces", "set-caps", "capped", word, **there).code for word in ("executions=x", "nothing=1")]
+    shown = cli("namespaces", "caps", "capped", **there).out.decode()
+    unknown = cli("namespaces", "caps", "none", **there)
+
+    assert {one["cap"]: one["most"] for one in json.loads(done.out)["caps"] if one["said"]} == {
+        "executions": 7,
+        "keys": None,
+    }
+    assert refused == [2, 2]
+    assert [line.split()[:2] for line in shown.splitlines() if "of it" in line] == [
+        ["executions", "7"],
+        ["keys", "unlimited"],
+    ]
+    assert unknown.code == 3
 
 
 def test_an_open_address_takes_a_key_of_the_database(database: str) -> None:
@@ -861,6 +890,27 @@ def test_an_open_address_takes_a_key_of_the_database(database: str) -> None:
     assert refused.code == 2
     assert "no API key" in refused.err
     assert ready
+
+
+async def test_the_server_gets_a_role_of_its_own(database: str, conn: asyncpg.Connection) -> None:
+    """Made once, safe to say again; with it doctor has nothing to advise. The one that migrates is refused."""
+    role = f"cli_app_{os.getpid()}"
+    owner = await conn.fetchval("select current_user")
+    try:
+        made = [cli("database", "roles", "--role", role, "--json", DATABASE_URL=database) for _ in range(2)]
+        refused = cli("database", "roles", "--role", owner, DATABASE_URL=database)
+        await conn.execute(f"alter role {role} password 'p'")
+        where = urlsplit(database)
+        dsn = where._replace(netloc=f"{role}:p@{where.netloc.rpartition('@')[2]}").geturl()
+        looked = cli("doctor", "--json", "--server", "http://127.0.0.1:1", "--database-url", dsn)
+    finally:
+        await conn.execute(f"drop owned by {role}")
+        await conn.execute(f"drop role {role}")
+    checks = {check["name"]: check["state"] for check in json.loads(looked.out)["checks"]}
+
+    assert [(one.code, json.loads(one.out)) for one in made] == [(0, {"role": role})] * 2, made
+    assert (refused.code, "a role of its own" in refused.err) == (5, True)
+    assert (checks["database role"], checks["schema"]) == ("ok", "ok")
 
 
 async def test_serve_wants_a_migrated_database(database: str) -> None:

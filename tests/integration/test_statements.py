@@ -38,6 +38,7 @@ TABLES = (
     "|steps|signals"
     "|namespaces"
     "|breakers"
+    "|caps|census"
 )
 READ = re.compile(rf"\b(from|join|update|into|using)\s+({TABLES})\b", re.IGNORECASE)
 

@@ -37,6 +37,8 @@ OPERATIONAL = [
     "bulks",
     "ended_parents",
     "breakers",
+    "caps",
+    "census",
 ]
 KEY = """
 select a.attname

@@ -88,7 +88,7 @@ STAGES: Mapping[str, frozenset[str]] = {
     "deliver": frozenset({"trip"}),  # what an attempt says about its host is heard as it is settled: once
     "step": frozenset({"approve", "signal", "suspend"}),
 }
-SERVE_ALL_STAGES = frozenset({"hold", "record"})
+SERVE_ALL_STAGES = frozenset({"hold", "record", "room"})
 
 # SQL is written in lower case (or shouted), prose begins with one capital.
 STATEMENT = re.compile(

@@ -17,6 +17,7 @@ from controlplane import __version__
 from controlplane.cli.commands import (
     approvals,
     bulk,
+    database,
     deliveries,
     executions,
     keys,
@@ -73,6 +74,7 @@ app.add_typer(limits.app, name="limits")
 app.add_typer(triggers.app, name="triggers")
 app.add_typer(keys.app, name="keys")
 app.add_typer(keys.namespaces_app, name="namespaces")
+app.add_typer(database.app, name="database")
 
 
 @app.callback(invoke_without_command=True)

@@ -152,3 +152,35 @@ def namespaces_list(
 
     with client_of(server, api_key) as client:
         list_namespaces(client, limit=limit, cursor=cursor, as_json=as_json)
+
+
+@namespaces_app.command("caps")
+def namespaces_caps(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of which namespace.")] = "default",
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how much a namespace may have, and what it has."""
+    from controlplane.cli.keys import show_caps
+
+    with client_of(server, api_key) as client:
+        show_caps(client, name, as_json=as_json)
+
+
+@namespaces_app.command("set-caps")
+def namespaces_set_caps(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of which namespace.")],
+    caps: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="CAP=NUMBER", help="All that differ from the server's; CAP=unlimited: any number."),
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set how much a namespace may have; what is not named is as the server says of all."""
+    from controlplane.cli.keys import set_caps
+
+    with client_of(server, api_key) as client:
+        set_caps(client, name, caps or [], as_json=as_json)

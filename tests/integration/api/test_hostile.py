@@ -218,6 +218,8 @@ async def place(api: Api, operation: Operation) -> Place:
         assert (await api.post("/triggers", made)).status_code == 201
         sent = await api.client.post(f"/hooks/{node}", content=b"1", headers={"Authorization": "Bearer s"})
         event_id = sent.json()["trigger_event_id"]
+    if "{namespace}" in operation.path:
+        assert (await api.post("/namespaces", {"name": node})).status_code == 201
     limit = f"key:{node}"
     if "/limits/{key}" in operation.path:
         assert (await api.client.put(f"/api/v1/limits/{limit}", json={"concurrency_max": 5})).status_code == 201
@@ -235,6 +237,7 @@ async def place(api: Api, operation: Operation) -> Place:
         "key_id": SHOWN_ID.replace("exec", "key"),
         "key": limit if "/limits/{key}" in operation.path else "hostile",
         "event": "hostile",
+        "namespace": node if "{namespace}" in operation.path else "default",
         "event_id": event_id,
         "slug": node,
         "token": "hostile",

@@ -15,6 +15,18 @@ from controlplane_sdk.transport import Transport, present
 
 KeyScope = Literal["execute", "read", "operate", "admin", "node"]
 
+CapName = Literal[
+    "executions",
+    "stored_bytes",
+    "schedules",
+    "triggers",
+    "keys",
+    "nodes",
+    "sessions_per_node",
+    "memory_keys",
+    "memory_bytes",
+]
+
 
 class Key(BaseModel):
     """A key as it is listed. Fields that a newer control plane adds are kept."""
@@ -51,6 +63,21 @@ class Namespace(BaseModel):
 
     name: str
     created_at: datetime | None = None
+
+
+class Cap(BaseModel):
+    """How many of `cap` a namespace may have (`most`; None: any number), and has (`present`; None: not counted).
+
+    `said`: it was said of this namespace; else it is the server's `default`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    cap: str
+    most: int | None = None
+    default: int | None = None
+    said: bool = False
+    present: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +166,22 @@ class Keys:
         """Namespaces by name."""
         body = await self._ask("GET", "/namespaces", limit=str(limit), cursor=cursor)
         return NamespacePage([Namespace.model_validate(item) for item in body["items"]], body.get("next_cursor"))
+
+    async def caps(self, namespace: str = "default") -> Sequence[Cap]:
+        """How much a namespace may have, and what it has. Raises: NotFound; another than its own is for `default`."""
+        body = await self._ask("GET", f"/namespaces/{quote(namespace, safe='')}/caps")
+        return [Cap.model_validate(item) for item in body["caps"]]
+
+    async def set_caps(self, namespace: str, caps: Mapping[CapName, int | None]) -> Sequence[Cap]:
+        """These hold from here on, for a key of `default`; None is any number, what is left out the server's default.
+
+        What is there already stays. Raises: NotFound; RequestRefused for what is no cap.
+        """
+        # Not through `present`: None says something here.
+        reply = await self._transport().send(
+            "PUT", f"/namespaces/{quote(namespace, safe='')}/caps", strict_json.encode(dict(caps))
+        )
+        return [Cap.model_validate(item) for item in reply.expect()["caps"]]
 
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, **params: str | None) -> Any:
         return await self._transport().ask(
