@@ -6,10 +6,10 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test unit integration property e2e bench cost lint lock sbom audit docs schema clean
+.PHONY: help install demo dev test unit integration property e2e bench bench-webhooks cost lint lock sbom audit docs schema clean
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Set up .venv with both distributions
 
@@ -48,6 +48,9 @@ e2e: $(INSTALLED) ## Real processes, real signals
 
 bench: $(INSTALLED) ## Submits and lifecycles per second beside the machine's own limit
 	@$(BIN)/python bench/lifecycle.py
+
+bench-webhooks: $(INSTALLED) ## Receivers that answer beside thousands that hang
+	@$(BIN)/python bench/webhooks.py
 
 cost: $(INSTALLED) ## CPU, round trips, log and buffers of a submit, a claim, a report and a lifecycle
 	@$(BIN)/python bench/flush.py

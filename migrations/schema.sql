@@ -233,6 +233,22 @@ CREATE TABLE public.audit_heads (
     CONSTRAINT audit_heads_in_order CHECK (((0 <= removed_seq) AND (removed_seq <= seq)))
 );
 
+CREATE TABLE public.breakers (
+    bucket smallint NOT NULL,
+    host text NOT NULL,
+    namespace smallint NOT NULL,
+    failures integer NOT NULL,
+    windows smallint NOT NULL,
+    opened_at timestamp with time zone,
+    open_until timestamp with time zone,
+    held_until timestamp with time zone,
+    changed_at timestamp with time zone NOT NULL,
+    CONSTRAINT breakers_failures_check CHECK ((failures >= 0)),
+    CONSTRAINT breakers_windows_check CHECK (((windows >= 0) AND (windows <= 16))),
+    CONSTRAINT open_has_moments CHECK ((((windows > 0) = (open_until IS NOT NULL)) AND ((windows > 0) = (opened_at IS NOT NULL))))
+)
+WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0');
+
 CREATE TABLE public.bulks (
     bucket smallint NOT NULL,
     id uuid NOT NULL,
@@ -1057,6 +1073,9 @@ ALTER TABLE ONLY public.audit
 ALTER TABLE public.queue
     ADD CONSTRAINT blocked_has_line CHECK (((state <> 'blocked'::text) OR (line IS NOT NULL))) NOT VALID;
 
+ALTER TABLE ONLY public.breakers
+    ADD CONSTRAINT breakers_pkey PRIMARY KEY (bucket, host, namespace);
+
 ALTER TABLE ONLY public.bulks
     ADD CONSTRAINT bulks_pkey PRIMARY KEY (bucket, id);
 
@@ -1217,13 +1236,17 @@ CREATE INDEX approvals_pending ON public.approvals USING btree (bucket, executio
 
 CREATE INDEX approvals_request ON public.approvals USING btree (bucket, namespace, request_id);
 
+CREATE INDEX breakers_changed ON public.breakers USING btree (bucket, changed_at) WHERE (failures >= 0);
+
+CREATE INDEX breakers_opened ON public.breakers USING btree (bucket, opened_at) WHERE (opened_at IS NOT NULL);
+
 CREATE INDEX bulks_ended ON public.bulks USING btree (bucket, ended_at) WHERE (ended_at IS NOT NULL);
 
 CREATE INDEX bulks_running ON public.bulks USING btree (bucket, moved_at) WHERE (state = 'running'::text);
 
 CREATE INDEX deliveries_dead ON public.deliveries USING btree (bucket, id) WHERE (state = 'dead'::text);
 
-CREATE INDEX deliveries_due ON public.deliveries USING btree (bucket, host, next_at) WHERE (state = 'pending'::text);
+CREATE INDEX deliveries_due ON public.deliveries USING btree (bucket, host, namespace, next_at) WHERE (state = 'pending'::text);
 
 CREATE INDEX deliveries_feed ON public.deliveries USING btree (bucket, namespace, xid, id) WHERE (xid IS NOT NULL);
 

@@ -11,17 +11,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from prometheus_client import Counter
-
 from controlplane.api.rate import CALLERS_MAX, Rates, network_of
 from controlplane.errors import RateLimited
+from controlplane.observe.gauges import KEYS_THROTTLED, KEYS_WRONG
 
 log = logging.getLogger(__name__)
 
 MINUTE_SECONDS = 60.0
-
-WRONG = Counter("controlplane_wrong_keys", "Requests with a key that lets nobody in.")
-THROTTLED = Counter("controlplane_wrong_keys_throttled", "Requests with an unknown key that was not looked at.")
 
 
 class Guesses:
@@ -38,7 +34,7 @@ class Guesses:
         verdict = self._rates.take(address)
         if verdict.allowed:
             return
-        THROTTLED.inc()
+        KEYS_THROTTLED.inc()
         self._tell(address)
         raise RateLimited(
             "Too many wrong keys from this address.",
@@ -51,7 +47,7 @@ class Guesses:
         self._rates.give_back(network_of(host))
 
     def wrong(self) -> None:
-        WRONG.inc()
+        KEYS_WRONG.inc()
 
     def __len__(self) -> int:
         """Addresses that are remembered."""

@@ -409,6 +409,7 @@ def delivery(view: DeliveryView) -> Shape:
             "attempts_max": view.attempts_max,
             "attempts_charged": view.charged,
             "next_attempt_at": moment(view.next_at) if view.state == "pending" else None,
+            "held_by": view.held_by,
             "created_at": moment(view.created_at),
             "settled_at": None if view.settled_at is None else moment(view.settled_at),
             "attempts": [attempt(one) for one in view.attempts],

@@ -83,8 +83,8 @@ COUNTS = _words(
 )
 WITHIN = _words(
     "items runs nodes results leases entries replaces replay steps reasoners skills capabilities pagination facts "
-    "children holders fairness_keys awaited_steps trigger schedule webhook_events ticks errors notes caps deliveries keys "
-    "before chain removed"
+    "children holders fairness_keys awaited_steps trigger schedule webhook_events ticks errors notes caps deliveries "
+    "keys before chain removed"
 )
 CURSORS = _words("cursor next_cursor next after next_after next_before begin end")
 AUDIT = _words(

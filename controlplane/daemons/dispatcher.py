@@ -1,7 +1,8 @@
 """Dispatcher: sends webhooks and callbacks that are due. Claim, give the connection back, send, settle.
 
 A slow receiver occupies its own few places and nobody else's: what is claimed at once is limited per host and in all,
-and hosts that are full are left out of the next claim.
+and hosts that are full are left out of the next claim. However many hosts hang, some places are left for others
+(`places.py`).
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import orjson
 
+from controlplane.daemons.places import Places, Taken
 from controlplane.domain.approval import CALLBACK_SECONDS
+from controlplane.domain.breaker import HOLD_SECONDS_MAX, said_by
 from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState, backoff_seconds, sealed_for
 from controlplane.domain.ids import show, show_execution
 from controlplane.domain.placement import Placement
@@ -27,13 +29,15 @@ from controlplane.postgres.pool import Pool
 from controlplane.security.secrets import KeyRing, SealBroken
 from controlplane.security.signature import sign_agentfield, sign_standard
 from controlplane.stages import deliver
-from controlplane.stages.deliver import Due, Sent
+from controlplane.stages.deliver import BEGINNING, Due, Place, Sent
 
 log = logging.getLogger(__name__)
 
 LEASE_MARGIN_SECONDS = 30.0
 PER_HOST_CLAIM = 4
-RETRY_AFTER_MAX_SECONDS = 3_600.0
+RECALL_EVERY_SECONDS = 30.0
+RECALL_SECONDS = 86_400.0
+RECALL_DELIVERIES_MAX = 10_000
 USER_AGENT = "controlplane-webhook/1"
 
 
@@ -67,12 +71,12 @@ class Dispatcher:
         self._hints = hints
         self._jitter = jitter
         self._attempt_seconds = attempt_seconds
-        self._in_flight_max = in_flight_max
-        self._per_host_max = per_host_max
         self._topic = topic
         self._told = told
-        self._after_host: dict[int, str] = {}
-        self._busy: Counter[str] = Counter()
+        self._after: dict[int, Place] = {}
+        self._recall_at: dict[int, float] = {}
+        self._per_host = min(PER_HOST_CLAIM, per_host_max)
+        self._places = Places(in_flight_max=in_flight_max, per_host_max=per_host_max)
         self._sending: set[asyncio.Task[None]] = set()
         self._settle: Lane[Sent, None] = Lane(pool, deliver.settle, name="deliver", retry_seconds=attempt_seconds)
 
@@ -80,29 +84,71 @@ class Dispatcher:
         """Claim what is due as far as there is room, and begin to send it. Says how many."""
         began = 0
         for bucket in self._placement.all():
-            room = self._in_flight_max - len(self._sending)
-            if room <= 0:
-                break
-            full = [host for host, busy in self._busy.items() if busy + PER_HOST_CLAIM > self._per_host_max]
-            async with self._pool.acquire() as conn:
-                claimed_at = time.monotonic()
-                claimed = await deliver.claim_due(
-                    conn,
-                    bucket,
-                    after_host=self._after_host.get(bucket, ""),
-                    full_hosts=full,
-                    per_host=PER_HOST_CLAIM,
-                    limit=room,
-                    lease_seconds=self._attempt_seconds + LEASE_MARGIN_SECONDS,
-                )
-            self._after_host[bucket] = claimed.after_host
-            began += len(claimed.due) or (1 if claimed.after_host else 0)  # nothing yet, but there are more hosts
-            for one in claimed.due:
-                self._busy[one.host] += 1
-                task = asyncio.create_task(self._deliver(one, claimed_at), name="deliver")
-                self._sending.add(task)
-                task.add_done_callback(self._sending.discard)
+            if self._after.get(bucket, BEGINNING) != BEGINNING or self._places.for_strangers <= 0:
+                began += await self._claim_known(bucket)
+            began += await self._walk(bucket)
         return began
+
+    async def _walk(self, bucket: int) -> int:
+        """Claim of all hosts in turn, as far as there is room for those of whom nothing good is known."""
+        failing = self._places.for_failing > 0
+        room = self._places.for_failing if failing else self._places.for_strangers
+        if room <= 0:
+            return 0
+        self._after[bucket], took = await self._claim(
+            bucket, after=self._after.get(bucket, BEGINNING), limit=room, failing=failing
+        )
+        return took or (1 if self._after[bucket] != BEGINNING else 0)  # nothing yet, but there are more hosts
+
+    async def _claim_known(self, bucket: int) -> int:
+        """Claim of the hosts that have answered lately: those before them in the walk may be many, and hang."""
+        if self._places.free <= 0:
+            return 0
+        await self._recall(bucket)
+        known, more = self._places.next_known()
+        if not known:
+            return 0
+        _, took = await self._claim(bucket, limit=self._places.free, only=known)
+        return took or (1 if more else 0)
+
+    async def _recall(self, bucket: int) -> None:
+        """Ask the database who has answered lately: this process may be new, and the others know more."""
+        now = time.monotonic()
+        if now < self._recall_at.get(bucket, 0.0):
+            return
+        self._recall_at[bucket] = now + RECALL_EVERY_SECONDS
+        async with self._pool.acquire() as conn:
+            self._places.recall(
+                await deliver.answered(conn, bucket, within_seconds=RECALL_SECONDS, limit=RECALL_DELIVERIES_MAX)
+            )
+
+    async def _claim(
+        self,
+        bucket: int,
+        *,
+        limit: int,
+        after: Place = BEGINNING,
+        failing: bool = True,
+        only: Sequence[Place] | None = None,
+    ) -> tuple[Place, int]:
+        async with self._pool.acquire() as conn:
+            claimed_at = time.monotonic()
+            claimed = await deliver.claim_due(
+                conn,
+                bucket,
+                after=after,
+                full_hosts=self._places.full_hosts(self._per_host),
+                per_host=self._per_host,
+                limit=limit,
+                lease_seconds=self._attempt_seconds + LEASE_MARGIN_SECONDS,
+                failing=failing,
+                only=only,
+            )
+        for one in claimed.due:
+            task = asyncio.create_task(self._deliver(one, self._places.take(one), claimed_at), name="deliver")
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
+        return claimed.after, len(claimed.due)
 
     async def drain(self, seconds: float) -> None:
         """Let what is under way finish; what does not is taken up by its lease."""
@@ -112,18 +158,17 @@ class Dispatcher:
                 task.cancel()
         await self._settle.close()
 
-    async def _deliver(self, due: Due, claimed_at: float) -> None:
+    async def _deliver(self, due: Due, place: Taken, claimed_at: float) -> None:
         try:
             attempt = await self._send(due, claimed_at)
+            self._places.learn(said_by(attempt, host=due.host, namespace=due.namespace, probe=due.probe))
             sent = Sent(due=due, attempt=attempt, state=_state(due, attempt), wait_seconds=self._wait(due, attempt))
             await self._settle.put(sent)
         except ControlPlaneError as error:  # settled by nobody: the lease runs out and it is sent again
             log.warning("delivery.unsettled", extra={"delivery_id": show("dlv", due.id), "error": error.code})
             return
         finally:
-            self._busy[due.host] -= 1
-            if not self._busy[due.host]:
-                del self._busy[due.host]
+            self._places.give_back(place)
             self._hints.wake(self._topic)
         log.info(
             "delivery.attempted",
@@ -179,7 +224,7 @@ class Dispatcher:
         schedule = CALLBACK_SECONDS if due.callback else None
         wait = backoff_seconds(due.charged + 1, schedule=schedule, jitter=self._jitter())
         if attempt.retry_after_seconds is not None:
-            wait = max(wait, min(attempt.retry_after_seconds, RETRY_AFTER_MAX_SECONDS))
+            wait = max(wait, min(attempt.retry_after_seconds, HOLD_SECONDS_MAX))
         return wait
 
 

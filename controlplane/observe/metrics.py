@@ -15,6 +15,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from controlplane.observe.gauges import BREAKERS_OPEN, KEYS_THROTTLED, KEYS_WRONG, WEBHOOKS_IN_FLIGHT
+
 MEDIA_TYPE = "text/plain; version=0.0.4"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Bounds of the histogram of answers; a long poll is in the last ones."""
@@ -86,6 +88,10 @@ class _Ours(Collector):
         yield from _answers(self._meter)
         yield from _lanes(self._look.lanes)
         yield from _connections(self._look)
+        yield from WEBHOOKS_IN_FLIGHT.collect()
+        yield from BREAKERS_OPEN.collect()
+        yield from KEYS_WRONG.collect()
+        yield from KEYS_THROTTLED.collect()
         up = self._look.totals is not None
         yield GaugeMetricFamily("controlplane_database_up", "Whether the database answers.", value=float(up))
         if self._look.totals is not None:

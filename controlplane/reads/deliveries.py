@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from heapq import merge
 from uuid import UUID
@@ -118,6 +118,25 @@ where d.bucket = $1
   and d.namespace = $3
 """
 
+# What keeps these from their hosts, though they be due.
+HELD = """
+select d.id, greatest(d.next_at, b.held_until) as next_at, b.held_by
+from deliveries d
+cross join lateral (
+  select greatest(open_until, held_until) as held_until,
+    case when held_until >= coalesce(open_until, held_until) then 'retry_after' else 'breaker' end as held_by
+  from breakers
+  where bucket = $1
+    and host = d.host
+    and namespace = d.namespace
+    and greatest(open_until, held_until) > clock()
+  limit 1
+) as b
+where d.bucket = $1
+  and d.id = any($2::uuid[])
+  and d.state = 'pending'
+"""
+
 ATTEMPTS = """
 select delivery_id, attempt, outcome, http_status, latency_ms, error, response_body, at
 from delivery_attempts
@@ -143,7 +162,10 @@ class AttemptView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryView:
-    """The duty to tell one URL about one event. `body`: the very bytes, where they were asked for."""
+    """The duty to tell one URL about one event. `body`: the very bytes, where they were asked for.
+
+    `held_by`: a word for what keeps it from its host until `next_at`, beyond its own schedule.
+    """
 
     id: DeliveryId
     execution_id: UUID | None
@@ -161,6 +183,7 @@ class DeliveryView:
     run_id: str | None = None
     target: str | None = None
     body: bytes | None = None
+    held_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +218,7 @@ async def of_execution(
     """Every delivery of an execution, oldest first; with `callbacks` also what its own process is told."""
     rows = await conn.fetch(LIST, bucket, execution_id, namespace, callbacks)
     tries = await _attempts(conn, bucket, [row["id"] for row in rows])
-    return [DeliveryView(**dict(row), attempts=tuple(tries.get(row["id"], ()))) for row in rows]
+    return await _with_holds(conn, bucket, [_view(row, tries) for row in rows])
 
 
 async def read(conn: Connection, bucket: int, id_: UUID, *, namespace: int) -> DeliveryView | None:
@@ -204,7 +227,8 @@ async def read(conn: Connection, bucket: int, id_: UUID, *, namespace: int) -> D
     if row is None:
         return None
     tries = await _attempts(conn, bucket, [id_])
-    return DeliveryView(**dict(row), attempts=tuple(tries.get(id_, ())))
+    [view] = await _with_holds(conn, bucket, [_view(row, tries)])
+    return view
 
 
 async def newest(
@@ -232,7 +256,8 @@ async def newest(
             if rows[0]["rows"] >= look:
                 floors.append(rows[0]["last_id"])
         tries = await _attempts(conn, bucket, [row["id"] for row in rows if row["id"] is not None])
-        parts.append([_view(row, tries) for row in rows if row["id"] is not None])
+        views = [_view(row, tries) for row in rows if row["id"] is not None]
+        parts.append(await _with_holds(conn, bucket, views))
     # No further down than every bucket was looked at: what lies below comes with the next page.
     floor = max(floors, default=None)
     merged = merge(*parts, key=lambda one: one.id.int, reverse=True)
@@ -245,6 +270,16 @@ async def newest(
 def _view(row: asyncpg.Record, tries: dict[UUID, list[AttemptView]]) -> DeliveryView:
     fields = {name: value for name, value in row.items() if name not in ("rows", "last_id")}
     return DeliveryView(**fields, attempts=tuple(tries.get(row["id"], ())))
+
+
+async def _with_holds(conn: Connection, bucket: int, views: list[DeliveryView]) -> list[DeliveryView]:
+    """The same, and of what waits when it can go at the earliest."""
+    pending = [one.id for one in views if one.state == DeliveryState.PENDING]
+    held = {row["id"]: row for row in await conn.fetch(HELD, bucket, pending)} if pending else {}
+    return [
+        replace(one, next_at=held[one.id]["next_at"], held_by=held[one.id]["held_by"]) if one.id in held else one
+        for one in views
+    ]
 
 
 async def _attempts(conn: Connection, bucket: int, ids: Sequence[UUID]) -> dict[UUID, list[AttemptView]]:

@@ -5,6 +5,7 @@ submit ──► lease ──► complete ──► finish ──► *deliver*
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,86 +14,172 @@ from uuid import UUID
 import asyncpg
 
 from controlplane.domain.approval import CALLBACK_N, callback_attempt
+from controlplane.domain.breaker import GIVE_UP_SECONDS, Said, said_by
 from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.ids import DeliveryId, bucket_of, show
 from controlplane.domain.placement import by_bucket
 from controlplane.errors import ControlPlaneError, DeliveryNotFound, LeaseLost
 from controlplane.postgres.pool import Connection
-from controlplane.stages import record
+from controlplane.stages import record, trip
+from controlplane.stages.trip import Turned
+
+log = logging.getLogger(__name__)
 
 UNKNOWN_MAX = 20
 
+Place = tuple[str, int]
+"""A host, and a namespace that sends to it."""
+
+BEGINNING: Place = ("", 0)
+
 EVENT_OF = {DeliveryState.DELIVERED: EventType.DELIVERED, DeliveryState.DEAD: EventType.DELIVERY_DEAD}
 
-# From host to host: one index probe finds the next host with something pending, a second takes what is due of it. A
-# receiver with 50,000 waiting deliveries costs as much as one with a single one and delays nobody else. The walk starts
-# after the last host that was visited and is cut after 200, so that 10,000 hosts cost no more than 200. Where it was
-# cut is said even when nothing was due, or hosts that wait would hide those behind them.
+# From host to host: one index probe finds the next host with something pending, a second whether its breaker lets it
+# pass, a third takes what is due of it. A receiver with 50,000 waiting deliveries costs as much as one with a single
+# one and delays nobody else. The walk starts after the last host that was visited and is cut after 200, so that 10,000
+# hosts cost no more than 200. Where it was cut is said even when nothing was due, or hosts that wait would hide those
+# behind them. $9 and $10 name the hosts to look at instead. Of a host whose window is over one delivery is taken, by
+# whoever is the first to move the window on: of two claims at once the second finds the row locked, or moved.
 CLAIM_DUE = """
-with recursive hosts(host, n) as (
+with recursive hosts(host, namespace, n) as (
   (
-    select host, 1
+    select host, namespace, 1
     from deliveries
     where bucket = $1
       and state = 'pending'
-      and host > $2
-    order by host
+      and (host, namespace) > ($2::text, $3::smallint)
+      and $9::text[] is null
+    order by host, namespace
     limit 1
   )
   union all
-  select (
-    select d.host
+  select next.host, next.namespace, hosts.n + 1
+  from hosts
+  cross join lateral (
+    select d.host, d.namespace
     from deliveries d
     where d.bucket = $1
       and d.state = 'pending'
-      and d.host > hosts.host
-    order by d.host
+      and (d.host, d.namespace) > (hosts.host, hosts.namespace)
+    order by d.host, d.namespace
     limit 1
-  ), hosts.n + 1
-  from hosts
-  where hosts.host is not null
-    and hosts.n < 200
+  ) as next
+  where hosts.n < 200
+),
+gate as materialized (
+  select h.host, h.namespace, coalesce(b.failures, 0) > 0 as failing, b.open_until is not null as probe
+  from (
+    select host, namespace
+    from hosts
+    union all
+    select host, namespace
+    from unnest($9::text[], $10::smallint[]) as named(host, namespace)
+  ) as h
+  left join lateral (
+    select failures, open_until, held_until
+    from breakers
+    where bucket = $1
+      and host = h.host
+      and namespace = h.namespace
+    limit 1
+  ) as b on true
+  where h.host <> all($4::text[])
+    and coalesce(greatest(b.open_until, b.held_until) <= clock(), true)
+    and ($8 or coalesce(b.failures, 0) = 0)
 ),
 pick as materialized (
-  select d.id, hosts.host
-  from hosts
+  select d.id, gate.host, gate.namespace, gate.failing, gate.probe
+  from gate
   cross join lateral (
     select id
     from deliveries
     where bucket = $1
       and state = 'pending'
-      and host = hosts.host
+      and host = gate.host
+      and namespace = gate.namespace
       and next_at <= clock()
     order by next_at
-    limit $4
+    limit case when gate.probe then 1 else $5 end
     for update skip locked
   ) d
-  where hosts.host is not null
-    and hosts.host <> all($3::text[])
-  limit $5
+  limit $6
+),
+free as materialized (
+  select b.ctid, b.host
+  from pick
+  cross join lateral (
+    select ctid, host
+    from breakers
+    where bucket = $1
+      and host = pick.host
+      and namespace = pick.namespace
+      and open_until <= clock()
+    for update skip locked
+  ) as b
+  where pick.probe
+),
+probed as (
+  update breakers
+  set open_until = clock() + make_interval(secs => $7)
+  where bucket = $1
+    and host = any(array(select host from free))
+    and ctid = any(array(select ctid from free))
+  returning host, namespace
 ),
 walked as (
-  select case
-    when (select count(*) from pick) >= $5 then (select max(host) from pick)
-    when (select max(n) from hosts where host is not null) >= 200 then (select max(host) from hosts)
-    else ''
-  end as after_host
+  select case when (select count(*) from pick) >= $6 or (select max(n) from hosts) >= 200 then true end as cut
+),
+last as (
+  select host, namespace
+  from (
+    select host, namespace
+    from pick
+    where (select count(*) from pick) >= $6
+    union all
+    select host, namespace
+    from hosts
+    where (select count(*) from pick) < $6
+  ) as seen
+  order by host desc, namespace desc
+  limit 1
 ),
 took as (
   update deliveries
   set state = 'leased',
     attempt = attempt + 1,
-    lease_until = clock() + make_interval(secs => $6)
+    lease_until = clock() + make_interval(secs => $7)
   where bucket = $1
-    and id = any(array(select id from pick))
-  returning id, execution_id, webhook_n, event, host, url, body, attempt, charged, attempts_max,
+    and id = any(array(
+      select pick.id
+      from pick
+      where not pick.probe
+        or (pick.host, pick.namespace) in (select host, namespace from probed)
+    ))
+  returning id, namespace, execution_id, webhook_n, event, host, url, body, attempt, charged, attempts_max,
     extract(epoch from clock())::float8 as now_seconds
 )
-select walked.after_host, took.id, took.execution_id, took.webhook_n, took.event, took.host, took.url, took.body,
-  took.attempt, took.charged, took.attempts_max, took.now_seconds
+select coalesce(last.host, '') as after_host, coalesce(last.namespace, 0) as after_namespace, took.id, took.namespace,
+  took.execution_id, took.webhook_n, took.event, took.host, took.url, took.body, took.attempt, took.charged,
+  took.attempts_max, took.now_seconds, coalesce(pick.failing, false) as failing, coalesce(pick.probe, false) as probe
 from walked
+left join last on walked.cut
 left join took on true
+left join pick on pick.id = took.id
+"""
+
+# Of the newest that were delivered, along an index.
+READ_ANSWERED = """
+select distinct host, namespace
+from (
+  select host, namespace
+  from deliveries
+  where bucket = $1
+    and state = 'delivered'
+    and settled_at > clock() - make_interval(secs => $2)
+  order by settled_at desc
+  limit $3
+) as newest
 """
 
 READ_SEALED = """
@@ -185,6 +272,40 @@ where bucket = $1
 for update
 """
 
+# Of the hosts that have failed for longest, and there the ones that have been due for longest: both along an index.
+GIVE_UP = """
+update deliveries
+set state = 'dead',
+  attempt = attempt + 1,
+  settled_at = clock()
+where bucket = $1
+  and id = any(array(
+    select d.id
+    from (
+      select host, namespace
+      from breakers
+      where bucket = $1
+        and opened_at < clock() - make_interval(secs => $2)
+      order by opened_at
+      limit 200
+    ) as b
+    cross join lateral (
+      select id
+      from deliveries
+      where bucket = $1
+        and state = 'pending'
+        and host = b.host
+        and namespace = b.namespace
+        and next_at < clock() - make_interval(secs => $2)
+      order by next_at
+      limit $3
+      for update skip locked
+    ) as d
+    limit $3
+  ))
+returning id, attempt, namespace, execution_id
+"""
+
 RETRY = """
 update deliveries
 set state = 'pending',
@@ -196,7 +317,7 @@ where bucket = $1
   and id = $2
   and namespace = $3
   and state in ('delivered', 'dead')
-returning execution_id, namespace
+returning execution_id, namespace, host
 """
 
 # Only what has stayed as it was: whoever was first has sent it again, and it may have been delivered since.
@@ -249,7 +370,7 @@ where bucket = $1
   and id = $2
   and namespace = $3
   and state = 'pending'
-returning id
+returning host
 """
 
 EXISTS = "select 1 from deliveries where bucket = $1 and id = $2 and namespace = $3"
@@ -260,9 +381,11 @@ class Due:
     """A delivery whose time has come, leased to this process until it is settled or its lease runs out.
 
     `moot`: a callback to an attempt that no longer holds its lease. Whoever listens there now asks for itself.
+    `failing`: its host has not answered lately. `probe`: it is the one attempt that an open breaker lets through.
     """
 
     id: DeliveryId
+    namespace: int
     execution_id: UUID
     webhook_n: int
     event: str
@@ -276,6 +399,8 @@ class Due:
     headers_sealed: bytes | None
     now_seconds: float
     moot: bool = False
+    failing: bool = False
+    probe: bool = False
 
     @property
     def callback(self) -> bool:
@@ -285,10 +410,10 @@ class Due:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """What was due, and the host that the next walk begins behind; empty when this one came to the last."""
+    """What was due, and where the next walk begins: behind this place, or at `BEGINNING` when there was no more."""
 
     due: tuple[Due, ...]
-    after_host: str
+    after: Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,17 +438,21 @@ async def claim_due(
     conn: Connection,
     bucket: int,
     *,
-    after_host: str,
+    after: Place,
     full_hosts: Sequence[str],
     per_host: int,
     limit: int,
     lease_seconds: float,
+    failing: bool = True,
+    only: Sequence[Place] | None = None,
 ) -> Claimed:
-    """Take due deliveries, a few of every host, none of the hosts that are full.
+    """Take due deliveries, a few of every host; none of hosts that are full, and of one whose window is over only one.
 
+    Without `failing` none of the hosts that have not answered lately. `only` names the places to look at, 200 at most.
     Moves: pending → leased, attempt + 1. Guard: `for update skip locked`; the attempt fences what is written later.
     """
-    found = await conn.fetch(CLAIM_DUE, bucket, after_host, full_hosts, per_host, limit, lease_seconds)
+    named = (None, None) if only is None else ([host for host, _ in only], [namespace for _, namespace in only])
+    found = await conn.fetch(CLAIM_DUE, bucket, *after, full_hosts, per_host, limit, lease_seconds, failing, *named)
     rows = [row for row in found if row["id"] is not None]
     sealed = await conn.fetch(READ_SEALED, bucket, list({row["execution_id"] for row in rows})) if rows else []
     by_webhook = {(row["execution_id"], row["n"]): row for row in sealed}
@@ -332,8 +461,14 @@ async def claim_due(
         due=tuple(
             _due(row, by_webhook.get((row["execution_id"], row["webhook_n"])), moot=row["id"] in moot) for row in rows
         ),
-        after_host=found[0]["after_host"],
+        after=(found[0]["after_host"], found[0]["after_namespace"]),
     )
+
+
+async def answered(conn: Connection, bucket: int, *, within_seconds: float, limit: int) -> list[Place]:
+    """The places that took one of the newest deliveries."""
+    rows = await conn.fetch(READ_ANSWERED, bucket, within_seconds, limit)
+    return [(row["host"], row["namespace"]) for row in rows]
 
 
 async def _moot(conn: Connection, bucket: int, callbacks: Sequence[asyncpg.Record]) -> set[UUID]:
@@ -352,13 +487,16 @@ async def settle(conn: Connection, batch: Sequence[Sent]) -> list[ControlPlaneEr
     lease changes nothing, one that was settled before is settled. Raises: per item LeaseLost.
     """
     written: set[tuple[UUID, int]] = set()
+    turned: list[Turned] = []
     async with conn.transaction():
         for bucket, part in by_bucket(batch, lambda item: item.due.id):
-            written |= await _settle(conn, bucket, sorted(part, key=lambda item: item.due.id))
+            written |= await _settle(conn, bucket, sorted(part, key=lambda item: item.due.id), turned)
+    for one in turned:  # not before it is so
+        _say(one)
     return [None if _attempt(item) in written else LeaseLost() for item in batch]
 
 
-async def _settle(conn: Connection, bucket: int, part: list[Sent]) -> set[tuple[UUID, int]]:
+async def _settle(conn: Connection, bucket: int, part: list[Sent], turned: list[Turned]) -> set[tuple[UUID, int]]:
     rows = await conn.fetch(
         SETTLE,
         bucket,
@@ -382,6 +520,7 @@ async def _settle(conn: Connection, bucket: int, part: list[Sent]) -> set[tuple[
         [item.attempt.error for item in mine],
         [item.attempt.response_body for item in mine],
     )
+    turned += await trip.hear(conn, bucket, [_said(item) for item in mine if not item.due.callback])
     ended = [item for item in mine if item.state in (DeliveryState.DELIVERED, DeliveryState.DEAD)]
     await _tell(conn, bucket, [(item.due.execution_id, item.due.id, EVENT_OF[item.state]) for item in ended])
     return set(settled) | await _settled_before(conn, bucket, [item for item in part if _attempt(item) not in settled])
@@ -394,6 +533,23 @@ async def _settled_before(conn: Connection, bucket: int, stale: list[Sent]) -> s
     ids, attempts = [item.due.id for item in stale], [item.due.attempt for item in stale]
     rows = await conn.fetch(READ_ATTEMPTS, bucket, ids, attempts)
     return {(row["delivery_id"], row["attempt"]) for row in rows}
+
+
+def _said(item: Sent) -> Said:
+    """What it says about its host. Callbacks say nothing and are not held back: who waits for one is known to us."""
+    return said_by(item.attempt, host=item.due.host, namespace=item.due.namespace, probe=item.due.probe)
+
+
+def _say(one: Turned) -> None:
+    known = {"host": one.host, "namespace": one.namespace}
+    if one.hold_seconds:
+        log.warning("breaker.held", extra=known | {"hold_seconds": one.hold_seconds})
+    if one.open_seconds:  # again and again it is opened in silence, or a host that is gone would fill the log
+        level = logging.WARNING if one.windows == 1 else logging.DEBUG
+        opened = known | {"failures": one.failures, "open_seconds": one.open_seconds, "windows": one.windows}
+        log.log(level, "breaker.opened", extra=opened)
+    if one.closed:
+        log.info("breaker.closed", extra=known)
 
 
 def _attempt(item: Sent) -> tuple[UUID, int]:
@@ -410,18 +566,7 @@ async def reclaim(conn: Connection, bucket: int, *, limit: int = 256) -> int:
         rows = await conn.fetch(RECLAIM, bucket, limit, UNKNOWN_MAX)
         if not rows:
             return 0
-        await conn.execute(
-            RECORD_ATTEMPTS,
-            bucket,
-            [row["id"] for row in rows],
-            [row["attempt"] for row in rows],
-            [row["namespace"] for row in rows],
-            [AttemptOutcome.UNKNOWN.value] * len(rows),
-            [None] * len(rows),
-            [None] * len(rows),
-            ["the dispatcher died before it knew the answer"] * len(rows),
-            [None] * len(rows),
-        )
+        await _unsent(conn, bucket, rows, AttemptOutcome.UNKNOWN, "the dispatcher died before it knew the answer")
         dead = [row for row in rows if row["state"] == DeliveryState.DEAD]
         await _tell(conn, bucket, [(row["execution_id"], row["id"], EventType.DELIVERY_DEAD) for row in dead])
     return len(rows)
@@ -433,21 +578,48 @@ async def lock_state(conn: Connection, delivery_id: DeliveryId, *, namespace: in
     return state
 
 
+async def give_up(conn: Connection, bucket: int, *, after_seconds: float = GIVE_UP_SECONDS, limit: int = 256) -> int:
+    """End deliveries that were due for so long while their host failed all the time; their record says why.
+
+    Moves: pending → dead. Guard: the state in the locked row.
+    """
+    async with conn.transaction():
+        rows = await conn.fetch(GIVE_UP, bucket, after_seconds, limit)
+        if rows:
+            days = f"{after_seconds / 86_400:g}"
+            why = f"breaker: the host has not answered for {days} days"
+            await _unsent(conn, bucket, rows, AttemptOutcome.REFUSED, why)
+            await _tell(conn, bucket, [(row["execution_id"], row["id"], EventType.DELIVERY_DEAD) for row in rows])
+    return len(rows)
+
+
+async def _unsent(
+    conn: Connection, bucket: int, rows: Sequence[asyncpg.Record], outcome: AttemptOutcome, error: str
+) -> None:
+    """Record attempts of which there is no answer."""
+    nothing = [None] * len(rows)
+    ids, attempts = [row["id"] for row in rows], [row["attempt"] for row in rows]
+    namespaces, outcomes = [row["namespace"] for row in rows], [outcome.value] * len(rows)
+    errors = [error] * len(rows)
+    await conn.execute(RECORD_ATTEMPTS, bucket, ids, attempts, namespaces, outcomes, nothing, nothing, errors, nothing)
+
+
 async def retry(conn: Connection, delivery_id: DeliveryId, *, namespace: int) -> None:
     """Send this delivery again, now, with the schedule from its beginning; the id and the bytes stay the same.
 
-    Moves: delivered, dead → pending; a pending one is due at once. Raises: DeliveryNotFound.
+    Moves: delivered, dead → pending; a pending one is due at once. A host that is left alone is asked once more, now.
+    Raises: DeliveryNotFound.
     """
     bucket = bucket_of(delivery_id)
     async with conn.transaction():
         row = await conn.fetchrow(RETRY, bucket, delivery_id, namespace)
+        host: str | None = row["host"] if row else await conn.fetchval(HURRY, bucket, delivery_id, namespace)
+        if host is not None:
+            await trip.end_window(conn, bucket, host, namespace=namespace)
+        elif not await conn.fetchval(EXISTS, bucket, delivery_id, namespace):
+            raise DeliveryNotFound
         if row is not None:
             await _tell(conn, bucket, [(row["execution_id"], delivery_id, EventType.DELIVERY_RETRIED)])
-            return
-        if await conn.fetchval(HURRY, bucket, delivery_id, namespace) is None and not await conn.fetchval(
-            EXISTS, bucket, delivery_id, namespace
-        ):
-            raise DeliveryNotFound
 
 
 async def redrive(
@@ -503,6 +675,7 @@ async def _tell(conn: Connection, bucket: int, told: list[tuple[UUID, UUID, Even
 def _due(row: asyncpg.Record, sealed: asyncpg.Record | None, *, moot: bool) -> Due:
     return Due(
         id=DeliveryId(row["id"]),
+        namespace=row["namespace"],
         execution_id=row["execution_id"],
         webhook_n=row["webhook_n"],
         event=row["event"],
@@ -516,4 +689,6 @@ def _due(row: asyncpg.Record, sealed: asyncpg.Record | None, *, moot: bool) -> D
         headers_sealed=None if sealed is None else sealed["headers_sealed"],
         now_seconds=row["now_seconds"],
         moot=moot,
+        failing=row["failing"],
+        probe=row["probe"],
     )

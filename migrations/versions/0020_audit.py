@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "0020"
-down_revision = "0017"
+down_revision = "0019"
 
 # `seq` counts from 1 without a gap, `previous` is the `hash` of the row before (32 zero bytes for the first), and
 # `hash` is audit_hash over everything else. `before` and `after` are JSON: the facts that changed.

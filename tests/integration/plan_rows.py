@@ -96,6 +96,26 @@ select 0, made_id('d', n), 1, made_id('o', n), 1, 'execution.completed',
 from generate_series($1::int, $2::int) as n
 """
 
+# So many wait at one host, and one at each of so many others.
+MANY_HOSTS = """
+insert into deliveries (
+  bucket, id, namespace, execution_id, webhook_n, event, host, url, body, state, attempts_max, next_at, created_at
+)
+select 0, made_id('d', n), 1, made_id('o', n), 1, 'execution.completed',
+  case when n <= $1 then 'g' else 'h' || lpad((n - $1)::text, greatest(4, length((n - $1)::text)), '0') end,
+  'https://h', '{}', 'pending', 5, clock() - interval '1 second' * n, clock()
+from generate_series(1, $1::int + $2::int) as n
+"""
+
+# All but one of those hosts fail: half are closed still, a quarter is left alone, a quarter may be asked again.
+BREAKERS = """
+insert into breakers (bucket, host, namespace, failures, windows, opened_at, open_until, changed_at)
+select 0, 'h' || lpad(n::text, greatest(4, length(n::text)), '0'), 1, 1 + n % 4, n % 2,
+  case when n % 2 = 1 then clock() end,
+  case when n % 2 = 1 then clock() + interval '1 minute' * (2 - n % 4) end, clock() - interval '1 hour' * (n % 50)
+from generate_series($1::int, $2::int) as n
+"""
+
 # Every waiting execution asked something, one in 20 of it is overdue; every finished one had asked once.
 APPROVALS = """
 insert into approvals (
@@ -355,6 +375,7 @@ TABLES = (
     EVENTS,
     WEBHOOKS,
     DELIVERIES,
+    BREAKERS,
     APPROVALS,
     MEMORY,
     MEMORY_ITEMS,

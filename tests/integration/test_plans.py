@@ -69,6 +69,7 @@ from controlplane.stages import (
     submit,
     suspend,
     trigger,
+    trip,
     wait,
     withhold,
 )
@@ -108,6 +109,8 @@ async def cases(conn: Connection) -> dict[str, Case]:
     sent = await plan_rows.ids(conn, "e", *(50 * n + m for n in range(5) for m in (38, 40)))
     called = await plan_rows.ids(conn, "c", 38, 39, 40)
     deliveries = await plan_rows.ids(conn, "d", 15, 65, 115)
+    due, claims = (0, "", 0, ["h0003"], 4, 64, 60.0), "deliveries_due deliveries_pkey breakers_pkey"
+    hosts = ["h0000", "h0001", "h0002", "h0003", "h0004"]
     schedules = await plan_rows.ids(conn, "k", 1, 31, 81, 100, 101, 131, 181, 200, 201, 231)
     let_in = await plan_rows.ids(conn, "a", 1, 2, 3, 4)
     new = await plan_rows.ids(conn, "x", *range(10))
@@ -194,9 +197,16 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "finish.LEAVE_CHILDREN": case(finish.LEAVE_CHILDREN, 0, leased, all_(1), all_("failed"), by="queue_parent"),
         "expire.UNHEEDED": case(expire.UNHEEDED, 0, 10.0, 256, by="queue_cancel"),
         "expire.PROMOTE": case(expire.PROMOTE, 0, 256, by="queue_delayed queue_pkey"),
-        "deliver.CLAIM_DUE": case(
-            deliver.CLAIM_DUE, 0, "", ["h0003"], 4, 64, 60.0, by="deliveries_due deliveries_pkey"
-        ),
+        "deliver.CLAIM_DUE": case(deliver.CLAIM_DUE, *due, True, None, None, by=claims),
+        "deliver.CLAIM_DUE, none that fails": case(deliver.CLAIM_DUE, *due, False, None, None, by=claims),
+        "deliver.CLAIM_DUE, by name": case(deliver.CLAIM_DUE, *due, True, hosts, [1, 1, 1, 2, 1], by=claims),
+        "deliver.READ_ANSWERED": case(deliver.READ_ANSWERED, 0, 86_400.0 * 2, 1_000, by="deliveries_settled"),
+        "deliver.GIVE_UP": case(deliver.GIVE_UP, 0, 86_400.0, 256, by="breakers_opened deliveries_due deliveries_pkey"),
+        "trip.END_WINDOW": case(trip.END_WINDOW, 0, "h0005", 1, by="breakers_pkey"),
+        "trip.BEGIN": case(trip.BEGIN, 0, hosts, [1] * 5, by=""),
+        "trip.LOCK": case(trip.LOCK, 0, hosts, [1] * 5, by="breakers_pkey"),
+        "trip.WRITE": case(trip.WRITE, 0, hosts, [1] * 5, [6] * 5, [2] * 5, [5.0] * 5, [0.0] * 5, by="breakers_pkey"),
+        "prune.DROP_BREAKERS": case(prune.DROP_BREAKERS, 0, 86_400.0, 1_000),
         "deliver.READ_SEALED": case(deliver.READ_SEALED, 0, ended, by="webhooks_pkey"),
         "deliver.SETTLE": case(
             deliver.SETTLE, 0, deliveries, [0] * 3, ["delivered"] * 3, [1] * 3, [0.0] * 3, by="deliveries_pkey"
@@ -404,6 +414,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
             ["failed", "succeeded"],
             1_000,
         ),
+        "deliveries.HELD": case(deliveries_reads.HELD, 0, deliveries, by="deliveries_pkey breakers_pkey"),
         "deliveries.LIST_DEAD": case(deliveries_reads.LIST_DEAD, 0, 1, None, *none, *nothing, None, *none, 51),
         "deliveries.LIST_ANY": case(
             deliveries_reads.LIST_ANY, 0, 1, None, *none, *nothing, None, *none, 51, 500, ["delivered"]
@@ -527,6 +538,18 @@ async def test_planned_while_empty(conn: Connection) -> None:
     await conn.execute("vacuum analyze")
 
     assert await faults(conn, run=False) == []
+
+
+async def test_a_claim_among_ten_thousand_hosts(conn: Connection) -> None:
+    """100,000 deliveries wait at one host and one at each of 10,000 others, half of which are left alone."""
+    await plan_rows.prepare(conn)
+    await conn.execute(plan_rows.MANY_HOSTS, 100_000, 10_000)
+    await conn.execute(plan_rows.BREAKERS, 1, 10_000)
+    first = await plan(conn, case(deliver.CLAIM_DUE, 0, "", 0, [], 4, 64, 60.0, True, None, None), run=True)
+    quiet = await plan(conn, case(deliver.CLAIM_DUE, 0, "", 0, [], 4, 64, 60.0, False, None, None), run=True)
+
+    assert max(looked_at(node) for node in walk(first)) <= 256
+    assert max(looked_at(node) for node in walk(quiet)) <= 256
 
 
 async def faults(conn: Connection, *, run: bool) -> list[str]:

@@ -37,6 +37,7 @@ TABLES = (
     "|ended_parents"
     "|steps|signals"
     "|namespaces"
+    "|breakers"
     "|caps|census"
     "|audit|audit_heads"
     "|tickets"

@@ -36,6 +36,7 @@ OPERATIONAL = [
     "retention_walks",
     "bulks",
     "ended_parents",
+    "breakers",
     "caps",
     "census",
     "audit",

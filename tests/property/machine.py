@@ -626,7 +626,7 @@ class Machine(RuleBasedStateMachine):
             deliver.claim_due(
                 self.conn,
                 self.bucket,
-                after_host="",
+                after=deliver.BEGINNING,
                 full_hosts=(),
                 per_host=100,
                 limit=100,

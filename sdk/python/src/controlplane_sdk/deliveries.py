@@ -22,7 +22,8 @@ SETTLED = ("delivered", "dead")
 class Delivery(BaseModel):
     """A delivery at one moment. Fields that a newer control plane adds are kept.
 
-    `body` is what is sent, where it was asked for; `cursor` is the place behind it in the feed.
+    `body` is what is sent, where it was asked for; `cursor` is the place behind it in the feed. `held_by`: what keeps
+    it from its host until `next_attempt_at`: `breaker` or `retry_after`.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -36,6 +37,8 @@ class Delivery(BaseModel):
     state: str
     endpoint_id: str | None = None
     created_at: datetime | None = None
+    next_attempt_at: datetime | None = None
+    held_by: str | None = None
     settled_at: datetime | None = None
     attempts: tuple[dict[str, Any], ...] = ()
     body: Any = None
