@@ -36,6 +36,8 @@ OPERATIONAL = [
     "retention_walks",
     "bulks",
     "ended_parents",
+    "endpoints",
+    "listeners",
 ]
 KEY = """
 select a.attname
