@@ -198,7 +198,7 @@ left join (
     limit 1
   ) as e
   where l.namespace = $5
-    and l.webhook_n > 0
+    and l.webhook_n is distinct from 0
     and l.settled_at <= $6
     and ($7::text is null or e.target = $7)
     and ($8::text is null or starts_with(e.target, $8))
@@ -230,7 +230,7 @@ from deliveries d
 where d.bucket = $1
   and d.id = any($2::uuid[])
   and d.namespace = $3
-  and d.webhook_n > 0
+  and d.webhook_n is distinct from 0
 """
 
 READ_CLOCK = "select clock()"

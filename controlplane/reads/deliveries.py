@@ -14,19 +14,20 @@ from controlplane.domain.placement import Placement
 from controlplane.postgres.pool import Connection
 
 LIST = """
-select id, execution_id, event, url, state, attempt, charged, attempts_max, next_at, created_at, settled_at
+select id, execution_id, event, url, state, attempt, charged, attempts_max, next_at, created_at, settled_at,
+  endpoint_id
 from deliveries
 where bucket = $1
   and execution_id = $2
   and namespace = $3
-  and (webhook_n > 0 or $4)
+  and (webhook_n is distinct from 0 or $4)
 order by id
 """
 
 # Along an index of the dead ones alone.
 LIST_DEAD = """
 select d.id, d.execution_id, d.event, d.url, d.state, d.attempt, d.charged, d.attempts_max, d.next_at, d.created_at,
-  d.settled_at, e.target
+  d.settled_at, d.endpoint_id, e.target
 from deliveries d
 cross join lateral (
   select e.target, e.run_id
@@ -38,7 +39,7 @@ cross join lateral (
 where d.bucket = $1
   and d.state = 'dead'
   and d.namespace = $2
-  and d.webhook_n > 0
+  and d.webhook_n is distinct from 0
   and ($3::uuid is null or d.id < $3)
   and ($4::text is null or e.target = $4)
   and ($5::text is null or starts_with(e.target, $5))
@@ -75,7 +76,7 @@ class AttemptView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryView:
-    """The duty to tell one URL about one event."""
+    """The duty to tell one URL about one event. `next_at` has no end while its endpoint is disabled."""
 
     id: DeliveryId
     execution_id: UUID
@@ -88,6 +89,7 @@ class DeliveryView:
     next_at: datetime
     created_at: datetime
     settled_at: datetime | None
+    endpoint_id: UUID | None
     attempts: tuple[AttemptView, ...]
 
 

@@ -86,6 +86,7 @@ STAGES: Mapping[str, frozenset[str]] = {
     "approve": frozenset({"wait", "suspend"}),  # who asks waits, and the answer ends it, in one transaction
     "signal": frozenset({"suspend"}),
     "step": frozenset({"approve", "signal", "suspend"}),
+    "deliver": frozenset({"endpoint"}),  # how a receiver does is known when a delivery is settled
 }
 SERVE_ALL_STAGES = frozenset({"hold", "record"})
 
