@@ -16,8 +16,11 @@ from controlplane.api.shapes import answer
 from controlplane.domain.notice import moment
 from controlplane.postgres.listen import PING
 from controlplane.postgres.pool import PASSING
+from controlplane.reads import endpoints
 
 READY_SECONDS = 2.0
+ENDPOINTS_DISABLED = "endpoints_disabled"
+"""Of some webhook endpoint the receiver has failed for so long that it is sent nothing any more."""
 
 
 async def livez(_: Request) -> Response:
@@ -33,14 +36,16 @@ async def readyz(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
+    """`degraded`: what somebody has to look after, and what keeps nobody from working."""
     checks = await _checks(request)
     healthy = all(checks.values())
+    degraded = await _degraded(request) if healthy else []
     shape = {
         "status": "healthy" if healthy else "unhealthy",
         "timestamp": moment(datetime.now(UTC)),
         "version": __version__,
         "checks": checks,
-    }
+    } | ({"degraded": degraded} if degraded else {})
     return answer(shape, 200 if healthy else 503)
 
 
@@ -58,6 +63,16 @@ async def _checks(request: Request) -> dict[str, bool]:
     except PASSING:
         database = False
     return {"database": database, "serving": not doors.stopping}
+
+
+async def _degraded(request: Request) -> list[str]:
+    """Words, and no number: health is for everybody."""
+    doors = doors_of(request)
+    try:
+        async with asyncio.timeout(READY_SECONDS), doors.pool.acquire() as conn:
+            return [ENDPOINTS_DISABLED] if await endpoints.count_given_up(conn, doors.placement.all()) else []
+    except PASSING:
+        return []
 
 
 OPERATIONS = [
