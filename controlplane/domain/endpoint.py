@@ -45,7 +45,7 @@ ENDS = (EventType.COMPLETED, EventType.FAILED, EventType.CANCELLED, EventType.TI
 """What an endpoint hears when nothing is said."""
 ALL = "*"
 """Kept as it is said, and not as what it means today: whoever wants all wants what comes later, too."""
-EXECUTION_WIDE = frozenset(SUBSCRIBABLE) - {EventType.DELIVERY_DEAD, EventType.ENDPOINT_DISABLED}
+EXECUTION_WIDE = tuple(one for one in SUBSCRIBABLE if one not in (EventType.DELIVERY_DEAD, EventType.ENDPOINT_DISABLED))
 """What the webhook of one execution may ask for: those two come when its end has been told."""
 
 ENDPOINTS_MAX = 20

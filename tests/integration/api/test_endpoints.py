@@ -447,3 +447,43 @@ async def test_two_replicas_tell_once(database: str, receiver: Receiver) -> None
     assert {(one.json["execution_id"], one.json["event"]) for one in told} == {
         (id_, event) for id_ in ids for event in ("execution.started", "execution.completed")
     }
+
+
+async def test_a_webhook_may_hear_more_than_the_end(api: Api, receiver: Receiver) -> None:
+    """Of one execution, signed with its own secret; beside it another that hears its end alone."""
+    async with Receiver() as second:
+        session = await api.node()
+        hooks = [
+            {"url": receiver.url, "secret": "mine", "events": ["execution.started"], "headers": {"X-Mine": "1"}},
+            {"url": second.url, "secret": "other"},
+        ]
+        id_ = await api.run(session, 1, webhooks=hooks)
+        told = await receiver.wait_for(2)
+        [end] = await second.wait_for(1)
+
+    assert sorted(one.json["event"] for one in told) == ["execution.completed", "execution.started"]
+    assert all(signed_by(one, "mine") and one.headers["x-mine"] == "1" for one in told)
+    assert (end.json["event"], signed_by(end, "other")) == ("execution.completed", True)
+    await settled(api, id_, *["delivered"] * 3)
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        ({"webhook": {"events": ["delivery.dead"]}}, "body.webhook.events[0]"),
+        ({"webhooks": [{}, {"headers": {"Host": "x"}}]}, "body.webhooks[1].headers"),
+        ({"webhook": {}, "webhooks": [{}] * 5}, "body.webhooks"),
+    ],
+    ids=["events", "headers", "many"],
+)
+async def test_webhooks_that_cannot_be(api: Api, receiver: Receiver, body: Json, where: str) -> None:
+    """The submit is refused."""
+    await api.node()
+    body = {
+        name: [{"url": receiver.url} | one for one in said] if isinstance(said, list) else {"url": receiver.url} | said
+        for name, said in body.items()
+    }
+    answer = await api.post("/execute/async/n.echo", body)
+
+    assert answer.status_code == 422
+    assert answer.json()["where"].startswith(where)
