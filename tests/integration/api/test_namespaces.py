@@ -105,6 +105,11 @@ async def theirs(api: Api, receiver: Receiver) -> Theirs:
     assert hooked.status_code == 202, hooked.text
     [event] = (await api.get("/triggers/canary-schedule/events"))["items"]
     assert (await api.client.put("/api/v1/limits/key:canary", json={"concurrency_max": 3})).status_code == 201
+    told_all = {"name": "canary-schedule", "url": receiver.url, "events": ["endpoint.disabled"]}
+    endpoint = await api.post("/endpoints", told_all)
+    assert endpoint.status_code == 201, endpoint.text
+    listening = {"webhook": {"url": receiver.url, "events": ["execution.started"]}, "delay_seconds": 9_999}
+    await api.submit("canary.echo", **listening)
     key = (await api.post("/keys", {"name": "canary", "scopes": ["read"]})).json()
     await api.submit("canary.echo", input={"canary": 2})  # waits, ready to be taken
     asking = await api.take(session)
@@ -127,6 +132,7 @@ async def theirs(api: Api, receiver: Receiver) -> Theirs:
         "key_id": str(key["key_id"]),
         "event_id": str(event["trigger_event_id"]),
         "event": "canary-event",
+        "endpoint_id": str(endpoint.json()["endpoint_id"]),
     }
     known: dict[str, object] = fence(lease) | {
         "execution_ids": [told, lease["execution_id"]],
