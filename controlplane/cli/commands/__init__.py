@@ -18,6 +18,7 @@ from controlplane.cli.commands import (
     approvals,
     bulk,
     deliveries,
+    endpoints,
     executions,
     keys,
     limits,
@@ -71,6 +72,7 @@ app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(limits.app, name="limits")
 app.add_typer(triggers.app, name="triggers")
+app.add_typer(endpoints.app, name="endpoints")
 app.add_typer(keys.app, name="keys")
 app.add_typer(keys.namespaces_app, name="namespaces")
 
@@ -212,6 +214,10 @@ def call(
         list[str] | None,
         typer.Option("--webhook-header", metavar="NAME=VALUE", help="A header of that POST; may be repeated."),
     ] = None,
+    webhook_event: Annotated[
+        list[str] | None,
+        typer.Option("--webhook-event", metavar="TYPE", help="Told beside the end, as execution.started; repeatable."),
+    ] = None,
     idempotency_key: Annotated[
         str | None,
         typer.Option("--idempotency-key", metavar="KEY", help="Submitted twice with one key, it is accepted once."),
@@ -249,6 +255,7 @@ def call(
             webhook_url=webhook,
             webhook_secret=webhook_secret,
             webhook_headers=webhook_header or [],
+            webhook_events=webhook_event or [],
             idempotency_key=idempotency_key,
             again=again(server),
             as_json=as_json,

@@ -7,6 +7,7 @@ from controlplane_sdk.client import Client, Event, Handle, Page
 from controlplane_sdk.context import Context
 from controlplane_sdk.deliveries import Delivery
 from controlplane_sdk.durable import Decision, Suspended
+from controlplane_sdk.endpoints import Endpoint, EndpointTest
 from controlplane_sdk.errors import (
     AIUnavailable,
     AlreadyFinished,
@@ -59,6 +60,8 @@ __all__ = [
     "Decision",
     "Delivery",
     "Drain",
+    "Endpoint",
+    "EndpointTest",
     "Event",
     "EventTimedOut",
     "Execution",
