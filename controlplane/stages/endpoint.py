@@ -120,38 +120,28 @@ where bucket = $1
 returning id
 """
 
-# Nothing is written for a receiver that does well, and of one that fails only the first failure and each death.
-NOTE_TAKEN = """
-update endpoints
-set dead_streak = 0, failing_since = null
-where bucket = $1
-  and id = any(array(
-    select id
-    from endpoints
-    where bucket = $1
-      and id = any($2::uuid[])
-      and (dead_streak > 0 or failing_since is not null)
-    order by id
-    for update
-  ))
+# Nothing is written for a receiver that does well, and of one that fails only the first failure and each death. All
+# that will be written is locked at once, in one order: two flushes would wait for each other.
+LOCK_NOTED = """
+select l.id
+from endpoints l
+join unnest($2::uuid[], $3::boolean[], $4::int[]) as n(id, taken, dead) on n.id = l.id
+where l.bucket = $1
+  and l.id = any($2::uuid[])
+  and case when n.taken then l.dead_streak > 0 or l.failing_since is not null
+    else n.dead > 0 or l.failing_since is null end
+order by l.id
+for update of l
 """
 
-NOTE_FAILED = """
+NOTE = """
 update endpoints e
-set dead_streak = e.dead_streak + f.dead, failing_since = coalesce(e.failing_since, clock())
-from unnest($2::uuid[], $3::int[]) as f(id, dead)
+set dead_streak = case when n.taken then 0 else e.dead_streak + n.dead end,
+  failing_since = case when not n.taken then coalesce(e.failing_since, clock()) end
+from unnest($2::uuid[], $3::boolean[], $4::int[]) as n(id, taken, dead)
 where e.bucket = $1
-  and e.id = f.id
-  and e.id = any(array(
-    select l.id
-    from endpoints l
-    join unnest($2::uuid[], $3::int[]) as n(id, dead) on n.id = l.id
-    where l.bucket = $1
-      and l.id = any($2::uuid[])
-      and (n.dead > 0 or l.failing_since is null)
-    order by l.id
-    for update of l
-  ))
+  and e.id = n.id
+  and e.id = any($5::uuid[])
 """
 
 GIVE_UP = """
@@ -350,22 +340,21 @@ async def note(conn: Connection, batch: Sequence[Noted], patience: Patience) -> 
     """
     disabled: list[Disabled] = []
     for bucket, part in by_bucket(batch, lambda one: one.endpoint_id):
-        taken = {one.endpoint_id for one in part if one.taken}
-        gone = {one.endpoint_id for one in part if one.gone}
-        failed = sorted({one.endpoint_id for one in part} - taken | gone)
-        if taken:
-            await conn.execute(NOTE_TAKEN, bucket, sorted(taken))
-        if not failed:
+        ids = sorted({one.endpoint_id for one in part})
+        gone = sorted({one.endpoint_id for one in part if one.gone})
+        taken = [id_ not in gone and any(one.taken for one in part if one.endpoint_id == id_) for id_ in ids]
+        dead = [sum(one.dead for one in part if one.endpoint_id == id_) for id_ in ids]
+        locked = [row["id"] for row in await conn.fetch(LOCK_NOTED, bucket, ids, taken, dead)]
+        if not locked:
             continue
-        dead = [sum(one.dead for one in part if one.endpoint_id == id_) for id_ in failed]
-        await conn.execute(NOTE_FAILED, bucket, failed, dead)
-        dying = [id_ for id_, count in zip(failed, dead, strict=True) if count]
+        await conn.execute(NOTE, bucket, ids, taken, dead, locked)
+        dying = [id_ for id_, well, count in zip(ids, taken, dead, strict=True) if count and not well]
         if dying:
             rows = await conn.fetch(
                 GIVE_UP,
                 bucket,
                 dying,
-                sorted(gone),
+                gone,
                 patience.dead_max,
                 patience.failing_seconds,
                 CONTROLPLANE,

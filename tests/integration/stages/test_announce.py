@@ -14,7 +14,7 @@ from controlplane.domain.lease import Fence, Verdict
 from controlplane.postgres.pool import Connection
 from controlplane.stages import announce, deliver, endpoint
 from controlplane.stages.deliver import Due, Sent
-from controlplane.stages.endpoint import Patience, Ref
+from controlplane.stages.endpoint import Noted, Patience, Ref
 from tests.make import (
     NAMESPACE,
     Made,
@@ -369,3 +369,25 @@ async def test_racing_for_the_last_place(conn: Connection, other: Connection, ob
 
     assert first.id == second.id
     assert await counts(conn, "endpoints") == {"endpoints": 1}
+
+
+async def test_flushes_that_meet_do_not_wait_in_a_circle(conn: Connection, other: Connection) -> None:
+    """Two of them, each with a success and a failure of the same two endpoints, the other way round."""
+    ids = [(await listen(conn, name)).id for name in ("a", "b", "c", "d")]
+    await conn.execute("update endpoints set dead_streak = 1, failing_since = clock()")
+
+    def noted(turn: int) -> list[Noted]:
+        odd = [(n + turn) % 2 == 1 for n in range(4)]
+        return [
+            Noted(endpoint_id=id_, taken=well, dead=not well, gone=False) for id_, well in zip(ids, odd, strict=True)
+        ]
+
+    async def flush(on: Connection, turn: int) -> None:
+        for n in range(30):
+            async with on.transaction():
+                await endpoint.note(on, noted(turn + n), Patience(dead_max=1_000, failing_seconds=0.0))
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(flush(conn, 0), flush(other, 1))
+
+    assert await counts(conn, "endpoints") == {"endpoints": 4}
