@@ -487,3 +487,14 @@ async def test_webhooks_that_cannot_be(api: Api, receiver: Receiver, body: Json,
 
     assert answer.status_code == 422
     assert answer.json()["where"].startswith(where)
+
+
+@pytest.mark.parametrize("settings", [{"buckets": 4, "buckets_hashed": 3}], ids=["buckets"])
+async def test_in_whatever_bucket_it_happens(api: Api, receiver: Receiver) -> None:
+    """An endpoint lies in one, and hears of executions in all of them."""
+    await register(api, receiver)
+    session = await api.node()
+    ids = {await api.run(session, n) for n in range(6)}
+    told = await receiver.wait_for(6)
+
+    assert {one.json["execution_id"] for one in told} == ids
