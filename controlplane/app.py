@@ -26,6 +26,7 @@ from controlplane.api import (
     caps,
     changes,
     deliveries,
+    endpoints,
     events,
     executions,
     explain,
@@ -84,6 +85,7 @@ from controlplane.api.waiting import Waiting
 from controlplane.api.whose import Whose
 from controlplane.daemons import loop
 from controlplane.daemons.admitter import Admitter
+from controlplane.daemons.announcer import Announcer
 from controlplane.daemons.archivist import Archivist
 from controlplane.daemons.bulker import Bulker
 from controlplane.daemons.census import Census
@@ -120,6 +122,7 @@ from controlplane.security.randomness import RandomBits
 from controlplane.security.secrets import KeyRing
 from controlplane.settings import Settings
 from controlplane.stages import checkpoint, complete, lease, log, renew, replay, step, submit
+from controlplane.stages.endpoint import Patience
 from controlplane.stages.expire import Stopped
 
 logger = logging.getLogger(__name__)
@@ -147,6 +150,7 @@ OPERATIONS = [
     *changes.OPERATIONS,
     *events.OPERATIONS,
     *deliveries.OPERATIONS,
+    *endpoints.OPERATIONS,
     *pauses.OPERATIONS,
     *agentfield.OPERATIONS,
     *keys.OPERATIONS,
@@ -158,6 +162,10 @@ OPERATIONS = [
 ]
 
 REAPER_SECONDS = 0.5
+ANNOUNCER_SECONDS = 1.0
+ANNOUNCER_SPACING_SECONDS = 0.05
+ANNOUNCER_IDLE_SECONDS = 1.0
+"""Every event hints at it; while nobody listens one look a second is enough."""
 DISPATCHER_SECONDS = 1.0
 JANITOR_SECONDS = 60.0
 ARCHIVIST_SECONDS = 60.0
@@ -272,6 +280,7 @@ async def _running(
     nodes_egress = EgressPolicy(allow=settings.nodes_allow, allow_loopback=settings.egress_allow_loopback)
     token = None if settings.node_token is None else settings.node_token.get_secret_value()
     caller = NodeCaller(nodes_egress, answer_bytes_max=settings.payload_bytes_max + 1, token=token)
+    sender = WebhookSender(egress)
     doors = Doors(
         pool=pool,
         lanes=_lanes(
@@ -288,6 +297,7 @@ async def _running(
             cancel_grace_seconds=settings.cancel_grace_seconds,
             lease_floor_seconds=settings.lease_seconds,
             webhook_attempts_max=settings.webhook_attempts_max,
+            endpoints_max=settings.endpoints_max,
             push_slots=settings.push_slots,
             push_slots_of=settings.push_slots_of,
             push_lease_seconds=settings.push_lease_seconds,
@@ -301,6 +311,7 @@ async def _running(
         nodes_egress=nodes_egress,
         approval_secret=settings.approval_secret.get_secret_value() if settings.approval_secret else None,
         discover=caller.discover,
+        send=partial(sender.send, total_seconds=settings.webhook_seconds),
         catalogue=Catalogue(pool, placement),
         caps=namespace_caps,
         waiting=Waiting(pool, hints),
@@ -359,7 +370,7 @@ async def _running(
         due=doors.due,
     )
     async with contextlib.AsyncExitStack() as stack:
-        sender = await stack.enter_async_context(WebhookSender(egress))
+        await stack.enter_async_context(sender)
         callbacks = await stack.enter_async_context(WebhookSender(nodes_egress))
         await stack.enter_async_context(caller)
         await stack.enter_async_context(hints.running())
@@ -376,7 +387,20 @@ async def _running(
             per_host_max=settings.webhooks_per_host_max,
             topic=DELIVERIES_TOPIC,
             told=partial(hints.tell, EVENTS_TOPIC),
+            patience=Patience(
+                dead_max=settings.endpoint_dead_max, failing_seconds=settings.endpoint_failing_hours * 3_600
+            ),
         )
+        announcer = Announcer(
+            pool,
+            placement,
+            make_id=ids.new,
+            public_url=doors.public_url,
+            planned=partial(hints.tell, DELIVERIES_TOPIC),
+            spacing_seconds=ANNOUNCER_SPACING_SECONDS,
+            idle_seconds=ANNOUNCER_IDLE_SECONDS,
+        )
+        await announcer.begin()
         pusher = Pusher(
             pool,
             placement,
@@ -409,6 +433,7 @@ async def _running(
         admitter = Admitter(pool, placement, ready=doors.ready, admission=admission)
         came = stack.enter_context(hints.waiter(topic.NODES))
         due = stack.enter_context(hints.waiter(DELIVERIES_TOPIC))
+        happened = stack.enter_context(hints.waiter(EVENTS_TOPIC))
         limited = stack.enter_context(hints.waiter(LIMITS_TOPIC))
         scheduled = stack.enter_context(hints.waiter(SCHEDULES_TOPIC))
         begun = stack.enter_context(hints.waiter(BULKS_TOPIC))
@@ -421,6 +446,7 @@ async def _running(
                 "archivist": every(archivist.tick, name="archivist", interval_seconds=ARCHIVIST_SECONDS),
                 "census": every(census.tick, name="census", interval_seconds=CENSUS_LOOK_SECONDS),
                 "dispatcher": every(dispatcher.tick, name="dispatcher", interval_seconds=DISPATCHER_SECONDS, hint=due),
+                "announcer": every(announcer.tick, name="announcer", interval_seconds=ANNOUNCER_SECONDS, hint=happened),
                 "pusher": every(pusher.tick, name="pusher", interval_seconds=PUSHER_SECONDS, hint=came),
                 "scheduler": every(
                     scheduler.tick, name="scheduler", interval_seconds=SCHEDULER_SECONDS, hint=scheduled

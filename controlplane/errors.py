@@ -4,10 +4,11 @@
     ├── NotFound       ExecutionNotFound  TargetNotFound  NodeNotFound  SessionNotFound  MemoryNotFound
     │                  DeliveryNotFound  NoApprovalRequest  ScheduleNotFound  BulkNotFound  StepNotFound
     │                  LimitNotFound  KeyNotFound  NamespaceNotFound  TriggerNotFound  TriggerEventNotFound
+    │                  EndpointNotFound
     ├── Conflict       LeaseLost  AlreadyFinished  InvalidState  SessionClosed  SessionDraining  LengthMismatch
     │                  NotAList  IdempotencyConflict  ApprovalAlreadyRequested  ScheduleExists  SignalsFull
     │                  NamespaceExists  KeyReplaced  KeyRevoked
-    │                  TriggerExists
+    │                  TriggerExists  EndpointExists  EndpointsFull
     ├── Refused        Malformed  Invalid  InvalidParameter  TooLarge  TargetMalformed  EgressRefused  NoWebhook
     │                  Unauthorized  NotItsNode  ScopeMissing  NodeNotAllowed  NamespaceNotAllowed
     │                  NotHttp  HeadTooLarge  TooSlow  RateLimited  CapReached  NamespaceFull  PayloadsHidden
@@ -134,6 +135,12 @@ class TriggerEventNotFound(NotFound):
     code = "trigger_event_not_found"
 
 
+class EndpointNotFound(NotFound):
+    """There is no endpoint of this name or id."""
+
+    code = "endpoint_not_found"
+
+
 class Conflict(ControlPlaneError):
     """The request contradicts what is already true."""
 
@@ -204,6 +211,18 @@ class TriggerExists(Conflict):
     """There is another trigger of this name."""
 
     code = "trigger_exists"
+
+
+class EndpointExists(Conflict):
+    """There is another endpoint of this name."""
+
+    code = "endpoint_exists"
+
+
+class EndpointsFull(Conflict):
+    """There are as many endpoints as there may be."""
+
+    code = "endpoints_full"
 
 
 class SignalsFull(Conflict):

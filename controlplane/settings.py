@@ -275,6 +275,21 @@ class Settings(BaseSettings):
     keep_audit_days: KeepAuditDays = Field(
         default=None, description="Days that the audit log is kept, from 30; unset or `forever`: always."
     )
+    endpoints_max: int = Field(
+        default=20, ge=1, le=1_000, description="Webhook endpoints that a namespace may register."
+    )
+    endpoint_dead_max: int = Field(
+        default=20,
+        ge=1,
+        le=1_000_000,
+        description="Deliveries that must die in a row before an endpoint is disabled by itself.",
+    )
+    endpoint_failing_hours: float = Field(
+        default=72.0,
+        ge=0,
+        le=8_760,
+        description="For how long an endpoint must have taken nothing before it is disabled by itself.",
+    )
     notify: bool = Field(default=True, description="Whether replicas hint at work by NOTIFY; polling finds it anyway.")
     partitions_weeks_ahead: int = Field(default=4, ge=1, le=52, description="Weeks of partitions made in advance.")
     buckets: int = Field(default=1, ge=1, le=4096, description="Buckets that new executions are spread over.")

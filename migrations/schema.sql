@@ -153,6 +153,13 @@ CREATE TABLE public.alembic_version (
     version_num character varying(32) NOT NULL
 );
 
+CREATE TABLE public.announced (
+    bucket smallint NOT NULL,
+    xid xid8 NOT NULL,
+    seq bigint NOT NULL,
+    moved_at timestamp with time zone NOT NULL
+);
+
 CREATE TABLE public.api_keys (
     bucket smallint NOT NULL,
     id uuid NOT NULL,
@@ -311,7 +318,7 @@ CREATE TABLE public.deliveries (
     id uuid NOT NULL,
     namespace smallint NOT NULL,
     execution_id uuid NOT NULL,
-    webhook_n smallint NOT NULL,
+    webhook_n smallint,
     event text NOT NULL,
     host text NOT NULL,
     url text NOT NULL,
@@ -327,6 +334,8 @@ CREATE TABLE public.deliveries (
     settled_at timestamp with time zone,
     endpoint_id uuid,
     xid xid8 DEFAULT pg_current_xact_id(),
+    heard_n smallint,
+    event_seq bigint,
     CONSTRAINT deliveries_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'leased'::text, 'delivered'::text, 'dead'::text]))),
     CONSTRAINT leased_has_lease CHECK (((state = 'leased'::text) = (lease_until IS NOT NULL))),
     CONSTRAINT settled_has_moment CHECK (((state = ANY (ARRAY['delivered'::text, 'dead'::text])) = (settled_at IS NOT NULL)))
@@ -369,6 +378,41 @@ CREATE TABLE public.ended_parents (
     status text NOT NULL,
     at timestamp with time zone NOT NULL,
     CONSTRAINT ended_parents_status_check CHECK ((status = ANY (ARRAY['failed'::text, 'cancelled'::text, 'timeout'::text])))
+);
+
+CREATE TABLE public.endpoints (
+    bucket smallint NOT NULL,
+    id uuid NOT NULL,
+    namespace smallint NOT NULL,
+    slot smallint NOT NULL,
+    name text NOT NULL,
+    description text,
+    url text NOT NULL,
+    host text NOT NULL,
+    events text[] NOT NULL,
+    targets text[] NOT NULL,
+    schedule double precision[] NOT NULL,
+    secret_sealed bytea NOT NULL,
+    previous_sealed bytea,
+    previous_until timestamp with time zone,
+    headers_sealed bytea,
+    state text NOT NULL,
+    disabled_at timestamp with time zone,
+    disabled_by text,
+    disabled_reason text,
+    dead_streak integer DEFAULT 0 NOT NULL,
+    failing_since timestamp with time zone,
+    since_xid xid8 NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT disabled_has_author CHECK (((state = 'disabled'::text) = (disabled_by IS NOT NULL))),
+    CONSTRAINT disabled_has_moment CHECK (((state = 'disabled'::text) = (disabled_at IS NOT NULL))),
+    CONSTRAINT endpoints_events_check CHECK ((cardinality(events) > 0)),
+    CONSTRAINT endpoints_name_check CHECK ((name <> ''::text)),
+    CONSTRAINT endpoints_schedule_check CHECK ((cardinality(schedule) > 0)),
+    CONSTRAINT endpoints_slot_check CHECK ((slot > 0)),
+    CONSTRAINT endpoints_state_check CHECK ((state = ANY (ARRAY['enabled'::text, 'disabled'::text]))),
+    CONSTRAINT previous_has_an_end CHECK (((previous_sealed IS NULL) = (previous_until IS NULL)))
 );
 
 CREATE TABLE public.events (
@@ -524,6 +568,12 @@ CREATE TABLE public.limits (
     CONSTRAINT limits_rate_seconds_check CHECK ((rate_seconds > (0)::double precision)),
     CONSTRAINT rate_is_whole CHECK (((rate_max IS NULL) = (rate_seconds IS NULL))),
     CONSTRAINT spent_is_whole CHECK ((cardinality(spent_at) = cardinality(spent)))
+);
+
+CREATE TABLE public.listeners (
+    bucket smallint NOT NULL,
+    execution_id uuid NOT NULL,
+    namespace smallint NOT NULL
 );
 
 CREATE TABLE public.local_calls (
@@ -1036,6 +1086,7 @@ CREATE TABLE public.webhooks (
     headers_sealed bytea,
     attempts_max smallint NOT NULL,
     created_at timestamp with time zone NOT NULL,
+    events text[],
     CONSTRAINT webhooks_attempts_max_check CHECK ((attempts_max > 0))
 );
 
@@ -1051,6 +1102,12 @@ ALTER TABLE ONLY public.outcomes ATTACH PARTITION public.outcomes_default DEFAUL
 
 ALTER TABLE ONLY public.alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
+
+ALTER TABLE public.deliveries
+    ADD CONSTRAINT announced_has_event CHECK (((webhook_n IS NULL) = (event_seq IS NOT NULL))) NOT VALID;
+
+ALTER TABLE ONLY public.announced
+    ADD CONSTRAINT announced_pkey PRIMARY KEY (bucket);
 
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_bucket_prefix_key UNIQUE (bucket, prefix);
@@ -1097,6 +1154,15 @@ ALTER TABLE ONLY public.delivery_attempts_default
 ALTER TABLE ONLY public.ended_parents
     ADD CONSTRAINT ended_parents_pkey PRIMARY KEY (bucket, at, id);
 
+ALTER TABLE ONLY public.endpoints
+    ADD CONSTRAINT endpoints_bucket_namespace_name_key UNIQUE (bucket, namespace, name);
+
+ALTER TABLE ONLY public.endpoints
+    ADD CONSTRAINT endpoints_bucket_namespace_slot_key UNIQUE (bucket, namespace, slot);
+
+ALTER TABLE ONLY public.endpoints
+    ADD CONSTRAINT endpoints_pkey PRIMARY KEY (bucket, id);
+
 ALTER TABLE ONLY public.events
     ADD CONSTRAINT events_pkey PRIMARY KEY (bucket, execution_id, seq);
 
@@ -1129,6 +1195,9 @@ ALTER TABLE ONLY public.idempotency_keys
 
 ALTER TABLE ONLY public.limits
     ADD CONSTRAINT limits_pkey PRIMARY KEY (bucket, namespace, key);
+
+ALTER TABLE ONLY public.listeners
+    ADD CONSTRAINT listeners_pkey PRIMARY KEY (bucket, execution_id);
 
 ALTER TABLE ONLY public.local_calls
     ADD CONSTRAINT local_calls_pkey PRIMARY KEY (bucket, execution_id, local_id);
@@ -1211,6 +1280,9 @@ ALTER TABLE public.queue
 ALTER TABLE ONLY public.tickets
     ADD CONSTRAINT tickets_pkey PRIMARY KEY (bucket, hash);
 
+ALTER TABLE public.deliveries
+    ADD CONSTRAINT to_one_of_three CHECK ((num_nonnulls(webhook_n, endpoint_id, heard_n) = 1)) NOT VALID;
+
 ALTER TABLE ONLY public.trigger_events
     ADD CONSTRAINT trigger_events_bucket_trigger_id_key_key UNIQUE (bucket, trigger_id, key);
 
@@ -1248,9 +1320,15 @@ CREATE INDEX deliveries_dead ON public.deliveries USING btree (bucket, id) WHERE
 
 CREATE INDEX deliveries_due ON public.deliveries USING btree (bucket, host, namespace, next_at) WHERE (state = 'pending'::text);
 
+CREATE UNIQUE INDEX deliveries_endpoint ON public.deliveries USING btree (bucket, endpoint_id, event_seq) WHERE (endpoint_id IS NOT NULL);
+
 CREATE INDEX deliveries_feed ON public.deliveries USING btree (bucket, namespace, xid, id) WHERE (xid IS NOT NULL);
 
+CREATE UNIQUE INDEX deliveries_heard ON public.deliveries USING btree (bucket, execution_id, heard_n, event_seq) WHERE (heard_n IS NOT NULL);
+
 CREATE INDEX deliveries_leased ON public.deliveries USING btree (bucket, lease_until) WHERE (state = 'leased'::text);
+
+CREATE INDEX deliveries_parked ON public.deliveries USING btree (bucket, endpoint_id, id) WHERE ((state = 'pending'::text) AND (next_at = 'infinity'::timestamp with time zone) AND (endpoint_id IS NOT NULL));
 
 CREATE INDEX deliveries_settled ON public.deliveries USING btree (bucket, state, settled_at) WHERE (settled_at IS NOT NULL);
 

@@ -7,13 +7,14 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 from uuid import UUID
 
 from starlette.requests import Request
 from starlette.websockets import WebSocket
 
 from controlplane.domain import topic
+from controlplane.domain.delivery import Attempt
 from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.ids import IdMaker
 from controlplane.domain.key import ANYBODY, Caller
@@ -50,6 +51,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 READ_RETRY_SECONDS = 5.0
+TESTS_MAX = 8
+"""Receivers that are tried at once; more wait their turn."""
 EVENTS_TOPIC = "events"
 CHANGES_TOPIC = "changes"
 ENDED_TOPIC = "ended"
@@ -123,11 +126,18 @@ class Limits:
     cancel_grace_seconds: float
     lease_floor_seconds: float
     webhook_attempts_max: int
+    endpoints_max: int
     push_slots: int
     push_slots_of: Mapping[str, int]
     push_lease_seconds: float
     push_dispatch_seconds: float
     push_start_to_close_seconds: float
+
+
+class Send(Protocol):
+    """One attempt at a receiver, as a delivery makes it; nothing but cancellation gets out."""
+
+    def __call__(self, *, url: str, body: bytes, headers: Mapping[str, str]) -> Awaitable[Attempt]: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -146,6 +156,7 @@ class Doors:
     nodes_egress: EgressPolicy
     approval_secret: str | None
     discover: Callable[[str], Awaitable[bytes]]
+    send: Send
     catalogue: Catalogue
     caps: Caps
     waiting: Waiting
@@ -162,6 +173,8 @@ class Doors:
     secrets_broken: int = 0
     turns: Iterator[int] = field(default_factory=itertools.count)
     began: float = field(default_factory=time.monotonic)
+    tests: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TESTS_MAX))
+    """Held while a receiver is tried for somebody who waits."""
 
     @property
     def up_seconds(self) -> float:

@@ -32,6 +32,7 @@ from controlplane.domain import call
 from controlplane.domain import target as targets
 from controlplane.domain.approval import may_have_asked
 from controlplane.domain.delivery import sealed_for
+from controlplane.domain.endpoint import ALL, ENDS, EXECUTION_WIDE, events_of
 from controlplane.domain.execution import (
     ON_PARENT_END,
     SCHEDULED,
@@ -66,6 +67,8 @@ WAIT_MAX_SECONDS = 60.0
 BATCH_STATUS_MAX = 1_000
 """As many as a batch submits."""
 SECRET_MAX = 4096
+WEBHOOKS_MAX = 5
+"""Of one execution."""
 REASON_MAX = 1_000
 PRIORITY_MAX = 1_000
 TIMEOUT_MAX_SECONDS = 10 * 365 * 86_400.0
@@ -73,11 +76,12 @@ EMPTY = b"{}"
 
 
 class WebhookForm(msgspec.Struct, forbid_unknown_fields=True):
-    """Whom to tell. `secret` signs; `headers` are sent along."""
+    """Whom to tell of the end. `secret` signs; `headers` are sent along; `events`: what else it is told of."""
 
     url: str
     secret: str | None = None
     headers: dict[str, str] | None = None
+    events: list[str] | None = None
 
 
 class ConcurrencyForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -97,12 +101,14 @@ class SubmitForm(msgspec.Struct, forbid_unknown_fields=True):
     an idempotency key; asked for again it is the same execution.
     Of those with one `concurrency_key` no more run at once than its limit allows; `concurrency` sets that limit along
     with the key. Of those with one `fairness_key` (a child's is its run) few are ready at once, so that others pass.
+    `webhooks` are told as `webhook` is, each with its own secret.
     `run_metadata` and `authority` are taken and left alone (AgentField).
     """
 
     input: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     context: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     webhook: WebhookForm | None = None
+    webhooks: list[WebhookForm] | None = None
     priority: int = 0
     retries: int | None = None
     retry: RetryPolicyForm | None = None
@@ -445,7 +451,7 @@ def submission_of(
         on_parent_end=form.on_parent_end or entry.on_parent_end or ON_PARENT_END,
         delay_seconds=delay_seconds,
         run_at=run_at,
-        webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_, sees=caller.sees),),
+        webhooks=_webhooks(doors, form, id_, sees=caller.sees),
         step=step,
         concurrency_key=concurrency_key,
         concurrency_max=concurrency_max,
@@ -526,30 +532,56 @@ async def _parent(
     return id_, attempt, parent, []
 
 
+def _webhooks(doors: Doors, form: SubmitForm, id_: ExecutionId, *, sees: bool) -> tuple[Webhook, ...]:
+    said = [] if form.webhook is None else [(form.webhook, "body.webhook")]
+    said += [(one, f"body.webhooks[{n}]") for n, one in enumerate(form.webhooks or ())]
+    if len(said) > WEBHOOKS_MAX:
+        raise Invalid(
+            f"At most {WEBHOOKS_MAX}, `webhook` counted in.", where="body.webhooks", fix="An endpoint hears of many."
+        )
+    return tuple(webhook_of(doors, one, id_, sees=sees, where=where, n=n) for n, (one, where) in enumerate(said, 1))
+
+
 def webhook_of(
-    doors: Doors, form: WebhookForm, id_: ExecutionId, *, sees: bool, url_where: str = "body.webhook.url"
+    doors: Doors,
+    form: WebhookForm,
+    id_: ExecutionId,
+    *,
+    sees: bool,
+    where: str = "body.webhook",
+    url_where: str | None = None,
+    n: int = 1,
 ) -> Webhook:
     """An invalid webhook refuses the submit: work is never accepted whose caller cannot be told.
 
     `sees`: whether who asks is shown payloads. One who is not would be sent the result.
     """
+    url_where = url_where or f"{where}.url"
     if not sees:
         raise PayloadsHidden(where=url_where, fix="Leave the webhook out, or ask with a key that is shown payloads.")
     origin = doors.egress.check_url(form.url, where=url_where)
-    headers = check_headers(form.headers, where="body.webhook.headers") if form.headers else {}
+    headers = check_headers(form.headers, where=f"{where}.headers") if form.headers else {}
     if form.secret is not None:
-        clean(form.secret, where="body.webhook.secret", chars_max=SECRET_MAX)
+        clean(form.secret, where=f"{where}.secret", chars_max=SECRET_MAX)
     return Webhook(
         url=form.url,
         host=f"{origin.host}:{origin.port}",
         secret_sealed=None
         if form.secret is None
-        else doors.keyring.seal(form.secret.encode(), bound_to=sealed_for(id_, 1, "secret")),
-        headers_sealed=doors.keyring.seal(orjson.dumps(headers), bound_to=sealed_for(id_, 1, "headers"))
+        else doors.keyring.seal(form.secret.encode(), bound_to=sealed_for(id_, n, "secret")),
+        headers_sealed=doors.keyring.seal(orjson.dumps(headers), bound_to=sealed_for(id_, n, "headers"))
         if headers
         else None,
         attempts_max=doors.limits.webhook_attempts_max,
+        events=() if form.events is None else _beside_the_end(form.events, f"{where}.events"),
     )
+
+
+def _beside_the_end(given: list[str], where: str) -> tuple[str, ...]:
+    """What a webhook is told of beside its end, which it always is; `*` is all there is today."""
+    said = events_of(given, where=where, known=EXECUTION_WIDE)
+    wide = [one.value for one in EXECUTION_WIDE] if ALL in said else said
+    return tuple(sorted(set(wide) - {one.value for one in ENDS}))
 
 
 def _retry(entry: Entry, form: SubmitForm) -> RetryPolicy:

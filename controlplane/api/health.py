@@ -21,9 +21,11 @@ from controlplane.observe.metrics import MEDIA_TYPE, LaneLook, Look, text
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import PING
 from controlplane.postgres.pool import PASSING
-from controlplane.reads import caps
+from controlplane.reads import caps, endpoints
 
 READY_SECONDS = 2.0
+ENDPOINTS_DISABLED = "endpoints_disabled"
+"""Of some webhook endpoint the receiver has failed for so long that it is sent nothing any more."""
 
 
 async def livez(_: Request) -> Response:
@@ -39,15 +41,17 @@ async def readyz(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
+    """`degraded`: what somebody has to look after, and what keeps nobody from working."""
     checks = await _checks(request)
     healthy = all(checks.values())
+    degraded = await _degraded(request) if healthy else []
     shape = {
         "status": "healthy" if healthy else "unhealthy",
         "timestamp": moment(datetime.now(UTC)),
         "version": __version__,
         "checks": checks,
         "secrets": "not_openable" if doors_of(request).secrets_broken else "openable",
-    }
+    } | ({"degraded": degraded} if degraded else {})
     return answer(shape, 200 if healthy else 503)
 
 
@@ -94,6 +98,16 @@ async def _checks(request: Request) -> dict[str, bool]:
     except PASSING:
         database = False
     return {"database": database, "serving": not doors.stopping}
+
+
+async def _degraded(request: Request) -> list[str]:
+    """Words, and no number: health is for everybody."""
+    doors = doors_of(request)
+    try:
+        async with asyncio.timeout(READY_SECONDS), doors.pool.acquire() as conn:
+            return [ENDPOINTS_DISABLED] if await endpoints.count_given_up(conn, doors.placement.all()) else []
+    except PASSING:
+        return []
 
 
 OPERATIONS = [

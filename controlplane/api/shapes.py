@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import MAXYEAR
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -408,7 +409,9 @@ def delivery(view: DeliveryView) -> Shape:
             "state": view.state,
             "attempts_max": view.attempts_max,
             "attempts_charged": view.charged,
-            "next_attempt_at": moment(view.next_at) if view.state == "pending" else None,
+            "next_attempt_at": moment(view.next_at)
+            if view.state == "pending" and view.next_at.year < MAXYEAR
+            else None,
             "held_by": view.held_by,
             "created_at": moment(view.created_at),
             "settled_at": None if view.settled_at is None else moment(view.settled_at),

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import orjson
@@ -19,6 +20,7 @@ from controlplane.daemons.places import Places, Taken
 from controlplane.domain.approval import CALLBACK_SECONDS
 from controlplane.domain.breaker import HOLD_SECONDS_MAX, said_by
 from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState, backoff_seconds, sealed_for
+from controlplane.domain.endpoint import sealed_for as sealed_for_endpoint
 from controlplane.domain.ids import show, show_execution
 from controlplane.domain.placement import Placement
 from controlplane.errors import ControlPlaneError
@@ -27,9 +29,10 @@ from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import Pool
 from controlplane.security.secrets import KeyRing, SealBroken
-from controlplane.security.signature import sign_agentfield, sign_standard
+from controlplane.security.signature import signed_headers
 from controlplane.stages import deliver
 from controlplane.stages.deliver import BEGINNING, Due, Place, Sent
+from controlplane.stages.endpoint import Patience
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class Dispatcher:
         per_host_max: int,
         topic: str,
         told: Callable[[], None],
+        patience: Patience,
     ) -> None:
         self._pool = pool
         self._placement = placement
@@ -78,7 +82,8 @@ class Dispatcher:
         self._per_host = min(PER_HOST_CLAIM, per_host_max)
         self._places = Places(in_flight_max=in_flight_max, per_host_max=per_host_max)
         self._sending: set[asyncio.Task[None]] = set()
-        self._settle: Lane[Sent, None] = Lane(pool, deliver.settle, name="deliver", retry_seconds=attempt_seconds)
+        settle = partial(deliver.settle, patience=patience)
+        self._settle: Lane[Sent, None] = Lane(pool, settle, name="deliver", retry_seconds=attempt_seconds)
 
     async def tick(self) -> int:
         """Claim what is due as far as there is room, and begin to send it. Says how many."""
@@ -185,6 +190,8 @@ class Dispatcher:
         self._told()
 
     async def _send(self, due: Due, claimed_at: float) -> Attempt:
+        if due.endpoint_id is not None and due.endpoint is None:
+            return _refused("endpoint_deleted: there is no such endpoint any more", final=True)
         return await (self._call(due) if due.callback else self._send_webhook(due, claimed_at))
 
     async def _call(self, due: Due) -> Attempt:
@@ -196,32 +203,36 @@ class Dispatcher:
 
     async def _send_webhook(self, due: Due, claimed_at: float) -> Attempt:
         try:
-            secret = self._open(due, "secret", due.secret_sealed)
-            extra = self._open(due, "headers", due.headers_sealed)
+            secrets, extra = self._opened(due)
         except SealBroken:
             return _refused("seal: the webhook's secret cannot be opened with this server's key ring", final=False)
-        webhook_id = show("dlv", due.id)
         timestamp = int(due.now_seconds + time.monotonic() - claimed_at)
         headers: dict[str, str] = orjson.loads(extra) if extra else {}
-        headers |= {
-            "Content-Type": "application/json",
-            "User-Agent": USER_AGENT,
-            "webhook-id": webhook_id,
-            "webhook-timestamp": str(timestamp),
-        }
-        if secret is not None:
-            key = secret.decode()
-            headers["X-AgentField-Signature"] = sign_agentfield(key, due.body)
-            headers["webhook-signature"] = sign_standard(key, webhook_id=webhook_id, timestamp=timestamp, body=due.body)
+        headers |= {"Content-Type": "application/json", "User-Agent": USER_AGENT}
+        headers |= signed_headers(secrets, webhook_id=show("dlv", due.id), timestamp=timestamp, body=due.body)
         return await self._sender.send(url=due.url, body=due.body, headers=headers, total_seconds=self._attempt_seconds)
 
+    def _opened(self, due: Due) -> tuple[list[str], bytes | None]:
+        """The secrets that sign it, the newest first, and the headers that are sent along."""
+        to = due.endpoint
+        if to is None:
+            secret = self._open(due, "secret", due.secret_sealed)
+            return [] if secret is None else [secret.decode()], self._open(due, "headers", due.headers_sealed)
+        place = sealed_for_endpoint(to.id, "secret")
+        secrets = [self._keyring.open(one, bound_to=place).decode() for one in to.secrets_sealed]
+        if to.headers_sealed is None:
+            return secrets, None
+        return secrets, self._keyring.open(to.headers_sealed, bound_to=sealed_for_endpoint(to.id, "headers"))
+
     def _open(self, due: Due, what: Literal["secret", "headers"], sealed: bytes | None) -> bytes | None:
-        if sealed is None:
+        if sealed is None or due.webhook_n is None:
             return None
         return self._keyring.open(sealed, bound_to=sealed_for(due.execution_id, due.webhook_n, what))
 
     def _wait(self, due: Due, attempt: Attempt) -> float:
-        schedule = CALLBACK_SECONDS if due.callback else None
+        schedule = None if due.endpoint is None else due.endpoint.definition.schedule[1:]
+        if due.callback:
+            schedule = CALLBACK_SECONDS
         wait = backoff_seconds(due.charged + 1, schedule=schedule, jitter=self._jitter())
         if attempt.retry_after_seconds is not None:
             wait = max(wait, min(attempt.retry_after_seconds, HOLD_SECONDS_MAX))

@@ -25,7 +25,7 @@ from deliveries
 where bucket = $1
   and execution_id = $2
   and namespace = $3
-  and (webhook_n > 0 or $4)
+  and (webhook_n is distinct from 0 or $4)
 order by id
 """
 
@@ -164,7 +164,8 @@ class AttemptView:
 class DeliveryView:
     """The duty to tell one URL about one event. `body`: the very bytes, where they were asked for.
 
-    `held_by`: a word for what keeps it from its host until `next_at`, beyond its own schedule.
+    `held_by`: a word for what keeps it from its host until `next_at`, beyond its own schedule. `next_at` has no end
+    while its endpoint is disabled.
     """
 
     id: DeliveryId

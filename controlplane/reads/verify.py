@@ -341,7 +341,8 @@ select d.execution_id as id
 from deliveries d
 left join outcomes o on o.bucket = $1 and o.id = d.execution_id
 where d.bucket = $1
-  and d.webhook_n > 0
+  and (d.webhook_n > 0 or d.event in ('execution.completed', 'execution.failed', 'execution.cancelled',
+    'execution.timeout'))
   and o.id is null
 """
 
@@ -369,7 +370,7 @@ where d.bucket = $1
     d.charged > d.attempts_max
     or d.charged > d.attempt
     or coalesce(a.last, 0) > d.attempt
-    or coalesce(a.n, 0) <> d.attempt - (d.state = 'leased')::int
+    or d.endpoint_id is null and coalesce(a.n, 0) <> d.attempt - (d.state = 'leased')::int
   )
 """
 

@@ -5,6 +5,7 @@ submit ──► lease ──► complete ──► finish ──► *deliver*
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +17,20 @@ import asyncpg
 from controlplane.domain.approval import CALLBACK_N, callback_attempt
 from controlplane.domain.breaker import GIVE_UP_SECONDS, Said, said_by
 from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState
+from controlplane.domain.endpoint import Endpoint, EndpointState
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.ids import DeliveryId, bucket_of, show
-from controlplane.domain.placement import by_bucket
+from controlplane.domain.placement import by_bucket, by_place
 from controlplane.errors import ControlPlaneError, DeliveryNotFound, LeaseLost
 from controlplane.postgres.pool import Connection
-from controlplane.stages import record, trip
+from controlplane.stages import endpoint, record, trip
+from controlplane.stages.endpoint import PATIENCE, Disabled, Noted, Patience
 from controlplane.stages.trip import Turned
 
 log = logging.getLogger(__name__)
 
 UNKNOWN_MAX = 20
+GONE_STATUS = 410
 
 Place = tuple[str, int]
 """A host, and a namespace that sends to it."""
@@ -156,12 +160,13 @@ took as (
       where not pick.probe
         or (pick.host, pick.namespace) in (select host, namespace from probed)
     ))
-  returning id, namespace, execution_id, webhook_n, event, host, url, body, attempt, charged, attempts_max,
-    extract(epoch from clock())::float8 as now_seconds
+  returning id, namespace, execution_id, coalesce(webhook_n, heard_n) as webhook_n, endpoint_id, event, host, url,
+    body, attempt, charged, attempts_max, extract(epoch from clock())::float8 as now_seconds
 )
 select coalesce(last.host, '') as after_host, coalesce(last.namespace, 0) as after_namespace, took.id, took.namespace,
-  took.execution_id, took.webhook_n, took.event, took.host, took.url, took.body, took.attempt, took.charged,
-  took.attempts_max, took.now_seconds, coalesce(pick.failing, false) as failing, coalesce(pick.probe, false) as probe
+  took.execution_id, took.webhook_n, took.endpoint_id, took.event, took.host, took.url, took.body, took.attempt,
+  took.charged, took.attempts_max, took.now_seconds, coalesce(pick.failing, false) as failing,
+  coalesce(pick.probe, false) as probe
 from walked
 left join last on walked.cut
 left join took on true
@@ -187,6 +192,29 @@ select execution_id, n, secret_sealed, headers_sealed
 from webhooks
 where bucket = $1
   and execution_id = any($2::uuid[])
+"""
+
+# As it is now: its secrets sign, and what is pending goes where it is, wherever it was when it was told of.
+READ_ENDPOINTS = """
+select id, namespace, name, description, url, host, events, targets, schedule, secret_sealed, previous_sealed,
+  previous_until, headers_sealed, state, disabled_at, disabled_by, disabled_reason, dead_streak, failing_since,
+  created_at, updated_at, clock() as now
+from endpoints
+where bucket = $1
+  and id = any($2::uuid[])
+"""
+
+# Nothing was sent. It waits for the day that never comes, until somebody enables its endpoint (`announce.release`).
+PARK = """
+update deliveries d
+set state = 'pending',
+  next_at = 'infinity',
+  lease_until = null
+from unnest($2::uuid[], $3::int[]) as s(id, attempt)
+where d.bucket = $1
+  and d.id = s.id
+  and d.attempt = s.attempt
+  and d.state = 'leased'
 """
 
 READ_HELD = """
@@ -382,12 +410,13 @@ class Due:
 
     `moot`: a callback to an attempt that no longer holds its lease. Whoever listens there now asks for itself.
     `failing`: its host has not answered lately. `probe`: it is the one attempt that an open breaker lets through.
+    `webhook_n` None: it goes to an endpoint, `endpoint` as it is now, or None when it is not there any more.
     """
 
     id: DeliveryId
     namespace: int
     execution_id: UUID
-    webhook_n: int
+    webhook_n: int | None
     event: str
     host: str
     url: str
@@ -401,6 +430,8 @@ class Due:
     moot: bool = False
     failing: bool = False
     probe: bool = False
+    endpoint_id: UUID | None = None
+    endpoint: Endpoint | None = None
 
     @property
     def callback(self) -> bool:
@@ -449,6 +480,7 @@ async def claim_due(
     """Take due deliveries, a few of every host; none of hosts that are full, and of one whose window is over only one.
 
     Without `failing` none of the hosts that have not answered lately. `only` names the places to look at, 200 at most.
+    What is due for an endpoint that is disabled is parked and not among them.
     Moves: pending → leased, attempt + 1. Guard: `for update skip locked`; the attempt fences what is written later.
     """
     named = (None, None) if only is None else ([host for host, _ in only], [namespace for _, namespace in only])
@@ -457,9 +489,21 @@ async def claim_due(
     sealed = await conn.fetch(READ_SEALED, bucket, list({row["execution_id"] for row in rows})) if rows else []
     by_webhook = {(row["execution_id"], row["n"]): row for row in sealed}
     moot = await _moot(conn, bucket, [row for row in rows if row["webhook_n"] == CALLBACK_N])
+    endpoints = await _endpoints(conn, {row["endpoint_id"] for row in rows if row["endpoint_id"] is not None})
+    disabled = {id_ for id_, one in endpoints.items() if one.state is EndpointState.DISABLED}
+    parked = [row for row in rows if row["endpoint_id"] in disabled]
+    if parked:
+        await conn.execute(PARK, bucket, [row["id"] for row in parked], [row["attempt"] for row in parked])
     return Claimed(
         due=tuple(
-            _due(row, by_webhook.get((row["execution_id"], row["webhook_n"])), moot=row["id"] in moot) for row in rows
+            _due(
+                row,
+                by_webhook.get((row["execution_id"], row["webhook_n"])),
+                moot=row["id"] in moot,
+                to=endpoints.get(row["endpoint_id"]),
+            )
+            for row in rows
+            if row["endpoint_id"] not in disabled
         ),
         after=(found[0]["after_host"], found[0]["after_namespace"]),
     )
@@ -471,6 +515,15 @@ async def answered(conn: Connection, bucket: int, *, within_seconds: float, limi
     return [(row["host"], row["namespace"]) for row in rows]
 
 
+async def _endpoints(conn: Connection, ids: set[UUID]) -> dict[UUID, Endpoint]:
+    """Those of these endpoints that there are."""
+    found: dict[UUID, Endpoint] = {}
+    for bucket, part in by_place(sorted(ids), bucket_of):
+        rows = await conn.fetch(READ_ENDPOINTS, bucket, part)
+        found |= {row["id"]: Endpoint.from_row(row) for row in rows}
+    return found
+
+
 async def _moot(conn: Connection, bucket: int, callbacks: Sequence[asyncpg.Record]) -> set[UUID]:
     """Those of these callbacks that nobody waits for any more."""
     if not callbacks:
@@ -480,23 +533,58 @@ async def _moot(conn: Connection, bucket: int, callbacks: Sequence[asyncpg.Recor
     return {row["id"] for row in callbacks if (row["execution_id"], callback_attempt(row["event"])) not in live}
 
 
-async def settle(conn: Connection, batch: Sequence[Sent]) -> list[ControlPlaneError | None]:
+async def settle(
+    conn: Connection, batch: Sequence[Sent], patience: Patience = PATIENCE
+) -> list[ControlPlaneError | None]:
     """Write down what the receiver answered, and when to try again if it must be.
 
+    How an endpoint does is noted with it; one that has failed for longer than the `patience` is disabled.
     Moves: leased → delivered, dead, or pending after a wait. Guard: the attempt number; an attempt that outlived its
     lease changes nothing, one that was settled before is settled. Raises: per item LeaseLost.
     """
     written: set[tuple[UUID, int]] = set()
     turned: list[Turned] = []
+    news: list[Sent] = []
     async with conn.transaction():
         for bucket, part in by_bucket(batch, lambda item: item.due.id):
-            written |= await _settle(conn, bucket, sorted(part, key=lambda item: item.due.id), turned)
-    for one in turned:  # not before it is so
-        _say(one)
+            written |= await _settle(conn, bucket, sorted(part, key=lambda item: item.due.id), turned, news)
+        disabled = await _note(conn, news, patience)
+    for turn in turned:  # not before it is so
+        _say(turn)
+    for one in disabled:
+        facts = {"endpoint_id": show("ep", one.id), "endpoint": one.name, "reason": one.reason}
+        log.warning("endpoint.disabled", extra=facts | {"namespace": one.namespace})
     return [None if _attempt(item) in written else LeaseLost() for item in batch]
 
 
-async def _settle(conn: Connection, bucket: int, part: list[Sent], turned: list[Turned]) -> set[tuple[UUID, int]]:
+async def _note(conn: Connection, news: list[Sent], patience: Patience) -> list[Disabled]:
+    """How the endpoints do that these went to. What was disabled is told with the execution that was the last straw."""
+    theirs = [item for item in news if item.due.endpoint is not None]
+    if not theirs:
+        return []
+    noted = [
+        Noted(
+            endpoint_id=item.due.endpoint.id,
+            taken=item.state is DeliveryState.DELIVERED,
+            dead=item.state is DeliveryState.DEAD,
+            gone=item.attempt.http_status == GONE_STATUS,
+        )
+        for item in theirs
+        if item.due.endpoint is not None
+    ]
+    disabled = await endpoint.note(conn, noted, patience)
+    last = {item.due.endpoint_id: item.due.execution_id for item in theirs if item.state is DeliveryState.DEAD}
+    for one in disabled:
+        id_ = last[one.id]
+        facts = {"endpoint_id": show("ep", one.id), "name": one.name, "reason": one.reason}
+        await _tell(conn, bucket_of(id_), [(id_, json.dumps(facts).encode(), EventType.ENDPOINT_DISABLED)])
+    return disabled
+
+
+async def _settle(
+    conn: Connection, bucket: int, part: list[Sent], turned: list[Turned], news: list[Sent]
+) -> set[tuple[UUID, int]]:
+    """Those that are settled now or were before; `news` gets the former."""
     rows = await conn.fetch(
         SETTLE,
         bucket,
@@ -508,6 +596,7 @@ async def _settle(conn: Connection, bucket: int, part: list[Sent], turned: list[
     )
     settled = {(row["id"], row["attempt"]): row for row in rows}
     mine = [item for item in part if _attempt(item) in settled]
+    news += mine
     await conn.execute(
         RECORD_ATTEMPTS,
         bucket,
@@ -522,7 +611,7 @@ async def _settle(conn: Connection, bucket: int, part: list[Sent], turned: list[
     )
     turned += await trip.hear(conn, bucket, [_said(item) for item in mine if not item.due.callback])
     ended = [item for item in mine if item.state in (DeliveryState.DELIVERED, DeliveryState.DEAD)]
-    await _tell(conn, bucket, [(item.due.execution_id, item.due.id, EVENT_OF[item.state]) for item in ended])
+    await _tell(conn, bucket, [(item.due.execution_id, _fact(item.due.id), EVENT_OF[item.state]) for item in ended])
     return set(settled) | await _settled_before(conn, bucket, [item for item in part if _attempt(item) not in settled])
 
 
@@ -568,7 +657,7 @@ async def reclaim(conn: Connection, bucket: int, *, limit: int = 256) -> int:
             return 0
         await _unsent(conn, bucket, rows, AttemptOutcome.UNKNOWN, "the dispatcher died before it knew the answer")
         dead = [row for row in rows if row["state"] == DeliveryState.DEAD]
-        await _tell(conn, bucket, [(row["execution_id"], row["id"], EventType.DELIVERY_DEAD) for row in dead])
+        await _tell(conn, bucket, [(row["execution_id"], _fact(row["id"]), EventType.DELIVERY_DEAD) for row in dead])
     return len(rows)
 
 
@@ -619,7 +708,7 @@ async def retry(conn: Connection, delivery_id: DeliveryId, *, namespace: int) ->
         elif not await conn.fetchval(EXISTS, bucket, delivery_id, namespace):
             raise DeliveryNotFound
         if row is not None:
-            await _tell(conn, bucket, [(row["execution_id"], delivery_id, EventType.DELIVERY_RETRIED)])
+            await _tell(conn, bucket, [(row["execution_id"], _fact(delivery_id), EventType.DELIVERY_RETRIED)])
 
 
 async def redrive(
@@ -637,7 +726,7 @@ async def redrive(
     """
     async with conn.transaction():
         rows = await conn.fetch(REDRIVE, bucket, ids, namespace, settled_before, states)
-        await _tell(conn, bucket, [(row["execution_id"], row["id"], EventType.DELIVERY_RETRIED) for row in rows])
+        await _tell(conn, bucket, [(row["execution_id"], _fact(row["id"]), EventType.DELIVERY_RETRIED) for row in rows])
     return {row["id"] for row in rows}
 
 
@@ -649,7 +738,11 @@ async def due_at(
     return {row["host"]: Backlog(waiting=row["waiting"], late_seconds=row["late_seconds"]) for row in rows}
 
 
-async def _tell(conn: Connection, bucket: int, told: list[tuple[UUID, UUID, EventType]]) -> None:
+def _fact(delivery_id: UUID) -> bytes:
+    return b'{"delivery_id":"%b"}' % show("dlv", delivery_id).encode()
+
+
+async def _tell(conn: Connection, bucket: int, told: list[tuple[UUID, bytes, EventType]]) -> None:
     if not told:
         return
     rows = await conn.fetch(READ_RUNS, bucket, [execution_id for execution_id, _, _ in told])
@@ -665,14 +758,14 @@ async def _tell(conn: Connection, bucket: int, told: list[tuple[UUID, UUID, Even
                 target=runs[execution_id]["target"],
                 type=type_,
                 attempt=0,
-                data=b'{"delivery_id":"%b"}' % show("dlv", delivery_id).encode(),
+                data=data,
             )
-            for execution_id, delivery_id, type_ in told
+            for execution_id, data, type_ in told
         ],
     )
 
 
-def _due(row: asyncpg.Record, sealed: asyncpg.Record | None, *, moot: bool) -> Due:
+def _due(row: asyncpg.Record, sealed: asyncpg.Record | None, *, moot: bool, to: Endpoint | None) -> Due:
     return Due(
         id=DeliveryId(row["id"]),
         namespace=row["namespace"],
@@ -680,7 +773,7 @@ def _due(row: asyncpg.Record, sealed: asyncpg.Record | None, *, moot: bool) -> D
         webhook_n=row["webhook_n"],
         event=row["event"],
         host=row["host"],
-        url=row["url"],
+        url=row["url"] if to is None else to.definition.url,
         body=row["body"],
         attempt=row["attempt"],
         charged=row["charged"],
@@ -691,4 +784,6 @@ def _due(row: asyncpg.Record, sealed: asyncpg.Record | None, *, moot: bool) -> D
         moot=moot,
         failing=row["failing"],
         probe=row["probe"],
+        endpoint_id=row["endpoint_id"],
+        endpoint=to,
     )

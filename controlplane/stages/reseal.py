@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
 
-from controlplane.domain import delivery, trigger
+from controlplane.domain import delivery, endpoint, trigger
 from controlplane.domain.ids import ExecutionId
 from controlplane.postgres.pool import Connection
 from controlplane.security.secrets import KeyRing, SealBroken
@@ -205,6 +205,138 @@ order by id desc
 limit $2
 """
 
+ENDPOINT_SECRETS_PAGE = """
+select id, 0::smallint as n, secret_sealed as sealed
+from endpoints
+where bucket = $1
+  and (id, 0::smallint) > ($2::uuid, $3::smallint)
+order by id
+limit $4
+"""
+
+ENDPOINT_SECRETS_PUT = """
+with held as (
+  select e.id, new.sealed
+  from endpoints e
+  join unnest($2::uuid[], $3::smallint[], $4::bytea[], $5::bytea[]) as new(id, n, was, sealed)
+    on e.id = new.id
+    and e.secret_sealed = new.was
+  where e.bucket = $1
+  order by e.id
+  for update of e skip locked
+)
+update endpoints e
+set secret_sealed = held.sealed
+from held
+where e.bucket = $1
+  and e.id = held.id
+returning e.id
+"""
+
+ENDPOINT_SECRETS_COUNT = """
+select substring(secret_sealed from 1 for 2 + get_byte(secret_sealed, 1)) as head, count(*) as rows
+from endpoints
+where bucket = $1
+  and length(secret_sealed) > 1
+group by head
+"""
+
+ENDPOINT_SECRETS_NEWEST = """
+select id, 0::smallint as n, secret_sealed as sealed
+from endpoints
+where bucket = $1
+order by id desc
+limit $2
+"""
+
+ENDPOINT_PREVIOUS_PAGE = """
+select id, 0::smallint as n, previous_sealed as sealed
+from endpoints
+where bucket = $1
+  and (id, 0::smallint) > ($2::uuid, $3::smallint)
+order by id
+limit $4
+"""
+
+ENDPOINT_PREVIOUS_PUT = """
+with held as (
+  select e.id, new.sealed
+  from endpoints e
+  join unnest($2::uuid[], $3::smallint[], $4::bytea[], $5::bytea[]) as new(id, n, was, sealed)
+    on e.id = new.id
+    and e.previous_sealed = new.was
+  where e.bucket = $1
+  order by e.id
+  for update of e skip locked
+)
+update endpoints e
+set previous_sealed = held.sealed
+from held
+where e.bucket = $1
+  and e.id = held.id
+returning e.id
+"""
+
+ENDPOINT_PREVIOUS_COUNT = """
+select substring(previous_sealed from 1 for 2 + get_byte(previous_sealed, 1)) as head, count(*) as rows
+from endpoints
+where bucket = $1
+  and length(previous_sealed) > 1
+group by head
+"""
+
+ENDPOINT_PREVIOUS_NEWEST = """
+select id, 0::smallint as n, previous_sealed as sealed
+from endpoints
+where bucket = $1
+order by id desc
+limit $2
+"""
+
+ENDPOINT_HEADERS_PAGE = """
+select id, 0::smallint as n, headers_sealed as sealed
+from endpoints
+where bucket = $1
+  and (id, 0::smallint) > ($2::uuid, $3::smallint)
+order by id
+limit $4
+"""
+
+ENDPOINT_HEADERS_PUT = """
+with held as (
+  select e.id, new.sealed
+  from endpoints e
+  join unnest($2::uuid[], $3::smallint[], $4::bytea[], $5::bytea[]) as new(id, n, was, sealed)
+    on e.id = new.id
+    and e.headers_sealed = new.was
+  where e.bucket = $1
+  order by e.id
+  for update of e skip locked
+)
+update endpoints e
+set headers_sealed = held.sealed
+from held
+where e.bucket = $1
+  and e.id = held.id
+returning e.id
+"""
+
+ENDPOINT_HEADERS_COUNT = """
+select substring(headers_sealed from 1 for 2 + get_byte(headers_sealed, 1)) as head, count(*) as rows
+from endpoints
+where bucket = $1
+  and length(headers_sealed) > 1
+group by head
+"""
+
+ENDPOINT_HEADERS_NEWEST = """
+select id, 0::smallint as n, headers_sealed as sealed
+from endpoints
+where bucket = $1
+order by id desc
+limit $2
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
@@ -259,6 +391,33 @@ PLACES: Sequence[Place] = (
         count=TRIGGER_PREVIOUS_COUNT,
         newest=TRIGGER_PREVIOUS_NEWEST,
         bound_to=lambda id_, _: trigger.sealed_for(id_),
+    ),
+    Place(
+        table="endpoints",
+        column="secret_sealed",
+        page=ENDPOINT_SECRETS_PAGE,
+        put=ENDPOINT_SECRETS_PUT,
+        count=ENDPOINT_SECRETS_COUNT,
+        newest=ENDPOINT_SECRETS_NEWEST,
+        bound_to=lambda id_, _: endpoint.sealed_for(id_, "secret"),
+    ),
+    Place(
+        table="endpoints",
+        column="previous_sealed",
+        page=ENDPOINT_PREVIOUS_PAGE,
+        put=ENDPOINT_PREVIOUS_PUT,
+        count=ENDPOINT_PREVIOUS_COUNT,
+        newest=ENDPOINT_PREVIOUS_NEWEST,
+        bound_to=lambda id_, _: endpoint.sealed_for(id_, "secret"),
+    ),
+    Place(
+        table="endpoints",
+        column="headers_sealed",
+        page=ENDPOINT_HEADERS_PAGE,
+        put=ENDPOINT_HEADERS_PUT,
+        count=ENDPOINT_HEADERS_COUNT,
+        newest=ENDPOINT_HEADERS_NEWEST,
+        bound_to=lambda id_, _: endpoint.sealed_for(id_, "headers"),
     ),
 )
 

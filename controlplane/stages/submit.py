@@ -187,13 +187,22 @@ where limits.concurrency_max is distinct from excluded.concurrency_max
 
 INSERT_WEBHOOKS = """
 insert into webhooks (
-  bucket, execution_id, n, namespace, url, host, secret_sealed, headers_sealed, attempts_max, created_at
+  bucket, execution_id, n, namespace, url, host, secret_sealed, headers_sealed, attempts_max, events, created_at
 )
-select $1, w.execution_id, w.n, w.namespace, w.url, w.host, w.secret_sealed, w.headers_sealed, w.attempts_max, clock()
+select $1, w.execution_id, w.n, w.namespace, w.url, w.host, w.secret_sealed, w.headers_sealed, w.attempts_max,
+  string_to_array(w.events, chr(31)), clock()
 from unnest(
-  $2::uuid[], $3::smallint[], $4::smallint[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::smallint[]
+  $2::uuid[], $3::smallint[], $4::smallint[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::smallint[],
+  $10::text[]
 )
-  as w(execution_id, n, namespace, url, host, secret_sealed, headers_sealed, attempts_max)
+  as w(execution_id, n, namespace, url, host, secret_sealed, headers_sealed, attempts_max, events)
+"""
+
+# Those that a webhook wants to hear more of than their end. Most have none, and this is not run.
+LISTEN = """
+insert into listeners (bucket, execution_id, namespace)
+select $1, l.execution_id, l.namespace
+from unnest($2::uuid[], $3::smallint[]) as l(execution_id, namespace)
 """
 
 
@@ -411,7 +420,11 @@ async def enqueue(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
             [webhook.secret_sealed for _, _, webhook in hooks],
             [webhook.headers_sealed for _, _, webhook in hooks],
             [webhook.attempts_max for _, _, webhook in hooks],
+            [APART.join(webhook.events) or None for _, _, webhook in hooks],
         )
+    heard = [item for item in new if any(webhook.events for webhook in item.webhooks)]
+    if heard:
+        await conn.execute(LISTEN, bucket, [item.id for item in heard], [item.namespace for item in heard])
     return accepted
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "0019"
-down_revision = "0017"
+down_revision = "0018"
 
 # A row for hosts that fail, or ask for time, and for no others. By namespace: what one of them is answered must not
 # hold back what another sends to the same host.

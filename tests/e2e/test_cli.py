@@ -520,6 +520,27 @@ def test_a_trigger_from_its_creation_to_its_end(dev: Dev, node: Node) -> None:
     assert (gone.out, unknown.code) == (b"gh deleted\n", 3)
 
 
+def test_an_endpoint_from_its_creation_to_its_end(dev: Dev, node: Node) -> None:
+    """Its secret is printed once; a test fails loudly where nobody takes it."""
+    at = ("--server", dev.url)
+    made = cli("endpoints", "create", "e", "http://127.0.0.1:1024/x", "--event", "*", "--header", "X-K=hidden", *at)
+    tried = cli("endpoints", "test", "e", *at)
+    turned = [cli("endpoints", verb, "e", *at).out for verb in ("disable", "enable")]
+    changed = cli("endpoints", "update", "e", "--target", node.target, "--wait", "0", "--wait", "5", *at)
+    rotated = cli("endpoints", "rotate", "e", "--overlap", "60", *at)
+    given = cli("endpoints", "rotate", "e", "--secret-env", "HOOK", *at, HOOK="mine")
+    shown, listed = json.loads(cli("endpoints", "show", "e", "--json", *at).out), cli("endpoints", "list", *at)
+    gone, unknown = (cli("endpoints", "delete", "e", *at) for _ in range(2))
+
+    assert made.out.startswith(b"whsec_")
+    assert rotated.out.startswith(b"whsec_")
+    assert made.out != rotated.out
+    assert (tried.code, "did not take it" in tried.err, b"hidden" in tried.out) == (1, True, False)
+    assert (turned, changed.out, given.out) == ([b"e disabled\n", b"e enabled\n"], b"e enabled\n", b"e\n")
+    assert (shown["targets"], shown["schedule"], shown["headers"]) == ([node.target], [0, 5], ["X-K"])
+    assert (b"enabled" in listed.out, gone.out, unknown.code) == (True, b"e deleted\n", 3)
+
+
 def test_a_trigger_is_changed_and_paused(dev: Dev, node: Node) -> None:
     """A secret may come from the environment, never from the command line; without one nothing is made."""
     at = ("--server", dev.url)

@@ -362,6 +362,47 @@ from generate_series($1::int, $2::int) as n
 
 AUDIT_HEAD = "insert into audit_heads (bucket, namespace, seq, hash) values (0, 1, 1000000, sha256(''))"
 
+ENDPOINTS = """
+insert into endpoints (
+  bucket, id, namespace, slot, name, url, host, events, targets, schedule, secret_sealed, state, disabled_at,
+  disabled_by, since_xid, created_at, updated_at
+)
+select 0, made_id('g', n), 1, n, 'e' || n, 'https://h', 'h', '{*}', '{}', '{0}', '',
+  case when n % 2 = 0 then 'disabled' else 'enabled' end, case when n % 2 = 0 then clock() end,
+  case when n % 2 = 0 then 'me' end, '1', clock(), clock()
+from generate_series(1, 20) as n
+"""
+
+# One in ten waits for an endpoint that is disabled, of one or the other.
+PARKED = """
+insert into deliveries (
+  bucket, id, namespace, execution_id, endpoint_id, event_seq, event, host, url, body, state, attempts_max, next_at,
+  created_at
+)
+select 0, made_id('q', n), 1, made_id('o', n), made_id('g', n % 20 + 1), n, 'execution.completed', 'h9999.parked',
+  'https://h', '{}', 'pending', 10, 'infinity', clock()
+from generate_series($1::int, $2::int) as n
+where n % 10 = 1
+"""
+
+# One in a hundred is listened to; 200 events have not been announced.
+LISTENERS = """
+insert into listeners (bucket, execution_id, namespace)
+select 0, made_id('e', n), 1
+from generate_series($1::int, $2::int) as n
+where n % 100 = 31
+"""
+ANNOUNCED = """
+insert into announced (bucket, xid, seq, moved_at)
+select 0, xid, seq, clock()
+from events
+where $1::int <= $2::int
+order by events.xid desc, events.seq desc
+offset 200
+limit 1
+on conflict (bucket) do update set xid = excluded.xid, seq = excluded.seq
+"""
+
 TABLES = (
     AUDIT,
     TRIGGERS,
@@ -376,6 +417,9 @@ TABLES = (
     WEBHOOKS,
     DELIVERIES,
     BREAKERS,
+    PARKED,
+    LISTENERS,
+    ANNOUNCED,
     APPROVALS,
     MEMORY,
     MEMORY_ITEMS,
@@ -395,7 +439,7 @@ async def prepare(conn: Connection) -> None:
     """Sixty weeks of partitions, the nodes that are called, and the sessions."""
     await conn.execute("select ensure_partitions(58)")
     await conn.execute(MAKE_ID)
-    for statement in (NODES, SESSIONS, CALLED, PAUSES, API_KEYS, AUDIT_HEAD):
+    for statement in (NODES, SESSIONS, CALLED, PAUSES, API_KEYS, AUDIT_HEAD, ENDPOINTS):
         await conn.execute(statement)
 
 

@@ -39,6 +39,7 @@ from controlplane.reads import steps as step_reads
 from controlplane.reads import triggers as trigger_reads
 from controlplane.stages import (
     admit,
+    announce,
     approve,
     audit,
     bulk,
@@ -115,6 +116,8 @@ async def cases(conn: Connection) -> dict[str, Case]:
     let_in = await plan_rows.ids(conn, "a", 1, 2, 3, 4)
     new = await plan_rows.ids(conn, "x", *range(10))
     door, *_ = await plan_rows.ids(conn, "t", 5)
+    told = await plan_rows.ids(conn, "g", 2, 12, 7)
+    cursor = tuple(await conn.fetchrow("select xid::text, seq from announced") or ("1", 1))
     first, last = executions.BEFORE_ALL, executions.AFTER_ALL
     page, now = (0, first, last, 1_000, 1), "2100-01-01"
     nothing, none = (None, None), (None,) * 4
@@ -340,6 +343,18 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "triggers.READ": case(trigger_reads.READ, 0, 1, "t5", by="triggers_bucket_namespace_name_key"),
         "triggers.EVENTS": case(trigger_reads.EVENTS, 0, door, None, None, 51, by="trigger_events_newest"),
         "trigger.READ_SAME": case(trigger.READ_SAME, 0, door, "k4", by="trigger_events_bucket_trigger_id_key_key"),
+        "announce.NEWS": case(announce.NEWS, 0, *cursor, "9000000"),
+        "announce.PAGE": case(announce.PAGE, 0, *cursor, "9000000", ["execution.completed"], 200, 65_536),
+        "announce.HEARD": case(announce.HEARD, 0, leased, by="listeners_pkey webhooks_pkey"),
+        "announce.READ_ENDS": case(announce.READ_ENDS, 0, ended, 262_144),
+        "announce.READ_DEAD": case(announce.READ_DEAD, 0, deliveries, by="deliveries_pkey"),
+        "announce.READ_ASKED": case(announce.READ_ASKED, 0, suspended, by="approvals_pkey"),
+        "announce.PARKED": case(announce.PARKED, 0, 200, by="deliveries_parked"),
+        "announce.RELEASE": case(announce.RELEASE, 0, told[:2], 1_000, by="deliveries_parked deliveries_pkey"),
+        "announce.DISMISS": case(announce.DISMISS, 0, leased, by="listeners_pkey"),
+        "deliver.PARK": case(deliver.PARK, 0, deliveries, [1] * 3, by="deliveries_pkey"),
+        "forget.UNANNOUNCED": case(forget.UNANNOUNCED, 0, ended),
+        "forget.DROP_LISTENERS": case(forget.DROP_LISTENERS, 0, leased, by="listeners_pkey"),
         "schedule.DUE_TARGETS": case(schedule.DUE_TARGETS, 0, 64, by="schedules_due"),
         "schedule.LOCK_DUE": case(schedule.LOCK_DUE, 0, 64, by="schedules_due"),
         "schedule.WAITING_TARGETS": case(

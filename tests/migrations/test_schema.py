@@ -42,6 +42,8 @@ OPERATIONAL = [
     "audit",
     "audit_heads",
     "tickets",
+    "endpoints",
+    "listeners",
 ]
 KEY = """
 select a.attname

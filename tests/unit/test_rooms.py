@@ -85,8 +85,9 @@ STAGES: Mapping[str, frozenset[str]] = {
     "follow": frozenset({"cancel", "finish"}),  # a child whose parent has ended is cancelled as anything else
     "approve": frozenset({"wait", "suspend"}),  # who asks waits, and the answer ends it, in one transaction
     "signal": frozenset({"suspend"}),
-    "deliver": frozenset({"trip"}),  # what an attempt says about its host is heard as it is settled: once
     "step": frozenset({"approve", "signal", "suspend"}),
+    # what an attempt says of its host and its endpoint is heard as it is settled: once
+    "deliver": frozenset({"trip", "endpoint"}),
 }
 SERVE_ALL_STAGES = frozenset({"hold", "record", "room", "audit"})
 

@@ -20,6 +20,7 @@ from controlplane.cli.commands import (
     bulk,
     database,
     deliveries,
+    endpoints,
     executions,
     keys,
     limits,
@@ -74,6 +75,7 @@ app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(limits.app, name="limits")
 app.add_typer(triggers.app, name="triggers")
+app.add_typer(endpoints.app, name="endpoints")
 app.add_typer(keys.app, name="keys")
 app.add_typer(keys.namespaces_app, name="namespaces")
 app.add_typer(database.app, name="database")
@@ -232,6 +234,10 @@ def call(
         list[str] | None,
         typer.Option("--webhook-header", metavar="NAME=VALUE", help="A header of that POST; may be repeated."),
     ] = None,
+    webhook_event: Annotated[
+        list[str] | None,
+        typer.Option("--webhook-event", metavar="TYPE", help="Told beside the end, as execution.started; repeatable."),
+    ] = None,
     idempotency_key: Annotated[
         str | None,
         typer.Option("--idempotency-key", metavar="KEY", help="Submitted twice with one key, it is accepted once."),
@@ -269,6 +275,7 @@ def call(
             webhook_url=webhook,
             webhook_secret=webhook_secret,
             webhook_headers=webhook_header or [],
+            webhook_events=webhook_event or [],
             idempotency_key=idempotency_key,
             again=again(server),
             as_json=as_json,

@@ -109,6 +109,11 @@ async def theirs(api: Api, receiver: Receiver) -> Theirs:
     [event] = (await api.get("/triggers/canary-schedule/events"))["items"]
     assert (await api.client.put("/api/v1/limits/key:canary", json={"concurrency_max": 3})).status_code == 201
     assert (await api.client.put("/api/v1/namespaces/default/caps", json={"nodes": 5_000})).status_code == 200
+    told_all = {"name": "canary-schedule", "url": receiver.url, "events": ["endpoint.disabled"]}
+    endpoint = await api.post("/endpoints", told_all)
+    assert endpoint.status_code == 201, endpoint.text
+    listening = {"webhook": {"url": receiver.url, "events": ["execution.started"]}, "delay_seconds": 9_999}
+    await api.submit("canary.echo", **listening)
     key = (await api.post("/keys", {"name": "canary", "scopes": ["read"]})).json()
     assert (await api.post("/tickets", {"path": "/canary"})).status_code == 201
     await api.submit("canary.echo", input={"canary": 2})  # waits, ready to be taken
@@ -133,6 +138,7 @@ async def theirs(api: Api, receiver: Receiver) -> Theirs:
         "event_id": str(event["trigger_event_id"]),
         "event": "canary-event",
         "namespace": "default",
+        "endpoint_id": str(endpoint.json()["endpoint_id"]),
     }
     known: dict[str, object] = fence(lease) | {
         "execution_ids": [told, lease["execution_id"]],

@@ -8,6 +8,7 @@ from controlplane_sdk.client import Client, Event, Handle, Page
 from controlplane_sdk.context import Context
 from controlplane_sdk.deliveries import Delivery
 from controlplane_sdk.durable import Decision, Suspended
+from controlplane_sdk.endpoints import Endpoint, EndpointTest
 from controlplane_sdk.errors import (
     AIUnavailable,
     AlreadyFinished,
@@ -61,6 +62,8 @@ __all__ = [
     "Decision",
     "Delivery",
     "Drain",
+    "Endpoint",
+    "EndpointTest",
     "Event",
     "EventTimedOut",
     "Execution",
