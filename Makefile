@@ -6,10 +6,10 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test unit integration property fuzz e2e bench lint lock docs schema clean
+.PHONY: help install demo dev test unit integration property fuzz e2e bench bench-webhooks cost lint lock sbom audit docs schema clean
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Set up .venv with both distributions
 
@@ -18,8 +18,8 @@ $(INSTALLED): requirements.lock pyproject.toml sdk/python/pyproject.toml
 	  { echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	@echo "Setting up $(VENV) (once, about a minute) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e . -e sdk/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e sdk/python
 	@touch $@
 
 demo: $(INSTALLED) ## The whole story on real input: submit, kill the node, kill the server, finish, verify the webhook
@@ -52,14 +52,30 @@ e2e: $(INSTALLED) ## Real processes, real signals
 bench: $(INSTALLED) ## Submits and lifecycles per second beside the machine's own limit
 	@$(BIN)/python bench/lifecycle.py
 
+bench-webhooks: $(INSTALLED) ## Receivers that answer beside thousands that hang
+	@$(BIN)/python bench/webhooks.py
+
+cost: $(INSTALLED) ## CPU, round trips, log and buffers of a submit, a claim, a report and a lifecycle
+	@$(BIN)/python bench/flush.py
+	@$(BIN)/python bench/cost.py
+
 lint: $(INSTALLED) ## Lint and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 lock: $(INSTALLED) ## Resolve the lock anew from the ranges in pyproject.toml
 	@$(BIN)/python -m pip install --quiet uv
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header \
-	  pyproject.toml sdk/python/pyproject.toml --extra ai --group pyproject.toml:test --group pyproject.toml:lint \
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header \
+	  --generate-hashes pyproject.toml sdk/python/pyproject.toml --extra ai \
+	  --group pyproject.toml:test --group pyproject.toml:lint --group pyproject.toml:build \
 	  -o requirements.lock
+
+sbom: $(INSTALLED) ## Write sbom.json: what is installed from the lock, as CycloneDX
+	@$(BIN)/python -m tests.docs.parts > sbom.json
+	@echo "sbom.json"
+
+audit: $(INSTALLED) ## Ask the public database of advisories about what the lock names (needs the network)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --target .venv/audit pip-audit
+	@PYTHONPATH=.venv/audit $(BIN)/python -m pip_audit --require-hashes --disable-pip -r requirements.lock
 
 docs: $(INSTALLED) ## Write the pages that are made from the code anew
 	@$(BIN)/python -m tests.docs.generated

@@ -131,11 +131,11 @@ def node(port: int, folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[None]:
+def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as file:
         process = subprocess.Popen(command, env=env, stdout=file, stderr=file)
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(timeout=60)

@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-import secrets
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,14 +15,18 @@ from uuid import UUID
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 
 from controlplane import __version__
 from controlplane.api import (
     attempts,
+    audit,
     batch,
     bulk,
+    caps,
     changes,
     deliveries,
+    endpoints,
     events,
     executions,
     explain,
@@ -45,6 +48,7 @@ from controlplane.api import (
     schedules,
     signals,
     steps,
+    tickets,
     triggers,
     withhold,
 )
@@ -52,6 +56,7 @@ from controlplane.api.agentfield import approvals
 from controlplane.api.agentfield import operations as agentfield
 from controlplane.api.agentfield.processes import Processes
 from controlplane.api.auth import Gate
+from controlplane.api.caps import Caps
 from controlplane.api.catalogue import Catalogue
 from controlplane.api.doors import (
     BULKS_TOPIC,
@@ -69,19 +74,23 @@ from controlplane.api.doors import (
 from controlplane.api.entrance import Entrance
 from controlplane.api.facades import jobs, sockets, tasks
 from controlplane.api.facades.intake import Facades
-from controlplane.api.front import Front, Table
+from controlplane.api.front import Front, House, Table
 from controlplane.api.guard import Guard
 from controlplane.api.lookout import Lookout
 from controlplane.api.operation import Operation, install
 from controlplane.api.rate import Limiter, Rates
 from controlplane.api.streams import Streams
+from controlplane.api.veil import Veil
 from controlplane.api.waiting import Waiting
 from controlplane.api.whose import Whose
 from controlplane.daemons import loop
 from controlplane.daemons.admitter import Admitter
+from controlplane.daemons.announcer import Announcer
 from controlplane.daemons.archivist import Archivist
 from controlplane.daemons.bulker import Bulker
+from controlplane.daemons.census import Census
 from controlplane.daemons.dispatcher import Dispatcher
+from controlplane.daemons.inspector import Inspector
 from controlplane.daemons.janitor import DatabaseClock, Janitor
 from controlplane.daemons.overseer import Overseer
 from controlplane.daemons.pusher import Pusher
@@ -92,12 +101,13 @@ from controlplane.domain import topic
 from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.ids import IdMaker
 from controlplane.domain.lease import Claim, Lease, Recorded, Report
-from controlplane.domain.memory import Append, Op, Put, Remove
+from controlplane.domain.memory import Append, Op, Put, Remove, Write, Written
 from controlplane.domain.placement import Placement
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.schedule import Served
 from controlplane.domain.step import Done
 from controlplane.errors import ControlPlaneError, TargetNotFound
+from controlplane.observe.metrics import Meter
 from controlplane.outbound.node import NodeCaller
 from controlplane.outbound.webhook import WebhookSender
 from controlplane.postgres.lane import Lane
@@ -108,9 +118,11 @@ from controlplane.reads import changes as change_rows
 from controlplane.reads import events as event_rows
 from controlplane.reads import executions as execution_rows
 from controlplane.security.egress import EgressPolicy
+from controlplane.security.randomness import RandomBits
 from controlplane.security.secrets import KeyRing
 from controlplane.settings import Settings
 from controlplane.stages import checkpoint, complete, lease, log, renew, replay, step, submit
+from controlplane.stages.endpoint import Patience
 from controlplane.stages.expire import Stopped
 
 logger = logging.getLogger(__name__)
@@ -138,14 +150,22 @@ OPERATIONS = [
     *changes.OPERATIONS,
     *events.OPERATIONS,
     *deliveries.OPERATIONS,
+    *endpoints.OPERATIONS,
     *pauses.OPERATIONS,
     *agentfield.OPERATIONS,
     *keys.OPERATIONS,
+    *caps.OPERATIONS,
+    *audit.OPERATIONS,
+    *tickets.OPERATIONS,
     *retention.OPERATIONS,
     *health.OPERATIONS,
 ]
 
 REAPER_SECONDS = 0.5
+ANNOUNCER_SECONDS = 1.0
+ANNOUNCER_SPACING_SECONDS = 0.05
+ANNOUNCER_IDLE_SECONDS = 1.0
+"""Every event hints at it; while nobody listens one look a second is enough."""
 DISPATCHER_SECONDS = 1.0
 JANITOR_SECONDS = 60.0
 ARCHIVIST_SECONDS = 60.0
@@ -153,10 +173,12 @@ PUSHER_SECONDS = 1.0
 OVERSEER_SECONDS = 1.0
 SCHEDULER_SECONDS = 1.0
 BULKER_SECONDS = 1.0
+INSPECTOR_SECONDS = 600.0
 WAKER_SECONDS = 0.25
 WAKER_SPACING_SECONDS = 0.05
 """Every end may be the one that a parent waits for: so many passes a second look at all of them."""
 ADMITTER_SECONDS = 0.5
+CENSUS_LOOK_SECONDS = 1.0
 REPLAYS_MAX = 16
 """Children that one flush looks up in the source run: the results of all of them are in memory at once."""
 
@@ -169,20 +191,22 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str |
     public_url = settings.public_url or url or f"http://{settings.host}:{settings.port}"
 
     operations = operations_of(settings)
+    meter = Meter()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _running(app, settings, database_url, keyring, public_url):
+        async with _running(app, settings, database_url, keyring, public_url, meter):
             yield
 
-    app = FastAPI(
+    app = House(
         title="controlplane",
         version=__version__,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        middleware=[
-            Middleware(Guard),
+        doors=[
+            Middleware(ServerErrorMiddleware, handler=problems.broken),
+            Middleware(Guard, meter=meter),
             *_cors(settings),
             Middleware(
                 Gate,
@@ -190,6 +214,7 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str |
                 signed=[approvals.SIGNED_PATH] if settings.approval_secret else [],
             ),
             *_rates(settings),
+            Middleware(Veil),
             Middleware(Front),
         ],
     )
@@ -220,9 +245,16 @@ def _cors(settings: Settings) -> list[Middleware]:
 
 
 def _rates(settings: Settings) -> list[Middleware]:
-    if settings.rate_per_second is None:
+    if settings.rate_per_second is None and settings.namespace_rate_per_second is None:
         return []
-    return [Middleware(Limiter, rates=Rates(per_second=settings.rate_per_second, burst=settings.rate_burst))]
+    rates = namespaces = None
+    if settings.rate_per_second is not None:
+        rates = Rates(per_second=settings.rate_per_second, burst=settings.rate_burst)
+    if settings.namespace_rate_per_second is not None:
+        namespaces = Rates(
+            per_second=settings.namespace_rate_per_second, burst=settings.namespace_rate_burst, name="namespace"
+        )
+    return [Middleware(Limiter, rates=rates, namespaces=namespaces)]
 
 
 def operations_of(settings: Settings) -> list[Operation]:
@@ -233,23 +265,27 @@ def operations_of(settings: Settings) -> list[Operation]:
 
 @contextlib.asynccontextmanager
 async def _running(
-    app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing, public_url: str
+    app: FastAPI, settings: Settings, dsn: str, keyring: KeyRing, public_url: str, meter: Meter
 ) -> AsyncIterator[None]:
     pool = await open_pool(
         dsn, size=settings.database_connections, name="controlplane", pooler=settings.database_pooler
     )
     placement = Placement(buckets=settings.buckets, hashed=settings.buckets_hashed)
     clock = DatabaseClock()
-    ids = IdMaker(clock.milliseconds, secrets.randbits)
+    ids = IdMaker(clock.milliseconds, RandomBits())
     hints = Hints(pool, dsn, notify=settings.notify)
     admission = Admission(hints)
+    namespace_caps = Caps(pool, placement, defaults=settings.caps)
     egress = EgressPolicy(allow=settings.egress_allow, allow_loopback=settings.egress_allow_loopback)
     nodes_egress = EgressPolicy(allow=settings.nodes_allow, allow_loopback=settings.egress_allow_loopback)
     token = None if settings.node_token is None else settings.node_token.get_secret_value()
     caller = NodeCaller(nodes_egress, answer_bytes_max=settings.payload_bytes_max + 1, token=token)
+    sender = WebhookSender(egress)
     doors = Doors(
         pool=pool,
-        lanes=_lanes(pool, placement, ids, admission, patience_seconds=settings.database_patience_seconds),
+        lanes=_lanes(
+            pool, placement, ids, admission, namespace_caps, patience_seconds=settings.database_patience_seconds
+        ),
         hints=hints,
         admission=admission,
         placement=placement,
@@ -261,6 +297,7 @@ async def _running(
             cancel_grace_seconds=settings.cancel_grace_seconds,
             lease_floor_seconds=settings.lease_seconds,
             webhook_attempts_max=settings.webhook_attempts_max,
+            endpoints_max=settings.endpoints_max,
             push_slots=settings.push_slots,
             push_slots_of=settings.push_slots_of,
             push_lease_seconds=settings.push_lease_seconds,
@@ -274,7 +311,9 @@ async def _running(
         nodes_egress=nodes_egress,
         approval_secret=settings.approval_secret.get_secret_value() if settings.approval_secret else None,
         discover=caller.discover,
+        send=partial(sender.send, total_seconds=settings.webhook_seconds),
         catalogue=Catalogue(pool, placement),
+        caps=namespace_caps,
         waiting=Waiting(pool, hints),
         lookout=Lookout(pool, hints, placement),
         streams=Streams(pool, hints, placement, topic=EVENTS_TOPIC, page=event_rows.stream),
@@ -287,8 +326,10 @@ async def _running(
             hints,
             placement,
             api_key=settings.api_key.get_secret_value() if settings.api_key else None,
+            wrong_keys_per_minute=settings.wrong_keys_per_minute,
         ),
         whose=Whose(pool),
+        meter=meter,
     )
     app.state.doors = doors
     janitor = Janitor(
@@ -299,10 +340,14 @@ async def _running(
         secret_days=settings.webhook_secret_days,
         changes_seconds=settings.memory_changes_seconds,
         trigger_events_days=settings.trigger_events_days,
+        audit_days=settings.keep_audit_days,
     )
     await janitor.tick()  # before the first id is made
     await doors.entrance.begin()
+    await doors.caps.refresh()
+    inspector = Inspector(pool, placement, keyring, found=doors.inspected)
     archivist = Archivist(pool, placement, settings.keep)
+    census = Census(pool, placement, memory=doors.caps.wants_memory, stored=doors.caps.wants_stored)
     scheduler = Scheduler(
         pool,
         placement,
@@ -311,6 +356,7 @@ async def _running(
         ready=doors.ready,
         ended=doors.ended,
         cancelling=doors.cancelling,
+        full=doors.caps.full,
     )
     bulker = Bulker(
         pool,
@@ -324,7 +370,7 @@ async def _running(
         due=doors.due,
     )
     async with contextlib.AsyncExitStack() as stack:
-        sender = await stack.enter_async_context(WebhookSender(egress))
+        await stack.enter_async_context(sender)
         callbacks = await stack.enter_async_context(WebhookSender(nodes_egress))
         await stack.enter_async_context(caller)
         await stack.enter_async_context(hints.running())
@@ -341,7 +387,20 @@ async def _running(
             per_host_max=settings.webhooks_per_host_max,
             topic=DELIVERIES_TOPIC,
             told=partial(hints.tell, EVENTS_TOPIC),
+            patience=Patience(
+                dead_max=settings.endpoint_dead_max, failing_seconds=settings.endpoint_failing_hours * 3_600
+            ),
         )
+        announcer = Announcer(
+            pool,
+            placement,
+            make_id=ids.new,
+            public_url=doors.public_url,
+            planned=partial(hints.tell, DELIVERIES_TOPIC),
+            spacing_seconds=ANNOUNCER_SPACING_SECONDS,
+            idle_seconds=ANNOUNCER_IDLE_SECONDS,
+        )
+        await announcer.begin()
         pusher = Pusher(
             pool,
             placement,
@@ -374,6 +433,7 @@ async def _running(
         admitter = Admitter(pool, placement, ready=doors.ready, admission=admission)
         came = stack.enter_context(hints.waiter(topic.NODES))
         due = stack.enter_context(hints.waiter(DELIVERIES_TOPIC))
+        happened = stack.enter_context(hints.waiter(EVENTS_TOPIC))
         limited = stack.enter_context(hints.waiter(LIMITS_TOPIC))
         scheduled = stack.enter_context(hints.waiter(SCHEDULES_TOPIC))
         begun = stack.enter_context(hints.waiter(BULKS_TOPIC))
@@ -384,7 +444,9 @@ async def _running(
                 "reaper": every(reaper.tick, name="reaper", interval_seconds=REAPER_SECONDS),
                 "janitor": every(janitor.tick, name="janitor", interval_seconds=JANITOR_SECONDS),
                 "archivist": every(archivist.tick, name="archivist", interval_seconds=ARCHIVIST_SECONDS),
+                "census": every(census.tick, name="census", interval_seconds=CENSUS_LOOK_SECONDS),
                 "dispatcher": every(dispatcher.tick, name="dispatcher", interval_seconds=DISPATCHER_SECONDS, hint=due),
+                "announcer": every(announcer.tick, name="announcer", interval_seconds=ANNOUNCER_SECONDS, hint=happened),
                 "pusher": every(pusher.tick, name="pusher", interval_seconds=PUSHER_SECONDS, hint=came),
                 "scheduler": every(
                     scheduler.tick, name="scheduler", interval_seconds=SCHEDULER_SECONDS, hint=scheduled
@@ -393,7 +455,9 @@ async def _running(
                 "waker": every(waker.tick, name="waker", interval_seconds=WAKER_SECONDS, hint=ended),
                 "admitter": every(admitter.tick, name="admitter", interval_seconds=ADMITTER_SECONDS, hint=limited),
                 "overseer": every(overseer.tick, name="overseer", interval_seconds=OVERSEER_SECONDS),
+                "inspector": every(inspector.tick, name="inspector", interval_seconds=INSPECTOR_SECONDS),
                 "entrance": doors.entrance.run(),
+                "caps": doors.caps.run(),
                 "waiting": doors.waiting.run(),
                 "lookout.work": doors.lookout.watch_work(),
                 "lookout.cancels": doors.lookout.watch_cancels(),
@@ -424,21 +488,31 @@ def release_waiters(app: FastAPI) -> None:
         doors.changes.release()
 
 
-def _lanes(pool: Pool, placement: Placement, ids: IdMaker, admission: Admission, *, patience_seconds: float) -> Lanes:
+def _lanes(
+    pool: Pool, placement: Placement, ids: IdMaker, admission: Admission, caps: Caps, *, patience_seconds: float
+) -> Lanes:
     async def accept(conn: Connection, batch: list[Submission]) -> list[Accepted | ControlPlaneError]:
-        answers = await submit.accept(conn, batch)
+        answers = await _within(caps, conn, batch, submit.accept)
         if any(item.parent_id is not None for item in batch):  # whoever waits for a child holds nothing
             admission.freed()
         return _tell_blocked(admission, answers)
 
     async def take_over(conn: Connection, batch: list[Submission]) -> list[Accepted | ControlPlaneError]:
-        return _tell_blocked(admission, await replay.accept(conn, batch, make_id=ids.new))
+        call = partial(replay.accept, make_id=ids.new)
+        return _tell_blocked(admission, await _within(caps, conn, batch, call))
 
     async def claim(conn: Connection, batch: list[Claim]) -> list[list[Lease] | ControlPlaneError]:
         answers = await lease.claim(conn, batch, placement)
         if any(answers):  # of a fairness key others may be ready now
             admission.freed()
         return answers
+
+    async def write(conn: Connection, batch: list[Write]) -> list[list[Written] | ControlPlaneError]:
+        refused = {n: error for n, one in enumerate(batch) if (error := caps.refuse_memory(one)) is not None}
+        if not refused:
+            return await checkpoint.write(conn, batch)
+        rest = iter(await checkpoint.write(conn, [one for n, one in enumerate(batch) if n not in refused]))
+        return [refused[n] if n in refused else next(rest) for n in range(len(batch))]
 
     async def report(conn: Connection, batch: list[Report]) -> list[Recorded | ControlPlaneError]:
         answers = await complete.report(conn, batch, make_id=ids.new, jitter=random.random)
@@ -483,7 +557,7 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, admission: Admission,
         ),
         memory=Lane(
             pool,
-            checkpoint.write,
+            write,
             name="memory",
             retry_seconds=patience_seconds,
             keys=lambda item: {op.place for op in item.ops},
@@ -499,6 +573,26 @@ def _lanes(pool: Pool, placement: Placement, ids: IdMaker, admission: Admission,
         ),
         log=Lane(pool, log.append, name="log", retry_seconds=2.0, waiting_max=20_000),
     )
+
+
+async def _within(
+    caps: Caps,
+    conn: Connection,
+    batch: list[Submission],
+    accept: Callable[[Connection, list[Submission]], Awaitable[list[Accepted | ControlPlaneError]]],
+) -> list[Accepted | ControlPlaneError]:
+    """What there is room for is accepted. What has been accepted before is answered so, also where there is none."""
+    with caps.passing(batch) as passing:
+        answers = await accept(conn, passing.items)
+        for item, said in zip(passing.items, answers, strict=True):
+            if isinstance(said, Accepted) and not said.replayed and said.source_id is None:
+                passing.settle(item.namespace)
+        if not passing.full:
+            return answers
+        said_of = {item.id: said for item, said in zip(passing.items, answers, strict=True)}
+        before = await submit.before(conn, passing.full)
+        said_of |= {item.id: before.get(item.id) or caps.refusal(item) for item in passing.full}
+    return [said_of[item.id] for item in batch]
 
 
 def _stopped(overseer: Overseer, hints: Hints, stopped: Sequence[Stopped]) -> None:

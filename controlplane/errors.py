@@ -4,13 +4,14 @@
     ├── NotFound       ExecutionNotFound  TargetNotFound  NodeNotFound  SessionNotFound  MemoryNotFound
     │                  DeliveryNotFound  NoApprovalRequest  ScheduleNotFound  BulkNotFound  StepNotFound
     │                  LimitNotFound  KeyNotFound  NamespaceNotFound  TriggerNotFound  TriggerEventNotFound
+    │                  EndpointNotFound
     ├── Conflict       LeaseLost  AlreadyFinished  InvalidState  SessionClosed  SessionDraining  LengthMismatch
     │                  NotAList  IdempotencyConflict  ApprovalAlreadyRequested  ScheduleExists  SignalsFull
     │                  NamespaceExists  KeyReplaced  KeyRevoked
-    │                  TriggerExists
+    │                  TriggerExists  EndpointExists  EndpointsFull
     ├── Refused        Malformed  Invalid  InvalidParameter  TooLarge  TargetMalformed  EgressRefused  NoWebhook
     │                  Unauthorized  NotItsNode  ScopeMissing  NodeNotAllowed  NamespaceNotAllowed
-    │                  NotHttp  HeadTooLarge  TooSlow  RateLimited
+    │                  NotHttp  HeadTooLarge  TooSlow  RateLimited  CapReached  NamespaceFull  PayloadsHidden
     └── Unavailable    DatabaseUnavailable  ShuttingDown  WaitedTooLong  TooManyConnections
 
 The class docstring is the default message, `code` the stable slug that a program may switch on.
@@ -134,6 +135,12 @@ class TriggerEventNotFound(NotFound):
     code = "trigger_event_not_found"
 
 
+class EndpointNotFound(NotFound):
+    """There is no endpoint of this name or id."""
+
+    code = "endpoint_not_found"
+
+
 class Conflict(ControlPlaneError):
     """The request contradicts what is already true."""
 
@@ -204,6 +211,18 @@ class TriggerExists(Conflict):
     """There is another trigger of this name."""
 
     code = "trigger_exists"
+
+
+class EndpointExists(Conflict):
+    """There is another endpoint of this name."""
+
+    code = "endpoint_exists"
+
+
+class EndpointsFull(Conflict):
+    """There are as many endpoints as there may be."""
+
+    code = "endpoints_full"
 
 
 class SignalsFull(Conflict):
@@ -314,6 +333,18 @@ class RateLimited(Refused):
     code = "rate_limited"
 
 
+class CapReached(Refused):
+    """The namespace has as many of these as it may have."""
+
+    code = "cap_reached"
+
+
+class NamespaceFull(Refused):
+    """The namespace has as much under way as it may have; there is room again by and by."""
+
+    code = "namespace_full"
+
+
 class ScopeMissing(Refused):
     """The API key is valid, but not for this."""
 
@@ -324,6 +355,12 @@ class NodeNotAllowed(Refused):
     """The API key may not speak for this node."""
 
     code = "node_not_allowed"
+
+
+class PayloadsHidden(Refused):
+    """This would show payloads, and the API key is shown none."""
+
+    code = "payloads_hidden"
 
 
 class NamespaceNotAllowed(Refused):

@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from controlplane.domain.cap import MOST, Cap
 from controlplane.domain.retention import DAY_SECONDS, Keep
 from controlplane.wire.limits import WireLimits
 
@@ -25,6 +26,20 @@ KeepDays = Annotated[
     BeforeValidator(lambda given: None if given in (FOREVER, "") else given),
 ]
 """Days from the end of something until it is removed; None, written `forever` or not at all, keeps it."""
+
+UNLIMITED = "unlimited"
+CapCount = Annotated[
+    Annotated[int, Field(ge=0, le=MOST)] | None,
+    BeforeValidator(lambda given: None if given in (UNLIMITED, "") else given),
+]
+"""How many a namespace may have; None, written `unlimited`, is any number."""
+
+KEEP_AUDIT_DAYS_MIN = 30
+"""The database itself takes away nothing younger (migration 0020)."""
+KeepAuditDays = Annotated[
+    Annotated[float, Field(ge=KEEP_AUDIT_DAYS_MIN, le=KEEP_DAYS_MAX)] | None,
+    BeforeValidator(lambda given: None if given in (FOREVER, "") else given),
+]
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -156,6 +171,42 @@ class Settings(BaseSettings):
     rate_burst: int = Field(
         default=200, ge=1, le=1_000_000, description="Requests at once, before `rate_per_second` holds."
     )
+    namespace_rate_per_second: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e6,
+        description="Requests per second of one namespace and replica, all of its keys together; unset: any number.",
+    )
+    namespace_rate_burst: int = Field(
+        default=1_000, ge=1, le=1_000_000, description="Requests at once, before `namespace_rate_per_second` holds."
+    )
+    cap_executions: CapCount = Field(
+        default=1_000_000, description="Unfinished executions of one namespace, or `unlimited`."
+    )
+    cap_stored_bytes: CapCount = Field(
+        default=None,
+        description="Bytes of inputs, contexts and results of one namespace, as last counted; unset: any number.",
+    )
+    cap_schedules: CapCount = Field(default=10_000, description="Schedules of one namespace, or `unlimited`.")
+    cap_triggers: CapCount = Field(default=1_000, description="Triggers of one namespace, or `unlimited`.")
+    cap_keys: CapCount = Field(
+        default=1_000,
+        description="API keys of one namespace that are neither revoked nor expired, or `unlimited`.",
+    )
+    cap_nodes: CapCount = Field(default=20_000, description="Nodes of one namespace, or `unlimited`.")
+    cap_sessions_per_node: CapCount = Field(default=1_000, description="Live processes of one node, or `unlimited`.")
+    cap_memory_keys: CapCount = Field(
+        default=None, description="Keys in the memory of one namespace, counted every minute; unset: any number."
+    )
+    cap_memory_bytes: CapCount = Field(
+        default=None, description="Bytes in the memory of one namespace, counted every minute; unset: any number."
+    )
+    wrong_keys_per_minute: int = Field(
+        default=30,
+        ge=1,
+        le=1_000_000,
+        description="Unknown API keys per minute of one address and replica that are looked at; of more each is a 429.",
+    )
     cors_origins: tuple[Annotated[str, Field(pattern=ORIGIN)], ...] = Field(
         default=(),
         description="Web pages that may call the API from a browser, as a JSON list of origins (https://host[:port]).",
@@ -221,6 +272,24 @@ class Settings(BaseSettings):
     keep_dead_days: KeepDays = Field(
         default=None, description="Days that dead deliveries are kept; unset: as long as their execution."
     )
+    keep_audit_days: KeepAuditDays = Field(
+        default=None, description="Days that the audit log is kept, from 30; unset or `forever`: always."
+    )
+    endpoints_max: int = Field(
+        default=20, ge=1, le=1_000, description="Webhook endpoints that a namespace may register."
+    )
+    endpoint_dead_max: int = Field(
+        default=20,
+        ge=1,
+        le=1_000_000,
+        description="Deliveries that must die in a row before an endpoint is disabled by itself.",
+    )
+    endpoint_failing_hours: float = Field(
+        default=72.0,
+        ge=0,
+        le=8_760,
+        description="For how long an endpoint must have taken nothing before it is disabled by itself.",
+    )
     notify: bool = Field(default=True, description="Whether replicas hint at work by NOTIFY; polling finds it anyway.")
     partitions_weeks_ahead: int = Field(default=4, ge=1, le=52, description="Weeks of partitions made in advance.")
     buckets: int = Field(default=1, ge=1, le=4096, description="Buckets that new executions are spread over.")
@@ -246,6 +315,21 @@ class Settings(BaseSettings):
             delivered_seconds=_seconds(self.keep_delivered_days),
             dead_seconds=_seconds(self.keep_dead_days),
         )
+
+    @property
+    def caps(self) -> dict[Cap, int | None]:
+        """The `cap_…`: what holds for a namespace of which nothing else was said."""
+        return {
+            Cap.EXECUTIONS: self.cap_executions,
+            Cap.STORED_BYTES: self.cap_stored_bytes,
+            Cap.SCHEDULES: self.cap_schedules,
+            Cap.TRIGGERS: self.cap_triggers,
+            Cap.KEYS: self.cap_keys,
+            Cap.NODES: self.cap_nodes,
+            Cap.SESSIONS_PER_NODE: self.cap_sessions_per_node,
+            Cap.MEMORY_KEYS: self.cap_memory_keys,
+            Cap.MEMORY_BYTES: self.cap_memory_bytes,
+        }
 
     @property
     def wire(self) -> WireLimits:

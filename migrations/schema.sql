@@ -1,12 +1,62 @@
 -- The data model, dumped from the migrations by `make schema`; a test compares. Without weekly partitions.
 
+CREATE FUNCTION public.audit_hash(previous bytea, fields text[]) RETURNS bytea
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN sha256((previous || convert_to((SELECT string_agg(COALESCE(((octet_length(f.field) || ':'::text) || f.field), '-'::text), ''::text ORDER BY f.n) AS string_agg FROM unnest(audit_hash.fields) WITH ORDINALITY f(field, n)), 'UTF8'::name)));
+
+CREATE FUNCTION public.audit_heads_go_forward() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+declare
+  last record;
+begin
+  if tg_op = 'UPDATE' then
+    if (new.bucket, new.namespace) = (old.bucket, old.namespace)
+      and (new.seq = old.seq and new.hash = old.hash or new.seq = old.seq + 1)
+    then
+      if (new.removed_seq, new.removed_hash) = (old.removed_seq, old.removed_hash) then
+        return new;
+      end if;
+      select a.hash, a.at into last
+      from audit a
+      where a.bucket = new.bucket and a.namespace = new.namespace and a.seq = new.removed_seq;
+      if new.removed_seq > old.removed_seq
+        and last.hash = new.removed_hash
+        and last.at < clock() - interval '30 days'
+      then
+        return new;
+      end if;
+    end if;
+  end if;
+  raise exception 'the head of an audit chain only goes forward: % refused', lower(tg_op)
+    using errcode = 'restrict_violation';
+end
+$$;
+
+CREATE FUNCTION public.audit_is_append_only() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+  if tg_op = 'DELETE' then
+    perform from audit_heads h
+    where h.bucket = old.bucket and h.namespace = old.namespace and h.removed_seq >= old.seq;
+    if found then
+      return old;
+    end if;
+  end if;
+  raise exception 'audit is append-only: % refused', lower(tg_op)
+    using errcode = 'restrict_violation', hint = 'Retention moves audit_heads.removed_seq first.';
+end
+$$;
+
 CREATE FUNCTION public.clock() RETURNS timestamp with time zone
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ select now() + coalesce(nullif(current_setting('controlplane.clock_offset', true), ''), '0')::interval $$;
 
 CREATE FUNCTION public.drop_partition(buckets smallint[]) RETURNS text
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET lock_timeout TO '200ms'
+    SET search_path TO 'public', 'pg_temp'
     AS $_$
 declare
   parent text;
@@ -57,8 +107,9 @@ end
 $_$;
 
 CREATE FUNCTION public.ensure_partitions(weeks_ahead integer) RETURNS integer
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET lock_timeout TO '200ms'
+    SET search_path TO 'public', 'pg_temp'
     AS $$
 declare
   parent text;
@@ -102,6 +153,13 @@ CREATE TABLE public.alembic_version (
     version_num character varying(32) NOT NULL
 );
 
+CREATE TABLE public.announced (
+    bucket smallint NOT NULL,
+    xid xid8 NOT NULL,
+    seq bigint NOT NULL,
+    moved_at timestamp with time zone NOT NULL
+);
+
 CREATE TABLE public.api_keys (
     bucket smallint NOT NULL,
     id uuid NOT NULL,
@@ -118,10 +176,12 @@ CREATE TABLE public.api_keys (
     created_by text,
     revoked_by text,
     replaced_by uuid,
+    hide_payloads boolean DEFAULT false NOT NULL,
     CONSTRAINT api_keys_hash_check CHECK ((length(hash) = 32)),
     CONSTRAINT api_keys_scopes_check CHECK (((cardinality(scopes) > 0) AND (scopes <@ ARRAY['execute'::text, 'read'::text, 'operate'::text, 'admin'::text, 'node'::text]))),
     CONSTRAINT node_keys_name_nodes CHECK ((('node'::text = ANY (scopes)) = (node_ids IS NOT NULL))),
-    CONSTRAINT node_keys_name_some CHECK ((cardinality(node_ids) > 0))
+    CONSTRAINT node_keys_name_some CHECK ((cardinality(node_ids) > 0)),
+    CONSTRAINT node_keys_see CHECK ((NOT (hide_payloads AND ('node'::text = ANY (scopes)))))
 );
 
 CREATE TABLE public.approvals (
@@ -145,6 +205,57 @@ CREATE TABLE public.approvals (
     CONSTRAINT decided_has_moment CHECK (((status = 'pending'::text) = (decided_at IS NULL)))
 );
 
+CREATE TABLE public.audit (
+    bucket integer NOT NULL,
+    namespace smallint NOT NULL,
+    seq bigint NOT NULL,
+    id uuid NOT NULL,
+    at timestamp with time zone NOT NULL,
+    actor_kind text NOT NULL,
+    actor text,
+    key_id uuid,
+    actor_namespace text,
+    request_id text,
+    address text,
+    user_agent text,
+    action text NOT NULL,
+    object_kind text NOT NULL,
+    object_id text NOT NULL,
+    before bytea,
+    after bytea,
+    previous bytea NOT NULL,
+    hash bytea NOT NULL,
+    CONSTRAINT audit_actor_kind CHECK ((actor_kind = ANY (ARRAY['key'::text, 'environment'::text, 'anybody'::text, 'link'::text, 'command'::text, 'daemon'::text]))),
+    CONSTRAINT audit_counts_from_one CHECK ((seq > 0)),
+    CONSTRAINT audit_hashes CHECK (((octet_length(previous) = 32) AND (octet_length(hash) = 32)))
+);
+
+CREATE TABLE public.audit_heads (
+    bucket integer NOT NULL,
+    namespace smallint NOT NULL,
+    seq bigint DEFAULT 0 NOT NULL,
+    hash bytea DEFAULT decode(repeat('00'::text, 32), 'hex'::text) NOT NULL,
+    removed_seq bigint DEFAULT 0 NOT NULL,
+    removed_hash bytea DEFAULT decode(repeat('00'::text, 32), 'hex'::text) NOT NULL,
+    CONSTRAINT audit_heads_in_order CHECK (((0 <= removed_seq) AND (removed_seq <= seq)))
+);
+
+CREATE TABLE public.breakers (
+    bucket smallint NOT NULL,
+    host text NOT NULL,
+    namespace smallint NOT NULL,
+    failures integer NOT NULL,
+    windows smallint NOT NULL,
+    opened_at timestamp with time zone,
+    open_until timestamp with time zone,
+    held_until timestamp with time zone,
+    changed_at timestamp with time zone NOT NULL,
+    CONSTRAINT breakers_failures_check CHECK ((failures >= 0)),
+    CONSTRAINT breakers_windows_check CHECK (((windows >= 0) AND (windows <= 16))),
+    CONSTRAINT open_has_moments CHECK ((((windows > 0) = (open_until IS NOT NULL)) AND ((windows > 0) = (opened_at IS NOT NULL))))
+)
+WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0');
+
 CREATE TABLE public.bulks (
     bucket smallint NOT NULL,
     id uuid NOT NULL,
@@ -166,6 +277,7 @@ CREATE TABLE public.bulks (
     began_at timestamp with time zone,
     moved_at timestamp with time zone NOT NULL,
     ended_at timestamp with time zone,
+    created_by text,
     CONSTRAINT bulks_action_check CHECK ((action = ANY (ARRAY['cancel'::text, 'retry'::text, 'redrive_deliveries'::text, 'pause'::text, 'resume'::text]))),
     CONSTRAINT bulks_done_check CHECK ((done >= 0)),
     CONSTRAINT bulks_failed_check CHECK ((failed >= 0)),
@@ -179,12 +291,34 @@ CREATE TABLE public.bulks (
 )
 WITH (fillfactor='70');
 
+CREATE TABLE public.caps (
+    bucket smallint NOT NULL,
+    namespace smallint NOT NULL,
+    name text NOT NULL,
+    most bigint,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT caps_most_check CHECK ((most >= 0)),
+    CONSTRAINT caps_name_check CHECK ((name <> ''::text)),
+    CONSTRAINT caps_namespace_check CHECK ((namespace > 0))
+);
+
+CREATE TABLE public.census (
+    bucket smallint NOT NULL,
+    namespace smallint NOT NULL,
+    name text NOT NULL,
+    count bigint NOT NULL,
+    counted_at timestamp with time zone NOT NULL,
+    cursor uuid,
+    CONSTRAINT census_count_check CHECK ((count >= 0)),
+    CONSTRAINT census_name_check CHECK ((name <> ''::text))
+);
+
 CREATE TABLE public.deliveries (
     bucket smallint NOT NULL,
     id uuid NOT NULL,
     namespace smallint NOT NULL,
     execution_id uuid NOT NULL,
-    webhook_n smallint NOT NULL,
+    webhook_n smallint,
     event text NOT NULL,
     host text NOT NULL,
     url text NOT NULL,
@@ -200,6 +334,8 @@ CREATE TABLE public.deliveries (
     settled_at timestamp with time zone,
     endpoint_id uuid,
     xid xid8 DEFAULT pg_current_xact_id(),
+    heard_n smallint,
+    event_seq bigint,
     CONSTRAINT deliveries_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'leased'::text, 'delivered'::text, 'dead'::text]))),
     CONSTRAINT leased_has_lease CHECK (((state = 'leased'::text) = (lease_until IS NOT NULL))),
     CONSTRAINT settled_has_moment CHECK (((state = ANY (ARRAY['delivered'::text, 'dead'::text])) = (settled_at IS NOT NULL)))
@@ -242,6 +378,41 @@ CREATE TABLE public.ended_parents (
     status text NOT NULL,
     at timestamp with time zone NOT NULL,
     CONSTRAINT ended_parents_status_check CHECK ((status = ANY (ARRAY['failed'::text, 'cancelled'::text, 'timeout'::text])))
+);
+
+CREATE TABLE public.endpoints (
+    bucket smallint NOT NULL,
+    id uuid NOT NULL,
+    namespace smallint NOT NULL,
+    slot smallint NOT NULL,
+    name text NOT NULL,
+    description text,
+    url text NOT NULL,
+    host text NOT NULL,
+    events text[] NOT NULL,
+    targets text[] NOT NULL,
+    schedule double precision[] NOT NULL,
+    secret_sealed bytea NOT NULL,
+    previous_sealed bytea,
+    previous_until timestamp with time zone,
+    headers_sealed bytea,
+    state text NOT NULL,
+    disabled_at timestamp with time zone,
+    disabled_by text,
+    disabled_reason text,
+    dead_streak integer DEFAULT 0 NOT NULL,
+    failing_since timestamp with time zone,
+    since_xid xid8 NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT disabled_has_author CHECK (((state = 'disabled'::text) = (disabled_by IS NOT NULL))),
+    CONSTRAINT disabled_has_moment CHECK (((state = 'disabled'::text) = (disabled_at IS NOT NULL))),
+    CONSTRAINT endpoints_events_check CHECK ((cardinality(events) > 0)),
+    CONSTRAINT endpoints_name_check CHECK ((name <> ''::text)),
+    CONSTRAINT endpoints_schedule_check CHECK ((cardinality(schedule) > 0)),
+    CONSTRAINT endpoints_slot_check CHECK ((slot > 0)),
+    CONSTRAINT endpoints_state_check CHECK ((state = ANY (ARRAY['enabled'::text, 'disabled'::text]))),
+    CONSTRAINT previous_has_an_end CHECK (((previous_sealed IS NULL) = (previous_until IS NULL)))
 );
 
 CREATE TABLE public.events (
@@ -397,6 +568,12 @@ CREATE TABLE public.limits (
     CONSTRAINT limits_rate_seconds_check CHECK ((rate_seconds > (0)::double precision)),
     CONSTRAINT rate_is_whole CHECK (((rate_max IS NULL) = (rate_seconds IS NULL))),
     CONSTRAINT spent_is_whole CHECK ((cardinality(spent_at) = cardinality(spent)))
+);
+
+CREATE TABLE public.listeners (
+    bucket smallint NOT NULL,
+    execution_id uuid NOT NULL,
+    namespace smallint NOT NULL
 );
 
 CREATE TABLE public.local_calls (
@@ -843,6 +1020,16 @@ CREATE TABLE public.steps (
 )
 WITH (fillfactor='90', autovacuum_vacuum_scale_factor='0.05', autovacuum_vacuum_cost_delay='0');
 
+CREATE TABLE public.tickets (
+    bucket smallint NOT NULL,
+    hash bytea NOT NULL,
+    namespace smallint NOT NULL,
+    path text NOT NULL,
+    key_id uuid,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT tickets_hash_check CHECK ((length(hash) = 32))
+);
+
 CREATE TABLE public.trigger_events (
     bucket smallint NOT NULL,
     id uuid NOT NULL,
@@ -899,6 +1086,7 @@ CREATE TABLE public.webhooks (
     headers_sealed bytea,
     attempts_max smallint NOT NULL,
     created_at timestamp with time zone NOT NULL,
+    events text[],
     CONSTRAINT webhooks_attempts_max_check CHECK ((attempts_max > 0))
 );
 
@@ -915,6 +1103,12 @@ ALTER TABLE ONLY public.outcomes ATTACH PARTITION public.outcomes_default DEFAUL
 ALTER TABLE ONLY public.alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
 
+ALTER TABLE public.deliveries
+    ADD CONSTRAINT announced_has_event CHECK (((webhook_n IS NULL) = (event_seq IS NOT NULL))) NOT VALID;
+
+ALTER TABLE ONLY public.announced
+    ADD CONSTRAINT announced_pkey PRIMARY KEY (bucket);
+
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_bucket_prefix_key UNIQUE (bucket, prefix);
 
@@ -924,11 +1118,29 @@ ALTER TABLE ONLY public.api_keys
 ALTER TABLE ONLY public.approvals
     ADD CONSTRAINT approvals_pkey PRIMARY KEY (bucket, execution_id, request_id);
 
+ALTER TABLE ONLY public.audit_heads
+    ADD CONSTRAINT audit_heads_pkey PRIMARY KEY (bucket, namespace);
+
+ALTER TABLE ONLY public.audit
+    ADD CONSTRAINT audit_once UNIQUE (bucket, id);
+
+ALTER TABLE ONLY public.audit
+    ADD CONSTRAINT audit_pkey PRIMARY KEY (bucket, namespace, seq);
+
 ALTER TABLE public.queue
     ADD CONSTRAINT blocked_has_line CHECK (((state <> 'blocked'::text) OR (line IS NOT NULL))) NOT VALID;
 
+ALTER TABLE ONLY public.breakers
+    ADD CONSTRAINT breakers_pkey PRIMARY KEY (bucket, host, namespace);
+
 ALTER TABLE ONLY public.bulks
     ADD CONSTRAINT bulks_pkey PRIMARY KEY (bucket, id);
+
+ALTER TABLE ONLY public.caps
+    ADD CONSTRAINT caps_pkey PRIMARY KEY (bucket, namespace, name);
+
+ALTER TABLE ONLY public.census
+    ADD CONSTRAINT census_pkey PRIMARY KEY (bucket, namespace, name);
 
 ALTER TABLE ONLY public.deliveries
     ADD CONSTRAINT deliveries_pkey PRIMARY KEY (bucket, id);
@@ -941,6 +1153,15 @@ ALTER TABLE ONLY public.delivery_attempts_default
 
 ALTER TABLE ONLY public.ended_parents
     ADD CONSTRAINT ended_parents_pkey PRIMARY KEY (bucket, at, id);
+
+ALTER TABLE ONLY public.endpoints
+    ADD CONSTRAINT endpoints_bucket_namespace_name_key UNIQUE (bucket, namespace, name);
+
+ALTER TABLE ONLY public.endpoints
+    ADD CONSTRAINT endpoints_bucket_namespace_slot_key UNIQUE (bucket, namespace, slot);
+
+ALTER TABLE ONLY public.endpoints
+    ADD CONSTRAINT endpoints_pkey PRIMARY KEY (bucket, id);
 
 ALTER TABLE ONLY public.events
     ADD CONSTRAINT events_pkey PRIMARY KEY (bucket, execution_id, seq);
@@ -974,6 +1195,9 @@ ALTER TABLE ONLY public.idempotency_keys
 
 ALTER TABLE ONLY public.limits
     ADD CONSTRAINT limits_pkey PRIMARY KEY (bucket, namespace, key);
+
+ALTER TABLE ONLY public.listeners
+    ADD CONSTRAINT listeners_pkey PRIMARY KEY (bucket, execution_id);
 
 ALTER TABLE ONLY public.local_calls
     ADD CONSTRAINT local_calls_pkey PRIMARY KEY (bucket, execution_id, local_id);
@@ -1053,6 +1277,12 @@ ALTER TABLE ONLY public.steps
 ALTER TABLE public.queue
     ADD CONSTRAINT suspended_has_no_session CHECK (((waits_until IS NULL) OR ((session_id IS NULL) AND (waits_reason IS NOT NULL) AND (state = ANY (ARRAY['waiting'::text, 'paused'::text]))))) NOT VALID;
 
+ALTER TABLE ONLY public.tickets
+    ADD CONSTRAINT tickets_pkey PRIMARY KEY (bucket, hash);
+
+ALTER TABLE public.deliveries
+    ADD CONSTRAINT to_one_of_three CHECK ((num_nonnulls(webhook_n, endpoint_id, heard_n) = 1)) NOT VALID;
+
 ALTER TABLE ONLY public.trigger_events
     ADD CONSTRAINT trigger_events_bucket_trigger_id_key_key UNIQUE (bucket, trigger_id, key);
 
@@ -1078,17 +1308,27 @@ CREATE INDEX approvals_pending ON public.approvals USING btree (bucket, executio
 
 CREATE INDEX approvals_request ON public.approvals USING btree (bucket, namespace, request_id);
 
+CREATE INDEX breakers_changed ON public.breakers USING btree (bucket, changed_at) WHERE (failures >= 0);
+
+CREATE INDEX breakers_opened ON public.breakers USING btree (bucket, opened_at) WHERE (opened_at IS NOT NULL);
+
 CREATE INDEX bulks_ended ON public.bulks USING btree (bucket, ended_at) WHERE (ended_at IS NOT NULL);
 
 CREATE INDEX bulks_running ON public.bulks USING btree (bucket, moved_at) WHERE (state = 'running'::text);
 
 CREATE INDEX deliveries_dead ON public.deliveries USING btree (bucket, id) WHERE (state = 'dead'::text);
 
-CREATE INDEX deliveries_due ON public.deliveries USING btree (bucket, host, next_at) WHERE (state = 'pending'::text);
+CREATE INDEX deliveries_due ON public.deliveries USING btree (bucket, host, namespace, next_at) WHERE (state = 'pending'::text);
+
+CREATE UNIQUE INDEX deliveries_endpoint ON public.deliveries USING btree (bucket, endpoint_id, event_seq) WHERE (endpoint_id IS NOT NULL);
 
 CREATE INDEX deliveries_feed ON public.deliveries USING btree (bucket, namespace, xid, id) WHERE (xid IS NOT NULL);
 
+CREATE UNIQUE INDEX deliveries_heard ON public.deliveries USING btree (bucket, execution_id, heard_n, event_seq) WHERE (heard_n IS NOT NULL);
+
 CREATE INDEX deliveries_leased ON public.deliveries USING btree (bucket, lease_until) WHERE (state = 'leased'::text);
+
+CREATE INDEX deliveries_parked ON public.deliveries USING btree (bucket, endpoint_id, id) WHERE ((state = 'pending'::text) AND (next_at = 'infinity'::timestamp with time zone) AND (endpoint_id IS NOT NULL));
 
 CREATE INDEX deliveries_settled ON public.deliveries USING btree (bucket, state, settled_at) WHERE (settled_at IS NOT NULL);
 
@@ -1182,6 +1422,8 @@ CREATE INDEX steps_news ON public.steps USING btree (bucket, execution_id) WHERE
 
 CREATE INDEX steps_open ON public.steps USING btree (bucket, execution_id, name) WHERE ((status = 'pending'::text) OR awaited);
 
+CREATE INDEX tickets_expiry ON public.tickets USING btree (bucket, expires_at);
+
 CREATE INDEX trigger_events_newest ON public.trigger_events USING btree (bucket, trigger_id, id DESC) WHERE (replays >= 0);
 
 CREATE INDEX trigger_events_over ON public.trigger_events USING btree (bucket, at) WHERE (at IS NOT NULL);
@@ -1209,3 +1451,11 @@ ALTER INDEX public.logs_pkey ATTACH PARTITION public.logs_default_pkey;
 ALTER INDEX public.outcomes_status ATTACH PARTITION public.outcomes_default_bucket_namespace_status_id_idx;
 
 ALTER INDEX public.outcomes_pkey ATTACH PARTITION public.outcomes_default_pkey;
+
+CREATE TRIGGER audit_heads_go_forward BEFORE DELETE OR UPDATE ON public.audit_heads FOR EACH ROW EXECUTE FUNCTION public.audit_heads_go_forward();
+
+CREATE TRIGGER audit_heads_stay BEFORE TRUNCATE ON public.audit_heads FOR EACH STATEMENT EXECUTE FUNCTION public.audit_heads_go_forward();
+
+CREATE TRIGGER audit_rows_stay BEFORE DELETE OR UPDATE ON public.audit FOR EACH ROW EXECUTE FUNCTION public.audit_is_append_only();
+
+CREATE TRIGGER audit_stays BEFORE TRUNCATE ON public.audit FOR EACH STATEMENT EXECUTE FUNCTION public.audit_is_append_only();

@@ -7,10 +7,10 @@ import contextlib
 from collections.abc import Collection, Sequence
 from urllib.parse import parse_qsl, urlencode
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controlplane.api.doors import CALLER, Doors
+from controlplane.api.fields import fields_of
 from controlplane.api.front import FOUND, Found, Table
 from controlplane.api.operation import OPEN, READ, Operation
 from controlplane.api.problems import answer
@@ -19,14 +19,15 @@ from controlplane.errors import ControlPlaneError, NodeNotAllowed, ScopeMissing,
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/api/v1/health"})
 """Whoever looks after us is answered, however full the house is."""
-LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+LOOPBACK_HOSTS = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 NODE_PARAMETER = "node_id"
 QUERY_KEY = b"api_key"
+QUERY_TICKET = b"ticket"
 FROM_HERE = "Call it as localhost or 127.0.0.1, or make a key: controlplane keys create."
 
 
 class Gate:
-    """`X-API-Key`, `Authorization: Bearer`, or `?api_key=` for what browsers stream.
+    """`X-API-Key`, `Authorization: Bearer`, or `?ticket=` and `?api_key=` for what browsers stream.
 
     Without a key the `Host` header must name this machine, and so must the `Origin` of a page that asks: neither a name
     that somebody points at 127.0.0.1 nor a form on a foreign page may reach the API through a developer's browser.
@@ -61,20 +62,22 @@ class Gate:
             await self._app(scope, receive, send)
 
     async def _who(self, scope: Scope, found: Found | None, *, streams: bool) -> Caller | None:
-        """Who asks; None for what is open to everybody. Raises: Unauthorized, DatabaseUnavailable."""
+        """Who asks; None for what is open to everybody. Raises: Unauthorized, RateLimited, DatabaseUnavailable."""
         if found is not None and found.operation.scope == OPEN:
             return None
         if found is None and self._is_open(scope):
             return None  # it is told that this is no method of the path
-        headers = Headers(scope=scope)
-        # Headers are read as Latin-1: back to the bytes that came, which a key outside ASCII has as UTF-8.
-        said = (headers.get("x-api-key") or _bearer(headers.get("authorization", ""))).encode("latin-1")
-        in_query = _take_query_key(scope)
-        if not said and streams:
-            said = in_query.encode("utf-8", "replace")
+        fields = fields_of(scope)
+        said = fields.get(b"x-api-key") or _bearer(fields.get(b"authorization", b""))
+        in_query, ticket = _take_from_query(scope, QUERY_KEY), _take_from_query(scope, QUERY_TICKET)
         doors: Doors = scope["app"].state.doors
+        host = scope["client"][0] if scope.get("client") else ""
+        if not said and streams:
+            if ticket:
+                return await doors.entrance.redeem(ticket, scope["path"], host=host)
+            said = in_query.encode("utf-8", "replace")
         try:
-            caller = await doors.entrance.admit(said)
+            caller = await doors.entrance.admit(said, host=host)
         except Unauthorized:
             if scope["path"] in self._signed:
                 return None
@@ -83,9 +86,9 @@ class Gate:
             return caller
         if scope["path"] in self._signed:
             return None
-        origin = headers.get("origin")
-        if not _is_loopback(headers.get("host", "localhost")) or not (
-            origin is None or _is_loopback(origin.partition("://")[2])
+        origin = fields.get(b"origin")
+        if not _is_loopback(fields.get(b"host", b"localhost")) or not (
+            origin is None or _is_loopback(origin.partition(b"://")[2])
         ):
             raise Unauthorized(fix=FROM_HERE)
         return ANYBODY
@@ -155,21 +158,21 @@ async def _cut(answering: asyncio.Future[None], scope: Scope, send: Send) -> Non
         await send(last)
 
 
-def _is_loopback(authority: str) -> bool:
-    name = authority if authority.endswith("]") else authority.rpartition(":")[0] or authority
+def _is_loopback(authority: bytes) -> bool:
+    name = authority if authority.endswith(b"]") else authority.rpartition(b":")[0] or authority
     return name.lower() in LOOPBACK_HOSTS
 
 
-def _bearer(header: str) -> str:
-    scheme, _, key = header.partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""
+def _bearer(header: bytes) -> bytes:
+    scheme, _, key = header.partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else b""
 
 
-def _take_query_key(scope: Scope) -> str:
-    """The key in the query, which nobody behind the gate sees or logs."""
+def _take_from_query(scope: Scope, what: bytes) -> str:
+    """The key or the ticket in the query, which nobody behind the gate sees or logs."""
     query: bytes = scope.get("query_string", b"")
-    if QUERY_KEY not in query:
+    if what not in query:
         return ""
     said = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    scope["query_string"] = urlencode([pair for pair in said if pair[0] != QUERY_KEY.decode()]).encode()
-    return next((value for name, value in said if name == QUERY_KEY.decode()), "")
+    scope["query_string"] = urlencode([pair for pair in said if pair[0] != what.decode()]).encode()
+    return next((value for name, value in said if name == what.decode()), "")

@@ -15,6 +15,7 @@ import msgspec
 import orjson
 from starlette.requests import Request
 
+from controlplane.api.fields import fields_of
 from controlplane.domain.payload import DEPTH_MAX, shallow
 from controlplane.errors import Invalid, Malformed, TooLarge
 
@@ -31,8 +32,8 @@ TEXT_MAX = 200
 
 async def read_body(request: Request, bytes_max: int) -> bytes:
     """The whole body. Raises TooLarge as soon as it is known to be, before the rest has arrived."""
-    length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length) > bytes_max:
+    length = fields_of(request.scope).get(b"content-length", b"")
+    if length.isdigit() and int(length) > bytes_max:
         raise _too_large("body", bytes_max)
     chunks: list[bytes] = []
     size = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from uuid import UUID
 
 import msgspec
@@ -10,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import shapes
+from controlplane.api.audited import Noted, audited
 from controlplane.api.body import clean, decode, read_body
-from controlplane.api.doors import BULKS_TOPIC, Doors, doors_of, namespace_of
+from controlplane.api.doors import BULKS_TOPIC, Doors, caller_of, doors_of, namespace_of
 from controlplane.api.executions import EMPTY, REASON_MAX, query_text
 from controlplane.api.operation import OPERATE, READ, Operation
 from controlplane.api.paging import instant, limit_of
@@ -27,9 +29,11 @@ from controlplane.domain.bulk import (
     Count,
     Filter,
     check,
+    check_count,
     dump,
     prefix_of,
 )
+from controlplane.domain.delivery import ENDPOINT, DeliveryState
 from controlplane.domain.execution import Status
 from controlplane.domain.ids import bucket_of, read, read_fenced, show
 from controlplane.domain.notice import moment
@@ -58,10 +62,16 @@ class BulkFilterForm(msgspec.Struct, forbid_unknown_fields=True):
     ended_after: str | None = None
     ended_before: str | None = None
     ids: list[str] | None = None
+    state: list[str] | str | None = None
+    event: str | None = None
+    endpoint_id: str | None = None
 
 
 class BulkForm(msgspec.Struct, forbid_unknown_fields=True):
-    """What is done to which ones. `all` in place of a filter means every one; `dry_run` only counts."""
+    """What is done to which ones. `all` in place of a filter means every one; `dry_run` only counts.
+
+    `confirm`: to send again more than 10,000 deliveries that were delivered already.
+    """
 
     action: Action
     filter: BulkFilterForm = msgspec.field(default_factory=BulkFilterForm)
@@ -69,6 +79,7 @@ class BulkForm(msgspec.Struct, forbid_unknown_fields=True):
     reason: str | None = None
     reuse: Reuse | None = None
     dry_run: bool = False
+    confirm: bool = False
     idempotency_key: str | None = None
 
 
@@ -83,11 +94,24 @@ async def begin(request: Request) -> Response:
     counted = await doors.run(bulks.count, asked, placement=doors.placement)
     if form.dry_run:
         return answer(_counted(asked, counted, everything=form.all))
-    id_, again = await doors.run(
+    check_count(asked, counted, confirmed=form.confirm)
+    id_, again = await audited(
+        request,
+        lambda done: Noted(
+            kind="bulk",
+            id=show("bulk", done[0]),
+            after={
+                "action": asked.action.value,
+                "filter": json.loads(dump(asked.filter, asked.action)),
+                "reason": asked.reason,
+                "matched": counted.total,
+            },
+        ),
         bulk.begin,
         BulkId(doors.ids.new(doors.placement.next() if keyed is None else doors.placement.of_key(namespace, keyed))),
         asked,
         counted=counted,
+        created_by=caller_of(request),
         keyed=None if keyed is None else bulk.Keyed(key=keyed, request_hash=hashlib.sha256(raw).digest()),
     )
     doors.hints.tell(BULKS_TOPIC)
@@ -127,7 +151,14 @@ async def look(request: Request) -> Response:
 async def stop(request: Request) -> Response:
     """No further batch begins; what was done stays done."""
     doors, namespace, id_ = doors_of(request), namespace_of(request), _id(request)
-    await doors.run(bulk.stop, id_, doors.placement.all(), namespace=namespace)
+    await audited(
+        request,
+        lambda _: Noted(kind="bulk", id=show("bulk", id_), after={"state": "stopped"}),
+        bulk.stop,
+        id_,
+        doors.placement.all(),
+        namespace=namespace,
+    )
     return answer(_shape(await _whole(doors, id_, namespace)))
 
 
@@ -159,6 +190,7 @@ def _asked(doors: Doors, form: BulkForm, namespace: int) -> Asked:
 
 def _filter(doors: Doors, form: BulkFilterForm, action: Action) -> Filter:
     words = [form.status] if isinstance(form.status, str) else form.status or []
+    states = [form.state] if isinstance(form.state, str) else form.state or []
     if form.node_id is not None and not is_name(form.node_id):
         raise Invalid("1 to 128 letters, digits, _ - or :", where="body.filter.node_id")
     return Filter(
@@ -175,6 +207,9 @@ def _filter(doors: Doors, form: BulkFilterForm, action: Action) -> Filter:
         ended_after=instant(form.ended_after, "body.filter.ended_after"),
         ended_before=instant(form.ended_before, "body.filter.ended_before"),
         ids=_ids(doors, form.ids, action),
+        states=tuple(dict.fromkeys(_state(word) for word in states)),
+        event=_text(form.event, "event"),
+        endpoint_id=_endpoint(form.endpoint_id),
     )
 
 
@@ -194,6 +229,17 @@ def _status(word: str) -> Status:
         return Status(word)
     except ValueError:
         raise Invalid(f"One of {', '.join(Status)}.", where="body.filter.status") from None
+
+
+def _state(word: str) -> DeliveryState:
+    try:
+        return DeliveryState(word)
+    except ValueError:
+        raise Invalid("delivered or dead.", where="body.filter.state") from None
+
+
+def _endpoint(text: str | None) -> UUID | None:
+    return None if text is None else read(ENDPOINT, text, where="body.filter.endpoint_id")
 
 
 def _ids(doors: Doors, texts: list[str] | None, action: Action) -> tuple[UUID, ...]:
@@ -243,6 +289,7 @@ def _shape(one: Bulk) -> shapes.Shape:
             "failed_reasons": dict(tally.failed),
             "errors": tally.errors,
             "created_at": moment(one.created_at),
+            "created_by": one.created_by,
             "began_at": None if one.began_at is None else moment(one.began_at),
             "ended_at": None if one.ended_at is None else moment(one.ended_at),
         }
@@ -257,6 +304,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/bulk",
         handler=begin,
+        audit="bulk.begun",
         summary="Cancel, retry, pause, resume or send again everything that a filter matches",
         tag="bulk",
         takes=BulkForm,
@@ -298,6 +346,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/bulk/{bulk_id}/stop",
         handler=stop,
+        audit="bulk.stopped",
         summary="Stop a bulk before its next batch; what was done stays done",
         tag="bulk",
         answers={200: "It is stopped.", 409: "It has come to its end already.", **LOOK},

@@ -7,13 +7,14 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 from uuid import UUID
 
 from starlette.requests import Request
 from starlette.websockets import WebSocket
 
 from controlplane.domain import topic
+from controlplane.domain.delivery import Attempt
 from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.ids import IdMaker
 from controlplane.domain.key import ANYBODY, Caller
@@ -23,6 +24,7 @@ from controlplane.domain.placement import Placement
 from controlplane.domain.retention import Keep
 from controlplane.domain.step import Step, StepWrite
 from controlplane.errors import ControlPlaneError
+from controlplane.observe.metrics import Meter
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import Connection, Pool, persist
@@ -34,6 +36,7 @@ from controlplane.stages.log import Entry
 
 if TYPE_CHECKING:
     from controlplane.api.agentfield.processes import Processes
+    from controlplane.api.caps import Caps
     from controlplane.api.catalogue import Catalogue
     from controlplane.api.entrance import Entrance
     from controlplane.api.facades.intake import Facades
@@ -48,6 +51,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 READ_RETRY_SECONDS = 5.0
+TESTS_MAX = 8
+"""Receivers that are tried at once; more wait their turn."""
 EVENTS_TOPIC = "events"
 CHANGES_TOPIC = "changes"
 ENDED_TOPIC = "ended"
@@ -94,8 +99,8 @@ class Lanes:
     steps: Lane[StepWrite, list[Step]]
     log: Lane[Entry, None]
 
-    async def close(self) -> None:
-        for lane in (
+    def all(self) -> tuple[Lane[Any, Any], ...]:
+        return (
             self.submit,
             self.replay,
             self.claim,
@@ -104,7 +109,10 @@ class Lanes:
             self.memory,
             self.steps,
             self.log,
-        ):
+        )
+
+    async def close(self) -> None:
+        for lane in self.all():
             await lane.close()
 
 
@@ -118,11 +126,18 @@ class Limits:
     cancel_grace_seconds: float
     lease_floor_seconds: float
     webhook_attempts_max: int
+    endpoints_max: int
     push_slots: int
     push_slots_of: Mapping[str, int]
     push_lease_seconds: float
     push_dispatch_seconds: float
     push_start_to_close_seconds: float
+
+
+class Send(Protocol):
+    """One attempt at a receiver, as a delivery makes it; nothing but cancellation gets out."""
+
+    def __call__(self, *, url: str, body: bytes, headers: Mapping[str, str]) -> Awaitable[Attempt]: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -141,7 +156,9 @@ class Doors:
     nodes_egress: EgressPolicy
     approval_secret: str | None
     discover: Callable[[str], Awaitable[bytes]]
+    send: Send
     catalogue: Catalogue
+    caps: Caps
     waiting: Waiting
     lookout: Lookout
     streams: Streams[EventView]
@@ -151,13 +168,21 @@ class Doors:
     facades: Facades
     entrance: Entrance
     whose: Whose
+    meter: Meter
     stopping: bool = False
+    secrets_broken: int = 0
     turns: Iterator[int] = field(default_factory=itertools.count)
     began: float = field(default_factory=time.monotonic)
+    tests: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TESTS_MAX))
+    """Held while a receiver is tried for somebody who waits."""
 
     @property
     def up_seconds(self) -> float:
         return time.monotonic() - self.began
+
+    def inspected(self, broken: int) -> None:
+        """So many of the newest stored secrets cannot be opened with this server's ring."""
+        self.secrets_broken = broken
 
     async def run(
         self, call: Callable[Concatenate[Connection, P], Awaitable[Result]], *args: P.args, **kwargs: P.kwargs

@@ -16,15 +16,17 @@ from functools import partial
 from uuid import UUID
 
 from controlplane.api.doors import KEYS_TOPIC
+from controlplane.api.guesses import Guesses
 from controlplane.domain.ids import bucket_of
-from controlplane.domain.key import STARTER, Caller, KeyId, KeyState, Known
+from controlplane.domain.key import ANYBODY, STARTER, Caller, KeyId, KeyState, Known
 from controlplane.domain.placement import Placement, by_bucket
 from controlplane.errors import DatabaseUnavailable, Unauthorized
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import Pool, persist
 from controlplane.reads import keys
-from controlplane.security.keys import digest, id_in, same
-from controlplane.stages import issue_key
+from controlplane.security.keys import digest, id_in, is_ticket, same
+from controlplane.stages import issue_key, ticket
+from controlplane.stages.ticket import Redeemed
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ USED_EVERY_SECONDS = 60.0
 KNOWN_MAX = 10_000
 LOOKS_MAX = 2
 """Look-ups at once: whoever tries keys that there are not must not hold every connection."""
+NEW_TICKET = "Ask for a new one: POST /api/v1/tickets."
 SEND_IT = "Send X-API-Key or Authorization: Bearer."
 FIX_OF = {
     KeyState.EXPIRED: "This key has expired; make a new one: controlplane keys create.",
@@ -62,12 +65,23 @@ class Entry:
 
 
 class Entrance:
-    """`api_key`: the key that the server was started with."""
+    """`api_key`: the key that the server was started with. `wrong_keys_per_minute`: of one address."""
 
-    def __init__(self, pool: Pool, hints: Hints, placement: Placement, *, api_key: str | None) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        hints: Hints,
+        placement: Placement,
+        *,
+        api_key: str | None,
+        wrong_keys_per_minute: int,
+    ) -> None:
         self._pool = pool
         self._hints = hints
         self._placement = placement
+        self._guesses = Guesses(per_minute=wrong_keys_per_minute)
+        self._met: OrderedDict[bytes, None] = OrderedDict()
+        self._starters: OrderedDict[str, None] = OrderedDict()
         self._starter = None if api_key is None else digest(api_key.encode())
         self._entries: OrderedDict[bytes, Entry] = OrderedDict()
         self._used: set[KeyId] = set()
@@ -87,10 +101,12 @@ class Entrance:
                 },
             )
 
-    async def admit(self, said: bytes) -> Caller | None:
-        """Who comes with this text; None for nobody in particular, while there is no key at all.
+    async def admit(self, said: bytes, *, host: str) -> Caller | None:
+        """Who comes with this text from this address; None for nobody in particular, while there is no key at all.
 
-        Raises: Unauthorized, DatabaseUnavailable.
+        A key that is in use here costs no look and is let in however many wrong ones come from its address. One that
+        is not waits its turn with them, a few seconds at most.
+        Raises: Unauthorized, RateLimited, DatabaseUnavailable.
         """
         if not said:
             if self.closed:
@@ -98,15 +114,15 @@ class Entrance:
             return None
         mark = digest(said)
         if self._starter is not None and same(mark, self._starter):
+            self._meet_starter(host)
             return STARTER
-        entry = self._entries.get(mark)
-        if entry is None or time.monotonic() - entry.looked_at > FRESH_SECONDS:
-            entry = await self._look(said, mark)
+        entry = await self._find(said, mark, host)
         if entry is None:
             if self.closed:
                 raise Unauthorized(fix=SEND_IT)
             return None
         if not entry.live:
+            self._guesses.wrong()
             state = entry.known.state
             raise Unauthorized(fix=FIX_OF[KeyState.EXPIRED if state is KeyState.ACTIVE else state])
         now = time.monotonic()
@@ -114,6 +130,25 @@ class Entrance:
             entry.used_at = now
             self._used.add(entry.known.id)
         return entry.known.caller
+
+    async def redeem(self, text: str, path: str, *, host: str) -> Caller:
+        """Who asked for this ticket, once. Raises: Unauthorized, RateLimited, DatabaseUnavailable."""
+        self._guesses.begin(host)
+        found = await self._redeemed(text, path)
+        if found is None:
+            self._guesses.wrong()
+            raise Unauthorized("This ticket was used, is over, or is for another path.", fix=NEW_TICKET)
+        self._guesses.right(host)
+        if found.key_id is None:
+            if self._starter is not None:
+                return STARTER
+            if self.closed:
+                raise Unauthorized(fix=NEW_TICKET)
+            return ANYBODY
+        known = await persist(self._pool, partial(keys.known, id_=found.key_id), seconds=LOOK_PATIENCE_SECONDS)
+        if known is None or known.state is not KeyState.ACTIVE:
+            raise Unauthorized("The key of this ticket is over.", fix=NEW_TICKET)
+        return known.caller
 
     @contextlib.contextmanager
     def streaming(self, caller: Caller) -> Iterator[asyncio.Event]:
@@ -150,6 +185,45 @@ class Entrance:
         for bucket, part in by_bucket(used, _itself):
             write = partial(issue_key.touch, bucket=bucket, ids=part, older_than_seconds=USED_EVERY_SECONDS / 2)
             await persist(self._pool, write, seconds=LOOK_PATIENCE_SECONDS)
+
+    async def _redeemed(self, text: str, path: str) -> Redeemed | None:
+        if not is_ticket(text):
+            return None
+        use = partial(ticket.redeem, ticket_hash=digest(text.encode()), path=path)
+        async with self._looks:
+            return await persist(self._pool, use, seconds=LOOK_PATIENCE_SECONDS)
+
+    async def _find(self, said: bytes, mark: bytes, host: str) -> Entry | None:
+        """The key of this text, looked up unless that was done a moment ago. Where nobody needs one none is guessed.
+
+        Raises: RateLimited, DatabaseUnavailable.
+        """
+        unknown = self.closed and mark not in self._met
+        if unknown:
+            self._guesses.begin(host)
+        entry = self._entries.get(mark)
+        if entry is None or time.monotonic() - entry.looked_at > FRESH_SECONDS:
+            entry = await self._look(said, mark)
+        if entry is None:
+            self._guesses.wrong()
+        elif unknown:
+            self._guesses.right(host)
+            self._met[mark] = None
+            if len(self._met) > KNOWN_MAX:
+                self._met.popitem(last=False)
+        return entry
+
+    def _meet_starter(self, host: str) -> None:
+        """Where it has come from before it is in use; from elsewhere it may have been guessed, as any text.
+
+        Raises: RateLimited.
+        """
+        if host not in self._starters:
+            self._guesses.begin(host)
+            self._guesses.right(host)
+            self._starters[host] = None
+            if len(self._starters) > KNOWN_MAX:
+                self._starters.popitem(last=False)
 
     def _outdate(self) -> None:
         """Look at every key again before it is believed once more, unless the database is out of reach."""

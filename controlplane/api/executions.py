@@ -16,8 +16,10 @@ from starlette.responses import Response
 
 from controlplane.api import shapes
 from controlplane.api.agentfield.workflow import owner_of
+from controlplane.api.audited import cancel_audited
 from controlplane.api.body import clean, decode, payload, read_body, read_form
-from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, doors_of, namespace_of
+from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, asker_of, doors_of, namespace_of
+from controlplane.api.fields import field
 from controlplane.api.links import linked
 from controlplane.api.operation import EXECUTE, EXECUTE_OR_OPERATE, READ, Operation
 from controlplane.api.paging import limit_of, query_instant, seconds, words
@@ -30,6 +32,7 @@ from controlplane.domain import call
 from controlplane.domain import target as targets
 from controlplane.domain.approval import may_have_asked
 from controlplane.domain.delivery import sealed_for
+from controlplane.domain.endpoint import ALL, ENDS, EXECUTION_WIDE, events_of
 from controlplane.domain.execution import (
     ON_PARENT_END,
     SCHEDULED,
@@ -53,18 +56,19 @@ from controlplane.domain.limit import CONCURRENCY_MAX, KEY, LABEL_MAX, bucket_of
 from controlplane.domain.notice import milliseconds, moment
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.step import NAME_MAX
-from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid, InvalidParameter, WaitedTooLong
+from controlplane.errors import ExecutionNotFound, Invalid, InvalidParameter, PayloadsHidden, WaitedTooLong
 from controlplane.postgres.lane import Lane
 from controlplane.reads import approvals, deliveries, executions
 from controlplane.reads.executions import ExecutionView, Filter, Parent
 from controlplane.reads.nodes import Entry
 from controlplane.security.egress import check_headers
-from controlplane.stages import cancel
 
 WAIT_MAX_SECONDS = 60.0
 BATCH_STATUS_MAX = 1_000
 """As many as a batch submits."""
 SECRET_MAX = 4096
+WEBHOOKS_MAX = 5
+"""Of one execution."""
 REASON_MAX = 1_000
 PRIORITY_MAX = 1_000
 TIMEOUT_MAX_SECONDS = 10 * 365 * 86_400.0
@@ -72,11 +76,12 @@ EMPTY = b"{}"
 
 
 class WebhookForm(msgspec.Struct, forbid_unknown_fields=True):
-    """Whom to tell. `secret` signs; `headers` are sent along."""
+    """Whom to tell of the end. `secret` signs; `headers` are sent along; `events`: what else it is told of."""
 
     url: str
     secret: str | None = None
     headers: dict[str, str] | None = None
+    events: list[str] | None = None
 
 
 class ConcurrencyForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -96,12 +101,14 @@ class SubmitForm(msgspec.Struct, forbid_unknown_fields=True):
     an idempotency key; asked for again it is the same execution.
     Of those with one `concurrency_key` no more run at once than its limit allows; `concurrency` sets that limit along
     with the key. Of those with one `fairness_key` (a child's is its run) few are ready at once, so that others pass.
+    `webhooks` are told as `webhook` is, each with its own secret.
     `run_metadata` and `authority` are taken and left alone (AgentField).
     """
 
     input: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     context: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     webhook: WebhookForm | None = None
+    webhooks: list[WebhookForm] | None = None
     priority: int = 0
     retries: int | None = None
     retry: RetryPolicyForm | None = None
@@ -298,9 +305,7 @@ async def request_cancel(request: Request) -> Response:
     reason = reason_of(form)
     if not await doors.run(executions.read, [id_], namespace=namespace):
         raise ExecutionNotFound
-    done = (await doors.run(cancel.request, [id_], reason=reason, make_id=doors.ids.new))[0]
-    if isinstance(done, ControlPlaneError):
-        raise done
+    done = await cancel_audited(request, id_, reason)
     if done.settled:
         doors.ended([id_])
     else:
@@ -324,7 +329,8 @@ async def _accept(request: Request) -> tuple[Submission, Accepted, Entry, list[d
     raw = await read_body(request, doors.limits.body_bytes_max)
     form = decode(raw or EMPTY, SubmitForm)
     caller = await caller_of(request, doors, namespace)
-    key = request.headers.get("idempotency-key", form.idempotency_key)
+    key = field(request, b"idempotency-key")
+    key = form.idempotency_key if key is None else key
     keyed = None if key is None else Keyed.of(key, caller.run_id or "", entry.target.encode() + b"\0" + raw)
     bucket = bucket_for(doors, caller, keyed)
     replay, ignored = await replay_of(request, doors, namespace, bucket, caller.run_id, caller.parent)
@@ -361,6 +367,7 @@ class Caller:
     session_key: str | None
     actor_key: str | None
     warnings: tuple[dict[str, str], ...]
+    sees: bool
 
 
 class Keyed(NamedTuple):
@@ -389,6 +396,7 @@ async def caller_of(request: Request, doors: Doors, namespace: int) -> Caller:
         session_key=_header(request, "x-session-id") or (parent.session_key if parent else None),
         actor_key=_header(request, "x-actor-id") or (parent.actor_key if parent else None),
         warnings=tuple(warnings),
+        sees=not asker_of(request).hide_payloads,
     )
 
 
@@ -443,7 +451,7 @@ def submission_of(
         on_parent_end=form.on_parent_end or entry.on_parent_end or ON_PARENT_END,
         delay_seconds=delay_seconds,
         run_at=run_at,
-        webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_),),
+        webhooks=_webhooks(doors, form, id_, sees=caller.sees),
         step=step,
         concurrency_key=concurrency_key,
         concurrency_max=concurrency_max,
@@ -524,23 +532,56 @@ async def _parent(
     return id_, attempt, parent, []
 
 
-def webhook_of(doors: Doors, form: WebhookForm, id_: ExecutionId, *, url_where: str = "body.webhook.url") -> Webhook:
-    """An invalid webhook refuses the submit: work is never accepted whose caller cannot be told."""
+def _webhooks(doors: Doors, form: SubmitForm, id_: ExecutionId, *, sees: bool) -> tuple[Webhook, ...]:
+    said = [] if form.webhook is None else [(form.webhook, "body.webhook")]
+    said += [(one, f"body.webhooks[{n}]") for n, one in enumerate(form.webhooks or ())]
+    if len(said) > WEBHOOKS_MAX:
+        raise Invalid(
+            f"At most {WEBHOOKS_MAX}, `webhook` counted in.", where="body.webhooks", fix="An endpoint hears of many."
+        )
+    return tuple(webhook_of(doors, one, id_, sees=sees, where=where, n=n) for n, (one, where) in enumerate(said, 1))
+
+
+def webhook_of(
+    doors: Doors,
+    form: WebhookForm,
+    id_: ExecutionId,
+    *,
+    sees: bool,
+    where: str = "body.webhook",
+    url_where: str | None = None,
+    n: int = 1,
+) -> Webhook:
+    """An invalid webhook refuses the submit: work is never accepted whose caller cannot be told.
+
+    `sees`: whether who asks is shown payloads. One who is not would be sent the result.
+    """
+    url_where = url_where or f"{where}.url"
+    if not sees:
+        raise PayloadsHidden(where=url_where, fix="Leave the webhook out, or ask with a key that is shown payloads.")
     origin = doors.egress.check_url(form.url, where=url_where)
-    headers = check_headers(form.headers, where="body.webhook.headers") if form.headers else {}
+    headers = check_headers(form.headers, where=f"{where}.headers") if form.headers else {}
     if form.secret is not None:
-        clean(form.secret, where="body.webhook.secret", chars_max=SECRET_MAX)
+        clean(form.secret, where=f"{where}.secret", chars_max=SECRET_MAX)
     return Webhook(
         url=form.url,
         host=f"{origin.host}:{origin.port}",
         secret_sealed=None
         if form.secret is None
-        else doors.keyring.seal(form.secret.encode(), bound_to=sealed_for(id_, 1, "secret")),
-        headers_sealed=doors.keyring.seal(orjson.dumps(headers), bound_to=sealed_for(id_, 1, "headers"))
+        else doors.keyring.seal(form.secret.encode(), bound_to=sealed_for(id_, n, "secret")),
+        headers_sealed=doors.keyring.seal(orjson.dumps(headers), bound_to=sealed_for(id_, n, "headers"))
         if headers
         else None,
         attempts_max=doors.limits.webhook_attempts_max,
+        events=() if form.events is None else _beside_the_end(form.events, f"{where}.events"),
     )
+
+
+def _beside_the_end(given: list[str], where: str) -> tuple[str, ...]:
+    """What a webhook is told of beside its end, which it always is; `*` is all there is today."""
+    said = events_of(given, where=where, known=EXECUTION_WIDE)
+    wide = [one.value for one in EXECUTION_WIDE] if ALL in said else said
+    return tuple(sorted(set(wide) - {one.value for one in ENDS}))
 
 
 def _retry(entry: Entry, form: SubmitForm) -> RetryPolicy:
@@ -585,7 +626,7 @@ def bounded(value: int, where: str, least: int, most: int) -> int:
 
 
 def _header(request: Request, name: str) -> str | None:
-    text = request.headers.get(name)
+    text = field(request, name.encode())
     return clean(text, where=name.title().replace("-Id", "-ID")) if text else None
 
 
@@ -736,6 +777,7 @@ OPERATIONS = [
             method="POST",
             path=f"/api/{prefix}/executions/{{execution_id}}/cancel",
             handler=request_cancel,
+            audit="execution.cancelled",
             summary="Cancel an execution",
             tag="executions",
             takes=CancelForm,

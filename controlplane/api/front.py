@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from fastapi import FastAPI
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -84,3 +86,25 @@ class Front:
         except Exception as error:  # noqa: BLE001 - a broken request must not take its connection with it
             response = problems.of(request, error)
         await response(scope, receive, send)
+
+
+class House(FastAPI):
+    """FastAPI behind these doors, the outermost first.
+
+    As its middleware they would stand behind layers of its own, one of which asks the environment on every request
+    whether somebody wants traces: a seventh of all that a submit cost this process.
+    """
+
+    def __init__(self, *, doors: Sequence[Middleware], **options: Any) -> None:
+        super().__init__(**options)
+        way: ASGIApp = super().__call__
+        for door in reversed(doors):
+            way = door.cls(way, *door.args, **door.kwargs)
+        self._way = way
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await super().__call__(scope, receive, send)
+            return
+        scope["app"] = self
+        await self._way(scope, receive, send)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from controlplane.api.fields import fields_of
+from controlplane.api.front import FOUND, Found
 from controlplane.api.problems import MEDIA_TYPE, REQUEST_ID
+from controlplane.observe.metrics import OTHER, Meter
 
 REQUEST_ID_HEADER = b"x-request-id"
 WELL_FORMED = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
@@ -33,8 +37,9 @@ _PROBLEM = MEDIA_TYPE.encode()
 class Guard:
     """`X-Request-ID` is taken when it is well-formed, else made; the answer says it, and so does a problem."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, meter: Meter | None = None) -> None:
         self._app = app
+        self._meter = Meter() if meter is None else meter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,10 +48,14 @@ class Guard:
         request_id = request_id_of(scope)
         scope[REQUEST_ID] = request_id.decode()
         held: Message | None = None
+        begun = time.monotonic()
 
         async def guarded(message: Message) -> None:
             nonlocal held
             if message["type"] == "http.response.start":
+                found: Found | None = scope.get(FOUND)
+                route = OTHER if found is None else found.operation.path
+                self._meter.answered(scope["method"], route, message["status"], time.monotonic() - begun)
                 content_type = _complete(message["headers"], request_id)
                 if content_type == _PROBLEM:
                     held = message  # until its body is there, which says the id, too
@@ -64,7 +73,7 @@ class Guard:
 
 def request_id_of(scope: Scope) -> bytes:
     """The id that the caller gave the request, or a new one."""
-    given: bytes | None = next((value for name, value in scope["headers"] if name == REQUEST_ID_HEADER), None)
+    given = fields_of(scope).get(REQUEST_ID_HEADER)
     return given if given is not None and WELL_FORMED.fullmatch(given) else b"req_" + secrets.token_hex(16).encode()
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
-from prometheus_client import generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,11 +15,17 @@ from controlplane import __version__
 from controlplane.api.doors import doors_of
 from controlplane.api.operation import OPEN, READ, Operation
 from controlplane.api.shapes import answer
+from controlplane.domain.cap import Cap
 from controlplane.domain.notice import moment
+from controlplane.observe.metrics import MEDIA_TYPE, LaneLook, Look, text
+from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import PING
 from controlplane.postgres.pool import PASSING
+from controlplane.reads import caps, endpoints
 
 READY_SECONDS = 2.0
+ENDPOINTS_DISABLED = "endpoints_disabled"
+"""Of some webhook endpoint the receiver has failed for so long that it is sent nothing any more."""
 
 
 async def livez(_: Request) -> Response:
@@ -33,20 +41,52 @@ async def readyz(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
+    """`degraded`: what somebody has to look after, and what keeps nobody from working."""
     checks = await _checks(request)
     healthy = all(checks.values())
+    degraded = await _degraded(request) if healthy else []
     shape = {
         "status": "healthy" if healthy else "unhealthy",
         "timestamp": moment(datetime.now(UTC)),
         "version": __version__,
         "checks": checks,
-    }
+        "secrets": "not_openable" if doors_of(request).secrets_broken else "openable",
+    } | ({"degraded": degraded} if degraded else {})
     return answer(shape, 200 if healthy else 503)
 
 
-async def metrics(_: Request) -> Response:
-    """Prometheus' text format."""
-    return Response(generate_latest(), media_type="text/plain; version=0.0.4")
+async def metrics(request: Request) -> Response:
+    """Prometheus' text format; while the database is out of reach, what is known without it."""
+    doors = doors_of(request)
+    totals: Mapping[str, int] | None = None
+    ago: float | None = None
+    try:
+        async with asyncio.timeout(READY_SECONDS), doors.pool.acquire() as conn:
+            buckets = doors.placement.all()
+            totals = await caps.totals(conn, buckets=buckets)
+            ago, _ = await caps.counted(conn, Cap.EXECUTIONS, buckets=buckets)
+    except PASSING:
+        totals = None
+    look = Look(
+        totals=totals,
+        counted_seconds_ago=ago if ago is not None and math.isfinite(ago) else None,
+        lanes=tuple(_look(lane) for lane in doors.lanes.all()),
+        connections=doors.pool.get_size(),
+        connections_idle=doors.pool.get_idle_size(),
+        connections_max=doors.pool.get_max_size(),
+    )
+    return Response(text(doors.meter, look), media_type=MEDIA_TYPE)
+
+
+def _look(lane: Lane[Any, Any]) -> LaneLook:
+    return LaneLook(
+        name=lane.name,
+        waiting=lane.waiting,
+        flushes=lane.flushes,
+        items=lane.items,
+        flush_seconds=lane.flush_seconds,
+        connection_seconds=lane.connection_seconds,
+    )
 
 
 async def _checks(request: Request) -> dict[str, bool]:
@@ -58,6 +98,16 @@ async def _checks(request: Request) -> dict[str, bool]:
     except PASSING:
         database = False
     return {"database": database, "serving": not doors.stopping}
+
+
+async def _degraded(request: Request) -> list[str]:
+    """Words, and no number: health is for everybody."""
+    doors = doors_of(request)
+    try:
+        async with asyncio.timeout(READY_SECONDS), doors.pool.acquire() as conn:
+            return [ENDPOINTS_DISABLED] if await endpoints.count_given_up(conn, doors.placement.all()) else []
+    except PASSING:
+        return []
 
 
 OPERATIONS = [

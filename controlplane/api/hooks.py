@@ -33,7 +33,14 @@ from controlplane.domain.trigger import (
     read_slug,
     sealed_for,
 )
-from controlplane.errors import ControlPlaneError, TargetNotFound, TriggerNotFound, Unauthorized, Unavailable
+from controlplane.errors import (
+    ControlPlaneError,
+    NamespaceFull,
+    TargetNotFound,
+    TriggerNotFound,
+    Unauthorized,
+    Unavailable,
+)
 from controlplane.reads import triggers
 from controlplane.reads.triggers import TriggerView
 from controlplane.security.incoming import Headers, refused
@@ -179,8 +186,11 @@ async def _take(
         outcome, why = Outcome.FILTERED, None
     elif event is not None:
         try:
+            doors.caps.enter(one.namespace)
             input_ = incoming.input_of(definition, event, came.headers, bytes_max=doors.limits.payload_bytes_max)
             submission = await submission_of(doors, bucket, one, id_, input_, key=came.key, replay=False)
+        except NamespaceFull:
+            raise  # nothing is kept: whoever sent it sends it again
         except ControlPlaneError as error:
             outcome, why = Outcome.REJECTED, error.detail
     return await doors.run(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from controlplane.api.audited import Noted, audited, seeing
 from controlplane.api.body import clean, read_form
 from controlplane.api.doors import Doors, asker_of, caller_of, doors_of, namespace_of
 from controlplane.api.executions import query_text
 from controlplane.api.operation import ADMIN, Operation
 from controlplane.api.paging import limit_of
 from controlplane.api.shapes import Shape, answer, present
+from controlplane.domain.cap import Cap
 from controlplane.domain.execution import DEFAULT_NAMESPACE
 from controlplane.domain.ids import read, show
 from controlplane.domain.key import (
@@ -33,7 +36,7 @@ from controlplane.domain.key import (
 )
 from controlplane.domain.notice import moment
 from controlplane.domain.target import is_name
-from controlplane.errors import Invalid, NamespaceNotAllowed, NamespaceNotFound
+from controlplane.errors import Invalid, NamespaceNotAllowed, NamespaceNotFound, PayloadsHidden
 from controlplane.reads import keys
 from controlplane.security.keys import digest, make, prefix_of
 from controlplane.stages import issue_key
@@ -51,6 +54,7 @@ class KeyForm(msgspec.Struct, forbid_unknown_fields=True):
     """A key for `scopes`: execute, read, operate, admin, node. With `node` it names the nodes it may speak as.
 
     `node_ids`: exact, or with `*` at their end. `namespace`: another than the caller's own, for admins of `default`.
+    `hide_payloads`: it is told that inputs, results, values and texts are there, and never what they are.
     """
 
     name: str
@@ -58,6 +62,7 @@ class KeyForm(msgspec.Struct, forbid_unknown_fields=True):
     node_ids: list[str] | None = None
     namespace: str | None = None
     expires_in_seconds: float | None = None
+    hide_payloads: bool = False
 
 
 class RotateForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -77,13 +82,21 @@ async def create(request: Request) -> Response:
     """A new key. The answer is the only place where it can ever be read."""
     doors = doors_of(request)
     form = await read_form(request, KeyForm, doors.limits.body_bytes_max)
-    scopes, node_ids = granted(form.scopes, form.node_ids)
+    scopes, node_ids = granted(form.scopes, form.node_ids, hide_payloads=form.hide_payloads)
+    if asker_of(request).hide_payloads and not form.hide_payloads:
+        raise PayloadsHidden(
+            "Who is shown no payloads makes only keys that are shown none.",
+            where="body.hide_payloads",
+            fix=f"Say hide_payloads: true. {issue_key.SEEING_KEY}",
+        )
     name = named(form.name)
     expires = _life(form.expires_in_seconds)
-    namespace = await _namespace(request, form.namespace, where="body.namespace")
+    namespace = await named_namespace(request, form.namespace, where="body.namespace")
     id_ = KeyId(doors.ids.new(doors.placement.of_key(namespace.id, PLACE)))
     text = make(id_)
-    made = await doors.run(
+    made = await audited(
+        request,
+        lambda done: _noted(done, namespace, before=None, after=done),
         issue_key.issue,
         Wish(
             id=id_,
@@ -95,7 +108,9 @@ async def create(request: Request) -> Response:
             node_ids=node_ids,
             created_by=caller_of(request),
             expires_in_seconds=expires,
+            hide_payloads=form.hide_payloads,
         ),
+        keys_max=doors.caps.most(namespace.id, Cap.KEYS),
     )
     doors.entrance.changed()
     _told("key.created", request, made)
@@ -106,7 +121,7 @@ async def page(request: Request) -> Response:
     """The keys of a namespace, the newest first: their beginnings, never themselves."""
     doors, limit = doors_of(request), limit_of(request)
     cursor = request.query_params.get("cursor")
-    namespace = await _namespace(request, query_text(request, "namespace"), where="query/namespace")
+    namespace = await named_namespace(request, query_text(request, "namespace"), where="query/namespace")
     found = await doors.run(
         keys.page,
         doors.placement.of_key(namespace.id, PLACE),
@@ -126,8 +141,15 @@ async def page(request: Request) -> Response:
 async def revoke(request: Request) -> Response:
     """Nobody comes in by this key any more, at any replica, and whatever streams by it ends."""
     doors, id_ = doors_of(request), _id(request)
-    namespace = await _namespace(request, query_text(request, "namespace"), where="query/namespace")
-    gone = await doors.run(issue_key.revoke, id_, namespace=namespace.id, revoked_by=caller_of(request))
+    namespace = await named_namespace(request, query_text(request, "namespace"), where="query/namespace")
+    _, gone = await audited(
+        request,
+        lambda done: _noted(done[1], namespace, before=done[0], after=done[1]),
+        seeing(partial(issue_key.lock, id_=id_, namespace=namespace.id), issue_key.revoke),
+        id_,
+        namespace=namespace.id,
+        revoked_by=caller_of(request),
+    )
     doors.entrance.changed()
     _told("key.revoked", request, gone)
     return answer(shape_of(gone, namespace.name))
@@ -140,11 +162,13 @@ async def rotate(request: Request) -> Response:
     if not (math.isfinite(form.overlap_seconds) and 0 <= form.overlap_seconds <= OVERLAP_MAX_SECONDS):
         raise Invalid(f"A number of seconds from 0 to {OVERLAP_MAX_SECONDS:g}.", where="body.overlap_seconds")
     expires = _life(form.expires_in_seconds)
-    namespace = await _namespace(request, query_text(request, "namespace"), where="query/namespace")
+    namespace = await named_namespace(request, query_text(request, "namespace"), where="query/namespace")
     new_id = KeyId(doors.ids.new(doors.placement.of_key(namespace.id, PLACE)))
     text = make(new_id)
-    new, old = await doors.run(
-        issue_key.rotate,
+    _, (new, old) = await audited(
+        request,
+        lambda done: _noted(done[1][1], namespace, before=done[0], after=done[1][1]),
+        seeing(partial(issue_key.lock, id_=id_, namespace=namespace.id), issue_key.rotate),
         id_,
         new_id,
         prefix=prefix_of(new_id),
@@ -153,6 +177,8 @@ async def rotate(request: Request) -> Response:
         overlap_seconds=form.overlap_seconds,
         expires_in_seconds=expires,
         created_by=caller_of(request),
+        keys_max=doors.caps.most(namespace.id, Cap.KEYS),
+        hidden_only=asker_of(request).hide_payloads,
     )
     doors.entrance.changed()
     _told("key.rotated", request, new)
@@ -167,7 +193,9 @@ async def create_namespace(request: Request) -> Response:
     _require_default(request)
     if not is_name(form.name):
         raise Invalid("1 to 128 letters, digits, _ - or :", where="body.name")
-    made = await doors.run(open_namespace, form.name)
+    made = await audited(
+        request, lambda done: Noted(kind="namespace", id=done.name, after={}), open_namespace, form.name
+    )
     log.info("namespace.created", extra={"namespace_name": made.name, "namespace": made.id, "by": caller_of(request)})
     return answer(_namespace_shape(made), 201)
 
@@ -186,10 +214,18 @@ async def list_namespaces(request: Request) -> Response:
     )
 
 
-def granted(scopes: list[KeyScope], node_ids: list[str] | None) -> tuple[list[KeyScope], list[str]]:
+def granted(
+    scopes: list[KeyScope], node_ids: list[str] | None, *, hide_payloads: bool = False
+) -> tuple[list[KeyScope], list[str]]:
     """What a key is for, and as which nodes it speaks. Raises Invalid."""
     if not scopes:
         raise Invalid(f"At least one of {', '.join(KeyScope)}.", where="body.scopes")
+    if hide_payloads and KeyScope.NODE in scopes:
+        raise Invalid(
+            "A node is given payloads to work on.",
+            where="body.hide_payloads",
+            fix="Make a key with the scope node, and another that hides payloads.",
+        )
     patterns = list(dict.fromkeys(node_ids or []))
     if (KeyScope.NODE in scopes) != bool(patterns):
         raise Invalid(
@@ -222,6 +258,7 @@ def shape_of(key: Key, namespace: str) -> Shape:
             "prefix": key.prefix,
             "scopes": [scope.value for scope in key.scopes],
             "node_ids": list(key.node_ids) or None,
+            "hide_payloads": key.hide_payloads,
             "state": key.state.value,
             "created_at": moment(key.created_at),
             "created_by": key.created_by,
@@ -231,6 +268,16 @@ def shape_of(key: Key, namespace: str) -> Shape:
             "revoked_by": key.revoked_by,
             "replaced_by": None if key.replaced_by is None else show("key", key.replaced_by),
         }
+    )
+
+
+def _noted(one: Key, namespace: Namespace, *, before: Key | None, after: Key | None) -> Noted:
+    return Noted(
+        kind="key",
+        id=show("key", one.id),
+        before=None if before is None else shape_of(before, namespace.name),
+        after=None if after is None else shape_of(after, namespace.name),
+        namespace=namespace.id,
     )
 
 
@@ -253,7 +300,7 @@ def _life(seconds: float | None) -> float | None:
     return seconds
 
 
-async def _namespace(request: Request, name: str | None, *, where: str) -> Namespace:
+async def named_namespace(request: Request, name: str | None, *, where: str) -> Namespace:
     """The namespace that is spoken of, else the caller's own. Raises NamespaceNotAllowed, NamespaceNotFound."""
     doors, own = doors_of(request), namespace_of(request)
     found = await _read(doors, own, name)
@@ -262,6 +309,11 @@ async def _namespace(request: Request, name: str | None, *, where: str) -> Names
     if found is None:
         raise NamespaceNotFound(where=where, fix="POST /api/v1/namespaces makes one.")
     return found
+
+
+async def namespace_in_query(request: Request) -> Namespace:
+    """As `named_namespace`, of what the query says."""
+    return await named_namespace(request, query_text(request, "namespace"), where="query/namespace")
 
 
 async def _read(doors: Doors, own: int, name: str | None) -> Namespace | None:
@@ -284,6 +336,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/keys",
         handler=create,
+        audit="key.created",
         summary="Make an API key; it is shown this once",
         tag="keys",
         takes=KeyForm,
@@ -304,6 +357,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/keys/{key_id}/revoke",
         handler=revoke,
+        audit="key.revoked",
         summary="Revoke an API key, at once and for good",
         tag="keys",
         query=NAMESPACE_QUERY,
@@ -314,6 +368,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/keys/{key_id}/rotate",
         handler=rotate,
+        audit="key.rotated",
         summary="Make a key in place of another, which goes on for a while",
         tag="keys",
         takes=RotateForm,
@@ -331,6 +386,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/namespaces",
         handler=create_namespace,
+        audit="namespace.created",
         summary="Make a namespace",
         tag="keys",
         takes=NamespaceForm,

@@ -31,6 +31,7 @@ from controlplane.api.problems import status_of
 from controlplane.api.shapes import answer
 from controlplane.api.whose import refusals, require_node
 from controlplane.domain import topic
+from controlplane.domain.cap import Cap
 from controlplane.domain.execution import Status
 from controlplane.domain.ids import ExecutionId, SessionId, bucket_of, read, read_execution, show, show_execution
 from controlplane.domain.lease import Beat, Claim, Fence, Lease, Report, ReportCode, Session, Verdict
@@ -214,6 +215,7 @@ async def open_session(request: Request) -> Response:
         slots=form.slots,
         heartbeat_seconds=form.heartbeat_seconds,
         lease_floor_seconds=doors.limits.lease_floor_seconds,
+        ceiling=doors.caps.ceiling(namespace, Cap.SESSIONS_PER_NODE, bucket=bucket),
     )
     doors.sessions.keep(session)
     await doors.catalogue.refresh()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import shapes
+from controlplane.api.audited import Noted, audited, first_seen, seeing
 from controlplane.api.body import clean, read_form
 from controlplane.api.doors import Doors, doors_of, namespace_of
 from controlplane.api.executions import bounded
 from controlplane.api.operation import OPERATE, READ, Operation
 from controlplane.api.paging import limit_of
 from controlplane.api.shapes import answer
+from controlplane.domain.audit import Facts
 from controlplane.domain.limit import (
     CONCURRENCY_MAX,
     KEY,
@@ -22,6 +25,7 @@ from controlplane.domain.limit import (
     RATE_MAX,
     RATE_SECONDS_MAX,
     RATE_SECONDS_MIN,
+    Limit,
     Rule,
     bucket_of_key,
     is_key,
@@ -72,7 +76,18 @@ async def put(request: Request) -> Response:
     doors, namespace, key = doors_of(request), namespace_of(request), _key(request)
     rule = _rule(await read_form(request, LimitForm, doors.limits.body_bytes_max))
     bucket = bucket_of_key(doors.placement, namespace, key)
-    _, new = await doors.run(limit.put, bucket, rule, namespace=namespace, key=key)
+    look = partial(limit.lock, bucket=bucket, namespace=namespace, key=key)
+    _, (_, new) = await audited(
+        request,
+        lambda done: Noted(
+            kind="limit", id=key, before=_facts(first_seen(done[0], new=done[1][1])), after=_facts(done[1][0])
+        ),
+        seeing(look, limit.put),
+        bucket,
+        rule,
+        namespace=namespace,
+        key=key,
+    )
     await _changed(doors)
     return answer(await _read(request, key), 201 if new else 200)
 
@@ -81,7 +96,15 @@ async def remove(request: Request) -> Response:
     """Forget what was set; what its node says of a reasoner holds again."""
     doors, namespace, key = doors_of(request), namespace_of(request), _key(request)
     bucket = bucket_of_key(doors.placement, namespace, key)
-    gone = await doors.run(limit.remove, bucket, namespace=namespace, key=key)
+    look = partial(limit.lock, bucket=bucket, namespace=namespace, key=key)
+    _, gone = await audited(
+        request,
+        lambda done: Noted(kind="limit", id=key, before=_facts(done[0])),
+        seeing(look, limit.remove),
+        bucket,
+        namespace=namespace,
+        key=key,
+    )
     await _changed(doors)
     return answer({"key": key, "deleted": gone})
 
@@ -124,6 +147,13 @@ def _rule(form: LimitForm) -> Rule:
     if form.rate_max is not None:
         bounded(form.rate_max, "body.rate_max", 0, RATE_MAX)
     return Rule(concurrency_max=form.concurrency_max, rate_max=form.rate_max, rate_seconds=seconds)
+
+
+def _facts(one: Limit | None) -> Facts | None:
+    """What somebody has set; None where that is nothing."""
+    if one is None or (one.concurrency_max is None and one.rate_max is None):
+        return None
+    return {"concurrency_max": one.concurrency_max, "rate_max": one.rate_max, "rate_seconds": one.rate_seconds}
 
 
 def _shape(view: LimitView) -> shapes.Shape:
@@ -174,6 +204,7 @@ OPERATIONS = [
         path="/api/v1/limits/{key}",
         slashes=True,
         handler=put,
+        audit="limit.set",
         summary="Set the limit of a reasoner, a node or a concurrency key",
         tag="limits",
         takes=LimitForm,
@@ -192,6 +223,7 @@ OPERATIONS = [
         path="/api/v1/limits/{key}",
         slashes=True,
         handler=remove,
+        audit="limit.deleted",
         summary="Delete a limit; what waited for it is let in",
         tag="limits",
         answers={200: "Gone, or as the node says again.", **LOOK},

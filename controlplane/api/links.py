@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
 from urllib.parse import parse_qs, urlsplit
@@ -9,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from controlplane.api.audited import Noted, audited
 from controlplane.api.body import read_body, spoken
 from controlplane.api.doors import Doors, doors_of
 from controlplane.api.operation import OPEN, Operation
@@ -19,6 +21,7 @@ from controlplane.errors import Invalid, Malformed, NoApprovalRequest
 from controlplane.reads import approvals, executions
 from controlplane.security.link import read_link, sign_link
 from controlplane.stages import approve
+from controlplane.stages.approve import Answered
 
 PREFIX = "/approvals/"
 FORM_BYTES_MAX = 262_144
@@ -106,7 +109,9 @@ async def decide(request: Request) -> Response:
     doors = doors_of(request)
     asked, namespace = await _asked(request, doors)
     decision, feedback = _form(await read_body(request, min(FORM_BYTES_MAX, doors.limits.body_bytes_max)))
-    answered = await doors.run(
+    answered = await audited(
+        request,
+        lambda done: decided(done, [asked.execution_id], namespace) if done.processed else None,
         approve.decide,
         asked.execution_id,
         namespace=namespace,
@@ -120,6 +125,18 @@ async def decide(request: Request) -> Response:
         doors.woken(answered.ready)
         doors.due()
     return await _page(doors, answered.approval, namespace, status=200 if answered.processed else 409)
+
+
+def decided(answered: Answered, ids: Sequence[ExecutionId], namespace: int) -> Noted:
+    """What the audit log says of it: not what people wrote."""
+    status = answered.approval.status.value
+    return Noted(
+        kind="approval",
+        id=answered.approval.request_id,
+        before={"status": Decision.PENDING.value if answered.processed else status},
+        after={"status": status, "execution_ids": [show_execution(id_) for id_ in ids]},
+        namespace=namespace,
+    )
 
 
 async def _asked(request: Request, doors: Doors) -> tuple[Approval, int]:
@@ -192,6 +209,7 @@ OPERATIONS = [
         scope=OPEN,
         path=PREFIX + "{token}",
         handler=decide,
+        audit="approval.decided",
         summary="Decide it: a form with decision and feedback",
         tag="approvals",
         answers={

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import shapes
+from controlplane.api.audited import Noted, audited
 from controlplane.api.body import clean, payload, read_form
 from controlplane.api.doors import CHANGES_TOPIC, Doors, doors_of, gather_answers
 from controlplane.api.operation import EXECUTE_OR_NODE, READ_OR_NODE, Handler, Operation
@@ -34,7 +35,9 @@ from controlplane.domain.memory import (
     Written,
 )
 from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid, LengthMismatch, MemoryNotFound, NotAList
+from controlplane.postgres.pool import Connection
 from controlplane.reads import executions, memory
+from controlplane.stages import checkpoint
 
 OPS_MAX = 1_000
 ITEMS_MAX = 10_000
@@ -178,7 +181,7 @@ async def write(request: Request) -> Response:
         raise Invalid(f"From 1 to {OPS_MAX} operations.", where="body.writes")
     places = [f"body.writes[{n}]" for n in range(len(form.writes))]
     groups = [await _parsed(request, doors, group, where) for group, where in zip(form.writes, places, strict=True)]
-    answers = await gather_answers(_write_group(doors, *one) for one in zip(groups, places, strict=True))
+    answers = await gather_answers(_write_group(request, doors, *one) for one in zip(groups, places, strict=True))
     if len(answers) == 1 and isinstance(answers[0], ControlPlaneError):
         return problem(answers[0])
     return answer({"results": [_result(one) for one in answers]})
@@ -194,16 +197,39 @@ def _result(done: list[Written] | ControlPlaneError) -> shapes.Shape:
 async def _write(request: Request, doors: Doors, around: Around, ops: tuple[Op, ...]) -> list[Written]:
     await require(request, around.fence)
     try:
-        return await _commit(doors, around.write(ops))
+        return await _commit(request, doors, around.write(ops))
     except (LengthMismatch, NotAList) as error:
         error.where = "body.key"
         raise
 
 
-async def _commit(doors: Doors, write: Write) -> list[Written]:
-    written = await doors.lanes.memory.put(write)
+async def _commit(request: Request, doors: Doors, write: Write) -> list[Written]:
+    """What somebody takes away who is no attempt stands in the audit log, with its keys."""
+    gone = {op.place for op in write.ops if isinstance(op, Remove)}
+    if gone and write.fence is None:
+        written = await audited(request, lambda done: _noted(write, done), _write_now, write)
+    else:
+        written = await doors.lanes.memory.put(write)
     doors.hints.tell(CHANGES_TOPIC)
     return written
+
+
+async def _write_now(conn: Connection, write: Write) -> list[Written]:
+    [written] = await checkpoint.write(conn, [write])
+    if isinstance(written, ControlPlaneError):
+        raise written
+    return written
+
+
+def _noted(write: Write, written: list[Written]) -> Noted | None:
+    """None where nothing was there to be taken away."""
+    done = zip(write.ops, written, strict=True)
+    names = [_name(op.place) for op, one in done if isinstance(op, Remove) and one.existed]
+    return Noted(kind="memory", id=names[0], before={"keys": names}) if names else None
+
+
+def _name(place: Place) -> str:
+    return f"{place.scope.value}/{place.scope_id}/{place.key}"
 
 
 async def _parsed(request: Request, doors: Doors, form: GroupForm, where: str) -> Write | ControlPlaneError:
@@ -214,11 +240,11 @@ async def _parsed(request: Request, doors: Doors, form: GroupForm, where: str) -
         return error
 
 
-async def _write_group(doors: Doors, group: Write | ControlPlaneError, where: str) -> list[Written]:
+async def _write_group(request: Request, doors: Doors, group: Write | ControlPlaneError, where: str) -> list[Written]:
     if isinstance(group, ControlPlaneError):
         raise group
     try:
-        return await _commit(doors, group)
+        return await _commit(request, doors, group)
     except (LengthMismatch, NotAList) as error:
         error.where = f"{where}.{error.where}"
         raise
@@ -315,6 +341,7 @@ def _operation(name: str, handler: Handler, summary: str, takes: type, status: i
         tag="memory",
         takes=takes,
         headers=HEADERS,
+        audit="memory.deleted" if name in ("delete", "write") else None,
         answers={status: "Committed."} | REFUSALS,
     )
 

@@ -13,6 +13,7 @@ from controlplane.api.doors import doors_of, namespace_of
 from controlplane.api.operation import NODE, READ, Operation
 from controlplane.api.shapes import answer
 from controlplane.api.whose import require_node
+from controlplane.domain.cap import Cap
 from controlplane.domain.target import is_name
 from controlplane.errors import NodeNotFound
 from controlplane.reads import nodes, pauses
@@ -29,7 +30,8 @@ async def register_node(request: Request) -> Response:
     require_node(request, node.id)
     shape = {"id": node.id, "status": "registered", "success": True, "reasoners": len(node.reasoners)}
     if node.base_url is None:
-        await doors.run(register.register, node, bucket=doors.placement.of_key(namespace, node.id))
+        bucket, ceiling = doors.placement.of_key(namespace, node.id), doors.caps.ceiling(namespace, Cap.NODES)
+        await doors.run(register.register, node, bucket=bucket, ceiling=ceiling)
         await doors.catalogue.refresh()
         return answer(shape | {"transport": "pull", "resolved_base_url": None}, 201)
     session = await join(request, node, instance_id=form.instance_id, communication=form.communication_config)

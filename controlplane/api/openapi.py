@@ -38,7 +38,7 @@ PROBLEM_JSON = "application/problem+json"
 JSON = "application/json"
 ANYWHERE = {
     408: ("TooSlow", "The request took too long to arrive."),
-    429: ("RateLimited", "Too many requests of this caller, where the operator limits them; see `Retry-After`."),
+    429: ("RateLimited", "Too many requests, or too much under way in the namespace: see `Retry-After`."),
     431: ("HeadTooLarge", "The URL and the headers are larger than the limit."),
     503: ("Unavailable", "The database is out of reach, or this server is full or about to stop; try again."),
 }

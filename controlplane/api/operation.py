@@ -26,8 +26,11 @@ OPERATE = frozenset({KeyScope.OPERATE})
 ADMIN = frozenset({KeyScope.ADMIN})
 NODE = frozenset({KeyScope.NODE})
 EXECUTE_OR_OPERATE = EXECUTE | OPERATE
+NOTHING = ""
+"""`audit` of what is no GET and yet changes nothing."""
 EXECUTE_OR_NODE = EXECUTE | NODE
 READ_OR_NODE = READ | NODE
+OPERATE_OR_NODE = OPERATE | NODE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +38,9 @@ class Operation:
     """`scope`: a key needs one of these. `takes`: the form of the body. `query` and `headers`: name → what it means.
 
     `answers`: status → when. `streams`: a browser reads it, which can send its key in no header but as `?api_key=`.
-    `slashes`: the parameter at the end of the path may hold some.
+    `slashes`: the parameter at the end of the path may hold some. `audit`: what the audit log calls it; without that no
+    operation with the scope operate or admin changes anything. `reveals`: it names an address that payloads are sent
+    to, or finds by what is in them, and so is not for a key that hides them.
     """
 
     method: str
@@ -50,6 +55,13 @@ class Operation:
     headers: Mapping[str, str] = field(default_factory=dict)
     answers: Mapping[int, str] = field(default_factory=lambda: {200: "Done."})
     streams: bool = False
+    audit: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.method != "GET" and self.audit is None and self.scope & (OPERATE | ADMIN):
+            raise ValueError(f"{self.method} {self.path}: say what the audit log calls it, or NOTHING")
+
+    reveals: bool = False
 
 
 def install(app: FastAPI, operations: list[Operation]) -> None:

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import shapes
+from controlplane.api.audited import Noted, audited
 from controlplane.api.body import clean, read_form
 from controlplane.api.doors import EVENTS_TOPIC, doors_of, namespace_of
 from controlplane.api.operation import OPERATE, Handler, Operation
@@ -28,7 +29,18 @@ async def request_pause(request: Request) -> Response:
     form = await read_form(request, PauseForm, doors.limits.body_bytes_max)
     reason = clean(form.reason, where="body.reason", chars_max=1_000) if form.reason else None
     id_ = await _known(request)
-    turned = await doors.run(pause.request, id_, reason=reason)
+    turned = await audited(
+        request,
+        lambda done: Noted(
+            kind="execution",
+            id=show_execution(id_),
+            before={"status": done.previous.value},
+            after={"status": "paused", "reason": reason},
+        ),
+        pause.request,
+        id_,
+        reason=reason,
+    )
     doors.hints.tell(EVENTS_TOPIC)
     doors.admission.freed()
     shape = {
@@ -46,7 +58,17 @@ async def resume(request: Request) -> Response:
     doors, namespace = doors_of(request), namespace_of(request)
     await read_form(request, PauseForm, doors.limits.body_bytes_max)
     id_ = await _known(request)
-    turned = await doors.run(pause.resume, id_)
+    turned = await audited(
+        request,
+        lambda done: Noted(
+            kind="execution",
+            id=show_execution(id_),
+            before={"status": "paused"},
+            after={"status": "queued" if done.ready else "running"},
+        ),
+        pause.resume,
+        id_,
+    )
     if turned.ready:
         doors.ready(namespace, turned.target)
         doors.admission.blocked()  # perhaps
@@ -73,6 +95,7 @@ def _operation(prefix: str, verb: str, handler: Handler, summary: str, done: str
         method="POST",
         path=f"/api/{prefix}/executions/{{execution_id}}/{verb}",
         handler=handler,
+        audit=f"execution.{verb}d",
         summary=summary,
         tag="executions",
         takes=PauseForm,

@@ -50,6 +50,7 @@ STATUS_OF: dict[type[errors.ControlPlaneError], int] = {
     errors.NamespaceNotFound: 404,
     errors.TriggerNotFound: 404,
     errors.TriggerEventNotFound: 404,
+    errors.EndpointNotFound: 404,
     errors.Conflict: 409,
     errors.LeaseLost: 409,
     errors.AlreadyFinished: 409,
@@ -65,6 +66,8 @@ STATUS_OF: dict[type[errors.ControlPlaneError], int] = {
     errors.KeyReplaced: 409,
     errors.KeyRevoked: 409,
     errors.TriggerExists: 409,
+    errors.EndpointExists: 409,
+    errors.EndpointsFull: 409,
     errors.IdempotencyConflict: 422,
     errors.Refused: 400,
     errors.Malformed: 400,
@@ -80,9 +83,12 @@ STATUS_OF: dict[type[errors.ControlPlaneError], int] = {
     errors.HeadTooLarge: 431,
     errors.TooSlow: 408,
     errors.RateLimited: 429,
+    errors.CapReached: 422,
+    errors.NamespaceFull: 429,
     errors.ScopeMissing: 403,
     errors.NodeNotAllowed: 403,
     errors.NamespaceNotAllowed: 403,
+    errors.PayloadsHidden: 403,
     errors.Unavailable: 503,
     errors.DatabaseUnavailable: 503,
     errors.ShuttingDown: 503,
@@ -138,6 +144,10 @@ def answer(error: errors.ControlPlaneError, headers: Mapping[str, str] | None = 
     more = dict(headers or {})
     if status == 503:
         more["Retry-After"] = "1"
+    if status == 429:
+        more.setdefault("Retry-After", "1")
+    if status == 429 and "retry_after_seconds" in error.facts:
+        more.setdefault("Retry-After", str(error.facts["retry_after_seconds"]))
     if status == 401:
         more["WWW-Authenticate"] = "Bearer"
     return Response(orjson.dumps(body_of(error)), status, more, media_type=MEDIA_TYPE)
@@ -155,6 +165,11 @@ def of(request: Request, error: Exception) -> Response:
         return answer(errors.DatabaseUnavailable())
     log.error("request.broken", extra=facts, exc_info=error)
     return answer(errors.ControlPlaneError("Something broke in here; it was logged."))
+
+
+async def broken(request: Request, error: Exception) -> Response:
+    """As `of`, for whoever awaits."""
+    return of(request, error)
 
 
 def install(app: FastAPI, *, paths: Sequence[str], methods: Callable[[str], Iterable[str]]) -> None:
@@ -182,12 +197,9 @@ def install(app: FastAPI, *, paths: Sequence[str], methods: Callable[[str], Iter
         }
         return Response(orjson.dumps(body), error.status_code, headers, media_type=MEDIA_TYPE)
 
-    async def other(request: Request, error: Exception) -> Response:
-        return of(request, error)
-
     app.add_exception_handler(HTTPException, http)
     for kind in (errors.ControlPlaneError, ClientDisconnect, *PASSING, Exception):
-        app.add_exception_handler(kind, other)
+        app.add_exception_handler(kind, broken)
 
 
 @lru_cache(maxsize=1_024)

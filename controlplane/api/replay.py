@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from controlplane.api.body import clean
 from controlplane.api.doors import Doors
+from controlplane.api.fields import field
 from controlplane.domain.execution import Replay, ReplayMode
 from controlplane.domain.ids import read_fenced
 from controlplane.errors import Invalid
@@ -15,6 +16,7 @@ from controlplane.reads import executions
 from controlplane.reads.executions import Parent
 
 SOURCE_HEADER = "X-AgentField-Replay-Source-Run-ID"
+SOURCE_FIELD = SOURCE_HEADER.lower().encode()
 BEFORE_HEADER = "X-AgentField-Replay-Before-Execution-ID"
 MODE_HEADER = "X-AgentField-Replay-Mode"
 HIT_HEADER = "X-AgentField-Replay-Hit"
@@ -35,7 +37,7 @@ async def replay_of(
     """
     if parent is not None and parent.replay is not None:
         return parent.replay, []
-    if not request.headers.get(SOURCE_HEADER):
+    if not field(request, SOURCE_FIELD):
         return None, []
     try:
         replay = _named(request)

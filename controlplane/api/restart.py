@@ -15,8 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import shapes
+from controlplane.api.audited import submit_audited
 from controlplane.api.body import clean, decode, read_body
-from controlplane.api.doors import Doors, doors_of, namespace_of
+from controlplane.api.doors import Doors, asker_of, doors_of, namespace_of
 from controlplane.api.executions import (
     EMPTY,
     WebhookForm,
@@ -67,8 +68,9 @@ async def restart(request: Request) -> Response:
     named = await _asked(doors, named_id, namespace)
     again = named if form.scope is Scope.EXECUTION else await _asked(doors, ExecutionId(named.root_id), namespace)
     entry = await doors.catalogue.find(namespace, again.target)
-    submission = _submission(doors, form, named, again, key=_key(request, form), raw=raw)
-    accepted = await doors.lanes.submit.put(submission)
+    sees = not asker_of(request).hide_payloads
+    submission = _submission(doors, form, named, again, key=_key(request, form), raw=raw, sees=sees)
+    accepted = await submit_audited(request, submission, show_execution(named.id))
     if begins(accepted):
         doors.ready(namespace, submission.target)
     replay = submission.replay
@@ -99,7 +101,14 @@ async def restart(request: Request) -> Response:
 
 
 def _submission(
-    doors: Doors, form: RestartForm, named: Submission, again: Submission, *, key: str | None, raw: bytes
+    doors: Doors,
+    form: RestartForm,
+    named: Submission,
+    again: Submission,
+    *,
+    key: str | None,
+    raw: bytes,
+    sees: bool,
 ) -> Submission:
     """In the bucket of the old run, where the stage looks for what can be taken over."""
     bucket, bytes_max = bucket_of(again.id), doors.limits.payload_bytes_max
@@ -117,7 +126,7 @@ def _submission(
         line=doors.catalogue.line(again.namespace, again.target, again.concurrency_key),
         input=again.input if bytes(form.input) in (b"", b"null") else input_of(form.input, bytes_max),
         context=context_of(form.context, bytes_max) or again.context,
-        webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_),),
+        webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_, sees=sees),),
         idempotency_key=key,
         idempotency_scope=f"restart {show_execution(named.id)}",
         request_hash=hashlib.sha256(raw).digest() if key is not None else b"",
@@ -160,6 +169,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/executions/{execution_id}/restart",
         handler=restart,
+        audit="execution.restarted",
         summary="Begin a run again, or one execution of it, in a new run that takes over what had succeeded",
         tag="executions",
         takes=RestartForm,

@@ -15,8 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import shapes
+from controlplane.api.audited import submit_audited
 from controlplane.api.body import clean, decode, read_body
-from controlplane.api.doors import Doors, doors_of, namespace_of
+from controlplane.api.doors import Doors, asker_of, doors_of, namespace_of
 from controlplane.api.executions import (
     EMPTY,
     REASON_MAX,
@@ -57,15 +58,17 @@ async def retry(request: Request) -> Response:
     old = await _failed(doors, old_id, namespace)
     entry = await doors.catalogue.find(namespace, old.target)
     key = request.headers.get("idempotency-key", form.idempotency_key)
-    submission = _submission(doors, form, old, key=key, raw=raw)
-    accepted = await doors.lanes.submit.put(submission)
+    submission = _submission(doors, form, old, key=key, raw=raw, sees=not asker_of(request).hide_payloads)
+    accepted = await submit_audited(request, submission, show_execution(old.id))
     if begins(accepted):
         doors.ready(namespace, submission.target)
     shape = shape_of(submission, accepted) | {"source_execution_id": show_execution(old.id), "kind": "retry"}
     return answer(shape | shapes.present({"warnings": no_node(entry) or None}), 202, headers_of(accepted))
 
 
-def _submission(doors: Doors, form: RetryForm, old: Submission, *, key: str | None, raw: bytes) -> Submission:
+def _submission(
+    doors: Doors, form: RetryForm, old: Submission, *, key: str | None, raw: bytes, sees: bool
+) -> Submission:
     """In the bucket of its run."""
     id_ = ExecutionId(doors.ids.new(bucket_of(old.id)))
     delay_seconds, run_at = start_of(form.delay_seconds, form.run_at, id_)
@@ -75,7 +78,7 @@ def _submission(doors: Doors, form: RetryForm, old: Submission, *, key: str | No
         line=doors.catalogue.line(old.namespace, old.target, old.concurrency_key),
         delay_seconds=delay_seconds,
         run_at=run_at,
-        webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_),),
+        webhooks=() if form.webhook is None else (webhook_of(doors, form.webhook, id_, sees=sees),),
         idempotency_key=None if key is None else clean(key, where="Idempotency-Key"),
         idempotency_scope=f"retry {show_execution(old.id)}",
         request_hash=b"" if key is None else hashlib.sha256(raw).digest(),
@@ -109,6 +112,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/executions/{execution_id}/retry",
         handler=retry,
+        audit="execution.retried",
         summary="Ask once more what has failed, in the same run and with its memory",
         tag="executions",
         takes=RetryForm,

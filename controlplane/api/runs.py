@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from controlplane.api.audited import Noted, audited
 from controlplane.api.body import clean, read_form
-from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, doors_of, namespace_of
+from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, doors_of, namespace_of
 from controlplane.api.executions import CancelForm, query_text, reason_of
 from controlplane.api.operation import EXECUTE_OR_OPERATE, READ, Operation
 from controlplane.api.paging import LIMIT_DEFAULT, integer, limit_of
@@ -81,7 +83,7 @@ async def request_cancel(request: Request) -> Response:
     reason = reason_of(await read_form(request, CancelForm, doors.limits.body_bytes_max))
     if not await doors.run(runs.members, bucket, run_id, namespace=namespace, after=None, limit=1):
         raise no_such_run()
-    cancelled, whole = await cancel_all(doors, bucket, run_id, namespace, reason)
+    cancelled, whole = await cancel_all(request, bucket, run_id, namespace, reason)
     shape = {
         "run_id": run_id,
         "cancelled": len(cancelled),
@@ -103,9 +105,14 @@ def no_such_run() -> NotFound:
 
 
 async def cancel_all(
-    doors: Doors, bucket: int, run_id: str, namespace: int, reason: str | None
+    request: Request, bucket: int, run_id: str, namespace: int, reason: str | None
 ) -> tuple[list[Cancelled], bool]:
-    """What was cancelled, and whether that is all. What parents submitted meanwhile is looked for until nothing is."""
+    """What was cancelled, and whether that is all. What parents submitted meanwhile is looked for until nothing is.
+
+    The first of its transactions says in the audit log who asked.
+    """
+    doors = doors_of(request)
+    noted: Noted | None = Noted(kind="run", id=run_id, after={"status": "cancelled", "reason": reason})
     done: list[Cancelled] = []
     seen: set[UUID] = set()
     fresh = True
@@ -122,12 +129,19 @@ async def cancel_all(
             if new:
                 seen.update(new)
                 fresh = True
-                done += await _cancel_some(doors, new, reason)
+                done += await _cancel_some(request, new, reason, noted)
+                noted = None
+    if noted is not None:
+        await _cancel_some(request, [], reason, noted)
     return done, True
 
 
-async def _cancel_some(doors: Doors, ids: list[ExecutionId], reason: str | None) -> list[Cancelled]:
-    said = await doors.run(cancel.request, ids, reason=reason, make_id=doors.ids.new)
+async def _cancel_some(
+    request: Request, ids: list[ExecutionId], reason: str | None, noted: Noted | None
+) -> list[Cancelled]:
+    doors = doors_of(request)
+    ask = partial(cancel.request, ids=ids, reason=reason, make_id=doors.ids.new)
+    said = await (doors.run(ask) if noted is None else audited(request, lambda _: noted, ask))
     some = [one for one in said if isinstance(one, Cancelled)]  # the others have ended in between
     doors.ended([one.id for one in some if one.settled])
     doors.hints.tell(CANCEL_TOPIC)
@@ -215,6 +229,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/runs/{run_id}/cancel",
         handler=request_cancel,
+        audit="run.cancelled",
         summary="Cancel everything unfinished of a run",
         tag="runs",
         takes=CancelForm,

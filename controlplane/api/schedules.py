@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import shapes
+from controlplane.api.audited import Noted, audited, first_seen, seeing
 from controlplane.api.body import clean, read_form
-from controlplane.api.doors import SCHEDULES_TOPIC, Doors, doors_of, namespace_of
+from controlplane.api.doors import SCHEDULES_TOPIC, Doors, asker_of, doors_of, namespace_of
 from controlplane.api.executions import (
     PRIORITY_MAX,
     TIMEOUT_MAX_SECONDS,
@@ -21,16 +24,37 @@ from controlplane.api.executions import (
     no_node,
     query_text,
 )
-from controlplane.api.operation import EXECUTE_OR_OPERATE, OPERATE, READ, Handler, Operation
+from controlplane.api.operation import (
+    EXECUTE_OR_OPERATE,
+    OPERATE,
+    OPERATE_OR_NODE,
+    READ,
+    READ_OR_NODE,
+    Handler,
+    Operation,
+)
 from controlplane.api.paging import instant, integer, limit_of
 from controlplane.api.policy import retries_of
 from controlplane.api.shapes import answer
+from controlplane.api.whose import as_node, require_declared
 from controlplane.domain import target as targets
+from controlplane.domain.cap import Cap
 from controlplane.domain.ids import ExecutionId, show, show_execution
+from controlplane.domain.key import KeyScope
 from controlplane.domain.notice import moment
-from controlplane.domain.schedule import CatchUp, Definition, Overlap, Rule, Schedule, ScheduleId, following
+from controlplane.domain.schedule import (
+    CatchUp,
+    Definition,
+    Overlap,
+    Rule,
+    Schedule,
+    ScheduleId,
+    declared_by,
+    following,
+)
 from controlplane.domain.target import is_name
 from controlplane.errors import Invalid, ScheduleNotFound
+from controlplane.postgres.pool import Connection
 from controlplane.reads import schedules
 from controlplane.reads.schedules import ScheduleView, TickView
 from controlplane.stages import schedule
@@ -38,7 +62,12 @@ from controlplane.stages import schedule
 INPUT_BYTES_MAX = 1024 * 1024
 """Input and context of a schedule, each: those of a whole pass of the scheduler are in memory at once."""
 NEXT_SHOWN = 5
+STANDING = frozenset({"waiting", "next_at", "last_at", "updated_at"})
 NEXT_MAX = 100
+
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
 class RuleForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -98,9 +127,10 @@ async def page(request: Request) -> Response:
         placement=doors.placement,
     )
     more = len(views) > limit
+    shown = [view.schedule for view in views[:limit] if not as_node(request, KeyScope.READ) or _own(request, view)]
     return answer(
         {
-            "items": [shapes.schedule(view.schedule) for view in views[:limit]],
+            "items": [shapes.schedule(one) for one in shown],
             "next_cursor": views[limit - 1].schedule.name if more else None,
         }
     )
@@ -132,7 +162,7 @@ async def ticks(request: Request) -> Response:
 
 async def pause(request: Request) -> Response:
     """Nothing is submitted until it is resumed; what falls into the pause is not made up for."""
-    return await _turn(request, schedule.pause)
+    return await _turn(request, partial(schedule.pause, allow=lambda there: _allow(request, there)))
 
 
 async def resume(request: Request) -> Response:
@@ -150,7 +180,10 @@ async def run(request: Request) -> Response:
     view, bucket = await _view(request), _bucket(request)
     target = view.schedule.definition.target
     entry = await doors.catalogue.find(namespace, target)
-    accepted, one = await doors.run(
+    doors.caps.enter(namespace)
+    accepted, one = await audited(
+        request,
+        lambda done: Noted(kind="schedule", id=done[1].name, after={"execution_id": show_execution(done[0].id)}),
         schedule.run_now,
         bucket,
         ExecutionId(doors.ids.new(bucket)),
@@ -183,18 +216,29 @@ async def run(request: Request) -> Response:
 
 async def remove(request: Request) -> Response:
     """Forget the schedule; what it has submitted goes on."""
-    doors, name = doors_of(request), _name(request)
-    await doors.run(schedule.remove, _bucket(request), namespace=namespace_of(request), name=name)
+    name = _name(request)
+    await audited(
+        request,
+        lambda done: _noted(name, done[0], None),
+        _seeing(request, name, schedule.remove),
+        _bucket(request),
+        namespace=namespace_of(request),
+        name=name,
+    )
     return answer({"name": name, "deleted": True})
 
 
 async def _put(request: Request, name: str, form: RuleForm, *, replacing: bool) -> Response:
     doors, namespace = doors_of(request), namespace_of(request)
     definition = _definition(doors, form)
+    if as_node(request, KeyScope.OPERATE):
+        require_declared(request, definition.target, declared_by(name, definition.target))
     entry = await doors.catalogue.find(namespace, definition.target)
     bucket = doors.placement.of_key(namespace, name)
-    made, new = await doors.run(
-        schedule.put,
+    _, (made, new) = await audited(
+        request,
+        lambda done: _noted(name, first_seen(done[0], new=done[1][1]), done[1][0]),
+        _seeing(request, name, schedule.put),
         bucket,
         ScheduleId(doors.ids.new(bucket)),
         definition,
@@ -202,6 +246,8 @@ async def _put(request: Request, name: str, form: RuleForm, *, replacing: bool) 
         name=name,
         paused=form.paused,
         replacing=replacing,
+        ceiling=doors.caps.ceiling(namespace, Cap.SCHEDULES),
+        allow=lambda there: _allow(request, there),
     )
     doors.hints.tell(SCHEDULES_TOPIC)
     view = await doors.run(schedules.read, bucket, namespace=namespace, name=name)
@@ -211,10 +257,51 @@ async def _put(request: Request, name: str, form: RuleForm, *, replacing: bool) 
 
 
 async def _turn(request: Request, call: Callable[..., Awaitable[Schedule]]) -> Response:
-    doors, namespace = doors_of(request), namespace_of(request)
-    await doors.run(call, _bucket(request), namespace=namespace, name=_name(request))
+    doors, name = doors_of(request), _name(request)
+    await audited(
+        request,
+        lambda done: _noted(name, done[0], done[1]),
+        _seeing(request, name, call),
+        _bucket(request),
+        namespace=namespace_of(request),
+        name=name,
+    )
     doors.hints.tell(SCHEDULES_TOPIC)
     return answer(_whole(await _view(request)))
+
+
+def _seeing(
+    request: Request, name: str, call: Callable[Concatenate[Connection, P], Awaitable[Result]]
+) -> Callable[Concatenate[Connection, P], Awaitable[tuple[Schedule | None, Result]]]:
+    namespace = namespace_of(request)
+    bucket = doors_of(request).placement.of_key(namespace, name)
+    return seeing(partial(schedule.lock, bucket=bucket, namespace=namespace, name=name), call)
+
+
+def _noted(name: str, before: Schedule | None, after: Schedule | None) -> Noted:
+    """Where it stands is no change of it, and what it submits is only said to be another."""
+    was, now = (
+        None if one is None else {word: said for word, said in shapes.schedule(one).items() if word not in STANDING}
+        for one in (before, after)
+    )
+    if before is not None and after is not None and now is not None:
+        asked, said = before.definition, after.definition
+        now["input_changed"] = True if (asked.input, asked.context) != (said.input, said.context) else None
+    return Noted(kind="schedule", id=name, before=was, after=now)
+
+
+def _allow(request: Request, there: Schedule) -> None:
+    """The caller may touch this schedule: a node's only its own. Raises: NodeNotAllowed."""
+    if as_node(request, KeyScope.OPERATE):
+        target = there.definition.target
+        require_declared(request, target, declared_by(there.name, target))
+
+
+def _own(request: Request, view: ScheduleView) -> bool:
+    """Whether the code of a node that the caller speaks as declares it."""
+    one = view.schedule
+    node_id = declared_by(one.name, one.definition.target)
+    return node_id is not None and asker_of(request).speaks_for(node_id)
 
 
 def _definition(doors: Doors, form: RuleForm) -> Definition:
@@ -286,12 +373,22 @@ FORM = {
 }
 
 
-def _one(method: str, path: str, handler: Handler, summary: str, done: str = "The schedule.") -> Operation:
+def _one(
+    method: str,
+    path: str,
+    handler: Handler,
+    summary: str,
+    done: str = "The schedule.",
+    *,
+    audit: str | None = None,
+    scope: frozenset[KeyScope] | None = None,
+) -> Operation:
     return Operation(
-        scope=READ if method == "GET" else OPERATE,
+        scope=scope or (READ if method == "GET" else OPERATE),
         method=method,
         path=f"/api/v1/schedules/{{name}}{path}",
         handler=handler,
+        audit=audit,
         summary=summary,
         tag="schedules",
         answers={200: done, **LOOK},
@@ -304,13 +401,14 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/schedules",
         handler=create,
+        audit="schedule.created",
         summary="Create a schedule",
         tag="schedules",
         takes=ScheduleForm,
         answers={200: "It was there already.", 201: "Created.", 409: "There is another of this name.", **FORM},
     ),
     Operation(
-        scope=READ,
+        scope=READ_OR_NODE,
         method="GET",
         path="/api/v1/schedules",
         handler=page,
@@ -325,25 +423,27 @@ OPERATIONS = [
     ),
     _one("GET", "", read, "Read one schedule and its next five ticks"),
     Operation(
-        scope=OPERATE,
+        scope=OPERATE_OR_NODE,
         method="PUT",
         path="/api/v1/schedules/{name}",
         handler=replace,
+        audit="schedule.replaced",
         summary="Create a schedule, or replace the one of this name",
         tag="schedules",
         takes=RuleForm,
         answers={200: "Replaced, or as it was.", 201: "Created.", **FORM},
     ),
-    _one("DELETE", "", remove, "Delete a schedule; what it has submitted goes on", "Gone."),
+    _one("DELETE", "", remove, "Delete a schedule; what it has submitted goes on", "Gone.", audit="schedule.deleted"),
     _one("GET", "/next", coming, "The ticks that are planned next", "The moments, in UTC."),
     _one("GET", "/ticks", ticks, "What became of each tick, the latest first", "A page."),
-    _one("POST", "/pause", pause, "Pause a schedule"),
-    _one("POST", "/resume", resume, "Resume a schedule with its next tick after now"),
+    _one("POST", "/pause", pause, "Pause a schedule", audit="schedule.paused", scope=OPERATE_OR_NODE),
+    _one("POST", "/resume", resume, "Resume a schedule with its next tick after now", audit="schedule.resumed"),
     Operation(
         scope=EXECUTE_OR_OPERATE,
         method="POST",
         path="/api/v1/schedules/{name}/run",
         handler=run,
+        audit="schedule.run",
         summary="Submit what a schedule submits, now",
         tag="schedules",
         takes=RunForm,

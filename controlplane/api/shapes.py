@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import MAXYEAR
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -408,7 +409,10 @@ def delivery(view: DeliveryView) -> Shape:
             "state": view.state,
             "attempts_max": view.attempts_max,
             "attempts_charged": view.charged,
-            "next_attempt_at": moment(view.next_at) if view.state == "pending" else None,
+            "next_attempt_at": moment(view.next_at)
+            if view.state == "pending" and view.next_at.year < MAXYEAR
+            else None,
+            "held_by": view.held_by,
             "created_at": moment(view.created_at),
             "settled_at": None if view.settled_at is None else moment(view.settled_at),
             "attempts": [attempt(one) for one in view.attempts],
@@ -423,7 +427,7 @@ def webhook_events(views: Sequence[DeliveryView]) -> list[Shape]:
         present(
             {
                 "id": n,
-                "execution_id": show("exec", view.execution_id),
+                "execution_id": None if view.execution_id is None else show("exec", view.execution_id),
                 "event_type": view.event,
                 "status": "delivered" if one.outcome == "delivered" else "failed",
                 "http_status": one.http_status,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
+from controlplane.api.audited import Noted, audited
 from controlplane.api.body import clean, payload, read_body
 from controlplane.api.doors import EVENTS_TOPIC, doors_of, namespace_of
 from controlplane.api.operation import EXECUTE_OR_OPERATE, Operation
@@ -31,7 +32,14 @@ async def send(request: Request) -> Response:
         payload=kept,
         idempotency_key=None if key is None else clean(key, where="Idempotency-Key"),
     )
-    sent = await doors.run(signal.send, one)
+    sent = await audited(
+        request,
+        lambda done: Noted(
+            kind="execution", id=show_execution(id_), after={"signal_id": show("sig", done.id), "event": event}
+        ),
+        signal.send,
+        one,
+    )
     doors.woken(sent.ready)
     doors.hints.tell(EVENTS_TOPIC)
     shape = {
@@ -49,6 +57,7 @@ OPERATIONS = [
         scope=EXECUTE_OR_OPERATE,
         path="/api/v1/executions/{execution_id}/signals/{event}",
         handler=send,
+        audit="execution.signalled",
         summary="Tell an execution that something has happened",
         tag="steps",
         headers={"Idempotency-Key": "The same key and payload again are the same signal."},

@@ -5,24 +5,30 @@ from __future__ import annotations
 import base64
 import secrets
 import shlex
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import incoming, shapes
+from controlplane.api.audited import Noted, audited, first_seen, seeing
 from controlplane.api.body import clean, payload, read_form
 from controlplane.api.doors import Doors, doors_of, namespace_of
 from controlplane.api.executions import no_node, query_text
 from controlplane.api.hooks import PREFIX, secrets_of, submission_of
-from controlplane.api.operation import OPERATE, READ, Handler, Operation
+from controlplane.api.operation import OPERATE, OPERATE_OR_NODE, READ, READ_OR_NODE, Handler, Operation
 from controlplane.api.paging import limit_of
 from controlplane.api.shapes import answer, present
+from controlplane.api.whose import as_node, require_declared, require_node
 from controlplane.domain import target as targets
+from controlplane.domain.cap import Cap
 from controlplane.domain.ids import read as read_id
 from controlplane.domain.ids import show, show_execution
+from controlplane.domain.key import KeyScope
 from controlplane.domain.notice import moment
 from controlplane.domain.target import is_name
 from controlplane.domain.trigger import (
@@ -44,7 +50,8 @@ from controlplane.domain.trigger import (
     sealed_for,
     slug_of,
 )
-from controlplane.errors import Invalid, TriggerEventNotFound, TriggerNotFound
+from controlplane.errors import Invalid, NodeNotAllowed, TriggerEventNotFound, TriggerNotFound
+from controlplane.postgres.pool import Connection
 from controlplane.reads import triggers
 from controlplane.reads.triggers import EventView, TriggerView
 from controlplane.security.incoming import sign
@@ -55,6 +62,10 @@ REASON_MAX = 200
 SAMPLE = b'{"type":"test","data":{"hello":"world"}}'
 SAMPLE_BYTES_MAX = 65_536
 FREE = ("header", "prefix", "algorithm", "encoding", "signed", "timestamp_header", "id_from", "type_from")
+
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
 class SchemeForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -130,10 +141,14 @@ async def create(request: Request) -> Response:
         event_types=tuple(dict.fromkeys(form.event_types)),
         managed_by=_managed_by(form.managed_by),
     )
+    if as_node(request, KeyScope.OPERATE):
+        require_declared(request, definition.target, definition.managed_by)
     bucket = doors.placement.of_key(namespace, form.name)
     id_ = TriggerId(doors.ids.new(bucket))
-    made, new = await doors.run(
-        trigger.create,
+    _, (made, new) = await audited(
+        request,
+        lambda done: _noted(doors, form.name, first_seen(done[0], new=done[1][1]), done[1][0]),
+        _seeing(request, form.name, trigger.create),
         bucket,
         id_,
         definition,
@@ -142,6 +157,7 @@ async def create(request: Request) -> Response:
         secret_sealed=doors.keyring.seal(secret.encode(), bound_to=sealed_for(id_)),
         same_secret=lambda there: same(_opened(doors, there).encode(), secret.encode()),
         paused=form.paused,
+        ceiling=doors.caps.ceiling(namespace, Cap.TRIGGERS),
     )
     warnings = no_node(entry)
     return answer(_shape(doors, made) | ({"warnings": warnings} if warnings else {}), 201 if new else 200)
@@ -159,13 +175,23 @@ async def change(request: Request) -> Response:
     secret = None if form.secret is None else _secret(form.secret)
 
     def revise(there: Trigger) -> tuple[Definition, bytes | None]:
+        _allow(request, there)
         sealed = None
         if secret is not None and not same(secret.encode(), _opened(doors, there).encode()):
             sealed = doors.keyring.seal(secret.encode(), bound_to=sealed_for(there.id))
-        return _revised(there.definition, form), sealed
+        revised = _revised(there.definition, form)
+        _allow(request, replace(there, definition=revised))
+        return revised, sealed
 
-    changed = await doors.run(
-        trigger.change, bucket, revise, namespace=namespace, name=name, overlap_seconds=form.overlap_seconds
+    _, changed = await audited(
+        request,
+        lambda done: _noted(doors, name, done[0], done[1]),
+        _seeing(request, name, trigger.change),
+        bucket,
+        revise,
+        namespace=namespace,
+        name=name,
+        overlap_seconds=form.overlap_seconds,
     )
     return answer(_shape(doors, changed))
 
@@ -174,6 +200,11 @@ async def page(request: Request) -> Response:
     """By name, without secrets."""
     doors, namespace = doors_of(request), namespace_of(request)
     limit, cursor = limit_of(request), query_text(request, "cursor")
+    if as_node(request, KeyScope.READ):
+        node_id = query_text(request, "managed_by")
+        if node_id is None:
+            raise NodeNotAllowed(where="query/managed_by", fix="Name the node: ?managed_by=NODE.")
+        require_node(request, node_id)
     found = await doors.run(
         triggers.page,
         namespace=namespace,
@@ -194,13 +225,23 @@ async def page(request: Request) -> Response:
 
 async def read(request: Request) -> Response:
     """One trigger, without its secret."""
-    return answer(_shape(doors_of(request), (await _view(request)).trigger))
+    one = (await _view(request)).trigger
+    if as_node(request, KeyScope.READ):
+        require_declared(request, one.definition.target, one.definition.managed_by)
+    return answer(_shape(doors_of(request), one))
 
 
 async def remove(request: Request) -> Response:
     """Close the door; what has come in goes on."""
     doors, name = doors_of(request), _name(request)
-    await doors.run(trigger.remove, _bucket(request), namespace=namespace_of(request), name=name)
+    await audited(
+        request,
+        lambda done: _noted(doors, name, done[0], None),
+        _seeing(request, name, trigger.remove),
+        _bucket(request),
+        namespace=namespace_of(request),
+        name=name,
+    )
     return answer({"name": name, "deleted": True})
 
 
@@ -209,16 +250,32 @@ async def pause(request: Request) -> Response:
     doors = doors_of(request)
     form = await read_form(request, ReasonForm, doors.limits.body_bytes_max)
     reason = None if form.reason is None else clean(form.reason, where="body.reason", chars_max=REASON_MAX)
-    paused = await doors.run(
-        trigger.pause, _bucket(request), namespace=namespace_of(request), name=_name(request), reason=reason
+    name = _name(request)
+    _, paused = await audited(
+        request,
+        lambda done: _noted(doors, name, done[0], done[1]),
+        _seeing(request, name, trigger.pause),
+        _bucket(request),
+        namespace=namespace_of(request),
+        name=name,
+        reason=reason,
+        allow=lambda there: _allow(request, there),
     )
     return answer(_shape(doors, paused))
 
 
 async def resume(request: Request) -> Response:
     """What comes in submits again; what was held meanwhile can be replayed."""
-    doors = doors_of(request)
-    resumed = await doors.run(trigger.resume, _bucket(request), namespace=namespace_of(request), name=_name(request))
+    doors, name = doors_of(request), _name(request)
+    _, resumed = await audited(
+        request,
+        lambda done: _noted(doors, name, done[0], done[1]),
+        _seeing(request, name, trigger.resume),
+        _bucket(request),
+        namespace=namespace_of(request),
+        name=name,
+        allow=lambda there: _allow(request, there),
+    )
     return answer(_shape(doors, resumed))
 
 
@@ -232,6 +289,8 @@ async def sample(request: Request) -> Response:
     headers = _signed(doors, view, body, event_type)
     one = view.trigger
     url = _url(doors, one)
+    # It changes nothing, but whoever has it may speak as the sender.
+    await audited(request, lambda _: Noted(kind="trigger", id=one.name), _nothing)
     said = [f"-H {_quoted(f'{name}: {value}', one)}" for name, value in headers.items()]
     curl = " ".join(["curl -sS", shlex.quote(url), *said, "--data-binary", shlex.quote(body.decode())])
     return answer({"method": "POST", "url": url, "headers": headers, "body": body.decode(), "curl": curl})
@@ -284,8 +343,19 @@ async def replay(request: Request) -> Response:
     input_ = incoming.input_of(one.definition, parsed, came.headers, bytes_max=doors.limits.payload_bytes_max)
     wish = await submission_of(doors, bucket, one, came.id, input_, key=came.key, replay=True)
     scope = f"trigger {show('tev', came.id)}"
-    accepted = await doors.run(
-        trigger.replay, bucket, one.id, came.id, replace(wish, idempotency_key=key, idempotency_scope=scope)
+    doors.caps.enter(namespace)
+    accepted = await audited(
+        request,
+        lambda done: Noted(
+            kind="trigger",
+            id=one.name,
+            after={"trigger_event_id": show("tev", came.id), "execution_id": show_execution(done.id)},
+        ),
+        trigger.replay,
+        bucket,
+        one.id,
+        came.id,
+        replace(wish, idempotency_key=key, idempotency_scope=scope),
     )
     if accepted.blocked_by is not None:
         doors.admission.blocked()
@@ -303,6 +373,33 @@ async def replay(request: Request) -> Response:
     }
     headers = {"Location": f"/api/v1/executions/{id_}", "X-Execution-ID": id_, "X-Run-ID": accepted.run_id}
     return answer(shape, 202, headers | ({"Idempotent-Replayed": "true"} if accepted.replayed else {}))
+
+
+def _seeing(
+    request: Request, name: str, call: Callable[Concatenate[Connection, P], Awaitable[Result]]
+) -> Callable[Concatenate[Connection, P], Awaitable[tuple[Trigger | None, Result]]]:
+    namespace = namespace_of(request)
+    bucket = doors_of(request).placement.of_key(namespace, name)
+    return seeing(partial(trigger.lock, bucket=bucket, namespace=namespace, name=name), call)
+
+
+def _noted(doors: Doors, name: str, before: Trigger | None, after: Trigger | None) -> Noted:
+    """Of a secret only that it is another one."""
+    was, now = (None if one is None else _shape(doors, one) for one in (before, after))
+    if before is not None and after is not None and was is not None and now is not None:
+        was["updated_at"] = now["updated_at"]
+        now["secret_changed"] = True if before.secret_sealed != after.secret_sealed else None
+    return Noted(kind="trigger", id=name, before=was, after=now)
+
+
+async def _nothing(_: Connection) -> None:
+    pass
+
+
+def _allow(request: Request, there: Trigger) -> None:
+    """The caller may touch this trigger: a node's only its own. Raises: NodeNotAllowed."""
+    if as_node(request, KeyScope.OPERATE):
+        require_declared(request, there.definition.target, there.definition.managed_by)
 
 
 def _scheme(base: Scheme, form: SchemeForm) -> Scheme:
@@ -468,12 +565,15 @@ def _one(
     done: str = "The trigger.",
     query: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
+    audit: str | None = None,
+    scope: frozenset[KeyScope] | None = None,
 ) -> Operation:
     return Operation(
         method=method,
-        scope=READ if method == "GET" else OPERATE,
+        scope=scope or (READ if method == "GET" else OPERATE),
         path=f"/api/v1/triggers/{{name}}{path}",
         handler=handler,
+        audit=audit,
         summary=summary,
         tag="triggers",
         takes=takes,
@@ -486,9 +586,10 @@ def _one(
 OPERATIONS = [
     Operation(
         method="POST",
-        scope=OPERATE,
+        scope=OPERATE_OR_NODE,
         path="/api/v1/triggers",
         handler=create,
+        audit="trigger.created",
         summary="Create a trigger",
         tag="triggers",
         takes=TriggerForm,
@@ -504,7 +605,7 @@ OPERATIONS = [
     ),
     Operation(
         method="GET",
-        scope=READ,
+        scope=READ_OR_NODE,
         path="/api/v1/triggers",
         handler=page,
         summary="List triggers by name",
@@ -517,12 +618,36 @@ OPERATIONS = [
         },
         answers={200: "A page.", 422: "A filter is not valid.", 503: "Try again."},
     ),
-    _one("GET", "", read, "Read one trigger"),
-    _one("PATCH", "", change, "Change a trigger, or its secret", takes=ChangeForm),
-    _one("DELETE", "", remove, "Delete a trigger; what has come in goes on", done="Gone."),
-    _one("POST", "/pause", pause, "Pause a trigger; what comes in is kept", takes=ReasonForm),
-    _one("POST", "/resume", resume, "Resume a trigger"),
-    _one("POST", "/test", sample, "A signed sample request", takes=SampleForm, done="A request, also as curl."),
+    _one("GET", "", read, "Read one trigger", scope=READ_OR_NODE),
+    _one(
+        "PATCH",
+        "",
+        change,
+        "Change a trigger, or its secret",
+        takes=ChangeForm,
+        audit="trigger.changed",
+        scope=OPERATE_OR_NODE,
+    ),
+    _one("DELETE", "", remove, "Delete a trigger; what has come in goes on", done="Gone.", audit="trigger.deleted"),
+    _one(
+        "POST",
+        "/pause",
+        pause,
+        "Pause a trigger; what comes in is kept",
+        takes=ReasonForm,
+        audit="trigger.paused",
+        scope=OPERATE_OR_NODE,
+    ),
+    _one("POST", "/resume", resume, "Resume a trigger", audit="trigger.resumed", scope=OPERATE_OR_NODE),
+    _one(
+        "POST",
+        "/test",
+        sample,
+        "A signed sample request",
+        takes=SampleForm,
+        done="A request, also as curl.",
+        audit="trigger.sampled",
+    ),
     _one(
         "GET",
         "/events",
@@ -542,6 +667,7 @@ OPERATIONS = [
         replay,
         "Submit an event that came in once more",
         takes=ReplayForm,
+        audit="trigger.replayed",
         status=202,
         done="Accepted and durable.",
         headers=KEYED,

@@ -87,6 +87,21 @@ def require_node(request: Request, node_id: str) -> None:
         raise NodeNotAllowed
 
 
+def as_node(request: Request, scope: KeyScope) -> bool:
+    """Whether the caller is let in as a node alone, without this scope: then it speaks only of what is its own."""
+    return scope not in asker_of(request).scopes
+
+
+def require_declared(request: Request, target: str, managed_by: str | None) -> None:
+    """What starts this target is the code's of a node that the caller speaks as, which serves it itself.
+
+    Raises: NodeNotAllowed.
+    """
+    if managed_by is None or parse(target).node_id != managed_by:
+        raise NodeNotAllowed("A key with the scope node alone declares what starts its own node's reasoners.")
+    require_node(request, managed_by)
+
+
 def _refusal(caller: Caller, owner: Owner) -> ControlPlaneError | None:
     if owner.namespace != caller.namespace:
         return LeaseLost()

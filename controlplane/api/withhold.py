@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import shapes
+from controlplane.api.audited import Noted, audited
 from controlplane.api.body import clean, read_form
 from controlplane.api.doors import Doors, caller_of, doors_of, namespace_of
 from controlplane.api.executions import query_text
@@ -19,7 +20,7 @@ from controlplane.api.shapes import Shape, answer
 from controlplane.domain import target as targets
 from controlplane.domain import topic
 from controlplane.domain.ids import SessionId
-from controlplane.domain.pause import Paused, PauseScope
+from controlplane.domain.pause import Pause, Paused, PauseScope
 from controlplane.domain.target import is_name
 from controlplane.errors import NodeNotFound
 from controlplane.reads import pauses
@@ -88,9 +89,11 @@ async def page(request: Request) -> Response:
 
 async def drain(request: Request) -> Response:
     """The processes of the node that are there now take nothing new and finish what they run."""
-    doors, node_id = doors_of(request), _node_id(request)
+    node_id = _node_id(request)
     reason = await _reason(request)
-    told = await doors.run(
+    told = await audited(
+        request,
+        lambda done: Noted(kind="node", id=node_id, after={"draining": True, "processes": len(done), "reason": reason}),
         withhold.drain,
         _bucket(request, node_id),
         namespace=namespace_of(request),
@@ -103,10 +106,15 @@ async def drain(request: Request) -> Response:
 
 async def undrain(request: Request) -> Response:
     """The processes of the node take work again."""
-    doors, node_id = doors_of(request), _node_id(request)
+    node_id = _node_id(request)
     await _reason(request)
-    told = await doors.run(
-        withhold.undrain, _bucket(request, node_id), namespace=namespace_of(request), node_id=node_id
+    told = await audited(
+        request,
+        lambda done: Noted(kind="node", id=node_id, after={"draining": False, "processes": len(done)}),
+        withhold.undrain,
+        _bucket(request, node_id),
+        namespace=namespace_of(request),
+        node_id=node_id,
     )
     return await _drained(request, node_id, told, "node.undrained")
 
@@ -114,7 +122,9 @@ async def undrain(request: Request) -> Response:
 async def _pause(request: Request, what: Paused) -> Response:
     doors, by = doors_of(request), caller_of(request)
     reason = await _reason(request)
-    one, new = await doors.run(
+    one, new = await audited(
+        request,
+        lambda done: _noted(what, before=None if done[1] else done[0], after=done[0]),
         withhold.pause,
         _buckets(request, what),
         what,
@@ -130,7 +140,14 @@ async def _pause(request: Request, what: Paused) -> Response:
 async def _resume(request: Request, what: Paused) -> Response:
     doors, namespace = doors_of(request), namespace_of(request)
     await _reason(request)
-    gone = await doors.run(withhold.resume, _buckets(request, what), what, namespace=namespace)
+    gone = await audited(
+        request,
+        lambda done: _noted(what, before=done, after=None),
+        withhold.resume,
+        _buckets(request, what),
+        what,
+        namespace=namespace,
+    )
     await doors.catalogue.refresh()
     await _wake(doors, namespace, what)
     by = caller_of(request)
@@ -142,6 +159,15 @@ async def _resume(request: Request, what: Paused) -> Response:
         pauses.about, _buckets(request, what)[0], namespace=namespace, node_id=what.node_id, target=what.name
     )
     return answer(shape | {"still_paused_by": [shapes.pause(one) for one in still]} | await _backlog(request, what))
+
+
+def _noted(what: Paused, *, before: Pause | None, after: Pause | None) -> Noted:
+    return Noted(
+        kind=what.scope.value,
+        id=what.name or "*",
+        before=None if before is None else shapes.pause(before),
+        after=None if after is None else shapes.pause(after),
+    )
 
 
 async def _backlog(request: Request, what: Paused) -> Shape:
@@ -216,7 +242,7 @@ def _buckets(request: Request, what: Paused) -> Sequence[int]:
     return [_bucket(request, what.node_id)]
 
 
-def _operation(path: str, handler: Handler, summary: str, done: str, *, tag: str = "pauses") -> Operation:
+def _operation(path: str, handler: Handler, summary: str, done: str, *, audit: str, tag: str = "pauses") -> Operation:
     answers = {
         200: done,
         400: "Malformed.",
@@ -232,6 +258,7 @@ def _operation(path: str, handler: Handler, summary: str, done: str, *, tag: str
         method="POST",
         path=f"/api/v1/{path}",
         handler=handler,
+        audit=audit,
         summary=summary,
         tag=tag,
         takes=WithholdForm,
@@ -252,17 +279,26 @@ OPERATIONS = [
         query={"limit": "1 to 200, 50 by default", "cursor": "next_cursor of the page before"},
         answers={200: "A page.", 422: "A parameter is not valid.", 503: "Try again."},
     ),
-    _operation("pause", pause_all, "Pause everything", PAUSED),
-    _operation("resume", resume_all, "Resume everything; what is paused by itself stays so", RESUMED),
-    _operation("reasoners/{target}/pause", pause_reasoner, "Pause a reasoner", PAUSED),
-    _operation("reasoners/{target}/resume", resume_reasoner, "Resume a reasoner", RESUMED),
-    _operation("nodes/{node_id}/pause", pause_node, "Pause a node, whatever processes it has or gets", PAUSED),
-    _operation("nodes/{node_id}/resume", resume_node, "Resume a node", RESUMED),
+    _operation("pause", pause_all, "Pause everything", PAUSED, audit="work.paused"),
+    _operation(
+        "resume", resume_all, "Resume everything; what is paused by itself stays so", RESUMED, audit="work.resumed"
+    ),
+    _operation("reasoners/{target}/pause", pause_reasoner, "Pause a reasoner", PAUSED, audit="reasoner.paused"),
+    _operation("reasoners/{target}/resume", resume_reasoner, "Resume a reasoner", RESUMED, audit="reasoner.resumed"),
+    _operation(
+        "nodes/{node_id}/pause",
+        pause_node,
+        "Pause a node, whatever processes it has or gets",
+        PAUSED,
+        audit="node.paused",
+    ),
+    _operation("nodes/{node_id}/resume", resume_node, "Resume a node", RESUMED, audit="node.resumed"),
     _operation(
         "nodes/{node_id}/drain",
         drain,
         "Let the processes that a node has now finish, and give them nothing new",
         "So many processes drain, and so much still runs in them.",
+        audit="node.drained",
         tag="nodes",
     ),
     _operation(
@@ -270,6 +306,7 @@ OPERATIONS = [
         undrain,
         "Give the processes of a node work again",
         "So many processes still drain.",
+        audit="node.undrained",
         tag="nodes",
     ),
 ]

@@ -69,6 +69,7 @@ def begin(
     timeout_seconds: float | None,
     again: str,
     as_json: bool,
+    confirm: bool = False,
 ) -> None:
     """Begin it and print its id, or with `wait` what it has done; a dry run prints how many it would be.
 
@@ -80,6 +81,8 @@ def begin(
         "all": everything,
     }
     said |= {name: value for name, value in (("reason", reason), ("reuse", reuse)) if value is not None}
+    if confirm:
+        said["confirm"] = True
     if dry_run:
         _counted(client.post(PATH, orjson.dumps(said | {"dry_run": True})), as_json=as_json)
         return

@@ -32,6 +32,7 @@ def call(
     webhook_url: str | None,
     webhook_secret: str | None,
     webhook_headers: Sequence[str],
+    webhook_events: Sequence[str] = (),
     idempotency_key: str | None,
     again: str,
     as_json: bool,
@@ -55,6 +56,7 @@ def call(
         webhook_url=webhook_url,
         webhook_secret=webhook_secret,
         webhook_headers=webhook_headers,
+        webhook_events=webhook_events,
         options={**options, **given},
     )
     accepted = client.submit(target, body, headers=headers)

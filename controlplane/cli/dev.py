@@ -59,17 +59,19 @@ def dev(*, host: str | None, port: int | None, data_dir: Path | None, agent_file
         serving.require_key_if_open(settings, keyed=lambda: serving.has_key(dsn, settings))
         url = serving.url_of(listener, settings)
         app = build(settings, database_url=dsn, keyring=_keyring(settings), url=url)
-        _serve(app, settings, listener, agent)
+        _serve(app, settings, listener, agent, own_dsn=None if settings.database_url else dsn)
     output.say("Stopped.")
 
 
-def _serve(app: FastAPI, settings: Settings, listener: socket.socket, agent: Agent | None) -> None:
+def _serve(
+    app: FastAPI, settings: Settings, listener: socket.socket, agent: Agent | None, *, own_dsn: str | None
+) -> None:
     url = serving.url_of(listener, settings)
     api_key = None if settings.api_key is None else settings.api_key.get_secret_value()
     note = settings.data_dir / "dev.json"
 
     def ready() -> None:
-        _write(note, url)
+        _write(note, url, own_dsn)
         _welcome(url, key=api_key is not None)
         if agent is not None:
             agent.start(url, api_key=api_key)
@@ -174,10 +176,13 @@ def _alive(postgres: EmbeddedPostgres) -> bool:
     return True
 
 
-def _write(note: Path, url: str) -> None:
-    """Leave our address and pid there for programs; they see all of it or nothing."""
+def _write(note: Path, url: str, own_dsn: str | None) -> None:
+    """Leave our address, pid and database there for programs; they see all of it or nothing.
+
+    Only a database of our own, which lets in nobody but this user: a DSN that was given may hold a password.
+    """
     draft = note.with_name(f"{note.name}.{os.getpid()}")
-    draft.write_text(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
+    draft.write_text(json.dumps({"url": url, "pid": os.getpid(), "database_url": own_dsn}) + "\n")
     draft.replace(note)
 
 

@@ -22,6 +22,7 @@ from controlplane.cli.failure import ExitCode, Failure
 from controlplane.postgres.embedded import EmbeddedPostgresError
 from controlplane.postgres.footing import find_binaries
 from controlplane.postgres.pool import Connection
+from controlplane.postgres.roles import Standing, standing
 from controlplane.postgres.schema import behind, head
 from controlplane.security.secrets import KeyRing
 from controlplane.settings import Settings
@@ -34,10 +35,11 @@ SKEW_SECONDS_MAX = 5.0
 class State(StrEnum):
     OK = "ok"
     FAILED = "failed"
+    ADVICE = "advice"
     NOT_NEEDED = "not_needed"
 
 
-MARK = {State.OK: "✓", State.FAILED: "✗", State.NOT_NEEDED: "-"}
+MARK = {State.OK: "✓", State.FAILED: "✗", State.ADVICE: "!", State.NOT_NEEDED: "-"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,7 @@ def _database(settings: Settings) -> Iterator[Check]:
         return
     where = place(settings.database_url)
     try:
-        major, at, ahead = ask(settings.database_url, _look)
+        major, at, ahead, role = ask(settings.database_url, _look)
     except Failure as failure:
         yield Check(name=name, state=State.FAILED, detail=failure.what, fix=failure.fix)
         return
@@ -130,13 +132,27 @@ def _database(settings: Settings) -> Iterator[Check]:
         detail=f"the database's is {ahead:+.1f} s from ours",
         fix="Synchronize both machines (NTP)." if skewed else None,
     )
+    yield _role(role)
 
 
-async def _look(conn: Connection) -> tuple[int, str | None, float]:
+def _role(role: Standing) -> Check:
+    """No fault: whoever migrates asks, too. A server needs no more than to read and write rows."""
+    name = "database role"
+    if role.excess is None:
+        return Check(name=name, state=State.OK, detail=f"{role.name} reads and writes rows and nothing else")
+    return Check(
+        name=name,
+        state=State.ADVICE,
+        detail=f"{role.name} {role.excess}: good to migrate, more than a server needs",
+        fix="Make one for the server: `controlplane database roles`.",
+    )
+
+
+async def _look(conn: Connection) -> tuple[int, str | None, float, Standing]:
     asked = time.time()
     theirs: float = await conn.fetchval(CLOCK)
     ours = (asked + time.time()) / 2
-    return conn.get_server_version().major, await behind(conn), theirs - ours
+    return conn.get_server_version().major, await behind(conn), theirs - ours, await standing(conn)
 
 
 def _keyring(settings: Settings) -> Check:

@@ -67,6 +67,7 @@ class Delivery(msgspec.Struct):
     state: str
     attempts: list[Try]
     next_attempt_at: str | None = None
+    held_by: str | None = None
 
 
 class Deliveries(msgspec.Struct):
@@ -369,10 +370,16 @@ def _sections(more: dict[str, list[msgspec.Raw]]) -> None:
         output.table(
             ("DELIVERY", "EVENT", "STATE", "TRIES", "LAST", "NEXT", "URL"),
             [
-                (one.delivery_id, one.event, one.state, len(one.attempts), _last(one), one.next_attempt_at, one.url)
+                (one.delivery_id, one.event, one.state, len(one.attempts), _last(one), _next(one), one.url)
                 for one in sent
             ],
         )
+
+
+def _next(delivery: Delivery) -> str | None:
+    if delivery.held_by is None:
+        return delivery.next_attempt_at
+    return f"{delivery.next_attempt_at} ({delivery.held_by})"
 
 
 def _last(delivery: Delivery) -> str | None:

@@ -13,14 +13,16 @@ from controlplane.cli.database import ask, dsn_of, require_newest
 from controlplane.cli.environment import settings_with
 from controlplane.cli.failure import ExitCode, Failure
 from controlplane.cli.keys import show_new
-from controlplane.domain.ids import IdMaker
+from controlplane.domain.audit import PLACE as AUDIT_PLACE
+from controlplane.domain.audit import Actor, ActorKind, AuditId, Entry, changed
+from controlplane.domain.ids import IdMaker, show
 from controlplane.domain.key import DEFAULT, Key, KeyId, KeyScope
 from controlplane.domain.placement import Placement
 from controlplane.errors import NotFound, Refused
 from controlplane.postgres.pool import Connection
 from controlplane.reads import keys
 from controlplane.security.keys import digest, make, prefix_of
-from controlplane.stages import issue_key
+from controlplane.stages import audit, issue_key
 from controlplane.stages.issue_key import Wish
 
 
@@ -32,6 +34,7 @@ def create_in(
     node_ids: Sequence[str],
     namespace: str | None,
     expires_in_seconds: float | None,
+    hide_payloads: bool,
     as_json: bool,
 ) -> None:
     """Make a key where no server lets anybody in: in the database itself."""
@@ -42,7 +45,7 @@ def create_in(
     ids = IdMaker(lambda: time.time_ns() // 1_000_000, secrets.randbits)
     place = DEFAULT if namespace is None else namespace
     try:
-        kinds, patterns = granted([KeyScope(word) for word in scopes], list(node_ids))
+        kinds, patterns = granted([KeyScope(word) for word in scopes], list(node_ids), hide_payloads=hide_payloads)
         fit = named(name)
     except Refused as error:
         raise Failure(error.detail, fix=error.fix, code=ExitCode.USAGE) from None
@@ -65,11 +68,31 @@ def create_in(
             node_ids=patterns,
             created_by=None,
             expires_in_seconds=expires_in_seconds,
+            hide_payloads=hide_payloads,
         )
-        return await issue_key.issue(conn, wish), text
+        async with conn.transaction():
+            made = await issue_key.issue(conn, wish)
+            await audit.append(conn, [_entry(ids, placement, made, where.id, place)])
+        return made, text
 
     try:
         key, text = ask(dsn, issue)
     except NotFound as error:
         raise Failure(error.detail, code=ExitCode.NOT_FOUND) from None
     show_new(orjson.dumps(shape_of(key, place) | {"key": text}), as_json=as_json)
+
+
+def _entry(ids: IdMaker, placement: Placement, made: Key, namespace: int, place: str) -> Entry:
+    bucket = placement.of_key(namespace, AUDIT_PLACE)
+    _, after = changed(None, shape_of(made, place))
+    return Entry(
+        id=AuditId(ids.new(bucket)),
+        bucket=bucket,
+        namespace=namespace,
+        actor=Actor(kind=ActorKind.COMMAND, name="keys create"),
+        action="key.created",
+        object_kind="key",
+        object_id=show("key", made.id),
+        before=None,
+        after=after,
+    )

@@ -59,18 +59,21 @@ def submit_body(
     webhook_url: str | None = None,
     webhook_secret: str | None = None,
     webhook_headers: Sequence[str] = (),
+    webhook_events: Sequence[str] = (),
     options: Mapping[str, object] | None = None,
 ) -> bytes:
     """The body of a submit, with the input in it byte for byte, and those options that are given."""
     body: dict[str, object] = {"input": orjson.Fragment(input_), "idempotency_key": idempotency_key}
     body |= {name: value for name, value in (options or {}).items() if value is not None}
-    if webhook_url is None and (webhook_secret is not None or webhook_headers):
-        what = "--webhook-header" if webhook_secret is None else "--webhook-secret"
+    if webhook_url is None and (webhook_secret is not None or webhook_headers or webhook_events):
+        what = "--webhook-header" if webhook_headers else "--webhook-event"
+        what = what if webhook_secret is None else "--webhook-secret"
         raise Failure(f"{what} needs --webhook URL.", code=ExitCode.USAGE)
     if webhook_url is not None:
         webhook: dict[str, object] = {"url": webhook_url}
         webhook |= {} if webhook_secret is None else {"secret": webhook_secret}
         webhook |= {"headers": dict(_header(one) for one in webhook_headers)} if webhook_headers else {}
+        webhook |= {"events": list(webhook_events)} if webhook_events else {}
         body["webhook"] = webhook
     try:
         return orjson.dumps(body)

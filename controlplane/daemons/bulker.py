@@ -45,7 +45,7 @@ class Bulker:
         self._due = due
 
     async def tick(self) -> int:
-        """One batch in every bucket. Says how many there were to do."""
+        """One batch in every bucket. Says how many there were to do; one that waits for room goes on later."""
         did = 0
         for bucket in self._placement.all():
             async with self._pool.acquire() as conn:
@@ -53,7 +53,7 @@ class Bulker:
                     conn, bucket, find=self._find, read_asked=self._read_asked, make_id=self._make_id
                 )
             if advanced is not None:
-                did += 1
+                did += not advanced.waits
                 self._tell(bucket, advanced)
         return did
 

@@ -1,7 +1,8 @@
 """Dispatcher: sends webhooks and callbacks that are due. Claim, give the connection back, send, settle.
 
 A slow receiver occupies its own few places and nobody else's: what is claimed at once is limited per host and in all,
-and hosts that are full are left out of the next claim.
+and hosts that are full are left out of the next claim. However many hosts hang, some places are left for others
+(`places.py`).
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import orjson
 
+from controlplane.daemons.places import Places, Taken
 from controlplane.domain.approval import CALLBACK_SECONDS
+from controlplane.domain.breaker import HOLD_SECONDS_MAX, said_by
 from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState, backoff_seconds, sealed_for
+from controlplane.domain.endpoint import sealed_for as sealed_for_endpoint
 from controlplane.domain.ids import show, show_execution
 from controlplane.domain.placement import Placement
 from controlplane.errors import ControlPlaneError
@@ -25,15 +29,18 @@ from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import Pool
 from controlplane.security.secrets import KeyRing, SealBroken
-from controlplane.security.signature import sign_agentfield, sign_standard
+from controlplane.security.signature import signed_headers
 from controlplane.stages import deliver
-from controlplane.stages.deliver import Due, Sent
+from controlplane.stages.deliver import BEGINNING, Due, Place, Sent
+from controlplane.stages.endpoint import Patience
 
 log = logging.getLogger(__name__)
 
 LEASE_MARGIN_SECONDS = 30.0
 PER_HOST_CLAIM = 4
-RETRY_AFTER_MAX_SECONDS = 3_600.0
+RECALL_EVERY_SECONDS = 30.0
+RECALL_SECONDS = 86_400.0
+RECALL_DELIVERIES_MAX = 10_000
 USER_AGENT = "controlplane-webhook/1"
 
 
@@ -58,6 +65,7 @@ class Dispatcher:
         per_host_max: int,
         topic: str,
         told: Callable[[], None],
+        patience: Patience,
     ) -> None:
         self._pool = pool
         self._placement = placement
@@ -67,42 +75,85 @@ class Dispatcher:
         self._hints = hints
         self._jitter = jitter
         self._attempt_seconds = attempt_seconds
-        self._in_flight_max = in_flight_max
-        self._per_host_max = per_host_max
         self._topic = topic
         self._told = told
-        self._after_host: dict[int, str] = {}
-        self._busy: Counter[str] = Counter()
+        self._after: dict[int, Place] = {}
+        self._recall_at: dict[int, float] = {}
+        self._per_host = min(PER_HOST_CLAIM, per_host_max)
+        self._places = Places(in_flight_max=in_flight_max, per_host_max=per_host_max)
         self._sending: set[asyncio.Task[None]] = set()
-        self._settle: Lane[Sent, None] = Lane(pool, deliver.settle, name="deliver", retry_seconds=attempt_seconds)
+        settle = partial(deliver.settle, patience=patience)
+        self._settle: Lane[Sent, None] = Lane(pool, settle, name="deliver", retry_seconds=attempt_seconds)
 
     async def tick(self) -> int:
         """Claim what is due as far as there is room, and begin to send it. Says how many."""
         began = 0
         for bucket in self._placement.all():
-            room = self._in_flight_max - len(self._sending)
-            if room <= 0:
-                break
-            full = [host for host, busy in self._busy.items() if busy + PER_HOST_CLAIM > self._per_host_max]
-            async with self._pool.acquire() as conn:
-                claimed_at = time.monotonic()
-                claimed = await deliver.claim_due(
-                    conn,
-                    bucket,
-                    after_host=self._after_host.get(bucket, ""),
-                    full_hosts=full,
-                    per_host=PER_HOST_CLAIM,
-                    limit=room,
-                    lease_seconds=self._attempt_seconds + LEASE_MARGIN_SECONDS,
-                )
-            self._after_host[bucket] = claimed.after_host
-            began += len(claimed.due) or (1 if claimed.after_host else 0)  # nothing yet, but there are more hosts
-            for one in claimed.due:
-                self._busy[one.host] += 1
-                task = asyncio.create_task(self._deliver(one, claimed_at), name="deliver")
-                self._sending.add(task)
-                task.add_done_callback(self._sending.discard)
+            if self._after.get(bucket, BEGINNING) != BEGINNING or self._places.for_strangers <= 0:
+                began += await self._claim_known(bucket)
+            began += await self._walk(bucket)
         return began
+
+    async def _walk(self, bucket: int) -> int:
+        """Claim of all hosts in turn, as far as there is room for those of whom nothing good is known."""
+        failing = self._places.for_failing > 0
+        room = self._places.for_failing if failing else self._places.for_strangers
+        if room <= 0:
+            return 0
+        self._after[bucket], took = await self._claim(
+            bucket, after=self._after.get(bucket, BEGINNING), limit=room, failing=failing
+        )
+        return took or (1 if self._after[bucket] != BEGINNING else 0)  # nothing yet, but there are more hosts
+
+    async def _claim_known(self, bucket: int) -> int:
+        """Claim of the hosts that have answered lately: those before them in the walk may be many, and hang."""
+        if self._places.free <= 0:
+            return 0
+        await self._recall(bucket)
+        known, more = self._places.next_known()
+        if not known:
+            return 0
+        _, took = await self._claim(bucket, limit=self._places.free, only=known)
+        return took or (1 if more else 0)
+
+    async def _recall(self, bucket: int) -> None:
+        """Ask the database who has answered lately: this process may be new, and the others know more."""
+        now = time.monotonic()
+        if now < self._recall_at.get(bucket, 0.0):
+            return
+        self._recall_at[bucket] = now + RECALL_EVERY_SECONDS
+        async with self._pool.acquire() as conn:
+            self._places.recall(
+                await deliver.answered(conn, bucket, within_seconds=RECALL_SECONDS, limit=RECALL_DELIVERIES_MAX)
+            )
+
+    async def _claim(
+        self,
+        bucket: int,
+        *,
+        limit: int,
+        after: Place = BEGINNING,
+        failing: bool = True,
+        only: Sequence[Place] | None = None,
+    ) -> tuple[Place, int]:
+        async with self._pool.acquire() as conn:
+            claimed_at = time.monotonic()
+            claimed = await deliver.claim_due(
+                conn,
+                bucket,
+                after=after,
+                full_hosts=self._places.full_hosts(self._per_host),
+                per_host=self._per_host,
+                limit=limit,
+                lease_seconds=self._attempt_seconds + LEASE_MARGIN_SECONDS,
+                failing=failing,
+                only=only,
+            )
+        for one in claimed.due:
+            task = asyncio.create_task(self._deliver(one, self._places.take(one), claimed_at), name="deliver")
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
+        return claimed.after, len(claimed.due)
 
     async def drain(self, seconds: float) -> None:
         """Let what is under way finish; what does not is taken up by its lease."""
@@ -112,18 +163,17 @@ class Dispatcher:
                 task.cancel()
         await self._settle.close()
 
-    async def _deliver(self, due: Due, claimed_at: float) -> None:
+    async def _deliver(self, due: Due, place: Taken, claimed_at: float) -> None:
         try:
             attempt = await self._send(due, claimed_at)
+            self._places.learn(said_by(attempt, host=due.host, namespace=due.namespace, probe=due.probe))
             sent = Sent(due=due, attempt=attempt, state=_state(due, attempt), wait_seconds=self._wait(due, attempt))
             await self._settle.put(sent)
         except ControlPlaneError as error:  # settled by nobody: the lease runs out and it is sent again
             log.warning("delivery.unsettled", extra={"delivery_id": show("dlv", due.id), "error": error.code})
             return
         finally:
-            self._busy[due.host] -= 1
-            if not self._busy[due.host]:
-                del self._busy[due.host]
+            self._places.give_back(place)
             self._hints.wake(self._topic)
         log.info(
             "delivery.attempted",
@@ -140,6 +190,8 @@ class Dispatcher:
         self._told()
 
     async def _send(self, due: Due, claimed_at: float) -> Attempt:
+        if due.endpoint_id is not None and due.endpoint is None:
+            return _refused("endpoint_deleted: there is no such endpoint any more", final=True)
         return await (self._call(due) if due.callback else self._send_webhook(due, claimed_at))
 
     async def _call(self, due: Due) -> Attempt:
@@ -151,35 +203,39 @@ class Dispatcher:
 
     async def _send_webhook(self, due: Due, claimed_at: float) -> Attempt:
         try:
-            secret = self._open(due, "secret", due.secret_sealed)
-            extra = self._open(due, "headers", due.headers_sealed)
+            secrets, extra = self._opened(due)
         except SealBroken:
             return _refused("seal: the webhook's secret cannot be opened with this server's key ring", final=False)
-        webhook_id = show("dlv", due.id)
         timestamp = int(due.now_seconds + time.monotonic() - claimed_at)
         headers: dict[str, str] = orjson.loads(extra) if extra else {}
-        headers |= {
-            "Content-Type": "application/json",
-            "User-Agent": USER_AGENT,
-            "webhook-id": webhook_id,
-            "webhook-timestamp": str(timestamp),
-        }
-        if secret is not None:
-            key = secret.decode()
-            headers["X-AgentField-Signature"] = sign_agentfield(key, due.body)
-            headers["webhook-signature"] = sign_standard(key, webhook_id=webhook_id, timestamp=timestamp, body=due.body)
+        headers |= {"Content-Type": "application/json", "User-Agent": USER_AGENT}
+        headers |= signed_headers(secrets, webhook_id=show("dlv", due.id), timestamp=timestamp, body=due.body)
         return await self._sender.send(url=due.url, body=due.body, headers=headers, total_seconds=self._attempt_seconds)
 
+    def _opened(self, due: Due) -> tuple[list[str], bytes | None]:
+        """The secrets that sign it, the newest first, and the headers that are sent along."""
+        to = due.endpoint
+        if to is None:
+            secret = self._open(due, "secret", due.secret_sealed)
+            return [] if secret is None else [secret.decode()], self._open(due, "headers", due.headers_sealed)
+        place = sealed_for_endpoint(to.id, "secret")
+        secrets = [self._keyring.open(one, bound_to=place).decode() for one in to.secrets_sealed]
+        if to.headers_sealed is None:
+            return secrets, None
+        return secrets, self._keyring.open(to.headers_sealed, bound_to=sealed_for_endpoint(to.id, "headers"))
+
     def _open(self, due: Due, what: Literal["secret", "headers"], sealed: bytes | None) -> bytes | None:
-        if sealed is None:
+        if sealed is None or due.webhook_n is None:
             return None
         return self._keyring.open(sealed, bound_to=sealed_for(due.execution_id, due.webhook_n, what))
 
     def _wait(self, due: Due, attempt: Attempt) -> float:
-        schedule = CALLBACK_SECONDS if due.callback else None
+        schedule = None if due.endpoint is None else due.endpoint.definition.schedule[1:]
+        if due.callback:
+            schedule = CALLBACK_SECONDS
         wait = backoff_seconds(due.charged + 1, schedule=schedule, jitter=self._jitter())
         if attempt.retry_after_seconds is not None:
-            wait = max(wait, min(attempt.retry_after_seconds, RETRY_AFTER_MAX_SECONDS))
+            wait = max(wait, min(attempt.retry_after_seconds, HOLD_SECONDS_MAX))
         return wait
 
 

@@ -8,12 +8,15 @@ import time
 import asyncpg
 
 from controlplane.domain.placement import Placement
+from controlplane.observe.gauges import BREAKERS_OPEN
 from controlplane.postgres.pool import Pool
-from controlplane.stages import prune
+from controlplane.stages import audit, deliver, prune, trip
 
 DAY_SECONDS = 86_400.0
 TICKS_SECONDS = 30 * DAY_SECONDS
 """How long it is remembered what became of the ticks of schedules."""
+BREAKERS_SECONDS = DAY_SECONDS
+"""How long it is remembered that a host has failed when nothing is sent there any more."""
 BULKS_SECONDS = 30 * DAY_SECONDS
 """How long it is remembered what bulks have done."""
 
@@ -42,6 +45,7 @@ class Janitor:
         secret_days: float,
         changes_seconds: float,
         trigger_events_days: float,
+        audit_days: float | None = None,
     ) -> None:
         self._pool = pool
         self._placement = placement
@@ -50,12 +54,13 @@ class Janitor:
         self._secret_seconds = secret_days * DAY_SECONDS
         self._changes_seconds = changes_seconds
         self._trigger_events_seconds = trigger_events_days * DAY_SECONDS
+        self._audit_seconds = None if audit_days is None else audit_days * DAY_SECONDS
 
     async def tick(self) -> int:
         """One pass; the work of a busy moment is left for the next."""
         async with self._pool.acquire() as conn:
             self._clock.set(await prune.database_seconds(conn))
-            did = 0
+            did = breakers_open = 0
             with contextlib.suppress(asyncpg.LockNotAvailableError):  # a busy moment; there are weeks of time
                 await prune.ensure_partitions(conn, weeks_ahead=self._weeks_ahead)
             for bucket in self._placement.all():
@@ -64,6 +69,12 @@ class Janitor:
                 did += await prune.drop_ticks(conn, bucket, after_seconds=TICKS_SECONDS)
                 did += await prune.drop_bulks(conn, bucket, after_seconds=BULKS_SECONDS)
                 did += await prune.drop_trigger_events(conn, bucket, after_seconds=self._trigger_events_seconds)
+                if self._audit_seconds is not None:
+                    did += await audit.forget(conn, bucket, after_seconds=self._audit_seconds)
+                did += await deliver.give_up(conn, bucket)
+                did += await prune.drop_breakers(conn, bucket, after_seconds=BREAKERS_SECONDS)
+                breakers_open += await trip.count_open(conn, bucket)
                 dropped = await prune.drop_changes(conn, bucket, after_seconds=self._changes_seconds)
                 did += dropped if dropped == prune.CHANGES_MAX else 0  # a few more are over already: at the next pass
+        BREAKERS_OPEN.set(breakers_open)
         return did

@@ -20,7 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class Scheduler:
-    """`serves` says what a target is. `ready`, `ended` and `cancelling` are told what a pass has brought about."""
+    """`serves` says what a target is, `full` whether a namespace has no room.
+
+    `ready`, `ended` and `cancelling` are told what a pass has brought about.
+    """
 
     def __init__(
         self,
@@ -32,6 +35,7 @@ class Scheduler:
         ready: Callable[[int, str], None],
         ended: Callable[[Sequence[UUID]], None],
         cancelling: Callable[[], None],
+        full: Callable[[int], bool] = lambda _: False,
     ) -> None:
         self._pool = pool
         self._placement = placement
@@ -40,6 +44,7 @@ class Scheduler:
         self._ready = ready
         self._ended = ended
         self._cancelling = cancelling
+        self._full = full
 
     async def tick(self) -> int:
         """One bounded pass over every bucket. Says how many schedules there was something to do for."""
@@ -51,10 +56,12 @@ class Scheduler:
         if not wanted:
             return 0
         serves = {key: await self._serves(*key) for key in wanted}  # without the connection: it may take one itself
+        full = {namespace for namespace in {space for space, _ in serves} if self._full(namespace)}
+        room = {key: served for key, served in serves.items() if key[0] not in full}
         async with self._pool.acquire() as conn:
             passes = [
-                await schedule.advance(conn, bucket, serves=serves, make_id=self._make_id),
-                await schedule.fire(conn, bucket, serves=serves, make_id=self._make_id),
+                await schedule.advance(conn, bucket, serves=room, make_id=self._make_id),
+                await schedule.fire(conn, bucket, serves=serves, make_id=self._make_id, full=full),
             ]
         self._tell(passes)
         return sum(one.looked_at for one in passes)

@@ -134,9 +134,12 @@ def callback_attempt(event: str) -> int:
 
 
 def callback_host(url: str) -> str:
-    """The host and port of a URL that was checked before: what deliveries are shared out by."""
+    """The host and port of a URL that was checked before: what deliveries are shared out by.
+
+    Marked as a node's: a receiver at the same address takes none of its places, and no breaker holds it back.
+    """
     parts = urlsplit(url)
-    return f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+    return f"node:{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
 
 def callback_body(approval: Approval) -> bytes:

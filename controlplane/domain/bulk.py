@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Any, Literal, NewType
 from uuid import UUID
 
+from controlplane.domain.delivery import ENDPOINT, DeliveryState
 from controlplane.domain.execution import STATUS_OF_STATE, Status
 from controlplane.domain.ids import read, show, within
 from controlplane.domain.notice import moment
@@ -29,6 +30,8 @@ BulkId = NewType("BulkId", UUID)
 
 IDS_MAX = 1_000
 """Ids that a filter may name."""
+REPLAYED_MAX = 10_000
+"""Deliveries that were taken once already and are sent again by one bulk, unless more is confirmed."""
 ERRORS_MAX = 10
 """Failures that are kept with their words; the others are counted."""
 ERROR_CHARS_MAX = 300
@@ -57,6 +60,8 @@ UNFINISHED = (Status.QUEUED, Status.RUNNING, Status.WAITING)
 UNHAPPY = (Status.FAILED, Status.TIMEOUT, Status.CANCELLED)
 DEAD_LETTERS = (Status.FAILED, Status.TIMEOUT)
 """What a retry means when no status is named: somebody has cancelled the others on purpose."""
+SETTLED = (DeliveryState.DELIVERED, DeliveryState.DEAD)
+"""What can be sent again; without a word the dead ones are meant."""
 STATUSES_OF: Mapping[Action, tuple[Status, ...]] = {
     Action.CANCEL: UNFINISHED,
     Action.PAUSE: UNFINISHED,
@@ -71,7 +76,7 @@ class Filter:
     """Which ones; None means any, and all that is said must hold. `ids` stand alone.
 
     `created_…` and `ended_…` are moments of what the action is about: of an execution its submit and its end, of a
-    delivery its planning and its death. From `after` on, and up to before `before`.
+    delivery its planning and its end (delivered or dead). From `after` on, and up to before `before`.
     """
 
     statuses: tuple[Status, ...] = ()
@@ -87,6 +92,9 @@ class Filter:
     ended_after: datetime | None = None
     ended_before: datetime | None = None
     ids: tuple[UUID, ...] = ()
+    states: tuple[DeliveryState, ...] = ()
+    event: str | None = None
+    endpoint_id: UUID | None = None
 
     @property
     def said(self) -> tuple[str, ...]:
@@ -112,6 +120,16 @@ class Asked:
         return DEAD_LETTERS if self.action is Action.RETRY else STATUSES_OF[self.action]
 
     @property
+    def states(self) -> list[str]:
+        """The states of deliveries that it looks for."""
+        return [state.value for state in self.filter.states or (DeliveryState.DEAD,)]
+
+    @property
+    def replays(self) -> bool:
+        """Whether it sends again what was taken already."""
+        return DeliveryState.DELIVERED in self.filter.states
+
+    @property
     def wanted(self) -> list[str]:
         """The same as states of the queue and statuses of outcomes."""
         states = [state.value for state, status in STATUS_OF_STATE.items() if status in self.statuses]
@@ -120,10 +138,14 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """One that the filter has found. `skip`: why it is left alone all the same (it was named, and is not so)."""
+    """One that the filter has found. `skip`: why it is left alone all the same (it was named, and is not so).
+
+    `host`: of a delivery, its receiver.
+    """
 
     id: UUID
     run_id: str = ""
+    host: str = ""
     skip: str | None = None
 
 
@@ -209,6 +231,7 @@ class Bulk:
     created_at: datetime
     began_at: datetime | None
     ended_at: datetime | None
+    created_by: str | None = None
 
     @classmethod
     def from_row(cls, row: Row) -> Bulk:
@@ -226,6 +249,7 @@ class Bulk:
             created_at=row["created_at"],
             began_at=row["began_at"],
             ended_at=row["ended_at"],
+            created_by=row["created_by"],
         )
 
 
@@ -252,7 +276,11 @@ def together(parts: Sequence[Bulk]) -> Bulk:
         created_at=min(part.created_at for part in parts),
         began_at=min((part.began_at for part in parts if part.began_at is not None), default=None),
         ended_at=max(ends) if len(ends) == len(parts) else None,
+        created_by=first.created_by,
     )
+
+
+_WORD = {"statuses": "status", "states": "state"}
 
 
 def prefix_of(action: Action) -> Literal["dlv", "exec"]:
@@ -269,21 +297,37 @@ def check(asked: Asked, *, everything: bool) -> None:
         )
     if said and everything:
         raise Invalid("Either a filter or all.", where="body.all", fix="Leave one of the two out.")
-    if "ids" in said and said != {"ids"}:
+    if "ids" in said and said - {"states"} != {"ids"}:
         raise Invalid("Ids stand alone.", where="body.filter.ids", fix="Leave the rest of the filter out.")
+    unsettled = [state.value for state in asked.filter.states if state not in SETTLED]
+    if unsettled:
+        raise Invalid("What is sent again is delivered or dead.", where="body.filter.state")
     known = STATUSES_OF[asked.action]
     odd = [status.value for status in asked.filter.statuses if status not in known]
     if odd:
-        words = ", ".join(known) or "no status at all: what is sent again is what is dead"
+        words = ", ".join(known) or "no status at all: deliveries have a state"
         raise Invalid(f"For {asked.action} this may be {words}.", where="body.filter.status")
     for names, actions, why in (
-        (("host",), (Action.REDRIVE_DELIVERIES,), "only deliveries have a host"),
+        (("host", "event"), (Action.REDRIVE_DELIVERIES,), "only deliveries have one"),
+        (("states", "endpoint_id"), (Action.REDRIVE_DELIVERIES,), "it is about deliveries"),
         (("error_class",), (Action.RETRY,), "only what has ended without a result has an error"),
         (("ended_after", "ended_before"), (Action.RETRY, Action.REDRIVE_DELIVERIES), "it has not ended yet"),
     ):
         for name in names:
             if name in said and asked.action not in actions:
-                raise Invalid(f"This cannot be asked for {asked.action}: {why}.", where=f"body.filter.{name}")
+                where = f"body.filter.{_WORD.get(name, name)}"
+                raise Invalid(f"This cannot be asked for {asked.action}: {why}.", where=where)
+
+
+def check_count(asked: Asked, counted: Count, *, confirmed: bool) -> None:
+    """Raises Invalid for a storm that nobody has said yes to."""
+    if asked.replays and not confirmed and (counted.total > REPLAYED_MAX or not counted.is_exact):
+        number = counted.total if counted.is_exact else f"at least {counted.total}"
+        raise Invalid(
+            f"This would send {number} deliveries again, and more than {REPLAYED_MAX} need a yes.",
+            where="body.confirm",
+            fix='Narrow the filter, or say "confirm": true.',
+        )
 
 
 def bounds(filter_: Filter, began_at: datetime) -> tuple[UUID, UUID]:
@@ -304,7 +348,9 @@ def dump(filter_: Filter, action: Action) -> bytes:
             case tuple() if name == "ids":
                 said[name] = [show(prefix_of(action), one) for one in value]
             case tuple():
-                said["status"] = [one.value for one in value]
+                said[_WORD[name]] = [one.value for one in value]
+            case UUID():
+                said[name] = show(ENDPOINT, value)
             case _:
                 said[name] = value
     return json.dumps(said).encode()
@@ -319,9 +365,14 @@ def load(raw: bytes, action: Action) -> Filter:
             for name, text in said.items()
             if name.endswith(("_after", "_before"))
         }
+        plain = {name: value for name, value in said.items() if name not in ("status", "state", "ids", "endpoint_id")}
         return Filter(
-            **({name: value for name, value in said.items() if name not in ("status", "ids")} | moments),
+            **(plain | moments),
             statuses=tuple(Status(word) for word in said.get("status", ())),
+            states=tuple(DeliveryState(word) for word in said.get("state", ())),
+            endpoint_id=read(ENDPOINT, said["endpoint_id"], where="filter.endpoint_id")
+            if "endpoint_id" in said
+            else None,
             ids=tuple(read(prefix_of(action), one, where="filter.ids") for one in said.get("ids", ())),
         )
     except (AttributeError, TypeError, Invalid) as error:

@@ -14,6 +14,8 @@ RESPONSE_BYTES_MAX = 16 * 1024
 """How much of a receiver's answer is kept."""
 
 ERROR_CHARS_MAX = 300
+ENDPOINT = "ep"
+"""How the id of a registered endpoint begins on the wire."""
 
 FIRST_DELAY_SECONDS = 5.0
 DELAY_CAP_SECONDS = 300.0

@@ -33,6 +33,7 @@ class EventType(StrEnum):
     DELIVERED = "delivery.delivered"
     DELIVERY_DEAD = "delivery.dead"
     DELIVERY_RETRIED = "delivery.retried"
+    ENDPOINT_DISABLED = "endpoint.disabled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

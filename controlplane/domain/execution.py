@@ -88,7 +88,10 @@ class Wording(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """Whom to tell about the end, and how. Secret and headers are sealed before they travel any further."""
+    """Whom to tell about the end, and how. Secret and headers are sealed before they travel any further.
+
+    `events`: what else it is told of.
+    """
 
     url: str
     host: str
@@ -96,6 +99,7 @@ class Webhook:
     headers_sealed: bytes | None
     attempts_max: int
     wording: Wording = Wording.EXECUTION
+    events: tuple[str, ...] = ()
 
 
 class ReplayMode(StrEnum):

@@ -21,7 +21,10 @@ DeliveryId = NewType("DeliveryId", UUID)
 
 BUCKETS_MAX = 4096
 DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
-VALUES = {digit: value for value, digit in enumerate(DIGITS)}
+PAIRS = [first + second for first in DIGITS for second in DIGITS]
+SIXTY_BITS = (1 << 60) - 1
+TO_PYTHON = str.maketrans(DIGITS, "0123456789abcdefghijklmnopqrstuv")
+"""Our digits as Python's of the same value."""
 TAIL = re.compile(r"[0-7][0-9abcdefghjkmnpqrstvwxyz]{25}")
 ATTEMPT = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -79,11 +82,19 @@ def bucket_of(id_: UUID) -> int:
 
 def show(prefix: str, id_: UUID) -> str:
     value = id_.int
-    digits = []
-    for _ in range(26):
-        digits.append(DIGITS[value & 31])
-        value >>= 5
-    return f"{prefix}_{''.join(reversed(digits))}"
+    return f"{prefix}_{PAIRS[value >> 120]}{_twelve(value >> 60 & SIXTY_BITS)}{_twelve(value & SIXTY_BITS)}"
+
+
+def _twelve(bits: int) -> str:
+    """Sixty bits as digits, two at a time: one at a time cost three times as much, and every answer shows three ids."""
+    return (
+        PAIRS[bits >> 50]
+        + PAIRS[bits >> 40 & 1023]
+        + PAIRS[bits >> 30 & 1023]
+        + PAIRS[bits >> 20 & 1023]
+        + PAIRS[bits >> 10 & 1023]
+        + PAIRS[bits & 1023]
+    )
 
 
 def read(prefix: str, text: str, *, where: str) -> UUID:
@@ -91,10 +102,7 @@ def read(prefix: str, text: str, *, where: str) -> UUID:
     head, _, tail = text.partition("_")
     if head != prefix or not TAIL.fullmatch(tail):
         raise Invalid(f"This is not an id of the form {prefix}_… with 26 digits.", where=where)
-    value = 0
-    for digit in tail:
-        value = value << 5 | VALUES[digit]
-    return UUID(int=value)
+    return UUID(int=int(tail.translate(TO_PYTHON), 32))
 
 
 def show_execution(id_: UUID) -> str:

@@ -48,7 +48,8 @@ class KeyScope(StrEnum):
 class Caller:
     """Who asks. `node_ids`: as which nodes it may speak; None where that does not depend on the key.
 
-    `key_id`: by which key, where it is one that can be revoked.
+    `key_id`: by which key, where it is one that can be revoked. `hide_payloads`: of inputs, results, values and texts
+    it is told that they are there, and never what they are.
     """
 
     name: str | None
@@ -56,6 +57,7 @@ class Caller:
     scopes: frozenset[KeyScope]
     node_ids: tuple[str, ...] | None = None
     key_id: KeyId | None = None
+    hide_payloads: bool = False
 
     def may(self, any_of: Collection[KeyScope]) -> bool:
         return not self.scopes.isdisjoint(any_of)
@@ -80,6 +82,7 @@ class Key:
     prefix: str
     scopes: tuple[KeyScope, ...]
     node_ids: tuple[str, ...]
+    hide_payloads: bool
     created_at: datetime
     created_by: str | None
     expires_at: datetime | None
@@ -98,6 +101,7 @@ class Key:
             prefix=row["prefix"],
             scopes=tuple(KeyScope(word) for word in row["scopes"]),
             node_ids=tuple(row["node_ids"] or ()),
+            hide_payloads=row["hide_payloads"],
             created_at=row["created_at"],
             created_by=row["created_by"],
             expires_at=row["expires_at"],
@@ -138,6 +142,7 @@ class Known:
                 scopes=scopes,
                 node_ids=None if nodes is None else tuple(nodes),
                 key_id=row["id"],
+                hide_payloads=row["hide_payloads"],
             ),
             state=state_of(revoked=row["revoked"], expired=row["expired"]),
             seconds_left=row["seconds_left"],

@@ -28,6 +28,7 @@ from cronsim import CronSim, CronSimError
 
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.row import Row
+from controlplane.domain.target import parse
 from controlplane.errors import Invalid
 
 ScheduleId = NewType("ScheduleId", UUID)
@@ -43,6 +44,9 @@ CATCH_UP_MAX = 100
 """Ticks that `catch_up: all` makes up for after one outage: the latest ones."""
 WAITING_MAX = 100
 """Ticks of one schedule that `overlap: queue` lets wait; those that come then are skipped."""
+CODE = "code"
+"""What the names of schedules begin with that a node's code declares."""
+CODE_NODE_CHARS = 48
 MICROSECOND = timedelta(microseconds=1)
 ZONE = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
 MACHINE_ZONES = frozenset({"localtime", "Factory"})  # another on every machine, or none
@@ -371,3 +375,13 @@ def _no_zone(name: str) -> Invalid:
 @cache
 def _zones() -> list[str]:
     return sorted(available_timezones() - MACHINE_ZONES)
+
+
+def declared_by(name: str, target: str) -> str | None:
+    """The node whose code declares the schedule of this name, which starts what that node serves itself.
+
+    Its name is `code:NODE:…`; of a node with a long name the first 48 digits of its SHA-256 stand there.
+    """
+    node_id = parse(target).node_id
+    short = node_id if len(node_id) <= CODE_NODE_CHARS else hashlib.sha256(node_id.encode()).hexdigest()
+    return node_id if name.startswith(f"{CODE}:{short[:CODE_NODE_CHARS]}:") else None

@@ -73,6 +73,13 @@ class Lane(Generic[Item, Result]):
         self._in_flight: set[Hashable] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
+        self.flushes = self.items = 0
+        self.flush_seconds = self.connection_seconds = 0.0
+        """Of all flushes since the start: what was spent in them, and before them in waiting for a connection."""
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
 
     async def put(self, item: Item) -> Result:
         """The stage's answer for this item, after its commit."""
@@ -201,12 +208,24 @@ class Lane(Generic[Item, Result]):
 
     async def _persist(self, items: list[Item]) -> Sequence[Result | ControlPlaneError]:
         """Run the flush until it commits, for as long as the database may be on its way back."""
-        until = time.monotonic() + max(self._retry_seconds, RACED_SECONDS)
+        asked = time.monotonic()
+        until = asked + max(self._retry_seconds, RACED_SECONDS)
+
+        async def flush(conn: Connection) -> Sequence[Result | ControlPlaneError]:
+            nonlocal asked
+            begun = time.monotonic()
+            self.connection_seconds += begun - asked
+            try:
+                return await self._flush(conn, items)
+            finally:
+                asked = time.monotonic()
+                self.flush_seconds += asked - begun
+                self.flushes += 1
+
+        self.items += len(items)
         while True:
             try:
-                return await persist(
-                    self._pool, lambda conn: self._flush(conn, items), seconds=self._retry_seconds, name=self.name
-                )
+                return await persist(self._pool, flush, seconds=self._retry_seconds, name=self.name)
             except Raced as error:
                 if time.monotonic() > until:
                     log.warning("lane.raced", extra={"lane": self.name, "items": len(items)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from controlplane.domain.approval import Approval
@@ -27,11 +28,11 @@ limit 1
 """
 
 OF_REQUEST = """
-select execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response, requested_at,
-  expires_at, decided_at, title, durable
+select namespace, execution_id, request_id, attempt, node_id, status, url, callback_url, feedback, response,
+  requested_at, expires_at, decided_at, title, durable
 from approvals
 where bucket = $1
-  and namespace = $2
+  and namespace = any($2::smallint[])
   and request_id = $3
 order by status = 'pending' desc, requested_at desc
 limit $4
@@ -71,11 +72,14 @@ async def latest(conn: Connection, bucket: int, execution_id: UUID, *, namespace
 
 
 async def of_request(
-    conn: Connection, request_id: str, *, namespace: int, limit: int, placement: Placement
-) -> list[Approval]:
-    """Every execution's question under this id, of each bucket at most `limit`: pending ones first, then the newest."""
+    conn: Connection, request_id: str, *, namespaces: Sequence[int], limit: int, placement: Placement
+) -> list[tuple[int, Approval]]:
+    """Every execution's question under this id in these namespaces, with its own: pending ones first, then the newest.
+
+    Of each bucket at most `limit`.
+    """
     return [
-        Approval.from_row(row)
+        (row["namespace"], Approval.from_row(row))
         for bucket in placement.all()
-        for row in await conn.fetch(OF_REQUEST, bucket, namespace, request_id, limit)
+        for row in await conn.fetch(OF_REQUEST, bucket, namespaces, request_id, limit)
     ]

@@ -176,7 +176,8 @@ order by found.id
 # Not what a process of a node is told (webhook_n 0): whoever listens there asks for itself.
 FIND_DEAD = """
 with looked as materialized (
-  select d.id, d.namespace, d.execution_id, d.webhook_n, d.host, d.created_at, d.settled_at
+  select d.id, d.namespace, d.execution_id, d.webhook_n, d.host, d.event, d.endpoint_id,
+    d.created_at, d.settled_at
   from deliveries d
   where d.bucket = $1
     and d.state = 'dead'
@@ -185,20 +186,20 @@ with looked as materialized (
   order by d.id
   limit $4
 )
-select seen.rows, seen.last_id, found.id, found.run_id
+select seen.rows, seen.last_id, found.id, found.run_id, found.host
 from (select count(*) as rows, (select id from looked order by id desc limit 1) as last_id from looked) as seen
 left join (
-  select l.id, e.run_id
+  select l.id, e.run_id, l.host
   from looked l
-  cross join lateral (
+  left join lateral (
     select e.run_id, e.target, e.session_key, e.actor_key
     from executions e
     where e.bucket = $1
       and e.id = l.execution_id
     limit 1
-  ) as e
+  ) as e on true
   where l.namespace = $5
-    and l.webhook_n > 0
+    and l.webhook_n is distinct from 0
     and l.settled_at <= $6
     and ($7::text is null or e.target = $7)
     and ($8::text is null or starts_with(e.target, $8))
@@ -210,6 +211,52 @@ left join (
     and ($14::text is null or l.host = $14)
     and ($15::timestamptz is null or l.settled_at >= $15)
     and ($16::timestamptz is null or l.settled_at < $16)
+    and ($17::text is null or l.event = $17)
+    and ($18::uuid is null or l.endpoint_id = $18)
+) as found on true
+order by found.id
+"""
+
+# Also what was delivered: in the order of the primary key, past everything that is something else.
+FIND_SETTLED = """
+with looked as materialized (
+  select d.id, d.namespace, d.execution_id, d.webhook_n, d.state, d.host, d.event, d.endpoint_id,
+    d.created_at, d.settled_at
+  from deliveries d
+  where d.bucket = $1
+    and d.id > $2
+    and d.id < $3
+  order by d.id
+  limit $4
+)
+select seen.rows, seen.last_id, found.id, found.run_id, found.host
+from (select count(*) as rows, (select id from looked order by id desc limit 1) as last_id from looked) as seen
+left join (
+  select l.id, e.run_id, l.host
+  from looked l
+  left join lateral (
+    select e.run_id, e.target, e.session_key, e.actor_key
+    from executions e
+    where e.bucket = $1
+      and e.id = l.execution_id
+    limit 1
+  ) as e on true
+  where l.namespace = $5
+    and l.webhook_n is distinct from 0
+    and l.settled_at <= $6
+    and ($7::text is null or e.target = $7)
+    and ($8::text is null or starts_with(e.target, $8))
+    and ($9::text is null or e.run_id = $9)
+    and ($10::text is null or e.session_key = $10)
+    and ($11::text is null or e.actor_key = $11)
+    and ($12::timestamptz is null or l.created_at >= $12)
+    and ($13::timestamptz is null or l.created_at < $13)
+    and ($14::text is null or l.host = $14)
+    and ($15::timestamptz is null or l.settled_at >= $15)
+    and ($16::timestamptz is null or l.settled_at < $16)
+    and ($17::text is null or l.event = $17)
+    and ($18::uuid is null or l.endpoint_id = $18)
+    and l.state = any($19::text[])
 ) as found on true
 order by found.id
 """
@@ -225,18 +272,19 @@ where e.bucket = $1
 """
 
 READ_NAMED_DELIVERIES = """
-select d.id, d.state as standing
+select d.id, d.state as standing, d.host
 from deliveries d
 where d.bucket = $1
   and d.id = any($2::uuid[])
   and d.namespace = $3
-  and d.webhook_n > 0
+  and d.webhook_n is distinct from 0
 """
 
 READ_CLOCK = "select clock()"
 
 READ = """
-select id, action, filter, reason, reuse, state, error, matched, exact, done, reasons, created_at, began_at, ended_at
+select id, action, filter, reason, reuse, state, error, matched, exact, done, reasons, created_at,
+  created_by, began_at, ended_at
 from bulks
 where bucket = $1
   and id = $2
@@ -244,7 +292,8 @@ where bucket = $1
 """
 
 PAGE = """
-select id, action, filter, reason, reuse, state, error, matched, exact, done, reasons, created_at, began_at, ended_at
+select id, action, filter, reason, reuse, state, error, matched, exact, done, reasons, created_at,
+  created_by, began_at, ended_at
 from bulks
 where bucket = $1
   and namespace = $2
@@ -263,7 +312,11 @@ async def find(
     low, high = bounds(asked.filter, began_at)
     low = low if after is None else max(low, after)
     rows = await _rows(conn, bucket, asked, low, high, look, began_at)
-    items = [Match(id=row["id"], run_id=row["run_id"]) for row in rows if row["id"] is not None]
+    items = [
+        Match(id=row["id"], run_id=row["run_id"] or "", host=row.get("host", ""))
+        for row in rows
+        if row["id"] is not None
+    ]
     if len(items) > limit:
         return Page(items=tuple(items[:limit]), cursor=items[limit - 1].id, more=True)
     return Page(items=tuple(items), cursor=rows[0]["last_id"] or after, more=rows[0]["rows"] >= look)
@@ -334,17 +387,17 @@ async def _named(conn: Connection, bucket: int, asked: Asked, after: UUID | None
         return Page(items=(), cursor=after, more=False)
     if asked.action is Action.REDRIVE_DELIVERIES:
         rows = await conn.fetch(READ_NAMED_DELIVERIES, bucket, ids, asked.namespace)
-        there, wanted = {row["id"]: (row["standing"], "") for row in rows}, ["dead"]
+        there, wanted = {row["id"]: (row["standing"], "", row["host"]) for row in rows}, asked.states
     else:
         rows = await conn.fetch(READ_NAMED, bucket, ids, asked.namespace)
-        there, wanted = {row["id"]: (row["standing"], row["run_id"]) for row in rows}, asked.wanted
+        there, wanted = {row["id"]: (row["standing"], row["run_id"], "") for row in rows}, asked.wanted
         if asked.action is Action.RETRY:
             wanted = [status.value for status in UNHAPPY]
     items = []
     for id_ in ids:
-        standing, run_id = there.get(id_, (None, ""))
+        standing, run_id, host = there.get(id_, (None, "", ""))
         skip = None if standing in wanted else "not_found" if standing is None else f"is_{standing}"
-        items.append(Match(id=id_, run_id=run_id, skip=skip))
+        items.append(Match(id=id_, run_id=run_id, host=host, skip=skip))
     return Page(items=tuple(items), cursor=ids[-1], more=len(left) > limit)
 
 
@@ -367,7 +420,9 @@ async def _rows(
                 return await conn.fetch(FIND_FINISHED_OF_RUN, *where, *wanted, one.run_id)
             return await conn.fetch(FIND_FINISHED, *where, *wanted)
         case Action.REDRIVE_DELIVERIES:
-            dead = (began_at, one.target, node, one.run_id, *whose, *created, one.host, *ended)
-            return await conn.fetch(FIND_DEAD, *where, *dead)
+            which = (one.target, node, one.run_id, *whose, *created, one.host, *ended, one.event, one.endpoint_id)
+            if asked.replays:
+                return await conn.fetch(FIND_SETTLED, *where, began_at, *which, asked.states)
+            return await conn.fetch(FIND_DEAD, *where, began_at, *which)
         case _:
             assert_never(asked.action)

@@ -13,7 +13,7 @@ from controlplane.postgres.pool import Connection
 NAMESPACES_BUCKET = 0
 
 KNOWN = """
-select id, namespace, name, hash, scopes, node_ids, revoked_at is not null as revoked,
+select id, namespace, name, hash, scopes, node_ids, hide_payloads, revoked_at is not null as revoked,
   coalesce(expires_at <= clock(), false) as expired,
   extract(epoch from expires_at - clock())::float8 as seconds_left
 from api_keys
@@ -24,8 +24,8 @@ where bucket = $1
 ANY = "select exists (select from api_keys where bucket = $1)"
 
 PAGE = """
-select id, namespace, name, prefix, scopes, node_ids, created_at, created_by, expires_at, last_used_at, revoked_at,
-  revoked_by, replaced_by, coalesce(expires_at <= clock(), false) as expired
+select id, namespace, name, prefix, scopes, node_ids, hide_payloads, created_at, created_by, expires_at, last_used_at,
+  revoked_at, revoked_by, replaced_by, coalesce(expires_at <= clock(), false) as expired
 from api_keys
 where bucket = $1
   and namespace = $2
@@ -42,6 +42,8 @@ where bucket = $1
 order by name
 limit $3
 """
+
+NAMESPACE_IDS = "select id from namespaces where bucket = $1 order by id"
 
 NAMED = "select id, name, created_at from namespaces where bucket = $1 and name = $2"
 
@@ -78,6 +80,11 @@ async def namespaces(conn: Connection, *, after: str, limit: int) -> list[Namesp
     """By name."""
     rows = await conn.fetch(NAMESPACES, NAMESPACES_BUCKET, after, limit)
     return [Namespace(row["id"], row["name"], row["created_at"]) for row in rows]
+
+
+async def namespace_ids(conn: Connection) -> list[int]:
+    """All there are, at most NAMESPACES_MAX."""
+    return [row["id"] for row in await conn.fetch(NAMESPACE_IDS, NAMESPACES_BUCKET)]
 
 
 async def namespace(conn: Connection, name: str) -> Namespace | None:

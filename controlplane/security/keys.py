@@ -22,6 +22,8 @@ SECRET_BITS = 256
 SECRET_DIGITS = 43
 CHECK_DIGITS = 6
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+TICKET_MARK = "ticket"
+TICKET_FORM = re.compile(r"ticket_[0-9A-Za-z]{43}")
 FORM = re.compile(r"cp_[0-7][0-9a-z]{25}_[0-9A-Za-z]{49}")
 
 
@@ -29,6 +31,16 @@ def make(id_: KeyId) -> str:
     """A new key of this id. It is shown to whoever asked for it, and never again."""
     body = f"{prefix_of(id_)}_{_base62(secrets.randbits(SECRET_BITS), SECRET_DIGITS)}"
     return body + _check(body)
+
+
+def make_ticket() -> str:
+    """A new ticket: 256 random bits."""
+    return f"{TICKET_MARK}_{_base62(secrets.randbits(SECRET_BITS), SECRET_DIGITS)}"
+
+
+def is_ticket(text: str) -> bool:
+    """Whether this text has the form of a ticket."""
+    return TICKET_FORM.fullmatch(text) is not None
 
 
 def prefix_of(id_: KeyId) -> str:

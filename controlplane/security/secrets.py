@@ -24,6 +24,7 @@ _VERSION = 1
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
 _SIGNING = b"controlplane.signing"
+UNKNOWN_KID = "?"
 _KID = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 
 
@@ -85,6 +86,24 @@ class KeyRing:
     def current(self) -> str:
         """The id of the key that seals."""
         return self._current
+
+    @property
+    def kids(self) -> tuple[str, ...]:
+        """The ids of its keys, the one that seals first."""
+        return tuple(self._ciphers)
+
+    def kid_of(self, sealed: bytes) -> str:
+        """The id of the key that a value was sealed with, also of one that is not on this ring; `?` for no seal."""
+        try:
+            return _kid_of(sealed)[0]
+        except SealBroken:
+            return UNKNOWN_KID
+
+    def reseal(self, sealed: bytes, *, bound_to: bytes) -> bytes | None:
+        """The same under the key in front; None where it is already. Raises: SealBroken."""
+        if _kid_of(sealed)[0] == self._current:
+            return None
+        return self.seal(self.open(sealed, bound_to=bound_to), bound_to=bound_to)
 
     def seal(self, plaintext: bytes, *, bound_to: bytes) -> bytes:
         """Encrypt; only `open` with the same `bound_to` gives it back. Name table, column and row there."""

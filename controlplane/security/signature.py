@@ -13,6 +13,8 @@ import re
 import time
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
+from collections.abc import Sequence
+from secrets import token_bytes
 
 TOLERANCE_SECONDS = 300
 _PREFIX = "whsec_"
@@ -53,6 +55,25 @@ def sign_standard(secret: str, *, webhook_id: str, timestamp: int, body: bytes) 
     """One signature for `webhook-signature`. Join several by a space while a secret is being changed."""
     signed = b"%s.%d.%s" % (webhook_id.encode(), timestamp, body)
     return "v1," + b64encode(hmac.digest(standard_key(secret), signed, hashlib.sha256)).decode()
+
+
+def signed_headers(secrets: Sequence[str], *, webhook_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """The headers that say who sends this; with several secrets, the newest first, `webhook-signature` has them all.
+
+    `X-AgentField-Signature` has room for one: the newest. Without a secret only the id and the time.
+    """
+    headers = {"webhook-id": webhook_id, "webhook-timestamp": str(timestamp)}
+    if secrets:
+        headers["X-AgentField-Signature"] = sign_agentfield(secrets[0], body)
+        headers["webhook-signature"] = " ".join(
+            sign_standard(one, webhook_id=webhook_id, timestamp=timestamp, body=body) for one in secrets
+        )
+    return headers
+
+
+def new_secret() -> str:
+    """`whsec_` and 32 random bytes in base64: what both schemes take, each in its own way."""
+    return _PREFIX + b64encode(token_bytes(32)).decode()
 
 
 def verify_standard(

@@ -51,6 +51,13 @@ LOOK_MAX = 400
 """Rows that are looked at for one batch: where all match, those behind its end are looked at again for the next."""
 ACCEPT_BYTES_MAX = 4 * 1024 * 1024
 """Inputs and contexts of retries that are in memory together."""
+DUE_MAX = 40
+"""Deliveries that are due at one receiver when a bulk adds more: what is fresh waits behind no more than these. After
+so many it goes on a second later (BULKER_SECONDS), so this is also the most that it sends there in a second."""
+STUCK_SECONDS = 900.0
+"""How long a receiver may leave what is due before a bulk that waits for it leaves out what else there is for it."""
+NOT_TAKING = "receiver_not_taking"
+"""Its receiver has taken nothing for so long."""
 SCOPE = f"bulk{submit.APART}"
 """What idempotency keys of bulks are unique within: no run is called so."""
 MOVED_ON = "moved_on"
@@ -62,9 +69,9 @@ POISON = (asyncpg.PostgresError, ControlPlaneError, ValueError, LookupError, Typ
 
 INSERT = """
 insert into bulks (
-  bucket, id, namespace, action, filter, reason, reuse, state, matched, exact, created_at, moved_at
+  bucket, id, namespace, action, filter, reason, reuse, state, matched, exact, created_at, moved_at, created_by
 )
-values ($1, $2, $3, $4, $5, $6, $7, 'running', $8, $9, clock(), clock())
+values ($1, $2, $3, $4, $5, $6, $7, 'running', $8, $9, clock(), clock(), $10)
 on conflict (bucket, id) do nothing
 """
 
@@ -165,7 +172,10 @@ class Keyed:
 
 @dataclass(slots=True, kw_only=True)
 class Advanced:
-    """A batch of a bulk, and whom it concerns: targets with new work, executions that ended, what has to be told."""
+    """A batch of a bulk, and whom it concerns: targets with new work, executions that ended, what has to be told.
+
+    `waits`: it did less than a batch, because there is no room for more yet.
+    """
 
     id: BulkId
     namespace: int
@@ -176,6 +186,7 @@ class Advanced:
     ended: list[UUID] = field(default_factory=list)
     cancelling: bool = False
     due: bool = False
+    waits: bool = False
 
     def take(self, other: Advanced) -> None:
         self.tally.add(other.tally)
@@ -203,7 +214,13 @@ class Turn:
 
 
 async def begin(
-    conn: Connection, id_: BulkId, asked: Asked, *, counted: Count, keyed: Keyed | None = None
+    conn: Connection,
+    id_: BulkId,
+    asked: Asked,
+    *,
+    counted: Count,
+    created_by: str | None = None,
+    keyed: Keyed | None = None,
 ) -> tuple[BulkId, bool]:
     """From here on it goes on by itself. Says its id, and whether an earlier request with this key has begun it.
 
@@ -233,6 +250,7 @@ async def begin(
                 None if asked.reuse is None else asked.reuse.value,
                 counted.matched[bucket],
                 counted.exact[bucket],
+                created_by,
             )
     return BulkId(kept), kept != id_
 
@@ -294,7 +312,11 @@ async def _advance(
         log.warning("bulk.failed", extra={"bulk_id": show("bulk", id_), "error": repr(error)})
         await conn.execute(GIVE_UP, bucket, id_, str(error)[:ERROR_CHARS_MAX])
         return Advanced(id=id_, namespace=row["namespace"], action=action, over=True)
+    found = page
+    if action is Action.REDRIVE_DELIVERIES:
+        page = await _with_room(conn, turn, found)
     did = await _each(conn, turn, page.items)
+    did.waits = len(page.items) < len(found.items)
     turn.tally.add(did.tally)
     await conn.execute(
         MOVE_ON,
@@ -309,6 +331,28 @@ async def _advance(
     )
     did.over = not page.more
     return did
+
+
+async def _with_room(conn: Connection, turn: Turn, page: Page) -> Page:
+    """As much of the page as its receivers have room for: up to the first that has none, which is waited for.
+
+    Whoever replays 10,000 at once would keep a receiver from what is new. So only a few of them are due there at a
+    time, whatever the receiver's speed, and who takes nothing at all holds the others up for no more than a while.
+    """
+    hosts = sorted({one.host for one in page.items if one.skip is None})
+    due = await deliver.due_at(conn, turn.bucket, hosts, namespace=turn.asked.namespace, most=DUE_MAX) if hosts else {}
+    room = {host: DUE_MAX - one.waiting for host, one in due.items()}
+    items: list[Match] = []
+    for one in page.items:
+        if one.skip is None and room[one.host] <= 0:
+            if due[one.host].late_seconds < STUCK_SECONDS:
+                return Page(items=tuple(items), cursor=items[-1].id if items else turn.cursor, more=True)
+            items.append(replace(one, skip=NOT_TAKING))
+            continue
+        if one.skip is None:
+            room[one.host] -= 1
+        items.append(one)
+    return replace(page, items=tuple(items))
 
 
 def _turn_of(bucket: int, row: asyncpg.Record, read_asked: ReadAsked, make_id: MakeId) -> Turn:
@@ -462,7 +506,14 @@ async def _wishes(conn: Connection, turn: Turn, ids: Sequence[UUID], did: Advanc
 async def _redrive(conn: Connection, turn: Turn, items: Sequence[Match]) -> Advanced:
     did = turn.nothing()
     ids = [one.id for one in items]
-    sent = await deliver.redrive(conn, turn.bucket, ids, namespace=turn.asked.namespace, dead_before=turn.began_at)
+    sent = await deliver.redrive(
+        conn,
+        turn.bucket,
+        ids,
+        namespace=turn.asked.namespace,
+        states=turn.asked.states,
+        settled_before=turn.began_at,
+    )
     did.tally.done += len(sent)
     did.tally.skipped.update({MOVED_ON: len(ids) - len(sent)} if len(sent) < len(ids) else {})
     did.due = bool(sent)

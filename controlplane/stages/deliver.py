@@ -5,6 +5,8 @@ submit ──► lease ──► complete ──► finish ──► *deliver*
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,86 +15,176 @@ from uuid import UUID
 import asyncpg
 
 from controlplane.domain.approval import CALLBACK_N, callback_attempt
+from controlplane.domain.breaker import GIVE_UP_SECONDS, Said, said_by
 from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState
+from controlplane.domain.endpoint import Endpoint, EndpointState
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.ids import DeliveryId, bucket_of, show
-from controlplane.domain.placement import by_bucket
+from controlplane.domain.placement import by_bucket, by_place
 from controlplane.errors import ControlPlaneError, DeliveryNotFound, LeaseLost
 from controlplane.postgres.pool import Connection
-from controlplane.stages import record
+from controlplane.stages import endpoint, record, trip
+from controlplane.stages.endpoint import PATIENCE, Disabled, Noted, Patience
+from controlplane.stages.trip import Turned
+
+log = logging.getLogger(__name__)
 
 UNKNOWN_MAX = 20
+GONE_STATUS = 410
+
+Place = tuple[str, int]
+"""A host, and a namespace that sends to it."""
+
+BEGINNING: Place = ("", 0)
 
 EVENT_OF = {DeliveryState.DELIVERED: EventType.DELIVERED, DeliveryState.DEAD: EventType.DELIVERY_DEAD}
 
-# From host to host: one index probe finds the next host with something pending, a second takes what is due of it. A
-# receiver with 50,000 waiting deliveries costs as much as one with a single one and delays nobody else. The walk starts
-# after the last host that was visited and is cut after 200, so that 10,000 hosts cost no more than 200. Where it was
-# cut is said even when nothing was due, or hosts that wait would hide those behind them.
+# From host to host: one index probe finds the next host with something pending, a second whether its breaker lets it
+# pass, a third takes what is due of it. A receiver with 50,000 waiting deliveries costs as much as one with a single
+# one and delays nobody else. The walk starts after the last host that was visited and is cut after 200, so that 10,000
+# hosts cost no more than 200. Where it was cut is said even when nothing was due, or hosts that wait would hide those
+# behind them. $9 and $10 name the hosts to look at instead. Of a host whose window is over one delivery is taken, by
+# whoever is the first to move the window on: of two claims at once the second finds the row locked, or moved.
 CLAIM_DUE = """
-with recursive hosts(host, n) as (
+with recursive hosts(host, namespace, n) as (
   (
-    select host, 1
+    select host, namespace, 1
     from deliveries
     where bucket = $1
       and state = 'pending'
-      and host > $2
-    order by host
+      and (host, namespace) > ($2::text, $3::smallint)
+      and $9::text[] is null
+    order by host, namespace
     limit 1
   )
   union all
-  select (
-    select d.host
+  select next.host, next.namespace, hosts.n + 1
+  from hosts
+  cross join lateral (
+    select d.host, d.namespace
     from deliveries d
     where d.bucket = $1
       and d.state = 'pending'
-      and d.host > hosts.host
-    order by d.host
+      and (d.host, d.namespace) > (hosts.host, hosts.namespace)
+    order by d.host, d.namespace
     limit 1
-  ), hosts.n + 1
-  from hosts
-  where hosts.host is not null
-    and hosts.n < 200
+  ) as next
+  where hosts.n < 200
+),
+gate as materialized (
+  select h.host, h.namespace, coalesce(b.failures, 0) > 0 as failing, b.open_until is not null as probe
+  from (
+    select host, namespace
+    from hosts
+    union all
+    select host, namespace
+    from unnest($9::text[], $10::smallint[]) as named(host, namespace)
+  ) as h
+  left join lateral (
+    select failures, open_until, held_until
+    from breakers
+    where bucket = $1
+      and host = h.host
+      and namespace = h.namespace
+    limit 1
+  ) as b on true
+  where h.host <> all($4::text[])
+    and coalesce(greatest(b.open_until, b.held_until) <= clock(), true)
+    and ($8 or coalesce(b.failures, 0) = 0)
 ),
 pick as materialized (
-  select d.id, hosts.host
-  from hosts
+  select d.id, gate.host, gate.namespace, gate.failing, gate.probe
+  from gate
   cross join lateral (
     select id
     from deliveries
     where bucket = $1
       and state = 'pending'
-      and host = hosts.host
+      and host = gate.host
+      and namespace = gate.namespace
       and next_at <= clock()
     order by next_at
-    limit $4
+    limit case when gate.probe then 1 else $5 end
     for update skip locked
   ) d
-  where hosts.host is not null
-    and hosts.host <> all($3::text[])
-  limit $5
+  limit $6
+),
+free as materialized (
+  select b.ctid, b.host
+  from pick
+  cross join lateral (
+    select ctid, host
+    from breakers
+    where bucket = $1
+      and host = pick.host
+      and namespace = pick.namespace
+      and open_until <= clock()
+    for update skip locked
+  ) as b
+  where pick.probe
+),
+probed as (
+  update breakers
+  set open_until = clock() + make_interval(secs => $7)
+  where bucket = $1
+    and host = any(array(select host from free))
+    and ctid = any(array(select ctid from free))
+  returning host, namespace
 ),
 walked as (
-  select case
-    when (select count(*) from pick) >= $5 then (select max(host) from pick)
-    when (select max(n) from hosts where host is not null) >= 200 then (select max(host) from hosts)
-    else ''
-  end as after_host
+  select case when (select count(*) from pick) >= $6 or (select max(n) from hosts) >= 200 then true end as cut
+),
+last as (
+  select host, namespace
+  from (
+    select host, namespace
+    from pick
+    where (select count(*) from pick) >= $6
+    union all
+    select host, namespace
+    from hosts
+    where (select count(*) from pick) < $6
+  ) as seen
+  order by host desc, namespace desc
+  limit 1
 ),
 took as (
   update deliveries
   set state = 'leased',
     attempt = attempt + 1,
-    lease_until = clock() + make_interval(secs => $6)
+    lease_until = clock() + make_interval(secs => $7)
   where bucket = $1
-    and id = any(array(select id from pick))
-  returning id, execution_id, webhook_n, event, host, url, body, attempt, charged, attempts_max,
-    extract(epoch from clock())::float8 as now_seconds
+    and id = any(array(
+      select pick.id
+      from pick
+      where not pick.probe
+        or (pick.host, pick.namespace) in (select host, namespace from probed)
+    ))
+  returning id, namespace, execution_id, coalesce(webhook_n, heard_n) as webhook_n, endpoint_id, event, host, url,
+    body, attempt, charged, attempts_max, extract(epoch from clock())::float8 as now_seconds
 )
-select walked.after_host, took.id, took.execution_id, took.webhook_n, took.event, took.host, took.url, took.body,
-  took.attempt, took.charged, took.attempts_max, took.now_seconds
+select coalesce(last.host, '') as after_host, coalesce(last.namespace, 0) as after_namespace, took.id, took.namespace,
+  took.execution_id, took.webhook_n, took.endpoint_id, took.event, took.host, took.url, took.body, took.attempt,
+  took.charged, took.attempts_max, took.now_seconds, coalesce(pick.failing, false) as failing,
+  coalesce(pick.probe, false) as probe
 from walked
+left join last on walked.cut
 left join took on true
+left join pick on pick.id = took.id
+"""
+
+# Of the newest that were delivered, along an index.
+READ_ANSWERED = """
+select distinct host, namespace
+from (
+  select host, namespace
+  from deliveries
+  where bucket = $1
+    and state = 'delivered'
+    and settled_at > clock() - make_interval(secs => $2)
+  order by settled_at desc
+  limit $3
+) as newest
 """
 
 READ_SEALED = """
@@ -100,6 +192,29 @@ select execution_id, n, secret_sealed, headers_sealed
 from webhooks
 where bucket = $1
   and execution_id = any($2::uuid[])
+"""
+
+# As it is now: its secrets sign, and what is pending goes where it is, wherever it was when it was told of.
+READ_ENDPOINTS = """
+select id, namespace, name, description, url, host, events, targets, schedule, secret_sealed, previous_sealed,
+  previous_until, headers_sealed, state, disabled_at, disabled_by, disabled_reason, dead_streak, failing_since,
+  created_at, updated_at, clock() as now
+from endpoints
+where bucket = $1
+  and id = any($2::uuid[])
+"""
+
+# Nothing was sent. It waits for the day that never comes, until somebody enables its endpoint (`announce.release`).
+PARK = """
+update deliveries d
+set state = 'pending',
+  next_at = 'infinity',
+  lease_until = null
+from unnest($2::uuid[], $3::int[]) as s(id, attempt)
+where d.bucket = $1
+  and d.id = s.id
+  and d.attempt = s.attempt
+  and d.state = 'leased'
 """
 
 READ_HELD = """
@@ -176,6 +291,49 @@ where bucket = $1
 returning id, attempt, namespace, execution_id, state
 """
 
+LOCK_STATE = """
+select state
+from deliveries
+where bucket = $1
+  and id = $2
+  and namespace = $3
+for update
+"""
+
+# Of the hosts that have failed for longest, and there the ones that have been due for longest: both along an index.
+GIVE_UP = """
+update deliveries
+set state = 'dead',
+  attempt = attempt + 1,
+  settled_at = clock()
+where bucket = $1
+  and id = any(array(
+    select d.id
+    from (
+      select host, namespace
+      from breakers
+      where bucket = $1
+        and opened_at < clock() - make_interval(secs => $2)
+      order by opened_at
+      limit 200
+    ) as b
+    cross join lateral (
+      select id
+      from deliveries
+      where bucket = $1
+        and state = 'pending'
+        and host = b.host
+        and namespace = b.namespace
+        and next_at < clock() - make_interval(secs => $2)
+      order by next_at
+      limit $3
+      for update skip locked
+    ) as d
+    limit $3
+  ))
+returning id, attempt, namespace, execution_id
+"""
+
 RETRY = """
 update deliveries
 set state = 'pending',
@@ -187,10 +345,10 @@ where bucket = $1
   and id = $2
   and namespace = $3
   and state in ('delivered', 'dead')
-returning execution_id, namespace
+returning execution_id, namespace, host
 """
 
-# Only what is dead still: whoever was first has sent it again, and it may have been delivered since.
+# Only what has stayed as it was: whoever was first has sent it again, and it may have been delivered since.
 REDRIVE = """
 update deliveries
 set state = 'pending',
@@ -205,12 +363,32 @@ where bucket = $1
     where bucket = $1
       and id = any($2::uuid[])
       and namespace = $3
-      and state = 'dead'
+      and state = any($5::text[])
       and settled_at <= $4
     order by id
     for update
   ))
 returning id, execution_id
+"""
+
+# How many wait at each receiver whose time has come (no more than so many are counted), and for how long the first has.
+DUE_AT = """
+select h.host, due.waiting, due.late_seconds
+from unnest($2::text[]) as h(host)
+cross join lateral (
+  select count(*) as waiting, coalesce(extract(epoch from clock() - min(d.next_at)), 0)::float8 as late_seconds
+  from (
+    select next_at
+    from deliveries
+    where bucket = $1
+      and state = 'pending'
+      and host = h.host
+      and namespace = $4
+      and next_at <= clock()
+    order by next_at
+    limit $3
+  ) as d
+) as due
 """
 
 HURRY = """
@@ -220,7 +398,7 @@ where bucket = $1
   and id = $2
   and namespace = $3
   and state = 'pending'
-returning id
+returning host
 """
 
 EXISTS = "select 1 from deliveries where bucket = $1 and id = $2 and namespace = $3"
@@ -231,11 +409,14 @@ class Due:
     """A delivery whose time has come, leased to this process until it is settled or its lease runs out.
 
     `moot`: a callback to an attempt that no longer holds its lease. Whoever listens there now asks for itself.
+    `failing`: its host has not answered lately. `probe`: it is the one attempt that an open breaker lets through.
+    `webhook_n` None: it goes to an endpoint, `endpoint` as it is now, or None when it is not there any more.
     """
 
     id: DeliveryId
+    namespace: int
     execution_id: UUID
-    webhook_n: int
+    webhook_n: int | None
     event: str
     host: str
     url: str
@@ -247,6 +428,10 @@ class Due:
     headers_sealed: bytes | None
     now_seconds: float
     moot: bool = False
+    failing: bool = False
+    probe: bool = False
+    endpoint_id: UUID | None = None
+    endpoint: Endpoint | None = None
 
     @property
     def callback(self) -> bool:
@@ -256,10 +441,10 @@ class Due:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """What was due, and the host that the next walk begins behind; empty when this one came to the last."""
+    """What was due, and where the next walk begins: behind this place, or at `BEGINNING` when there was no more."""
 
     due: tuple[Due, ...]
-    after_host: str
+    after: Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,31 +457,71 @@ class Sent:
     wait_seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """How many deliveries are due at a receiver, and how long the first has been."""
+
+    waiting: int
+    late_seconds: float
+
+
 async def claim_due(
     conn: Connection,
     bucket: int,
     *,
-    after_host: str,
+    after: Place,
     full_hosts: Sequence[str],
     per_host: int,
     limit: int,
     lease_seconds: float,
+    failing: bool = True,
+    only: Sequence[Place] | None = None,
 ) -> Claimed:
-    """Take due deliveries, a few of every host, none of the hosts that are full.
+    """Take due deliveries, a few of every host; none of hosts that are full, and of one whose window is over only one.
 
+    Without `failing` none of the hosts that have not answered lately. `only` names the places to look at, 200 at most.
+    What is due for an endpoint that is disabled is parked and not among them.
     Moves: pending → leased, attempt + 1. Guard: `for update skip locked`; the attempt fences what is written later.
     """
-    found = await conn.fetch(CLAIM_DUE, bucket, after_host, full_hosts, per_host, limit, lease_seconds)
+    named = (None, None) if only is None else ([host for host, _ in only], [namespace for _, namespace in only])
+    found = await conn.fetch(CLAIM_DUE, bucket, *after, full_hosts, per_host, limit, lease_seconds, failing, *named)
     rows = [row for row in found if row["id"] is not None]
     sealed = await conn.fetch(READ_SEALED, bucket, list({row["execution_id"] for row in rows})) if rows else []
     by_webhook = {(row["execution_id"], row["n"]): row for row in sealed}
     moot = await _moot(conn, bucket, [row for row in rows if row["webhook_n"] == CALLBACK_N])
+    endpoints = await _endpoints(conn, {row["endpoint_id"] for row in rows if row["endpoint_id"] is not None})
+    disabled = {id_ for id_, one in endpoints.items() if one.state is EndpointState.DISABLED}
+    parked = [row for row in rows if row["endpoint_id"] in disabled]
+    if parked:
+        await conn.execute(PARK, bucket, [row["id"] for row in parked], [row["attempt"] for row in parked])
     return Claimed(
         due=tuple(
-            _due(row, by_webhook.get((row["execution_id"], row["webhook_n"])), moot=row["id"] in moot) for row in rows
+            _due(
+                row,
+                by_webhook.get((row["execution_id"], row["webhook_n"])),
+                moot=row["id"] in moot,
+                to=endpoints.get(row["endpoint_id"]),
+            )
+            for row in rows
+            if row["endpoint_id"] not in disabled
         ),
-        after_host=found[0]["after_host"],
+        after=(found[0]["after_host"], found[0]["after_namespace"]),
     )
+
+
+async def answered(conn: Connection, bucket: int, *, within_seconds: float, limit: int) -> list[Place]:
+    """The places that took one of the newest deliveries."""
+    rows = await conn.fetch(READ_ANSWERED, bucket, within_seconds, limit)
+    return [(row["host"], row["namespace"]) for row in rows]
+
+
+async def _endpoints(conn: Connection, ids: set[UUID]) -> dict[UUID, Endpoint]:
+    """Those of these endpoints that there are."""
+    found: dict[UUID, Endpoint] = {}
+    for bucket, part in by_place(sorted(ids), bucket_of):
+        rows = await conn.fetch(READ_ENDPOINTS, bucket, part)
+        found |= {row["id"]: Endpoint.from_row(row) for row in rows}
+    return found
 
 
 async def _moot(conn: Connection, bucket: int, callbacks: Sequence[asyncpg.Record]) -> set[UUID]:
@@ -308,20 +533,58 @@ async def _moot(conn: Connection, bucket: int, callbacks: Sequence[asyncpg.Recor
     return {row["id"] for row in callbacks if (row["execution_id"], callback_attempt(row["event"])) not in live}
 
 
-async def settle(conn: Connection, batch: Sequence[Sent]) -> list[ControlPlaneError | None]:
+async def settle(
+    conn: Connection, batch: Sequence[Sent], patience: Patience = PATIENCE
+) -> list[ControlPlaneError | None]:
     """Write down what the receiver answered, and when to try again if it must be.
 
+    How an endpoint does is noted with it; one that has failed for longer than the `patience` is disabled.
     Moves: leased → delivered, dead, or pending after a wait. Guard: the attempt number; an attempt that outlived its
     lease changes nothing, one that was settled before is settled. Raises: per item LeaseLost.
     """
     written: set[tuple[UUID, int]] = set()
+    turned: list[Turned] = []
+    news: list[Sent] = []
     async with conn.transaction():
         for bucket, part in by_bucket(batch, lambda item: item.due.id):
-            written |= await _settle(conn, bucket, sorted(part, key=lambda item: item.due.id))
+            written |= await _settle(conn, bucket, sorted(part, key=lambda item: item.due.id), turned, news)
+        disabled = await _note(conn, news, patience)
+    for turn in turned:  # not before it is so
+        _say(turn)
+    for one in disabled:
+        facts = {"endpoint_id": show("ep", one.id), "endpoint": one.name, "reason": one.reason}
+        log.warning("endpoint.disabled", extra=facts | {"namespace": one.namespace})
     return [None if _attempt(item) in written else LeaseLost() for item in batch]
 
 
-async def _settle(conn: Connection, bucket: int, part: list[Sent]) -> set[tuple[UUID, int]]:
+async def _note(conn: Connection, news: list[Sent], patience: Patience) -> list[Disabled]:
+    """How the endpoints do that these went to. What was disabled is told with the execution that was the last straw."""
+    theirs = [item for item in news if item.due.endpoint is not None]
+    if not theirs:
+        return []
+    noted = [
+        Noted(
+            endpoint_id=item.due.endpoint.id,
+            taken=item.state is DeliveryState.DELIVERED,
+            dead=item.state is DeliveryState.DEAD,
+            gone=item.attempt.http_status == GONE_STATUS,
+        )
+        for item in theirs
+        if item.due.endpoint is not None
+    ]
+    disabled = await endpoint.note(conn, noted, patience)
+    last = {item.due.endpoint_id: item.due.execution_id for item in theirs if item.state is DeliveryState.DEAD}
+    for one in disabled:
+        id_ = last[one.id]
+        facts = {"endpoint_id": show("ep", one.id), "name": one.name, "reason": one.reason}
+        await _tell(conn, bucket_of(id_), [(id_, json.dumps(facts).encode(), EventType.ENDPOINT_DISABLED)])
+    return disabled
+
+
+async def _settle(
+    conn: Connection, bucket: int, part: list[Sent], turned: list[Turned], news: list[Sent]
+) -> set[tuple[UUID, int]]:
+    """Those that are settled now or were before; `news` gets the former."""
     rows = await conn.fetch(
         SETTLE,
         bucket,
@@ -333,6 +596,7 @@ async def _settle(conn: Connection, bucket: int, part: list[Sent]) -> set[tuple[
     )
     settled = {(row["id"], row["attempt"]): row for row in rows}
     mine = [item for item in part if _attempt(item) in settled]
+    news += mine
     await conn.execute(
         RECORD_ATTEMPTS,
         bucket,
@@ -345,8 +609,9 @@ async def _settle(conn: Connection, bucket: int, part: list[Sent]) -> set[tuple[
         [item.attempt.error for item in mine],
         [item.attempt.response_body for item in mine],
     )
+    turned += await trip.hear(conn, bucket, [_said(item) for item in mine if not item.due.callback])
     ended = [item for item in mine if item.state in (DeliveryState.DELIVERED, DeliveryState.DEAD)]
-    await _tell(conn, bucket, [(item.due.execution_id, item.due.id, EVENT_OF[item.state]) for item in ended])
+    await _tell(conn, bucket, [(item.due.execution_id, _fact(item.due.id), EVENT_OF[item.state]) for item in ended])
     return set(settled) | await _settled_before(conn, bucket, [item for item in part if _attempt(item) not in settled])
 
 
@@ -357,6 +622,23 @@ async def _settled_before(conn: Connection, bucket: int, stale: list[Sent]) -> s
     ids, attempts = [item.due.id for item in stale], [item.due.attempt for item in stale]
     rows = await conn.fetch(READ_ATTEMPTS, bucket, ids, attempts)
     return {(row["delivery_id"], row["attempt"]) for row in rows}
+
+
+def _said(item: Sent) -> Said:
+    """What it says about its host. Callbacks say nothing and are not held back: who waits for one is known to us."""
+    return said_by(item.attempt, host=item.due.host, namespace=item.due.namespace, probe=item.due.probe)
+
+
+def _say(one: Turned) -> None:
+    known = {"host": one.host, "namespace": one.namespace}
+    if one.hold_seconds:
+        log.warning("breaker.held", extra=known | {"hold_seconds": one.hold_seconds})
+    if one.open_seconds:  # again and again it is opened in silence, or a host that is gone would fill the log
+        level = logging.WARNING if one.windows == 1 else logging.DEBUG
+        opened = known | {"failures": one.failures, "open_seconds": one.open_seconds, "windows": one.windows}
+        log.log(level, "breaker.opened", extra=opened)
+    if one.closed:
+        log.info("breaker.closed", extra=known)
 
 
 def _attempt(item: Sent) -> tuple[UUID, int]:
@@ -373,54 +655,94 @@ async def reclaim(conn: Connection, bucket: int, *, limit: int = 256) -> int:
         rows = await conn.fetch(RECLAIM, bucket, limit, UNKNOWN_MAX)
         if not rows:
             return 0
-        await conn.execute(
-            RECORD_ATTEMPTS,
-            bucket,
-            [row["id"] for row in rows],
-            [row["attempt"] for row in rows],
-            [row["namespace"] for row in rows],
-            [AttemptOutcome.UNKNOWN.value] * len(rows),
-            [None] * len(rows),
-            [None] * len(rows),
-            ["the dispatcher died before it knew the answer"] * len(rows),
-            [None] * len(rows),
-        )
+        await _unsent(conn, bucket, rows, AttemptOutcome.UNKNOWN, "the dispatcher died before it knew the answer")
         dead = [row for row in rows if row["state"] == DeliveryState.DEAD]
-        await _tell(conn, bucket, [(row["execution_id"], row["id"], EventType.DELIVERY_DEAD) for row in dead])
+        await _tell(conn, bucket, [(row["execution_id"], _fact(row["id"]), EventType.DELIVERY_DEAD) for row in dead])
     return len(rows)
+
+
+async def lock_state(conn: Connection, delivery_id: DeliveryId, *, namespace: int) -> str | None:
+    """How a delivery stands until the caller's transaction ends."""
+    state: str | None = await conn.fetchval(LOCK_STATE, bucket_of(delivery_id), delivery_id, namespace)
+    return state
+
+
+async def give_up(conn: Connection, bucket: int, *, after_seconds: float = GIVE_UP_SECONDS, limit: int = 256) -> int:
+    """End deliveries that were due for so long while their host failed all the time; their record says why.
+
+    Moves: pending → dead. Guard: the state in the locked row.
+    """
+    async with conn.transaction():
+        rows = await conn.fetch(GIVE_UP, bucket, after_seconds, limit)
+        if rows:
+            days = f"{after_seconds / 86_400:g}"
+            why = f"breaker: the host has not answered for {days} days"
+            await _unsent(conn, bucket, rows, AttemptOutcome.REFUSED, why)
+            await _tell(conn, bucket, [(row["execution_id"], row["id"], EventType.DELIVERY_DEAD) for row in rows])
+    return len(rows)
+
+
+async def _unsent(
+    conn: Connection, bucket: int, rows: Sequence[asyncpg.Record], outcome: AttemptOutcome, error: str
+) -> None:
+    """Record attempts of which there is no answer."""
+    nothing = [None] * len(rows)
+    ids, attempts = [row["id"] for row in rows], [row["attempt"] for row in rows]
+    namespaces, outcomes = [row["namespace"] for row in rows], [outcome.value] * len(rows)
+    errors = [error] * len(rows)
+    await conn.execute(RECORD_ATTEMPTS, bucket, ids, attempts, namespaces, outcomes, nothing, nothing, errors, nothing)
 
 
 async def retry(conn: Connection, delivery_id: DeliveryId, *, namespace: int) -> None:
     """Send this delivery again, now, with the schedule from its beginning; the id and the bytes stay the same.
 
-    Moves: delivered, dead → pending; a pending one is due at once. Raises: DeliveryNotFound.
+    Moves: delivered, dead → pending; a pending one is due at once. A host that is left alone is asked once more, now.
+    Raises: DeliveryNotFound.
     """
     bucket = bucket_of(delivery_id)
     async with conn.transaction():
         row = await conn.fetchrow(RETRY, bucket, delivery_id, namespace)
-        if row is not None:
-            await _tell(conn, bucket, [(row["execution_id"], delivery_id, EventType.DELIVERY_RETRIED)])
-            return
-        if await conn.fetchval(HURRY, bucket, delivery_id, namespace) is None and not await conn.fetchval(
-            EXISTS, bucket, delivery_id, namespace
-        ):
+        host: str | None = row["host"] if row else await conn.fetchval(HURRY, bucket, delivery_id, namespace)
+        if host is not None:
+            await trip.end_window(conn, bucket, host, namespace=namespace)
+        elif not await conn.fetchval(EXISTS, bucket, delivery_id, namespace):
             raise DeliveryNotFound
+        if row is not None:
+            await _tell(conn, bucket, [(row["execution_id"], _fact(delivery_id), EventType.DELIVERY_RETRIED)])
 
 
 async def redrive(
-    conn: Connection, bucket: int, ids: Sequence[UUID], *, namespace: int, dead_before: datetime
+    conn: Connection,
+    bucket: int,
+    ids: Sequence[UUID],
+    *,
+    namespace: int,
+    states: Sequence[str],
+    settled_before: datetime,
 ) -> set[UUID]:
-    """Send those of these deliveries again, now, that are dead and were so at that moment; says which.
+    """Send those of these deliveries again, now, that are in one of these states and were so then; says which.
 
-    Moves: dead → pending, with the schedule from its beginning. Guard: the state in the locked row.
+    Moves: dead, delivered → pending, with the schedule from its beginning. Guard: the state in the locked row.
     """
     async with conn.transaction():
-        rows = await conn.fetch(REDRIVE, bucket, ids, namespace, dead_before)
-        await _tell(conn, bucket, [(row["execution_id"], row["id"], EventType.DELIVERY_RETRIED) for row in rows])
+        rows = await conn.fetch(REDRIVE, bucket, ids, namespace, settled_before, states)
+        await _tell(conn, bucket, [(row["execution_id"], _fact(row["id"]), EventType.DELIVERY_RETRIED) for row in rows])
     return {row["id"] for row in rows}
 
 
-async def _tell(conn: Connection, bucket: int, told: list[tuple[UUID, UUID, EventType]]) -> None:
+async def due_at(
+    conn: Connection, bucket: int, hosts: Sequence[str], *, namespace: int, most: int
+) -> dict[str, Backlog]:
+    """What waits at each of these receivers although its time has come, counted up to `most`."""
+    rows = await conn.fetch(DUE_AT, bucket, hosts, most, namespace)
+    return {row["host"]: Backlog(waiting=row["waiting"], late_seconds=row["late_seconds"]) for row in rows}
+
+
+def _fact(delivery_id: UUID) -> bytes:
+    return b'{"delivery_id":"%b"}' % show("dlv", delivery_id).encode()
+
+
+async def _tell(conn: Connection, bucket: int, told: list[tuple[UUID, bytes, EventType]]) -> None:
     if not told:
         return
     rows = await conn.fetch(READ_RUNS, bucket, [execution_id for execution_id, _, _ in told])
@@ -436,21 +758,22 @@ async def _tell(conn: Connection, bucket: int, told: list[tuple[UUID, UUID, Even
                 target=runs[execution_id]["target"],
                 type=type_,
                 attempt=0,
-                data=b'{"delivery_id":"%b"}' % show("dlv", delivery_id).encode(),
+                data=data,
             )
-            for execution_id, delivery_id, type_ in told
+            for execution_id, data, type_ in told
         ],
     )
 
 
-def _due(row: asyncpg.Record, sealed: asyncpg.Record | None, *, moot: bool) -> Due:
+def _due(row: asyncpg.Record, sealed: asyncpg.Record | None, *, moot: bool, to: Endpoint | None) -> Due:
     return Due(
         id=DeliveryId(row["id"]),
+        namespace=row["namespace"],
         execution_id=row["execution_id"],
         webhook_n=row["webhook_n"],
         event=row["event"],
         host=row["host"],
-        url=row["url"],
+        url=row["url"] if to is None else to.definition.url,
         body=row["body"],
         attempt=row["attempt"],
         charged=row["charged"],
@@ -459,4 +782,8 @@ def _due(row: asyncpg.Record, sealed: asyncpg.Record | None, *, moot: bool) -> D
         headers_sealed=None if sealed is None else sealed["headers_sealed"],
         now_seconds=row["now_seconds"],
         moot=moot,
+        failing=row["failing"],
+        probe=row["probe"],
+        endpoint_id=row["endpoint_id"],
+        endpoint=to,
     )

@@ -16,52 +16,76 @@ from uuid import UUID
 
 import asyncpg
 
-from controlplane.domain.event import Event, EventType
+from controlplane.domain.event import EventType
 from controlplane.domain.execution import Held, Settled, Settlement, Status, Wording
 from controlplane.domain.facade import body_of
 from controlplane.domain.ids import DeliveryId
 from controlplane.domain.notice import TERMINAL_EVENT, Notice, text
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
-from controlplane.stages import record, suspend
+from controlplane.stages import suspend
 
 MakeId = Callable[[int], UUID]
 
-LEAVE = """
-delete from queue q
-using unnest($2::uuid[], $3::int[]) as s(id, attempt)
-where q.bucket = $1
-  and q.id = s.id
-  and q.attempt = s.attempt
-returning q.id
-"""
-
-# No ON CONFLICT: the primary key makes a second end an error, never a second answer.
-CONCLUDE = """
-insert into outcomes (
-  bucket, id, namespace, status, status_reason, result, error, error_class, error_details, attempt, failures, progress,
-  started_at, http_status, finished_at
+# All that an end writes of most executions, in one statement: it leaves the queue, its outcome and its event are there,
+# and nobody waits for an answer any more (here and not when it is read: whatever lists what is pending shall never see
+# what is over). The caller's lock came before, so this sees every step and question that there will ever be. Those who
+# are not in the queue at that attempt get nothing. No ON CONFLICT: the primary key of `outcomes` makes a second end an
+# error, never a second answer.
+END = """
+with item as (
+  select *
+  from unnest(
+    $2::uuid[], $3::smallint[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::text[], $9::bytea[], $10::int[],
+    $11::smallint[], $12::bytea[], $13::timestamptz[], $14::smallint[], $15::text[], $16::text[], $17::text[],
+    $18::bytea[]
+  ) as i(
+    id, namespace, status, status_reason, result, error, error_class, error_details, attempt, failures, progress,
+    started_at, http_status, run_id, target, event, facts
+  )
+),
+gone as (
+  delete from queue q
+  using item i
+  where q.bucket = $1
+    and q.id = i.id
+    and q.attempt = i.attempt
+  returning q.id
+),
+concluded as (
+  insert into outcomes (
+    bucket, id, namespace, status, status_reason, result, error, error_class, error_details, attempt, failures,
+    progress, started_at, http_status, finished_at
+  )
+  select $1, i.id, i.namespace, i.status, i.status_reason, i.result, i.error, i.error_class, i.error_details,
+    i.attempt, i.failures, i.progress, i.started_at, i.http_status, clock()
+  from item i
+  join gone g on g.id = i.id
+  returning id, finished_at
+),
+closed as (
+  update approvals
+  set status = 'expired', feedback = 'The execution has ended.', decided_at = clock()
+  where bucket = $1
+    and execution_id = any($2::uuid[])
+    and status = 'pending'
+),
+told as (
+  insert into events (bucket, execution_id, namespace, run_id, target, type, attempt, at, data)
+  select $1, i.id, i.namespace, i.run_id, i.target, i.event, i.attempt, clock(), i.facts
+  from item i
+  join gone g on g.id = i.id
 )
-select $1, o.id, o.namespace, o.status, o.status_reason, o.result, o.error, o.error_class, o.error_details, o.attempt,
-  o.failures, o.progress, o.started_at, o.http_status, clock()
-from unnest(
-  $2::uuid[], $3::smallint[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::text[], $9::bytea[], $10::int[],
-  $11::smallint[], $12::bytea[], $13::timestamptz[], $14::smallint[]
-) as o(
-  id, namespace, status, status_reason, result, error, error_class, error_details, attempt, failures, progress,
-  started_at, http_status
-)
-returning id, finished_at
-"""
-
-# Nobody waits for an answer any more. Here and not when it is read: whatever lists what is pending shall never see what
-# is over. Most executions ask nothing, and for them it is one probe of a small index.
-CLOSE_APPROVALS = """
-update approvals
-set status = 'expired', feedback = 'The execution has ended.', decided_at = clock()
-where bucket = $1
-  and execution_id = any($2::uuid[])
-  and status = 'pending'
+select c.id, c.finished_at,
+  exists (
+    select 1
+    from steps s
+    where s.bucket = $1
+      and s.execution_id = c.id
+      and (s.status = 'pending' or s.awaited)
+    offset 0
+  ) as steps_open
+from concluded c
 """
 
 # Its children are told later, a few at a time: there may be thousands, and their rows were not locked with this one. A
@@ -130,11 +154,8 @@ async def settle(conn: Connection, bucket: int, batch: Sequence[Settlement], *, 
     """
     if not batch:
         return []
-    left = await conn.fetch(LEAVE, bucket, [item.held.id for item in batch], [item.held.attempt for item in batch])
-    if len(left) != len(batch):
-        raise Raced
     rows = await conn.fetch(
-        CONCLUDE,
+        END,
         bucket,
         [item.held.id for item in batch],
         [item.held.namespace for item in batch],
@@ -149,9 +170,14 @@ async def settle(conn: Connection, bucket: int, batch: Sequence[Settlement], *, 
         [item.held.progress for item in batch],
         [item.held.started_at for item in batch],
         [item.http_status for item in batch],
+        [item.held.run_id for item in batch],
+        [item.held.target for item in batch],
+        [EVENT_OF[item.status].value for item in batch],
+        [_facts(item) for item in batch],
     )
+    if len(rows) != len(batch):
+        raise Raced
     finished = {row["id"]: row["finished_at"] for row in rows}
-    await conn.execute(CLOSE_APPROVALS, bucket, list(finished))
     without_result = [item for item in batch if item.status is not Status.SUCCEEDED]
     if without_result:
         await conn.execute(
@@ -162,9 +188,9 @@ async def settle(conn: Connection, bucket: int, batch: Sequence[Settlement], *, 
             [item.status.value for item in without_result],
         )
     children = [(item.held.id, item.status is Status.SUCCEEDED) for item in batch if item.held.parent_id is not None]
-    await suspend.end(conn, bucket, list(finished), children)
+    if children or any(row["steps_open"] for row in rows):
+        await suspend.end(conn, bucket, list(finished), children)
     deliveries = await _plan(conn, bucket, [item for item in batch if item.held.webhooks], finished, make_id)
-    await record.append(conn, bucket, [_ended(item) for item in batch])
     return [
         Settled(id=item.held.id, status=item.status, deliveries=tuple(deliveries.get(item.held.id, ())))
         for item in batch
@@ -214,7 +240,8 @@ def _notice(row: asyncpg.Record, item: Settlement, finished_at: datetime) -> Not
     )
 
 
-def _ended(item: Settlement) -> Event:
+def _facts(item: Settlement) -> bytes | None:
+    """What the event of an end says beside how it ended."""
     facts = [
         b'"%b":%b' % (name, raw)
         for name, raw in (
@@ -224,4 +251,4 @@ def _ended(item: Settlement) -> Event:
         )
         if raw is not None
     ]
-    return record.about(item.held, EVENT_OF[item.status], b"{" + b",".join(facts) + b"}" if facts else None)
+    return b"{" + b",".join(facts) + b"}" if facts else None

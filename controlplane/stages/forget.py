@@ -234,11 +234,27 @@ offset $3
 limit 1
 """
 
+# What has not been announced stays until it is: somebody may subscribe to it.
 DROP_EVENTS = """
-delete from events
-where bucket = $1
-  and execution_id = any($2::uuid[])
-  and (execution_id, seq) < ($3, $4)
+delete from events e
+where e.bucket = $1
+  and e.execution_id = any($2::uuid[])
+  and (e.execution_id, e.seq) < ($3, $4)
+  and not exists (
+    select 1
+    from announced a
+    where a.bucket = $1
+      and (e.xid, e.seq) > (a.xid, a.seq)
+  )
+"""
+
+UNANNOUNCED = """
+select distinct e.execution_id as id
+from events e
+join announced a on a.bucket = $1
+where e.bucket = $1
+  and e.execution_id = any($2::uuid[])
+  and (e.xid, e.seq) > (a.xid, a.seq)
 """
 
 LAST_LOG = """
@@ -273,6 +289,12 @@ where bucket = $1
 
 DROP_WEBHOOKS = """
 delete from webhooks
+where bucket = $1
+  and execution_id = any($2::uuid[])
+"""
+
+DROP_LISTENERS = """
+delete from listeners
 where bucket = $1
   and execution_id = any($2::uuid[])
 """
@@ -314,6 +336,7 @@ where s.bucket = $1
 BELONGS = {
     "signals": DROP_SIGNALS,
     "webhooks": DROP_WEBHOOKS,
+    "listeners": DROP_LISTENERS,
     "approvals": DROP_APPROVALS,
     "local_calls": DROP_LOCAL_CALLS,
 }
@@ -526,6 +549,9 @@ async def _forget_runs_of(
     await conn.fetch(LOCK_DELIVERIES, bucket, [row["id"] for row in locked])
     # From here on nobody can refer to these or send their deliveries again. Whoever did in between has committed.
     free = await _free(conn, bucket, namespace, free, statuses)
+    untold = {row["id"] for row in await conn.fetch(UNANNOUNCED, bucket, [row["id"] for row in locked])}
+    waiting = {row["run_id"] for row in locked if row["id"] in untold}
+    free = [run_id for run_id in free if run_id not in waiting]
     gone = await _forget(conn, bucket, [row["id"] for row in locked if row["run_id"] in free])
     if gone.executions:
         await _forget_memory(conn, bucket, namespace, free, min(statuses.values()), gone)

@@ -8,6 +8,15 @@ from controlplane.domain.limit import KEY, Limit, Rule
 from controlplane.errors import LimitNotFound
 from controlplane.postgres.pool import Connection
 
+LOCK = """
+select namespace, key, concurrency_max, declared_max, rate_max, rate_seconds, spent_at, spent, turn, updated_at
+from limits
+where bucket = $1
+  and namespace = $2
+  and key = $3
+for update
+"""
+
 # A new limit of a reasoner or a node takes in the rows that are there already: looked through twice.
 PUT = """
 insert into limits (bucket, namespace, key, concurrency_max, rate_max, rate_seconds, adopt_passes, updated_at)
@@ -98,6 +107,12 @@ async def put(conn: Connection, bucket: int, rule: Rule, *, namespace: int, key:
     )
     assert row is not None
     return Limit.from_row(row), row["new"]
+
+
+async def lock(conn: Connection, bucket: int, *, namespace: int, key: str) -> Limit | None:
+    """The limit of this key as it stands until the caller's transaction ends; None when there is none."""
+    row = await conn.fetchrow(LOCK, bucket, namespace, key)
+    return None if row is None else Limit.from_row(row)
 
 
 async def remove(conn: Connection, bucket: int, *, namespace: int, key: str) -> bool:

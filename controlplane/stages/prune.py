@@ -142,6 +142,22 @@ where bucket = $1
   ))
 """
 
+# Nobody sends there any more. By their places, as above; `failures` is what the index says.
+DROP_BREAKERS = """
+delete from breakers
+where bucket = $1
+  and ctid = any(array(
+    select ctid
+    from breakers
+    where bucket = $1
+      and failures >= 0
+      and changed_at < clock() - make_interval(secs => $2)
+    order by changed_at
+    limit $3
+    for update skip locked
+  ))
+"""
+
 READ_CLOCK = "select extract(epoch from clock())::float8"
 
 
@@ -193,6 +209,11 @@ async def drop_bulks(conn: Connection, bucket: int, *, after_seconds: float, lim
 async def drop_trigger_events(conn: Connection, bucket: int, *, after_seconds: float, limit: int = 1_000) -> int:
     """Forget what came in through triggers long ago; the executions stay for as long as they are kept."""
     return _count(await conn.execute(DROP_TRIGGER_EVENTS, bucket, after_seconds, limit))
+
+
+async def drop_breakers(conn: Connection, bucket: int, *, after_seconds: float, limit: int = 1_000) -> int:
+    """Forget hosts that have neither failed nor answered for long: nobody sends to them any more."""
+    return _count(await conn.execute(DROP_BREAKERS, bucket, after_seconds, limit))
 
 
 async def database_seconds(conn: Connection) -> float:

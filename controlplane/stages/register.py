@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from controlplane.domain.cap import Ceiling
 from controlplane.domain.execution import ParentEnd
 from controlplane.domain.ids import SessionId, bucket_of
 from controlplane.domain.lease import Session, Transport, lease_seconds
@@ -15,7 +16,7 @@ from controlplane.domain.limit import REASONER
 from controlplane.domain.retry import RetryPolicy
 from controlplane.errors import NodeNotFound
 from controlplane.postgres.pool import Connection
-from controlplane.stages import limit
+from controlplane.stages import limit, room
 
 REGISTER_NODE = """
 insert into nodes (bucket, namespace, id, transport, version, base_url, metadata, registered_at, updated_at)
@@ -289,17 +290,20 @@ class Node:
 APART = "\x1f"
 
 
-async def register(conn: Connection, node: Node, *, bucket: int) -> None:
+async def register(conn: Connection, node: Node, *, bucket: int, ceiling: Ceiling | None = None) -> None:
     """From here on this node's targets are known, and work for them is accepted even while the node is away.
 
     Guard: one row per node and target; registering again replaces what was said before, the last of two with one name
-    the first.
+    the first. Raises: CapReached for a node that is new.
     """
     reasoners = list({one.target: one for one in node.reasoners}.values())
     async with conn.transaction():
+        known = ceiling is None or await conn.fetchval(NODE_KNOWN, bucket, node.namespace, node.id)
         await conn.execute(
             REGISTER_NODE, bucket, node.namespace, node.id, node.transport, node.version, node.base_url, node.metadata
         )
+        if not known:
+            await room.require(conn, ceiling, node.namespace)
         await conn.execute(
             REGISTER_REASONERS,
             bucket,
@@ -341,17 +345,20 @@ async def open_session(
     slots: int,
     heartbeat_seconds: float,
     lease_floor_seconds: float,
+    ceiling: Ceiling | None = None,
 ) -> Session:
     """A process of this node may take work for as long as it keeps renewing.
 
-    Raises: NodeNotFound; register first.
+    Raises: NodeNotFound; register first. NamespaceFull when the node has as many processes as it may have.
     """
     if await conn.fetchval(NODE_KNOWN, node_bucket, namespace, node_id) is None:
         raise NodeNotFound(fix="POST /api/v1/nodes/register first.")
     lease = lease_seconds(heartbeat_seconds=heartbeat_seconds, floor_seconds=lease_floor_seconds)
-    await conn.execute(
-        OPEN, bucket_of(session_id), session_id, namespace, node_id, instance_id, slots, heartbeat_seconds, lease
-    )
+    async with conn.transaction():
+        await conn.execute(
+            OPEN, bucket_of(session_id), session_id, namespace, node_id, instance_id, slots, heartbeat_seconds, lease
+        )
+        await room.require(conn, ceiling, namespace, node_id)
     return Session(
         id=session_id,
         namespace=namespace,
@@ -379,7 +386,9 @@ class Process:
     start_to_close_seconds: float | None
 
 
-async def join(conn: Connection, node: Node, process: Process, session_id: SessionId) -> Session:
+async def join(
+    conn: Connection, node: Node, process: Process, session_id: SessionId, *, ceiling: Ceiling | None = None
+) -> Session:
     """A process that is called may be given work; the one that was at its address before is gone.
 
     Guard: the node's row is held, so of two registrations at once one comes after the other; one open session per
@@ -388,7 +397,7 @@ async def join(conn: Connection, node: Node, process: Process, session_id: Sessi
     """
     bucket = bucket_of(session_id)
     async with conn.transaction():
-        await register(conn, node, bucket=bucket)
+        await register(conn, node, bucket=bucket, ceiling=ceiling)
         there = await conn.fetch(PROCESSES_AT, bucket, process.namespace, process.node_id, process.base_url)
         same = [row for row in there if row["instance_id"] == process.instance_id]
         others = [row["id"] for row in there if row["instance_id"] != process.instance_id and not row["draining"]]

@@ -12,11 +12,12 @@ its name, its executions too.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from controlplane.domain.cap import Ceiling
 from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.ids import ExecutionId, show
 from controlplane.domain.notice import moment
@@ -38,11 +39,13 @@ from controlplane.domain.schedule import (
 from controlplane.errors import ControlPlaneError, Invalid, ScheduleExists, ScheduleNotFound, Unavailable
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
-from controlplane.stages import cancel, submit
+from controlplane.stages import cancel, room, submit
 
 MakeId = Callable[[int], UUID]
 
 FIRE_MAX = 64
+FULL_SECONDS = 5.0
+"""How long a schedule rests whose namespace has no room."""
 """Schedules of one pass: the inputs of all of them are in memory at once."""
 BROKEN_SECONDS = 300.0
 """When a schedule is looked at again whose rule this replica cannot read (a time zone that it does not have)."""
@@ -291,6 +294,14 @@ class _Tick:
     submission: Submission | None = None
 
 
+Allow = Callable[[Schedule], None]
+"""Raises where whoever asks may not touch the schedule that stands there, which is locked."""
+
+
+def anyone(_: Schedule) -> None:
+    """Whoever got this far may touch every schedule."""
+
+
 async def put(
     conn: Connection,
     bucket: int,
@@ -301,28 +312,34 @@ async def put(
     name: str,
     paused: bool | None,
     replacing: bool,
+    ceiling: Ceiling | None = None,
+    allow: Allow = anyone,
 ) -> tuple[Schedule, bool]:
-    """From here on the schedule of this name is this one. Says whether it is new.
+    """From here on the schedule of this name is this one. Says whether it is new. `allow`: of one that is there.
 
     What is asked for again in the same words changes nothing, also while time goes on: who says when in the same words
     keeps the tick that is planned next. Guard: the unique name, and the locked row.
-    Raises: Invalid; ScheduleExists where it is another and not to be replaced.
+    Raises: Invalid; CapReached; ScheduleExists where it is another and not to be replaced.
     """
     while True:
         try:
             async with conn.transaction():
-                return await _put(conn, bucket, id_, definition, namespace, name, paused, replacing)
+                made, new = await _put(conn, bucket, id_, definition, namespace, name, paused, replacing, allow)
+                if new:
+                    await room.require(conn, ceiling, namespace)
+                return made, new
         except Raced:  # somebody else was the first to use this name
             continue
 
 
-async def pause(conn: Connection, bucket: int, *, namespace: int, name: str) -> Schedule:
+async def pause(conn: Connection, bucket: int, *, namespace: int, name: str, allow: Allow = anyone) -> Schedule:
     """From here on nothing is submitted; what falls into the pause is not made up for, but for a single `run_at`.
 
     Raises: ScheduleNotFound.
     """
     async with conn.transaction():
         schedule, _ = await _locked(conn, bucket, namespace, name)
+        allow(schedule)
         if schedule.paused:
             return schedule
         return await _write(conn, bucket, replace(schedule, paused=True))
@@ -335,6 +352,12 @@ async def resume(conn: Connection, bucket: int, *, namespace: int, name: str) ->
         if not schedule.paused:
             return schedule
         return await _write(conn, bucket, _resumed(schedule, now))
+
+
+async def lock(conn: Connection, bucket: int, *, namespace: int, name: str) -> Schedule | None:
+    """The schedule as it stands until the caller's transaction ends; None when there is none."""
+    row = await conn.fetchrow(LOCK_NAMED, bucket, namespace, name)
+    return None if row is None else Schedule.from_row(row)
 
 
 async def remove(conn: Connection, bucket: int, *, namespace: int, name: str) -> None:
@@ -398,15 +421,20 @@ async def fire(
     serves: Mapping[tuple[int, str], Served],
     make_id: MakeId,
     limit: int = FIRE_MAX,
+    full: Collection[int] = (),
 ) -> Fired:
     """What is due happens: every tick is decided on, at most one of each schedule submits, and the next is planned.
 
+    `full`: namespaces that have no room now; theirs is looked at again a little later, and caught up with as any delay.
     Moves: nothing → ready. Guard: the locked schedule that is still due, and the primary key of the tick.
     """
     fired = Fired()
     async with conn.transaction():
         rows = await conn.fetch(LOCK_DUE, bucket, limit)
         due = [(one, row["now"]) for row in rows if _key(one := Schedule.from_row(row)) in serves]
+        if held := [one.id for one, _ in due if one.namespace in full]:
+            await conn.execute(POSTPONE, bucket, held, FULL_SECONDS)
+            due = [(one, now) for one, now in due if one.namespace not in full]
         if not due:
             return fired
         fired.looked_at = len(due)
@@ -495,11 +523,13 @@ async def _put(
     name: str,
     paused: bool | None,
     replacing: bool,
+    allow: Allow,
 ) -> tuple[Schedule, bool]:
     row = await conn.fetchrow(LOCK_NAMED, bucket, namespace, name)
     if row is None:
         return await _create(conn, bucket, id_, definition, namespace, name, bool(paused)), True
     there = Schedule.from_row(row)
+    allow(there)
     if there.definition.same(definition) and paused in (None, there.paused):
         return there, there.id == id_  # our own earlier try, whose answer was lost
     if not replacing:

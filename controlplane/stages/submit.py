@@ -10,7 +10,6 @@ from uuid import UUID
 
 import asyncpg
 
-from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.ids import ExecutionId, bucket_of
 from controlplane.domain.lease import Fence
@@ -26,7 +25,7 @@ from controlplane.errors import (
 )
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
-from controlplane.stages import hold, record
+from controlplane.stages import hold
 
 IDEMPOTENCY_SECONDS = 24 * 3600
 APART = "\x1f"
@@ -90,7 +89,8 @@ where e.bucket = $1
 """
 
 # The id is made before the transaction begins: a flush that is repeated after a lost answer inserts nothing twice, not
-# even into the queue that the execution may have left in between.
+# even into the queue that the execution may have left in between. The event is written here and not by `record`: most
+# submits need nothing else, and this one statement is then the whole transaction.
 INSERT = """
 with item as (
   select *
@@ -99,13 +99,13 @@ with item as (
     $11::bytea[], $12::text[], $13::text[], $14::smallint[], $15::smallint[], $16::float8[], $17::float8[],
     $18::float8[], $19::float8[], $20::smallint[], $21::text[], $22::uuid[], $23::text[], $24::float8[],
     $25::timestamptz[], $26::float8[], $27::text[], $28::text[], $29::float8[], $30::float8[], $31::float8[],
-    $32::text[], $33::text[], $34::text[], $35::text[], $36::boolean[]
+    $32::text[], $33::text[], $34::text[], $35::text[], $36::boolean[], $37::bytea[]
   ) as i(
     id, namespace, run_id, root_id, parent_id, source_execution_id, target, type, input,
     context, session_key, actor_key, priority, retries_max, retry_delay_seconds, retry_factor,
     retry_cap_seconds, timeout_seconds, webhooks, replay_source_run_id, replay_before_id, replay_mode, delay_seconds,
     run_at, retry_jitter, fatal_errors, retry_errors, schedule_to_start_seconds, total_seconds, heartbeat_seconds,
-    on_parent_end, concurrency_key, fairness_key, line, held_back
+    on_parent_end, concurrency_key, fairness_key, line, held_back, origin
   )
 ),
 accepted as (
@@ -143,6 +143,12 @@ queued as (
   join accepted a on a.id = i.id
   cross join lateral (select greatest(a.created_at + make_interval(secs => i.delay_seconds), i.run_at) as at) start
   returning id, status_reason, available_at, state, line
+),
+told as (
+  insert into events (bucket, execution_id, namespace, run_id, target, type, attempt, at, data)
+  select $1, i.id, i.namespace, i.run_id, i.target, 'execution.queued', 0, a.created_at, i.origin
+  from item i
+  join accepted a on a.id = i.id
 )
 select a.id, a.created_at, case when q.status_reason = 'scheduled' then q.available_at end as scheduled_at,
   case when q.state = 'blocked' then q.line end as blocked_by
@@ -181,13 +187,22 @@ where limits.concurrency_max is distinct from excluded.concurrency_max
 
 INSERT_WEBHOOKS = """
 insert into webhooks (
-  bucket, execution_id, n, namespace, url, host, secret_sealed, headers_sealed, attempts_max, created_at
+  bucket, execution_id, n, namespace, url, host, secret_sealed, headers_sealed, attempts_max, events, created_at
 )
-select $1, w.execution_id, w.n, w.namespace, w.url, w.host, w.secret_sealed, w.headers_sealed, w.attempts_max, clock()
+select $1, w.execution_id, w.n, w.namespace, w.url, w.host, w.secret_sealed, w.headers_sealed, w.attempts_max,
+  string_to_array(w.events, chr(31)), clock()
 from unnest(
-  $2::uuid[], $3::smallint[], $4::smallint[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::smallint[]
+  $2::uuid[], $3::smallint[], $4::smallint[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::smallint[],
+  $10::text[]
 )
-  as w(execution_id, n, namespace, url, host, secret_sealed, headers_sealed, attempts_max)
+  as w(execution_id, n, namespace, url, host, secret_sealed, headers_sealed, attempts_max, events)
+"""
+
+# Those that a webhook wants to hear more of than their end. Most have none, and this is not run.
+LISTEN = """
+insert into listeners (bucket, execution_id, namespace)
+select $1, l.execution_id, l.namespace
+from unnest($2::uuid[], $3::smallint[]) as l(execution_id, namespace)
 """
 
 
@@ -201,10 +216,27 @@ async def accept(conn: Connection, batch: Sequence[Submission]) -> list[Accepted
     Raises: per item LeaseLost, IdempotencyConflict, Invalid when the step is no call.
     """
     answers: dict[UUID, Accepted | ControlPlaneError] = {}
-    async with conn.transaction():
-        for bucket, part in by_bucket(batch, lambda item: item.id):
-            answers.update(await _accept(conn, bucket, part))
+    parts = list(by_bucket(batch, lambda item: item.id))
+    if len(parts) == 1 and all(map(_stands_alone, batch)):
+        answers.update(await _accept_alone(conn, *parts[0]))
+    else:
+        async with conn.transaction():
+            for bucket, part in parts:
+                answers.update(await _accept(conn, bucket, part))
     return [answers[item.id] for item in batch]
+
+
+def _stands_alone(item: Submission) -> bool:
+    """Whether nothing has to be held for it, and nothing is written but its own three rows."""
+    refers = item.parent_id is not None or item.source_execution_id is not None
+    brings = item.idempotency_key is not None or item.step is not None or item.concurrency_max is not None
+    return not (refers or brings or item.webhooks)
+
+
+async def _accept_alone(conn: Connection, bucket: int, part: list[Submission]) -> dict[UUID, Accepted]:
+    """One statement that commits by itself: begin and commit would be two more round trips of three."""
+    new = await _insert(conn, bucket, part)
+    return new | await accepted_before(conn, bucket, [item for item in part if item.id not in new])
 
 
 async def _accept(conn: Connection, bucket: int, part: list[Submission]) -> dict[UUID, Accepted | ControlPlaneError]:
@@ -372,6 +404,32 @@ async def enqueue(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
     """Put these into the queue, with their webhooks; the answers of those that were not there before."""
     if not fresh:
         return {}
+    accepted = await _insert(conn, bucket, fresh)
+    new = [item for item in fresh if item.id in accepted]
+    await _declare(conn, new)
+    hooks = [(item, webhook.wording + n, webhook) for item in new for n, webhook in enumerate(item.webhooks, 1)]
+    if hooks:
+        await conn.execute(
+            INSERT_WEBHOOKS,
+            bucket,
+            [item.id for item, _, _ in hooks],
+            [n for _, n, _ in hooks],
+            [item.namespace for item, _, _ in hooks],
+            [webhook.url for _, _, webhook in hooks],
+            [webhook.host for _, _, webhook in hooks],
+            [webhook.secret_sealed for _, _, webhook in hooks],
+            [webhook.headers_sealed for _, _, webhook in hooks],
+            [webhook.attempts_max for _, _, webhook in hooks],
+            [APART.join(webhook.events) or None for _, _, webhook in hooks],
+        )
+    heard = [item for item in new if any(webhook.events for webhook in item.webhooks)]
+    if heard:
+        await conn.execute(LISTEN, bucket, [item.id for item in heard], [item.namespace for item in heard])
+    return accepted
+
+
+async def _insert(conn: Connection, bucket: int, fresh: list[Submission]) -> dict[UUID, Accepted]:
+    """Execution, row of the queue and event of these; the answers of those that were not there before."""
     held_back = await _held_back(conn, bucket, fresh)
     rows = await conn.fetch(
         INSERT,
@@ -411,49 +469,18 @@ async def enqueue(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
         [item.fairness_key for item in fresh],
         [_line(item) for item in fresh],
         [item.id in held_back for item in fresh],
+        [item.origin for item in fresh],
     )
-    created = {row["id"]: row for row in rows}
-    new = [item for item in fresh if item.id in created]
-    await _declare(conn, new)
-    hooks = [(item, webhook.wording + n, webhook) for item in new for n, webhook in enumerate(item.webhooks, 1)]
-    if hooks:
-        await conn.execute(
-            INSERT_WEBHOOKS,
-            bucket,
-            [item.id for item, _, _ in hooks],
-            [n for _, n, _ in hooks],
-            [item.namespace for item, _, _ in hooks],
-            [webhook.url for _, _, webhook in hooks],
-            [webhook.host for _, _, webhook in hooks],
-            [webhook.secret_sealed for _, _, webhook in hooks],
-            [webhook.headers_sealed for _, _, webhook in hooks],
-            [webhook.attempts_max for _, _, webhook in hooks],
-        )
-    await record.append(
-        conn,
-        bucket,
-        [
-            Event(
-                execution_id=item.id,
-                namespace=item.namespace,
-                run_id=item.run_id,
-                target=item.target,
-                type=EventType.QUEUED,
-                attempt=0,
-                data=item.origin,
-            )
-            for item in new
-        ],
-    )
+    run_ids = {item.id: item.run_id for item in fresh}
     return {
-        item.id: Accepted(
-            id=item.id,
-            run_id=item.run_id,
-            created_at=created[item.id]["created_at"],
-            scheduled_at=created[item.id]["scheduled_at"],
-            blocked_by=created[item.id]["blocked_by"],
+        row["id"]: Accepted(
+            id=row["id"],
+            run_id=run_ids[row["id"]],
+            created_at=row["created_at"],
+            scheduled_at=row["scheduled_at"],
+            blocked_by=row["blocked_by"],
         )
-        for item in new
+        for row in rows
     }
 
 
@@ -508,6 +535,52 @@ async def _declare(conn: Connection, fresh: list[Submission]) -> None:
         await conn.execute(
             DECLARE, place, [one[1] for one in part], [one[2] for one in part], [said[one] for one in part]
         )
+
+
+async def before(conn: Connection, batch: Sequence[Submission]) -> dict[UUID, Accepted | ControlPlaneError]:
+    """The answers of those that were accepted before: by their own id, their idempotency key, or their step.
+
+    Changes nothing. Raises nothing: a key that was used with another request is answered as `accept` does.
+    """
+    answers: dict[UUID, Accepted | ControlPlaneError] = {}
+    for bucket, part in by_bucket(batch, lambda item: item.id):
+        answers |= await accepted_before(conn, bucket, part)
+        rest = [item for item in part if item.id not in answers]
+        answers |= await _keyed_before(conn, bucket, [item for item in rest if item.idempotency_key is not None])
+        calls = [item for item in rest if item.step is not None]
+        rows = await conn.fetch(READ_STEPS, bucket, [item.parent_id for item in calls], [item.step for item in calls])
+        steps = {(row["execution_id"], row["name"]): row["child_id"] for row in rows}
+        accepted = await _read(conn, bucket, [id_ for id_ in steps.values() if id_ is not None])
+        for item in calls:
+            child_id = steps.get((item.parent_id, item.step))
+            if child_id in accepted:
+                answers[item.id] = _accepted(accepted[child_id], replayed=True)
+    return answers
+
+
+async def _keyed_before(
+    conn: Connection, bucket: int, keyed: list[Submission]
+) -> dict[UUID, Accepted | ControlPlaneError]:
+    """Of those whose key is kept."""
+    if not keyed:
+        return {}
+    rows = await conn.fetch(
+        READ_KEYS,
+        bucket,
+        [item.namespace for item in keyed],
+        [item.idempotency_scope for item in keyed],
+        [item.idempotency_key for item in keyed],
+    )
+    earlier = {(row["namespace"], row["scope"], row["key"]): row for row in rows}
+    accepted = await _read(conn, bucket, [row["execution_id"] for row in rows])
+    answers: dict[UUID, Accepted | ControlPlaneError] = {}
+    for item in keyed:
+        row = earlier.get((item.namespace, item.idempotency_scope, item.idempotency_key))
+        if row is None or row["execution_id"] not in accepted:
+            continue  # never used, or forgotten since
+        same = row["request_hash"] == item.request_hash
+        answers[item.id] = _accepted(accepted[row["execution_id"]], replayed=True) if same else _conflict()
+    return answers
 
 
 async def accepted_before(conn: Connection, bucket: int, part: list[Submission]) -> dict[UUID, Accepted]:

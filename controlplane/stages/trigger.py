@@ -16,13 +16,14 @@ from uuid import UUID
 
 import asyncpg
 
+from controlplane.domain.cap import Ceiling
 from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.trigger import Definition, Incoming, Outcome, Taken, Trigger, TriggerEventId, TriggerId, check
 from controlplane.errors import ControlPlaneError, TriggerEventNotFound, TriggerExists, TriggerNotFound
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
-from controlplane.stages import submit
+from controlplane.stages import room, submit
 
 LOCK_NAMED = """
 select id, namespace, name, target, preset, scheme, arguments, event_types, secret_sealed, previous_sealed,
@@ -114,6 +115,14 @@ where bucket = $1
 """
 
 
+Allow = Callable[[Trigger], None]
+"""Raises where whoever asks may not touch the trigger that stands there, which is locked."""
+
+
+def anyone(_: Trigger) -> None:
+    """Whoever got this far may touch every trigger."""
+
+
 async def create(
     conn: Connection,
     bucket: int,
@@ -125,10 +134,11 @@ async def create(
     secret_sealed: bytes,
     same_secret: Callable[[Trigger], bool],
     paused: bool,
+    ceiling: Ceiling | None = None,
 ) -> tuple[Trigger, bool]:
     """A new trigger; one of this name that says the same is answered as it stands. Says whether it is new.
 
-    Guard: the unique name. Raises: Invalid; TriggerExists where it is another.
+    Guard: the unique name. Raises: Invalid; CapReached; TriggerExists where it is another.
     """
     check(definition)
     while True:
@@ -149,6 +159,7 @@ async def create(
                 paused,
             )
             if row is not None:
+                await room.require(conn, ceiling, namespace)
                 return Trigger.from_row(row), True
             row = await conn.fetchrow(LOCK_NAMED, bucket, namespace, name)
         if row is None:
@@ -188,14 +199,25 @@ async def change(
         )
 
 
-async def pause(conn: Connection, bucket: int, *, namespace: int, name: str, reason: str | None) -> Trigger:
-    """From here on what comes in is kept and submits nothing. Raises: TriggerNotFound."""
-    return await _turn(conn, bucket, namespace, name, paused=True, reason=reason)
+async def pause(
+    conn: Connection, bucket: int, *, namespace: int, name: str, reason: str | None, allow: Allow = anyone
+) -> Trigger:
+    """From here on what comes in is kept and submits nothing. Raises: TriggerNotFound, and what `allow` does."""
+    return await _turn(conn, bucket, namespace, name, paused=True, reason=reason, allow=allow)
 
 
-async def resume(conn: Connection, bucket: int, *, namespace: int, name: str) -> Trigger:
-    """What comes in submits again; what was held meanwhile can be replayed. Raises: TriggerNotFound."""
-    return await _turn(conn, bucket, namespace, name, paused=False, reason=None)
+async def resume(conn: Connection, bucket: int, *, namespace: int, name: str, allow: Allow = anyone) -> Trigger:
+    """What comes in submits again; what was held meanwhile can be replayed.
+
+    Raises: TriggerNotFound, and what `allow` does.
+    """
+    return await _turn(conn, bucket, namespace, name, paused=False, reason=None, allow=allow)
+
+
+async def lock(conn: Connection, bucket: int, *, namespace: int, name: str) -> Trigger | None:
+    """The trigger as it stands until the caller's transaction ends; None when there is none."""
+    row = await conn.fetchrow(LOCK_NAMED, bucket, namespace, name)
+    return None if row is None else Trigger.from_row(row)
 
 
 async def remove(conn: Connection, bucket: int, *, namespace: int, name: str) -> None:
@@ -313,10 +335,11 @@ def _before(row: asyncpg.Record, id_: UUID) -> Taken:
 
 
 async def _turn(
-    conn: Connection, bucket: int, namespace: int, name: str, *, paused: bool, reason: str | None
+    conn: Connection, bucket: int, namespace: int, name: str, *, paused: bool, reason: str | None, allow: Allow
 ) -> Trigger:
     async with conn.transaction():
         there = await _locked(conn, bucket, namespace, name)
+        allow(there)
         if there.paused == paused:
             return there
         return await _write(conn, bucket, replace(there, paused=paused, paused_reason=reason))

@@ -46,7 +46,7 @@ BLOCKS = [
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A development server with the README's own node."""
+    """A development server with the README's own node; its database is that of the environment."""
     folder = tmp_path_factory.mktemp("docs")
     agent = folder / "agent.py"
     agent.write_text(next(block.text for block in BLOCKS if "app.run()" in block.text))
@@ -66,18 +66,21 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=os.environ | on)
     try:
-        yield _ready(folder, process)
+        with pytest.MonkeyPatch.context() as patch:
+            noted = _ready(folder, process)
+            patch.setenv("DATABASE_URL", noted["database_url"])
+            yield noted["url"]
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
 
 
-def _ready(folder: Path, process: subprocess.Popen[bytes]) -> str:
+def _ready(folder: Path, process: subprocess.Popen[bytes]) -> dict[str, str]:
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and process.poll() is None:
         try:
-            found: str = json.loads((folder / "data" / "dev.json").read_text())["url"]
-            if httpx.get(f"{found}/api/v1/nodes").json()["count"]:
+            found: dict[str, str] = json.loads((folder / "data" / "dev.json").read_text())
+            if httpx.get(f"{found['url']}/api/v1/nodes").json()["count"]:
                 return found
         except (OSError, ValueError, KeyError, httpx.TransportError):
             pass

@@ -10,12 +10,14 @@ from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import asyncpg
 import pytest
 
 from controlplane.postgres.embedded import EmbeddedPostgres
 from controlplane.postgres.schema import migrate
+from controlplane.reads.verify import INVARIANTS, violations
 from tests.e2e.processes import Node, Plane, Stage
 from tests.e2e.receiver import Model, Receiver
 
@@ -83,9 +85,20 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 
 @pytest.fixture
-def plane(stage: Stage, database: str) -> Plane:
-    """A server that takes work."""
-    return stage.plane(database)
+def plane(stage: Stage, database: str) -> Iterator[Plane]:
+    """A server that takes work. Whatever was done to it, killed or not, no promise is broken in the end."""
+    yield stage.plane(database)
+    assert asyncio.run(broken(database)) == {}
+
+
+async def broken(database: str) -> dict[str, list[UUID]]:
+    """By invariant, what breaks it; a database that was killed may be on its way up still."""
+    conn = await asyncpg.connect(database)
+    try:
+        found = {one.name: await violations(conn, one.query, 0) for one in INVARIANTS}
+    finally:
+        await conn.close()
+    return {name: ids for name, ids in found.items() if ids}
 
 
 @pytest.fixture

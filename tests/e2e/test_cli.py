@@ -20,6 +20,8 @@ import httpx
 import msgspec
 import pytest
 
+from controlplane.domain.ids import show_execution
+from controlplane.reads.verify import INVARIANTS
 from controlplane.security.secrets import KeyRing
 from controlplane_sdk import Client, RequestRefused
 from tests.e2e.processes import until
@@ -518,6 +520,27 @@ def test_a_trigger_from_its_creation_to_its_end(dev: Dev, node: Node) -> None:
     assert (gone.out, unknown.code) == (b"gh deleted\n", 3)
 
 
+def test_an_endpoint_from_its_creation_to_its_end(dev: Dev, node: Node) -> None:
+    """Its secret is printed once; a test fails loudly where nobody takes it."""
+    at = ("--server", dev.url)
+    made = cli("endpoints", "create", "e", "http://127.0.0.1:1024/x", "--event", "*", "--header", "X-K=hidden", *at)
+    tried = cli("endpoints", "test", "e", *at)
+    turned = [cli("endpoints", verb, "e", *at).out for verb in ("disable", "enable")]
+    changed = cli("endpoints", "update", "e", "--target", node.target, "--wait", "0", "--wait", "5", *at)
+    rotated = cli("endpoints", "rotate", "e", "--overlap", "60", *at)
+    given = cli("endpoints", "rotate", "e", "--secret-env", "HOOK", *at, HOOK="mine")
+    shown, listed = json.loads(cli("endpoints", "show", "e", "--json", *at).out), cli("endpoints", "list", *at)
+    gone, unknown = (cli("endpoints", "delete", "e", *at) for _ in range(2))
+
+    assert made.out.startswith(b"whsec_")
+    assert rotated.out.startswith(b"whsec_")
+    assert made.out != rotated.out
+    assert (tried.code, "did not take it" in tried.err, b"hidden" in tried.out) == (1, True, False)
+    assert (turned, changed.out, given.out) == ([b"e disabled\n", b"e enabled\n"], b"e enabled\n", b"e\n")
+    assert (shown["targets"], shown["schedule"], shown["headers"]) == ([node.target], [0, 5], ["X-K"])
+    assert (b"enabled" in listed.out, gone.out, unknown.code) == (True, b"e deleted\n", 3)
+
+
 def test_a_trigger_is_changed_and_paused(dev: Dev, node: Node) -> None:
     """A secret may come from the environment, never from the command line; without one nothing is made."""
     at = ("--server", dev.url)
@@ -709,6 +732,7 @@ def test_doctor_finds_everything_in_order(dev: Dev, database: str) -> None:
     checks = {check["name"]: check["state"] for check in json.loads(ended.out)["checks"]}
 
     assert ended.code == 0, ended.out
+    assert checks.pop("database role") == "advice"  # the role of the tests is a superuser
     assert set(checks.values()) == {"ok"}
     assert {"database", "schema", "clock", "secret key", "server"} <= set(checks)
 
@@ -838,6 +862,8 @@ async def test_keys_by_sdk(database: str) -> None:
             page = await client.keys.list(namespace="tenant", limit=1)
             rest = await client.keys.list(namespace="tenant", cursor=page.next_cursor)
             spaces = await client.keys.list_namespaces()
+            said = await client.keys.set_caps("tenant", {"executions": 7, "keys": None})
+            seen = await client.keys.caps("tenant")
             with pytest.raises(RequestRefused):
                 await client.keys.create("w", ["node"])
 
@@ -846,6 +872,32 @@ async def test_keys_by_sdk(database: str) -> None:
     assert [one.state for one in (*page.items, *rest.items)] == ["revoked", "expired"]
     assert rest.items[0].replaced_by == new.key_id
     assert made.key.get_secret_value() not in repr(made)
+    assert said == seen
+    assert [(one.cap, one.most, one.said) for one in seen if one.said] == [
+        ("executions", 7, True),
+        ("keys", None, True),
+    ]
+
+
+def test_caps_of_a_namespace(dev: Dev) -> None:
+    """What is said holds, what is not is as the server says of all; what is no cap is refused and changes nothing."""
+    there = {"CONTROLPLANE_SERVER": dev.url}
+    assert cli("namespaces", "create", "capped", **there).code == 0
+    done = cli("namespaces", "set-caps", "capped", "executions=7", "keys=unlimited", "--json", **there)
+    refused = [cli("namespaces", "set-caps", "capped", word, **there).code for word in ("executions=x", "nothing=1")]
+    shown = cli("namespaces", "caps", "capped", **there).out.decode()
+    unknown = cli("namespaces", "caps", "none", **there)
+
+    assert {one["cap"]: one["most"] for one in json.loads(done.out)["caps"] if one["said"]} == {
+        "executions": 7,
+        "keys": None,
+    }
+    assert refused == [2, 2]
+    assert [line.split()[:2] for line in shown.splitlines() if "of it" in line] == [
+        ["executions", "7"],
+        ["keys", "unlimited"],
+    ]
+    assert unknown.code == 3
 
 
 def test_an_open_address_takes_a_key_of_the_database(database: str) -> None:
@@ -859,6 +911,27 @@ def test_an_open_address_takes_a_key_of_the_database(database: str) -> None:
     assert refused.code == 2
     assert "no API key" in refused.err
     assert ready
+
+
+async def test_the_server_gets_a_role_of_its_own(database: str, conn: asyncpg.Connection) -> None:
+    """Made once, safe to say again; with it doctor has nothing to advise. The one that migrates is refused."""
+    role = f"cli_app_{os.getpid()}"
+    owner = await conn.fetchval("select current_user")
+    try:
+        made = [cli("database", "roles", "--role", role, "--json", DATABASE_URL=database) for _ in range(2)]
+        refused = cli("database", "roles", "--role", owner, DATABASE_URL=database)
+        await conn.execute(f"alter role {role} password 'p'")
+        where = urlsplit(database)
+        dsn = where._replace(netloc=f"{role}:p@{where.netloc.rpartition('@')[2]}").geturl()
+        looked = cli("doctor", "--json", "--server", "http://127.0.0.1:1", "--database-url", dsn)
+    finally:
+        await conn.execute(f"drop owned by {role}")
+        await conn.execute(f"drop role {role}")
+    checks = {check["name"]: check["state"] for check in json.loads(looked.out)["checks"]}
+
+    assert [(one.code, json.loads(one.out)) for one in made] == [(0, {"role": role})] * 2, made
+    assert (refused.code, "a role of its own" in refused.err) == (5, True)
+    assert (checks["database role"], checks["schema"]) == ("ok", "ok")
 
 
 async def test_serve_wants_a_migrated_database(database: str) -> None:
@@ -911,3 +984,44 @@ async def test_prune_for_people(database: str, conn: asyncpg.Connection) -> None
     assert "keep_failed_days     forever" in seen.out.decode()
     assert "keep_succeeded_days  30" in seen.out.decode()
     assert (done.code, done.out.decode().splitlines()[0]) == (0, "There was nothing to remove.")
+
+
+async def broken_execution(conn: asyncpg.Connection) -> str:
+    """One that was accepted and is nowhere now."""
+    made = await make_execution(conn)
+    await conn.execute("delete from queue where id = $1", made.id)
+    return show_execution(made.id)
+
+
+async def test_verify_says_that_every_promise_is_kept(database: str, conn: asyncpg.Connection) -> None:
+    """Exit 0, and how many were asked for."""
+    await make_execution(conn)
+
+    seen = cli("verify", "--json", DATABASE_URL=database)
+
+    assert (seen.code, json.loads(seen.out)) == (0, {"ok": True, "invariants": len(INVARIANTS), "violations": []})
+
+
+async def test_verify_names_what_is_lost(database: str, conn: asyncpg.Connection) -> None:
+    """Exit 1, the promise and the id."""
+    lost = await broken_execution(conn)
+
+    seen, told = cli("verify", "--json", DATABASE_URL=database), cli("verify", DATABASE_URL=database)
+
+    assert (seen.code, told.code) == (1, 1)
+    assert [(one["invariant"], one["ids"]) for one in json.loads(seen.out)["violations"]] == [("in_one_place", [lost])]
+    assert told.out.decode().startswith("✗ in_one_place: ")
+    assert lost in told.out.decode()
+
+
+async def test_verify_watches(database: str, conn: asyncpg.Connection) -> None:
+    """It asks again; what was broken once is exit 1, even if it is mended before the watching ends."""
+    with started("verify", "--watch", "0.1", DATABASE_URL=database) as process:
+        line_of(process, "stdout", "invariants hold")
+        await broken_execution(conn)
+        line_of(process, "stdout", "in_one_place")
+        await conn.execute("delete from executions")
+        line_of(process, "stdout", "invariants hold")
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(timeout=10) == 1

@@ -410,6 +410,24 @@ def test_a_webhook_outlives_the_server_that_was_sending_it(
     assert [attempt["outcome"] for attempt in deliveries[0]["attempts"]] == ["unknown", "delivered"]
 
 
+def test_a_server_that_is_told_to_leave_ends_what_it_is_sending(
+    plane: Plane, node: StartNode, calls: Calls, receiver: Receiver
+) -> None:
+    """SIGTERM while a receiver thinks: its answer is waited for and written down, and nobody sends it again."""
+    node(CORPUS, **calls.env)
+    receiver.hold()
+    id_ = plane.submit("batch.quick", n=1, webhook=receiver.webhook)
+    until("the first try", lambda: receiver.heard, seconds=5)
+    plane.terminate()
+    receiver.let_go()
+    assert plane.ended(within=3 + DRAIN_SECONDS) == 0
+    plane.restart()
+    [delivery] = until("it to be settled", lambda: _settled(plane, id_), seconds=5)
+
+    assert [attempt["outcome"] for attempt in delivery["attempts"]] == ["delivered"]
+    assert len(receiver.heard) == 1
+
+
 def _settled(plane: Plane, id_: str) -> list[dict[str, Any]]:
     deliveries = plane.api.get(f"/executions/{id_}/deliveries").json()["items"]
     return [one for one in deliveries if one["state"] == "delivered"]

@@ -96,6 +96,26 @@ select 0, made_id('d', n), 1, made_id('o', n), 1, 'execution.completed',
 from generate_series($1::int, $2::int) as n
 """
 
+# So many wait at one host, and one at each of so many others.
+MANY_HOSTS = """
+insert into deliveries (
+  bucket, id, namespace, execution_id, webhook_n, event, host, url, body, state, attempts_max, next_at, created_at
+)
+select 0, made_id('d', n), 1, made_id('o', n), 1, 'execution.completed',
+  case when n <= $1 then 'g' else 'h' || lpad((n - $1)::text, greatest(4, length((n - $1)::text)), '0') end,
+  'https://h', '{}', 'pending', 5, clock() - interval '1 second' * n, clock()
+from generate_series(1, $1::int + $2::int) as n
+"""
+
+# All but one of those hosts fail: half are closed still, a quarter is left alone, a quarter may be asked again.
+BREAKERS = """
+insert into breakers (bucket, host, namespace, failures, windows, opened_at, open_until, changed_at)
+select 0, 'h' || lpad(n::text, greatest(4, length(n::text)), '0'), 1, 1 + n % 4, n % 2,
+  case when n % 2 = 1 then clock() end,
+  case when n % 2 = 1 then clock() + interval '1 minute' * (2 - n % 4) end, clock() - interval '1 hour' * (n % 50)
+from generate_series($1::int, $2::int) as n
+"""
+
 # Every waiting execution asked something, one in 20 of it is overdue; every finished one had asked once.
 APPROVALS = """
 insert into approvals (
@@ -330,7 +350,61 @@ select 0, made_id('v', n), made_id('t', n % 10 + 1), 1, 'k' || n, 'submitted', m
 from generate_series($1::int, $2::int) as n
 """
 
+# The first hundred came long ago.
+AUDIT = """
+insert into audit (
+  bucket, namespace, seq, id, at, actor_kind, actor, action, object_kind, object_id, previous, hash
+)
+select 0, 1, n, made_id('z', n), clock() - interval '1 day' * (case when n <= 100 then 40 else 1 end), 'key',
+  'k' || n % 10, 'limit.set', 'limit', 'l' || n, sha256(int4send(n - 1)), sha256(int4send(n))
+from generate_series($1::int, $2::int) as n
+"""
+
+AUDIT_HEAD = "insert into audit_heads (bucket, namespace, seq, hash) values (0, 1, 1000000, sha256(''))"
+
+ENDPOINTS = """
+insert into endpoints (
+  bucket, id, namespace, slot, name, url, host, events, targets, schedule, secret_sealed, state, disabled_at,
+  disabled_by, since_xid, created_at, updated_at
+)
+select 0, made_id('g', n), 1, n, 'e' || n, 'https://h', 'h', '{*}', '{}', '{0}', '',
+  case when n % 2 = 0 then 'disabled' else 'enabled' end, case when n % 2 = 0 then clock() end,
+  case when n % 2 = 0 then 'me' end, '1', clock(), clock()
+from generate_series(1, 20) as n
+"""
+
+# One in ten waits for an endpoint that is disabled, of one or the other.
+PARKED = """
+insert into deliveries (
+  bucket, id, namespace, execution_id, endpoint_id, event_seq, event, host, url, body, state, attempts_max, next_at,
+  created_at
+)
+select 0, made_id('q', n), 1, made_id('o', n), made_id('g', n % 20 + 1), n, 'execution.completed', 'h9999.parked',
+  'https://h', '{}', 'pending', 10, 'infinity', clock()
+from generate_series($1::int, $2::int) as n
+where n % 10 = 1
+"""
+
+# One in a hundred is listened to; 200 events have not been announced.
+LISTENERS = """
+insert into listeners (bucket, execution_id, namespace)
+select 0, made_id('e', n), 1
+from generate_series($1::int, $2::int) as n
+where n % 100 = 31
+"""
+ANNOUNCED = """
+insert into announced (bucket, xid, seq, moved_at)
+select 0, xid, seq, clock()
+from events
+where $1::int <= $2::int
+order by events.xid desc, events.seq desc
+offset 200
+limit 1
+on conflict (bucket) do update set xid = excluded.xid, seq = excluded.seq
+"""
+
 TABLES = (
+    AUDIT,
     TRIGGERS,
     TRIGGER_EVENTS,
     BULKS,
@@ -342,6 +416,10 @@ TABLES = (
     EVENTS,
     WEBHOOKS,
     DELIVERIES,
+    BREAKERS,
+    PARKED,
+    LISTENERS,
+    ANNOUNCED,
     APPROVALS,
     MEMORY,
     MEMORY_ITEMS,
@@ -361,7 +439,7 @@ async def prepare(conn: Connection) -> None:
     """Sixty weeks of partitions, the nodes that are called, and the sessions."""
     await conn.execute("select ensure_partitions(58)")
     await conn.execute(MAKE_ID)
-    for statement in (NODES, SESSIONS, CALLED, PAUSES, API_KEYS):
+    for statement in (NODES, SESSIONS, CALLED, PAUSES, API_KEYS, AUDIT_HEAD, ENDPOINTS):
         await conn.execute(statement)
 
 

@@ -6,11 +6,13 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
 from controlplane.domain.approval import Decision
+from controlplane.domain.audit import Actor, AuditId, Entry
 from controlplane.domain.ids import SessionId
 from controlplane.domain.lease import Beat, Claim, Fence, Session, Verdict
 from controlplane.domain.limit import Rule
@@ -25,6 +27,7 @@ from controlplane.postgres.pool import Connection
 from controlplane.stages import (
     admit,
     approve,
+    audit,
     cancel,
     checkpoint,
     complete,
@@ -267,10 +270,43 @@ async def set_limits(conn: Connection, _some: Sequence[Made]) -> object:
     return None
 
 
+async def cancel_audited(conn: Connection, some: Sequence[Made]) -> object:
+    """Each with its row in the audit log, whose head is the last that is locked."""
+    for one in some:
+        async with conn.transaction():
+            await cancel.request(conn, [one.id], reason=None, make_id=make_id)
+            await audit.append(conn, [entry_of(one.id)])
+    return None
+
+
+async def limit_audited(conn: Connection, some: Sequence[Made]) -> object:
+    for n, one in enumerate(some):
+        async with conn.transaction():
+            key = f"key:k{n % 3}"
+            await limit.lock(conn, 0, namespace=NAMESPACE, key=key)
+            await limit.put(conn, 0, Rule(concurrency_max=n), namespace=NAMESPACE, key=key)
+            await audit.append(conn, [entry_of(one.id)])
+    return None
+
+
+def entry_of(id_: UUID) -> Entry:
+    return Entry(
+        id=AuditId(uuid4()),
+        bucket=0,
+        namespace=NAMESPACE,
+        actor=Actor.daemon("test"),
+        action="test.done",
+        object_kind="execution",
+        object_id=str(id_),
+        before=None,
+        after=None,
+    )
+
+
 STEPS: tuple[Step, ...] = (
     report_all, cancel_all, reap, say_something, say_something, write_own, write_shared, submit_children,
     ask_people, decide, write_steps, call_and_wait, end_children, end_children, signal_and_wake, signal_and_wake,
-    submit_limited, let_in, let_in, set_limits,
+    submit_limited, let_in, let_in, set_limits, cancel_audited, cancel_audited, limit_audited,
 )  # fmt: skip
 CHILD = "n.child"
 
@@ -313,6 +349,7 @@ async def test_everything_at_once(conn: Connection, connections: list[Connection
     )
 
     assert await conn.fetchval(twice) == 0
+    assert await conn.fetchval("select count(*) = max(seq) from audit")
     assert await conn.fetchval(left_open) == 0
     assert await conn.fetchval(left_pending) == 0
     assert await conn.fetchval(of_the_dead) == 0

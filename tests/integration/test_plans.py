@@ -16,7 +16,20 @@ import asyncpg
 import pytest
 
 from controlplane.postgres.pool import SESSION_SETTINGS, Connection
-from controlplane.reads import approvals, attempts, bulks, changes, events, executions, explain, jobs, limits, pauses
+from controlplane.reads import (
+    approvals,
+    attempts,
+    bulks,
+    changes,
+    events,
+    executions,
+    explain,
+    feed,
+    jobs,
+    limits,
+    pauses,
+)
+from controlplane.reads import audit as audit_reads
 from controlplane.reads import deliveries as deliveries_reads
 from controlplane.reads import keys as keys_reads
 from controlplane.reads import local as local_reads
@@ -26,7 +39,9 @@ from controlplane.reads import steps as step_reads
 from controlplane.reads import triggers as trigger_reads
 from controlplane.stages import (
     admit,
+    announce,
     approve,
+    audit,
     bulk,
     cancel,
     checkpoint,
@@ -47,6 +62,7 @@ from controlplane.stages import (
     register,
     renew,
     replay,
+    room,
     schedule,
     send,
     signal,
@@ -54,6 +70,7 @@ from controlplane.stages import (
     submit,
     suspend,
     trigger,
+    trip,
     wait,
     withhold,
 )
@@ -93,10 +110,14 @@ async def cases(conn: Connection) -> dict[str, Case]:
     sent = await plan_rows.ids(conn, "e", *(50 * n + m for n in range(5) for m in (38, 40)))
     called = await plan_rows.ids(conn, "c", 38, 39, 40)
     deliveries = await plan_rows.ids(conn, "d", 15, 65, 115)
+    due, claims = (0, "", 0, ["h0003"], 4, 64, 60.0), "deliveries_due deliveries_pkey breakers_pkey"
+    hosts = ["h0000", "h0001", "h0002", "h0003", "h0004"]
     schedules = await plan_rows.ids(conn, "k", 1, 31, 81, 100, 101, 131, 181, 200, 201, 231)
     let_in = await plan_rows.ids(conn, "a", 1, 2, 3, 4)
     new = await plan_rows.ids(conn, "x", *range(10))
     door, *_ = await plan_rows.ids(conn, "t", 5)
+    told = await plan_rows.ids(conn, "g", 2, 12, 7)
+    cursor = tuple(await conn.fetchrow("select xid::text, seq from announced") or ("1", 1))
     first, last = executions.BEFORE_ALL, executions.AFTER_ALL
     page, now = (0, first, last, 1_000, 1), "2100-01-01"
     nothing, none = (None, None), (None,) * 4
@@ -113,7 +134,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "submit.READ_KEYS": case(submit.READ_KEYS, 0, all_(1), all_(""), keys[3], by="idempotency_keys_pkey"),
         "submit.READ_ACCEPTED": case(submit.READ_ACCEPTED, 0, leased),
         "lease.OPEN_SESSIONS": case(lease.OPEN_SESSIONS, 0, [*sessions, *called], by="sessions_pkey pauses_pkey"),
-        "lease.CLAIM": case(lease.CLAIM, 0, 1, target, 16, sessions[0], True, by="queue_ready queue_pkey"),
+        "lease.CLAIM": case(lease.CLAIM, 0, 1, target, 16, sessions[0], True, b"{}", by="queue_ready queue_pkey"),
         "lease.READ_ASKED": case(lease.READ_ASKED, 0, leased),
         "renew.STILL_HELD": case(renew.STILL_HELD, 0, leased, sessions[0], by="queue_pkey"),
         "hold.SHARE": case(hold.SHARE, 0, leased, by="queue_pkey"),
@@ -147,7 +168,22 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "complete.READ_RETRIED": case(complete.READ_RETRIED, 0, ended, all_(1)),
         "cancel.FLAG": case(cancel.FLAG, 0, leased, "enough", by="queue_pkey"),
         "cancel.READ_FINISHED": case(cancel.READ_FINISHED, 0, ended),
-        "finish.LEAVE": case(finish.LEAVE, 0, leased, all_(1), by="queue_pkey"),
+        "finish.END": case(
+            finish.END,
+            0,
+            leased,
+            all_(1),
+            all_("failed"),
+            *(all_(None) for _ in range(5)),
+            all_(1),
+            all_(0),
+            *(all_(None) for _ in range(3)),
+            all_("run-1"),
+            all_("n.echo"),
+            all_("execution.failed"),
+            all_(None),
+            by="queue_pkey approvals_pending steps_open",
+        ),
         "finish.READ_ANNOUNCED": case(finish.READ_ANNOUNCED, 0, leased),
         "expire.HOLDERS": case(expire.HOLDERS, 0, by="queue_session"),
         "expire.ORPHANED": case(expire.ORPHANED, 0, sessions, 256, by="queue_session"),
@@ -164,9 +200,16 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "finish.LEAVE_CHILDREN": case(finish.LEAVE_CHILDREN, 0, leased, all_(1), all_("failed"), by="queue_parent"),
         "expire.UNHEEDED": case(expire.UNHEEDED, 0, 10.0, 256, by="queue_cancel"),
         "expire.PROMOTE": case(expire.PROMOTE, 0, 256, by="queue_delayed queue_pkey"),
-        "deliver.CLAIM_DUE": case(
-            deliver.CLAIM_DUE, 0, "", ["h0003"], 4, 64, 60.0, by="deliveries_due deliveries_pkey"
-        ),
+        "deliver.CLAIM_DUE": case(deliver.CLAIM_DUE, *due, True, None, None, by=claims),
+        "deliver.CLAIM_DUE, none that fails": case(deliver.CLAIM_DUE, *due, False, None, None, by=claims),
+        "deliver.CLAIM_DUE, by name": case(deliver.CLAIM_DUE, *due, True, hosts, [1, 1, 1, 2, 1], by=claims),
+        "deliver.READ_ANSWERED": case(deliver.READ_ANSWERED, 0, 86_400.0 * 2, 1_000, by="deliveries_settled"),
+        "deliver.GIVE_UP": case(deliver.GIVE_UP, 0, 86_400.0, 256, by="breakers_opened deliveries_due deliveries_pkey"),
+        "trip.END_WINDOW": case(trip.END_WINDOW, 0, "h0005", 1, by="breakers_pkey"),
+        "trip.BEGIN": case(trip.BEGIN, 0, hosts, [1] * 5, by=""),
+        "trip.LOCK": case(trip.LOCK, 0, hosts, [1] * 5, by="breakers_pkey"),
+        "trip.WRITE": case(trip.WRITE, 0, hosts, [1] * 5, [6] * 5, [2] * 5, [5.0] * 5, [0.0] * 5, by="breakers_pkey"),
+        "prune.DROP_BREAKERS": case(prune.DROP_BREAKERS, 0, 86_400.0, 1_000),
         "deliver.READ_SEALED": case(deliver.READ_SEALED, 0, ended, by="webhooks_pkey"),
         "deliver.SETTLE": case(
             deliver.SETTLE, 0, deliveries, [0] * 3, ["delivered"] * 3, [1] * 3, [0.0] * 3, by="deliveries_pkey"
@@ -177,8 +220,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "approve.FIND": case(approve.FIND, 0, asking[0], 1, None, by="approvals_pkey"),
         "approve.OVERDUE": case(approve.OVERDUE, 0, 64, by="approvals_expiry queue_pkey"),
         "approve.EXPIRE": case(approve.EXPIRE, 0, asking, by="approvals_pending"),
-        "finish.CLOSE_APPROVALS": case(finish.CLOSE_APPROVALS, 0, asking + leased, by="approvals_pending"),
-        "approvals.OF_REQUEST": case(approvals.OF_REQUEST, 0, 1, "r-46", 100, by="approvals_request"),
+        "approvals.OF_REQUEST": case(approvals.OF_REQUEST, 0, [1, 2], "r-46", 100, by="approvals_request"),
         "approvals.LATEST": case(approvals.LATEST, 0, asking[0], 1, by="approvals_pkey"),
         "deliver.READ_ATTEMPTS": case(deliver.READ_ATTEMPTS, 0, deliveries, [1] * 3),
         "deliver.READ_RUNS": case(deliver.READ_RUNS, 0, ended),
@@ -205,6 +247,10 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "register.DRAIN_ONLY": case(register.DRAIN_ONLY, 0, 1, "p8", 35.0, by="sessions_process sessions_pkey"),
         "register.MOVED": case(register.MOVED, 0, 1, "p8", "http://p9", by="sessions_process sessions_pkey"),
         "register.STAY": case(register.STAY, 0, called[0], 35.0, by="sessions_pkey nodes_pkey"),
+        "room.SESSIONS": case(room.SESSIONS, 0, 1, 1_000, "p8", by="sessions_node"),
+        "room.NODES": case(room.NODES, 0, 1, 20_000, by="nodes_pkey"),
+        "room.SCHEDULES": case(room.SCHEDULES, 0, 1, 1_000),
+        "room.TRIGGERS": case(room.TRIGGERS, 0, 1, 1_000),
         "wait.BEGIN": case(wait.BEGIN, 0, sent[0], 1, "approval", by="queue_pkey"),
         "wait.RESUME": case(wait.RESUME, 0, sent[0], 1, "approval", None, by="queue_pkey"),
         "pause.HOLD_BACK": case(pause.HOLD_BACK, 0, leased[0], by="queue_pkey"),
@@ -297,6 +343,18 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "triggers.READ": case(trigger_reads.READ, 0, 1, "t5", by="triggers_bucket_namespace_name_key"),
         "triggers.EVENTS": case(trigger_reads.EVENTS, 0, door, None, None, 51, by="trigger_events_newest"),
         "trigger.READ_SAME": case(trigger.READ_SAME, 0, door, "k4", by="trigger_events_bucket_trigger_id_key_key"),
+        "announce.NEWS": case(announce.NEWS, 0, *cursor, "9000000"),
+        "announce.PAGE": case(announce.PAGE, 0, *cursor, "9000000", ["execution.completed"], 200, 65_536),
+        "announce.HEARD": case(announce.HEARD, 0, leased, by="listeners_pkey webhooks_pkey"),
+        "announce.READ_ENDS": case(announce.READ_ENDS, 0, ended, 262_144),
+        "announce.READ_DEAD": case(announce.READ_DEAD, 0, deliveries, by="deliveries_pkey"),
+        "announce.READ_ASKED": case(announce.READ_ASKED, 0, suspended, by="approvals_pkey"),
+        "announce.PARKED": case(announce.PARKED, 0, 200, by="deliveries_parked"),
+        "announce.RELEASE": case(announce.RELEASE, 0, told[:2], 1_000, by="deliveries_parked deliveries_pkey"),
+        "announce.DISMISS": case(announce.DISMISS, 0, leased, by="listeners_pkey"),
+        "deliver.PARK": case(deliver.PARK, 0, deliveries, [1] * 3, by="deliveries_pkey"),
+        "forget.UNANNOUNCED": case(forget.UNANNOUNCED, 0, ended),
+        "forget.DROP_LISTENERS": case(forget.DROP_LISTENERS, 0, leased, by="listeners_pkey"),
         "schedule.DUE_TARGETS": case(schedule.DUE_TARGETS, 0, 64, by="schedules_due"),
         "schedule.LOCK_DUE": case(schedule.LOCK_DUE, 0, 64, by="schedules_due"),
         "schedule.WAITING_TARGETS": case(
@@ -328,6 +386,17 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "keys.KNOWN": case(keys_reads.KNOWN, 0, let_in[0], by="api_keys_pkey"),
         "keys.PAGE": case(keys_reads.PAGE, 0, 1, None, 51, by="api_keys_namespace"),
         "keys.WHOSE": case(keys_reads.WHOSE, 0, leased),
+        "audit.APPEND": case(
+            audit.APPEND, 0, 1, new[0], "key", *none, None, None, "a.b", "o", "i", *nothing, "v", by="audit_heads_pkey"
+        ),
+        "audit.LOCK_OLD": case(audit.LOCK_OLD, 0, 30 * 86_400, 64, by="audit_heads_pkey audit_pkey"),
+        "audit.MOVE_ANCHOR": case(audit.MOVE_ANCHOR, 0, 1, 0, 30 * 86_400, 1_000, by="audit_heads_pkey audit_pkey"),
+        "audit.FORGET": case(audit.FORGET, 0, 1, 0, by="audit_pkey"),
+        "audit.HEAD": case(audit_reads.HEAD, 0, 1, by="audit_heads_pkey"),
+        "audit.BACKWARD": case(audit_reads.BACKWARD, 0, 1, 3_001, 1_001, None, "limit", *none[:3], 50, by="audit_pkey"),
+        "audit.FORWARD": case(audit_reads.FORWARD, 0, 1, 1_000, 3_000, "k", *none, 50, by="audit_pkey"),
+        "audit.FOLLOWING": case(audit_reads.FOLLOWING, 0, 1, 3_000, 500, by="audit_pkey"),
+        "audit.HASH": case(audit_reads.HASH, 0, 1, 3_000, by="audit_pkey"),
         "issue_key.TOUCH": case(issue_key.TOUCH, 0, let_in, 30, by="api_keys_pkey"),
         "bulks.FIND_UNFINISHED": case(
             bulks.FIND_UNFINISHED, *page, ["ready", "leased"], "cancel", now, "n.echo", *none, *nothing
@@ -338,7 +407,16 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "bulks.FIND_FINISHED_OF_RUN": case(
             bulks.FIND_FINISHED_OF_RUN, *page, ["succeeded"], now, None, None, *none, None, *nothing, "run-5"
         ),
-        "bulks.FIND_DEAD": case(bulks.FIND_DEAD, *page, now, "n.echo", None, None, *none, None, *nothing),
+        "bulks.FIND_DEAD": case(bulks.FIND_DEAD, *page, now, "n.echo", None, None, *none, None, *nothing, *nothing),
+        "bulks.FIND_SETTLED": case(
+            bulks.FIND_SETTLED,
+            *page,
+            now,
+            "n.echo",
+            *nothing,
+            *none,
+            *(None, *nothing, *nothing, ["delivered", "dead"]),
+        ),
         "bulks.READ_NAMED": case(bulks.READ_NAMED, 0, leased, 1),
         "bulks.READ_NAMED_DELIVERIES": case(bulks.READ_NAMED_DELIVERIES, 0, deliveries, 1, by="deliveries_pkey"),
         "bulks.PAGE": case(bulks.PAGE, 0, 1, None, 51, by="bulks_pkey"),
@@ -351,12 +429,23 @@ async def cases(conn: Connection) -> dict[str, Case]:
             ["failed", "succeeded"],
             1_000,
         ),
-        "deliveries.LIST_DEAD": case(deliveries_reads.LIST_DEAD, 0, 1, None, *none, *nothing, 51),
+        "deliveries.HELD": case(deliveries_reads.HELD, 0, deliveries, by="deliveries_pkey breakers_pkey"),
+        "deliveries.LIST_DEAD": case(deliveries_reads.LIST_DEAD, 0, 1, None, *none, *nothing, None, *none, 51),
+        "deliveries.LIST_ANY": case(
+            deliveries_reads.LIST_ANY, 0, 1, None, *none, *nothing, None, *none, 51, 500, ["delivered"]
+        ),
+        "deliveries.READ": case(deliveries_reads.READ, 0, deliveries[0], 1),
+        "feed.NUMBERED": case(feed.NUMBERED, 0, 1, "3", deliveries[0], ["delivered"], *none, None, 51, 500),
+        "feed.UNNUMBERED": case(feed.UNNUMBERED, 0, 1, deliveries[0], None, None, *none, None, 51, 500),
+        "feed.FIRST_NUMBERED": case(feed.FIRST_NUMBERED, 0, 1, by="deliveries_feed"),
+        "feed.BODIES": case(feed.BODIES, 0, deliveries, by="deliveries_pkey"),
+        "feed.TRIES": case(feed.TRIES, 0, deliveries),
         "bulk.NEXT": case(bulk.NEXT, 0, by="bulks_running"),
         "bulk.MOVE_ON": case(bulk.MOVE_ON, 0, going_on[0], None, 1, 0, 0, None, True, by="bulks_pkey"),
         "bulk.STOP": case(bulk.STOP, 0, going_on[0], 1, by="bulks_pkey"),
         "bulk.READ_RETRIED": case(bulk.READ_RETRIED, 0, [f"run-{n}" for n in range(100)], leased),
-        "deliver.REDRIVE": case(deliver.REDRIVE, 0, deliveries, 1, now),
+        "deliver.REDRIVE": case(deliver.REDRIVE, 0, deliveries, 1, now, ["dead"]),
+        "deliver.DUE_AT": case(deliver.DUE_AT, 0, ["h0000.dead", "h0003"], 40, 1, by="deliveries_due"),
         "prune.DROP_BULKS": case(prune.DROP_BULKS, 0, 86_400.0 * 30, 1_000, by="bulks_ended bulks_pkey"),
         "suspend.READ_AWAITED": case(suspend.READ_AWAITED, 0, suspended, all_("go"), by="steps_pkey"),
         "suspend.MARK": case(suspend.MARK, 0, suspended, all_("go"), by="steps_open"),
@@ -464,6 +553,18 @@ async def test_planned_while_empty(conn: Connection) -> None:
     await conn.execute("vacuum analyze")
 
     assert await faults(conn, run=False) == []
+
+
+async def test_a_claim_among_ten_thousand_hosts(conn: Connection) -> None:
+    """100,000 deliveries wait at one host and one at each of 10,000 others, half of which are left alone."""
+    await plan_rows.prepare(conn)
+    await conn.execute(plan_rows.MANY_HOSTS, 100_000, 10_000)
+    await conn.execute(plan_rows.BREAKERS, 1, 10_000)
+    first = await plan(conn, case(deliver.CLAIM_DUE, 0, "", 0, [], 4, 64, 60.0, True, None, None), run=True)
+    quiet = await plan(conn, case(deliver.CLAIM_DUE, 0, "", 0, [], 4, 64, 60.0, False, None, None), run=True)
+
+    assert max(looked_at(node) for node in walk(first)) <= 256
+    assert max(looked_at(node) for node in walk(quiet)) <= 256
 
 
 async def faults(conn: Connection, *, run: bool) -> list[str]:

@@ -24,6 +24,8 @@ BUCKETLESS = {
     "controlplane.stages.schedule.READ_CLOCK": "touches no table",
     "controlplane.reads.bulks.READ_CLOCK": "touches no table",
     "controlplane.reads.events.HORIZON": "touches no table",
+    "controlplane.reads.feed.CLOCK": "touches no table",
+    "controlplane.stages.announce.HORIZON": "touches no table",
 }
 # Who becomes ready passes its limits first, so a statement that says `ready` asks whether there is a line to stand in.
 BECOMES_READY = re.compile(r"\bset\s+state\s*=\s*(case\b.*?\bend\b|'ready')", re.IGNORECASE | re.DOTALL)
@@ -36,6 +38,11 @@ TABLES = (
     "|ended_parents"
     "|steps|signals"
     "|namespaces"
+    "|breakers"
+    "|caps|census"
+    "|audit|audit_heads"
+    "|tickets"
+    "|endpoints|announced|listeners"
 )
 READ = re.compile(rf"\b(from|join|update|into|using)\s+({TABLES})\b", re.IGNORECASE)
 

@@ -36,6 +36,14 @@ OPERATIONAL = [
     "retention_walks",
     "bulks",
     "ended_parents",
+    "breakers",
+    "caps",
+    "census",
+    "audit",
+    "audit_heads",
+    "tickets",
+    "endpoints",
+    "listeners",
 ]
 KEY = """
 select a.attname

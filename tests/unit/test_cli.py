@@ -292,7 +292,7 @@ def test_a_taken_port_is_a_conflict_or_passed_over() -> None:
 def test_a_note_is_withdrawn_by_its_writer_only(tmp_path: Path) -> None:
     """A second dev in the same folder keeps its own."""
     note = tmp_path / "dev.json"
-    dev._write(note, "http://127.0.0.1:1")
+    dev._write(note, "http://127.0.0.1:1", None)
     written = json.loads(note.read_text())
     note.write_text(json.dumps(written | {"pid": written["pid"] + 1}))
     dev._withdraw(note)

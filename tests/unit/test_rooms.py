@@ -66,7 +66,7 @@ ROOMS: Mapping[str, Room] = {
 ROOT_MODULES = frozenset({"app", "cli", "server", "settings", "__main__"})
 OPEN_TO_ALL = frozenset({"errors", ""})  # and the package itself, for its version
 
-# Stages call each other only along the thread; `hold` and `record` serve all of them.
+# Stages call each other only along the thread; `hold`, `record` and `audit` serve all of them.
 STAGES: Mapping[str, frozenset[str]] = {
     # cancel: a tick that begins in place of another ends that one in its own transaction, or both would run, or none.
     "schedule": frozenset({"submit", "cancel"}),
@@ -86,8 +86,10 @@ STAGES: Mapping[str, frozenset[str]] = {
     "approve": frozenset({"wait", "suspend"}),  # who asks waits, and the answer ends it, in one transaction
     "signal": frozenset({"suspend"}),
     "step": frozenset({"approve", "signal", "suspend"}),
+    # what an attempt says of its host and its endpoint is heard as it is settled: once
+    "deliver": frozenset({"trip", "endpoint"}),
 }
-SERVE_ALL_STAGES = frozenset({"hold", "record"})
+SERVE_ALL_STAGES = frozenset({"hold", "record", "room", "audit"})
 
 # SQL is written in lower case (or shouted), prose begins with one capital.
 STATEMENT = re.compile(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -10,17 +12,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import shapes
+from controlplane.api.audited import audited
 from controlplane.api.body import clean, decode, payload, read_body, read_form, spoken
-from controlplane.api.doors import EVENTS_TOPIC, Doors, asker_of, doors_of, namespace_of
-from controlplane.api.links import linked
+from controlplane.api.doors import CALLER, EVENTS_TOPIC, Doors, asker_of, doors_of, namespace_of
+from controlplane.api.links import decided, linked
 from controlplane.api.operation import NODE, OPERATE, READ_OR_NODE, Operation
 from controlplane.api.shapes import answer
 from controlplane.api.whose import refusals
-from controlplane.domain.approval import Decision, decision_of
+from controlplane.domain.approval import Approval, Decision, decision_of
 from controlplane.domain.ids import ExecutionId, bucket_of, read_execution, read_fenced, show_execution
 from controlplane.domain.key import KeyScope
 from controlplane.domain.target import is_name
 from controlplane.errors import (
+    Conflict,
     ExecutionNotFound,
     Invalid,
     NoApprovalRequest,
@@ -29,7 +33,7 @@ from controlplane.errors import (
     NotItsNode,
     Unauthorized,
 )
-from controlplane.reads import approvals, executions
+from controlplane.reads import approvals, executions, keys
 from controlplane.security.egress import URL_CHARS_MAX
 from controlplane.security.signature import verify_approval
 from controlplane.stages import approve, wait
@@ -77,13 +81,17 @@ class EnvelopeData(msgspec.Struct, rename="camel"):
 
 
 class HearForm(msgspec.Struct, rename="camel"):
-    """A decision on a request: flat, or in `data` of an envelope. Unknown fields are left alone."""
+    """A decision on a request: flat, or in `data` of an envelope. Unknown fields are left alone.
+
+    `namespace`: where it was asked, for who comes without a key and where several have asked under this id.
+    """
 
     request_id: str | None = None
     decision: str | None = None
     feedback: str | None = None
     response: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     data: EnvelopeData | None = None
+    namespace: str | None = None
 
 
 class Said(msgspec.Struct):
@@ -142,30 +150,49 @@ async def read(request: Request) -> Response:
 
 async def hear(request: Request) -> Response:
     """People have decided on a request: whoever waits for it goes on. Said again it changes nothing."""
-    doors, namespace = doors_of(request), namespace_of(request)
+    doors = doors_of(request)
     if doors.approval_secret is not None and not any(name in request.headers for name in SIGNATURE_HEADERS):
         raise _unsigned()
     raw = await read_body(request, min(SIGNED_BYTES_MAX, doors.limits.body_bytes_max))
     _check_signature(request, doors, raw)
-    request_id, decision, feedback, response = _heard(decode(raw or b"{}", HearForm))
-    found = await doors.run(
-        approvals.of_request,
-        request_id,
-        namespace=namespace,
-        limit=SAME_REQUEST_MAX,
-        placement=doors.placement,
-    )
-    if not found:
-        raise NoApprovalRequest
+    form = decode(raw or b"{}", HearForm)
+    request_id, decision, feedback, response = _heard(form)
+    namespace, found = await _asked(request, doors, request_id, form.namespace)
     waiting = [one for one in found if one.status is Decision.PENDING]
+    ids = [one.execution_id for one in waiting or found[:1]]
     answers = [
-        await _decide(doors, one.execution_id, namespace, request_id, decision, feedback, response)
-        for one in waiting or found[:1]
+        await _decide(request, id_, namespace, request_id, decision, feedback, response, all_ids=ids) for id_ in ids
     ]
     shape = _shape(answers[0])
     if len(answers) > 1:
         shape["execution_ids"] = [show_execution(one.approval.execution_id) for one in answers]
     return answer(shape)
+
+
+async def _asked(request: Request, doors: Doors, request_id: str, named: str | None) -> tuple[int, list[Approval]]:
+    """Who has asked under this id, and in which namespace: the key's, or for who only signs the one where it was asked.
+
+    Raises: NoApprovalRequest; Conflict where several namespaces have asked and none is named.
+    """
+    if named is not None:
+        one = await doors.run(keys.namespace, clean(named, where="body.namespace"))
+        there = [] if one is None else [one.id]
+    else:
+        there = await doors.run(keys.namespace_ids)
+    if CALLER in request.scope:
+        there = [one for one in there if one == namespace_of(request)]
+    found = await doors.run(
+        approvals.of_request, request_id, namespaces=there, limit=SAME_REQUEST_MAX, placement=doors.placement
+    )
+    places = {namespace for namespace, _ in found}
+    if not places:
+        raise NoApprovalRequest
+    if len(places) > 1:  # also of those that are decided: what is said again must not decide another
+        raise Conflict(
+            "Several namespaces have asked under this id.", where="body.namespace", fix="Name one: `namespace`."
+        )
+    [place] = places
+    return place, [one for namespace, one in found if namespace == place]
 
 
 async def decide(request: Request) -> Response:
@@ -177,7 +204,7 @@ async def decide(request: Request) -> Response:
     if request_id is not None:
         clean(request_id, where="body.approval_request_id")
     answered = await _decide(
-        doors,
+        request,
         id_,
         namespace,
         request_id,
@@ -209,17 +236,22 @@ async def awaiter(request: Request) -> Response:
 
 
 async def _decide(
-    doors: Doors,
+    request: Request,
     id_: ExecutionId,
     namespace: int,
     request_id: str | None,
     decision: Decision,
     feedback: str | None,
     response: bytes | None,
+    *,
+    all_ids: Sequence[ExecutionId] | None = None,
 ) -> Answered:
-    answered = await doors.run(
+    """With `all_ids` it is one of several that are decided together, of which the first says so in the audit log."""
+    doors = doors_of(request)
+    ids = [id_] if all_ids is None else all_ids
+    decide_it = partial(
         approve.decide,
-        id_,
+        id_=id_,
         namespace=namespace,
         request_id=request_id,
         decision=decision,
@@ -227,6 +259,10 @@ async def _decide(
         response=response,
         make_id=doors.ids.new,
     )
+    if id_ == ids[0]:
+        answered = await audited(request, lambda done: decided(done, ids, namespace), decide_it)
+    else:
+        answered = await doors.run(decide_it)
     if answered.processed:
         doors.woken(answered.ready)
         doors.due()
@@ -371,6 +407,7 @@ OPERATIONS = [
         method="POST",
         path=SIGNED_PATH,
         handler=hear,
+        audit="approval.decided",
         summary="Decide on a request, as a webhook of whatever service asked",
         tag="approvals",
         takes=HearForm,
@@ -390,6 +427,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/executions/{execution_id}/approval-response",
         handler=decide,
+        audit="approval.decided",
         summary="Decide on what an execution waits for",
         tag="approvals",
         takes=DecisionForm,

@@ -23,6 +23,7 @@ from controlplane.api.operation import NODE, Operation
 from controlplane.api.shapes import answer
 from controlplane.api.whose import require_node
 from controlplane.domain import topic
+from controlplane.domain.cap import Cap
 from controlplane.domain.ids import SessionId
 from controlplane.domain.lease import Beat, Fence, Session, Transport, lease_seconds
 from controlplane.domain.notice import moment
@@ -222,7 +223,8 @@ async def shutdown(request: Request) -> Response:
 
 async def _join(doors: Doors, node: Node, process: Process) -> Session:
     bucket = doors.placement.of_key(node.namespace, node.id)
-    session = await doors.run(register.join, node, process, SessionId(doors.ids.new(bucket)))
+    ceiling = doors.caps.ceiling(node.namespace, Cap.NODES)
+    session = await doors.run(register.join, node, process, SessionId(doors.ids.new(bucket)), ceiling=ceiling)
     doors.processes.keep(session)
     await doors.catalogue.refresh()
     doors.hints.tell(topic.process(session.id))

@@ -58,7 +58,7 @@ async def cancel_tree(request: Request) -> Response:
     total = await doors.run(runs.size, bucket, run_id, namespace=namespace)
     if not total:
         raise no_such_run()
-    cancelled, whole = await cancel_all(doors, bucket, run_id, namespace, reason)
+    cancelled, whole = await cancel_all(request, bucket, run_id, namespace, reason)
     shape = {
         "run_id": run_id,
         "workflow_id": run_id,
@@ -138,6 +138,7 @@ OPERATIONS = [
         method="POST",
         path="/api/v1/workflows/{run_id}/cancel-tree",
         handler=cancel_tree,
+        audit="run.cancelled",
         summary="Cancel everything unfinished of a run",
         tag="executions",
         takes=CancelForm,

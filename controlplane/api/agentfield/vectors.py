@@ -211,6 +211,7 @@ def _operation(
         query=query or {},
         headers=HEADERS,
         answers=dict(answers),
+        reveals=handler is search,  # its filters ask what metadata holds, and its scores are the vectors
     )
 
 

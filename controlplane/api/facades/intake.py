@@ -88,7 +88,7 @@ async def accept(
     form = SubmitForm(input=msgspec.Raw(input_))
     submission = submission_of(doors, caller, entry, form, bucket=bucket, keyed=keyed, replay=None)
     if told is not None:
-        webhook = webhook_of(doors, WebhookForm(url=told.url), submission.id, url_where=told.where)
+        webhook = webhook_of(doors, WebhookForm(url=told.url), submission.id, sees=caller.sees, url_where=told.where)
         submission = replace(submission, webhooks=(replace(webhook, wording=told.wording),))
     if session is not None:
         await mark(doors, namespace, session)

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import events, live, shapes
+from controlplane.api.audited import cancel_audited
 from controlplane.api.body import clean, decode, payload, read_body
 from controlplane.api.doors import Doors, doors_of, namespace_of
 from controlplane.api.executions import headers_of
@@ -32,10 +33,9 @@ from controlplane.domain.facade import (
 )
 from controlplane.domain.ids import ExecutionId, bucket_of, show_execution
 from controlplane.domain.notice import error_text, moment
-from controlplane.errors import AlreadyFinished, ControlPlaneError, ExecutionNotFound, Invalid
+from controlplane.errors import AlreadyFinished, ExecutionNotFound, Invalid
 from controlplane.reads import executions, jobs
 from controlplane.reads.executions import ExecutionView, Filter
-from controlplane.stages import cancel
 
 NOT_FOUND = "Job not found"
 LIMIT_DEFAULT = 10
@@ -81,11 +81,12 @@ async def request_cancel(request: Request) -> Response:
     doors, namespace = doors_of(request), namespace_of(request)
     id_ = _id(request)
     await _view(doors, namespace, id_)
-    done = (await doors.run(cancel.request, [id_], reason=None, make_id=doors.ids.new))[0]
-    if isinstance(done, ControlPlaneError):
-        if isinstance(done, AlreadyFinished) and done.facts.get("status") == Status.CANCELLED:
+    try:
+        done = await cancel_audited(request, id_, None)
+    except AlreadyFinished as error:
+        if error.facts.get("status") == Status.CANCELLED:
             return answer({"status": "cancelled"})
-        raise done
+        raise
     if done.settled:
         doors.ended([id_])
     else:
@@ -280,6 +281,7 @@ OPERATIONS = [
         method="POST",
         path="/jobs/{job_id}/cancel",
         handler=request_cancel,
+        audit="execution.cancelled",
         summary="Cancel a job",
         tag="jobs",
         answers={

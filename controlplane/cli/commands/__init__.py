@@ -16,14 +16,18 @@ import typer
 from controlplane import __version__
 from controlplane.cli.commands import (
     approvals,
+    audit,
     bulk,
+    database,
     deliveries,
+    endpoints,
     executions,
     keys,
     limits,
     nodes,
     runs,
     schedules,
+    secrets,
     triggers,
 )
 from controlplane.cli.commands.options import (
@@ -71,8 +75,12 @@ app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(limits.app, name="limits")
 app.add_typer(triggers.app, name="triggers")
+app.add_typer(endpoints.app, name="endpoints")
 app.add_typer(keys.app, name="keys")
 app.add_typer(keys.namespaces_app, name="namespaces")
+app.add_typer(database.app, name="database")
+app.add_typer(audit.app, name="audit")
+app.add_typer(secrets.app, name="secrets")
 
 
 @app.callback(invoke_without_command=True)
@@ -132,6 +140,20 @@ def prune(
     from controlplane.cli.prune import prune as run
 
     run(dry_run=dry_run, database_url=database_url, as_json=as_json)
+
+
+@app.command()
+def verify(
+    watch_seconds: Annotated[
+        float | None, typer.Option("--watch", metavar="SECONDS", min=0.1, help="Ask again this long after each answer.")
+    ] = None,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the database whether every promise is kept; exit 1 and the ids of what breaks one. Changes nothing."""
+    from controlplane.cli.verify import verify as run
+
+    run(watch_seconds=watch_seconds, database_url=database_url, as_json=as_json)
 
 
 @app.command("generate-secret-key")
@@ -212,6 +234,10 @@ def call(
         list[str] | None,
         typer.Option("--webhook-header", metavar="NAME=VALUE", help="A header of that POST; may be repeated."),
     ] = None,
+    webhook_event: Annotated[
+        list[str] | None,
+        typer.Option("--webhook-event", metavar="TYPE", help="Told beside the end, as execution.started; repeatable."),
+    ] = None,
     idempotency_key: Annotated[
         str | None,
         typer.Option("--idempotency-key", metavar="KEY", help="Submitted twice with one key, it is accepted once."),
@@ -249,6 +275,7 @@ def call(
             webhook_url=webhook,
             webhook_secret=webhook_secret,
             webhook_headers=webhook_header or [],
+            webhook_events=webhook_event or [],
             idempotency_key=idempotency_key,
             again=again(server),
             as_json=as_json,
@@ -341,3 +368,28 @@ def doctor(
         database_url=database_url,
         as_json=as_json,
     )
+
+
+@app.command()
+def receive(
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: any free one.")] = 9000,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--secret",
+            envvar="CONTROLPLANE_WEBHOOK_SECRET",
+            metavar="SECRET",
+            help="What the webhook is signed with; several while one is changed.",
+        ),
+    ] = None,
+    status: Annotated[
+        int | None, typer.Option("--status", min=200, max=599, help="Answer so, whatever comes: 503 to see it retried.")
+    ] = None,
+    count: Annotated[int | None, typer.Option("--count", min=1, help="End after so many requests.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Listen for webhooks on this machine, verify them and print each; what is not verified is answered with 401."""
+    from controlplane.cli.receive import receive as run
+
+    run(host=host, port=port, secrets=secret or [], status=status, count=count, as_json=as_json)

@@ -34,6 +34,10 @@ def keys_create(
     ] = None,
     namespace: InNamespace = None,
     expires_in: ExpiresIn = None,
+    hide_payloads: Annotated[
+        bool,
+        typer.Option("--hide-payloads", help="It sees that inputs, results and texts are there, not what they are."),
+    ] = False,
     database_url: Annotated[
         str | None,
         typer.Option("--database-url", metavar="DSN", help="Ask no server: for the first key of all, or a lost one."),
@@ -56,6 +60,7 @@ def keys_create(
             node_ids=node or [],
             namespace=namespace,
             expires_in_seconds=expires_in,
+            hide_payloads=hide_payloads,
             as_json=as_json,
         )
         return
@@ -65,6 +70,7 @@ def keys_create(
         "node_ids": node or None,
         "namespace": namespace,
         "expires_in_seconds": expires_in,
+        "hide_payloads": hide_payloads or None,
     }
     with client_of(server, api_key) as client:
         create(client, asked, as_json=as_json)
@@ -125,6 +131,20 @@ def keys_rotate(
         rotate(client, key_id, asked, namespace=namespace, as_json=as_json)
 
 
+@app.command("ticket")
+def keys_ticket(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Of a stream: /api/ui/v1/executions/events.")],
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a ticket that opens one stream, once, within a minute: for browsers, instead of a key in an address."""
+    from controlplane.cli.keys import create_ticket
+
+    with client_of(server, api_key) as client:
+        create_ticket(client, path, as_json=as_json)
+
+
 @namespaces_app.command("create")
 def namespaces_create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits, _ - and :.")],
@@ -152,3 +172,35 @@ def namespaces_list(
 
     with client_of(server, api_key) as client:
         list_namespaces(client, limit=limit, cursor=cursor, as_json=as_json)
+
+
+@namespaces_app.command("caps")
+def namespaces_caps(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of which namespace.")] = "default",
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how much a namespace may have, and what it has."""
+    from controlplane.cli.keys import show_caps
+
+    with client_of(server, api_key) as client:
+        show_caps(client, name, as_json=as_json)
+
+
+@namespaces_app.command("set-caps")
+def namespaces_set_caps(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of which namespace.")],
+    caps: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="CAP=NUMBER", help="All that differ from the server's; CAP=unlimited: any number."),
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set how much a namespace may have; what is not named is as the server says of all."""
+    from controlplane.cli.keys import set_caps
+
+    with client_of(server, api_key) as client:
+        set_caps(client, name, caps or [], as_json=as_json)

@@ -48,6 +48,7 @@ class Double:
         self.past: dict[str, list[dict[str, Any]]] = {}
         self.schedules: dict[str, dict[str, Any]] = {}
         self.triggers: dict[str, dict[str, Any]] = {}
+        self.endpoints: dict[str, dict[str, Any]] = {}
         self.frames: dict[str, list[tuple[str, dict[str, Any]]]] = {}
         self.refuse: dict[str, Callable[[Any], Response | None]] = {}
         self.says = ""
@@ -92,6 +93,12 @@ class Double:
             ("DELETE", "/schedules/{name}", self.schedule),
             ("GET", "/schedules/{name}/{what}", self.schedule),
             ("POST", "/schedules/{name}/{what}", self.schedule),
+            ("POST", "/endpoints", self.endpoint),
+            ("GET", "/endpoints", self.endpoint),
+            ("GET", "/endpoints/{name}", self.endpoint),
+            ("PATCH", "/endpoints/{name}", self.endpoint),
+            ("DELETE", "/endpoints/{name}", self.endpoint),
+            ("POST", "/endpoints/{name}/{what}", self.endpoint),
             ("POST", "/triggers", self.trigger),
             ("GET", "/triggers", self.trigger),
             ("GET", "/triggers/{name}", self.trigger),
@@ -514,6 +521,27 @@ class Double:
             tick = {"planned_at": TIMES[0], "outcome": "skipped", "by_hand": False, "at": TIMES[0]}
             return JSONResponse({"items": [tick], "next_cursor": None})
         return JSONResponse(self.schedules[name])
+
+    async def endpoint(self, request: Request, body: Any) -> Response:
+        """Whatever is asked of endpoints: they are kept as they are told, and their secrets not said back."""
+        name = request.path_params.get("name") or (body or {}).get("name")
+        what = request.path_params.get("what", "")
+        if name is None:
+            return JSONResponse({"items": list(self.endpoints.values()), "next_cursor": None})
+        if request.method == "POST" and not what:
+            self.endpoints.setdefault(name, {"state": "enabled"})
+        elif name not in self.endpoints:
+            return problem(404, "endpoint_not_found")
+        there = self.endpoints[name]
+        if what == "test":
+            return JSONResponse({"delivered": True, "request": {"method": "POST"}, "response": {"status": 200}})
+        if request.method == "DELETE":
+            del self.endpoints[name]
+            return JSONResponse({"deleted": True})
+        words = {word: said for word, said in (body or {}).items() if word not in ("secret", "headers")}
+        there |= words | ({"state": f"{what}d"} if what in ("enable", "disable") else {})
+        self._notify()
+        return JSONResponse(there)
 
     async def trigger(self, request: Request, body: Any) -> Response:
         """Whatever is asked of triggers: they are kept as they are told."""

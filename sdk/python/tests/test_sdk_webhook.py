@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,12 +65,32 @@ def test_old_and_future_requests_are_refused(seconds):
         ("whsec_" + base64.b64encode(b"k" * 23).decode(), None),
         ("whsec_" + base64.b64encode(b"k" * 65).decode(), None),
         ("whsec_your_signing_secret", None),
+        (base64.b64encode(b"k" * 32).decode(), b"k" * 32),
+        ("whsec_" + base64.b64encode(b"k" * 32).decode().rstrip("="), None),
         ("plain", None),
     ],
 )
 def test_the_key_is_what_whsec_carries_or_the_secret_itself(secret, key):
     """Only strict base64 of 24 to 64 bytes counts as carried."""
     assert webhook.standard_key(secret) == (key or secret.encode())
+
+
+VECTORS = json.loads((Path(__file__).parents[2] / "conformance" / "signatures.json").read_text())
+
+
+@pytest.mark.parametrize("vector", VECTORS["verifies"], ids=lambda one: one["name"])
+def test_what_every_sdk_has_to_accept(vector):
+    """Signed by another program, with every kind of secret."""
+    body, headers = vector["body"].encode(), vector["headers"]
+
+    assert webhook.verify(body, headers["X-AgentField-Signature"], vector["secret"])
+    assert webhook.verify_standard(body, headers, vector["secret"], now=vector["now"])
+
+
+@pytest.mark.parametrize("vector", VECTORS["does_not"], ids=lambda one: one["name"])
+def test_what_every_sdk_has_to_refuse(vector):
+    """A byte, an id or a moment that is another."""
+    assert not webhook.verify_standard(vector["body"].encode(), vector["headers"], vector["secret"], now=vector["now"])
 
 
 GARBAGE: list[Any] = [None, "", "sha256=", "sha256=é", "\ud800", 7, b"x", [], {}, "v1,", "١٢٣"]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import secrets
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import httpx
 import pytest
+import standardwebhooks
 
 from tests.e2e import seed_receiver
 from tests.integration.api.serving import Answer, Api, Json, Received, Receiver, serving, the_problem, until
@@ -65,6 +67,34 @@ async def test_the_receiver_of_the_article_takes_it(api: Api, receiver: Receiver
 
     assert seed_receiver.handle(told.body, headers) == (200, "ok")
     assert seed_receiver.handle(told.body + b" ", headers) == (401, "bad signature")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode(),
+        base64.b64encode(KEY).decode(),
+        seed_receiver.SECRET.decode(),
+    ],
+    ids=["generated", "base64 of the client", "raw"],
+)
+async def test_the_public_library_takes_it(api: Api, receiver: Receiver, secret: str) -> None:
+    """As it is published, at every attempt, and not when a byte is changed; a raw secret is given to it as bytes."""
+    receiver.queue.append(FAILING)
+    id_, _ = await announced(api, receiver, secret=secret)
+    pending = await settled(api, id_, "pending")
+    await api.post(f"/deliveries/{pending['delivery_id']}/retry")
+    told = await receiver.wait_for(2)
+    raw = secret == seed_receiver.SECRET.decode()
+    library = standardwebhooks.Webhook(secret.encode() if raw else secret)
+
+    for one in told:
+        assert library.verify(one.body, dict(one.headers))["execution_id"] == id_
+        with pytest.raises(standardwebhooks.WebhookVerificationError):
+            library.verify(one.body + b" ", dict(one.headers))
+        if raw:
+            seed = {"X-AgentField-Signature": one.headers["x-agentfield-signature"]}
+            assert seed_receiver.handle(one.body, seed) == (200, "ok")
 
 
 @pytest.mark.parametrize(
@@ -317,6 +347,40 @@ async def test_a_receiver_that_hangs_delays_nobody_else(api: Api, receiver: Rece
 
     assert late["attempts"][0]["error"].startswith("timeout")
     assert late["attempts"][0]["latency_ms"] >= 300
+
+
+async def test_a_host_that_fails_is_left_alone(api: Api, receiver: Receiver) -> None:
+    """After five failures in a row nothing is sent there, what waits says so, and `/metrics` counts it."""
+    receiver.answer = Answer(status=503)
+    session = await api.node()
+    ids = [await api.run(session, webhook={"url": receiver.url}) for _ in range(5)]
+    for id_ in ids:
+        await settled(api, id_, "pending")
+    waiting = await api.run(session, webhook={"url": receiver.url})
+
+    async def held() -> Json:
+        [one] = await api.deliveries(waiting)
+        return one if one.get("held_by") == "breaker" else None
+
+    one = await until(held)
+    assert one["state"] == "pending"
+    assert one["next_attempt_at"] > one["created_at"]
+    assert "controlplane_breakers_open" in (await api.client.get("/metrics")).text
+
+
+async def test_a_host_that_asks_for_time_gets_it(api: Api, receiver: Receiver) -> None:
+    """Nothing else is sent there meanwhile, though it is due."""
+    receiver.answer = Answer(status=429, headers={"Retry-After": "60"})
+    session = await api.node()
+    await settled(api, await api.run(session, webhook={"url": receiver.url}), "pending")
+    [held] = await api.deliveries(await api.run(session, webhook={"url": receiver.url + "/other"}))
+
+    alone = await api.get(f"/deliveries/{held['delivery_id']}")
+    listed = (await api.get("/deliveries", state="pending"))["items"]
+
+    assert (held["held_by"], held["attempts"]) == ("retry_after", [])
+    assert [one["held_by"] for one in (alone, *listed)] == ["retry_after"] * 3
+    assert len(receiver.received) == 1
 
 
 async def test_nobody_listens(api: Api, receiver: Receiver) -> None:

@@ -20,7 +20,7 @@ async def test_health_is_what_agentfield_shows(api: Api, path: str) -> None:
     answer = await api.client.get(path)
 
     assert answer.status_code == 200
-    assert answer.json().keys() == {"status", "timestamp", "version", "checks"}
+    assert answer.json().keys() == {"status", "timestamp", "version", "checks", "secrets"}
     assert answer.json()["status"] == "healthy"
 
 

@@ -47,7 +47,13 @@ DEADLINE_SECONDS = 15.0
 pytestmark = pytest.mark.timeout(400)  # some of these walk every field of every form
 KEY = "the-key-of-the-house"
 KEY_LINE = f"X-API-Key: {KEY}\r\n".encode()
-HOUSE = {"api_key": KEY, "sync_wait_seconds": 2.0, "jobs_target": "n.echo", "agent_target": "n.echo"}
+HOUSE = {
+    "api_key": KEY,
+    "endpoints_max": 1_000,
+    "sync_wait_seconds": 2.0,
+    "jobs_target": "n.echo",
+    "agent_target": "n.echo",
+}
 OPERATIONS = operations_of(Settings(**HOUSE))
 PARAMETER = re.compile(r"{(\w+)}")
 WITH_BODY = [one for one in OPERATIONS if one.takes is not None]
@@ -218,6 +224,11 @@ async def place(api: Api, operation: Operation) -> Place:
         assert (await api.post("/triggers", made)).status_code == 201
         sent = await api.client.post(f"/hooks/{node}", content=b"1", headers={"Authorization": "Bearer s"})
         event_id = sent.json()["trigger_event_id"]
+    if "{namespace}" in operation.path:
+        assert (await api.post("/namespaces", {"name": node})).status_code == 201
+    if "/endpoints/{endpoint_id}" in operation.path:
+        made = {"name": node, "url": "http://127.0.0.1:1024/"}
+        assert (await api.post("/endpoints", made)).status_code == 201
     limit = f"key:{node}"
     if "/limits/{key}" in operation.path:
         assert (await api.client.put(f"/api/v1/limits/{limit}", json={"concurrency_max": 5})).status_code == 201
@@ -235,8 +246,10 @@ async def place(api: Api, operation: Operation) -> Place:
         "key_id": SHOWN_ID.replace("exec", "key"),
         "key": limit if "/limits/{key}" in operation.path else "hostile",
         "event": "hostile",
+        "namespace": node if "{namespace}" in operation.path else "default",
         "event_id": event_id,
         "slug": node,
+        "endpoint_id": node,
         "token": "hostile",
     }
     known: dict[str, object] = fence(lease) | {
@@ -273,6 +286,8 @@ async def places(api: Api, operations: Iterable[Operation]) -> AsyncIterator[lis
         while made := (await api.get("/triggers", limit=200))["items"]:
             for one in made:
                 await api.client.delete(f"/api/v1/triggers/{one['name']}")
+        for made in (await api.get("/endpoints", limit=200))["items"]:
+            await api.client.delete(f"/api/v1/endpoints/{made['endpoint_id']}")
         for made in (await api.get("/limits", limit=200))["items"]:
             await api.client.delete(f"/api/v1/limits/{quote(made['key'])}")
         for _, one in found:

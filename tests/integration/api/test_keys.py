@@ -401,3 +401,47 @@ async def test_use_is_written_once_a_minute(api: Api, conn: asyncpg.Connection) 
 
     assert first is not None
     assert await conn.fetchval("select last_used_at from api_keys") == first
+
+
+# Who tries many keys.
+
+FEW = {"api_key": "the-first-key", "wrong_keys_per_minute": 3}
+
+
+@pytest.mark.parametrize("settings", [FEW], ids=["few"])
+async def test_who_tries_many_keys_is_told_to_wait(api: Api) -> None:
+    """Also before the one that would have been right is looked at; keys that are in use here go on working."""
+    used = await create(api, "read")
+    assert (await ask(api, used["key"])).status_code == 200
+    fresh = await create(api, "read")
+    answers = [await ask(api, f"guess-{n}") for n in range(5)]
+    waits = await ask(api, fresh["key"])
+
+    assert [one.status_code for one in answers] == [401, 401, 401, 429, 429]
+    assert 0 < int(the_answer(answers[-1])) <= 20
+    assert waits.status_code == 429
+    assert [(await ask(api, key)).status_code for key in (used["key"], "the-first-key")] == [200, 200]
+    metrics = await ask(api, used["key"], "/metrics")
+    assert "controlplane_wrong_keys_throttled_total" in metrics.text
+
+
+@pytest.mark.parametrize("settings", [FEW], ids=["few"])
+async def test_the_first_key_cannot_be_guessed_either(api: Api) -> None:
+    """From an address where it was never used it is one guess among the others; health is told to everybody."""
+    for n in range(3):
+        await ask(api, f"guess-{n}")
+
+    assert (await ask(api, "the-first-key")).status_code == 429
+    assert (await ask(api, "guess", "/health")).status_code == 200
+
+
+@pytest.mark.parametrize("settings", [{"wrong_keys_per_minute": 1}], ids=["open"])
+async def test_an_open_server_is_told_no_wrong_keys(api: Api) -> None:
+    """Where nobody needs a key, one that is sent all the same means nothing."""
+    assert [(await ask(api, "whatever")).status_code for _ in range(5)] == [200] * 5
+
+
+def the_answer(refused: httpx.Response) -> str:
+    """How long to wait, of a refusal that is in order."""
+    assert the_problem(refused, 429, "rate_limited")["retry_after_seconds"] > 0
+    return refused.headers["retry-after"]

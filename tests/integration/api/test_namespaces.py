@@ -31,6 +31,7 @@ select c.relname
 from pg_class c
 join pg_attribute a on a.attrelid = c.oid and a.attname = 'namespace' and not a.attisdropped
 where c.relkind in ('r', 'p') and not c.relispartition and c.relnamespace = 'public'::regnamespace
+  and c.relname <> 'census'
 order by c.relname
 """
 
@@ -39,6 +40,8 @@ OTHERWISE = {
     ("POST", "/api/v1/executions/{execution_id}/logs"): 202,  # best effort: taken, and dropped
     ("GET", "/agent/status/{task_id}"): 200,  # a 200 that says that there is none
     ("PUT", "/api/v1/limits/{key}"): 422,  # would be one of its own, but says nothing
+    ("GET", "/api/v1/namespaces/{namespace}/caps"): 403,  # of `default`, whose name is no secret
+    ("PUT", "/api/v1/namespaces/{namespace}/caps"): 403,
     ("DELETE", "/api/v1/memory/vector/{key}"): 409,  # in the name of an attempt that there is not
 }
 
@@ -105,7 +108,14 @@ async def theirs(api: Api, receiver: Receiver) -> Theirs:
     assert hooked.status_code == 202, hooked.text
     [event] = (await api.get("/triggers/canary-schedule/events"))["items"]
     assert (await api.client.put("/api/v1/limits/key:canary", json={"concurrency_max": 3})).status_code == 201
+    assert (await api.client.put("/api/v1/namespaces/default/caps", json={"nodes": 5_000})).status_code == 200
+    told_all = {"name": "canary-schedule", "url": receiver.url, "events": ["endpoint.disabled"]}
+    endpoint = await api.post("/endpoints", told_all)
+    assert endpoint.status_code == 201, endpoint.text
+    listening = {"webhook": {"url": receiver.url, "events": ["execution.started"]}, "delay_seconds": 9_999}
+    await api.submit("canary.echo", **listening)
     key = (await api.post("/keys", {"name": "canary", "scopes": ["read"]})).json()
+    assert (await api.post("/tickets", {"path": "/canary"})).status_code == 201
     await api.submit("canary.echo", input={"canary": 2})  # waits, ready to be taken
     asking = await api.take(session)
     await api.submit("canary.echo", input={"canary": 3})
@@ -127,6 +137,8 @@ async def theirs(api: Api, receiver: Receiver) -> Theirs:
         "key_id": str(key["key_id"]),
         "event_id": str(event["trigger_event_id"]),
         "event": "canary-event",
+        "namespace": "default",
+        "endpoint_id": str(endpoint.json()["endpoint_id"]),
     }
     known: dict[str, object] = fence(lease) | {
         "execution_ids": [told, lease["execution_id"]],

@@ -110,7 +110,9 @@ async def approval_row(conn: Connection, request_id: str = "r-1") -> asyncpg.Rec
 
 
 async def claim(conn: Connection) -> list[Due]:
-    claimed = await deliver.claim_due(conn, 0, after_host="", full_hosts=(), per_host=9, limit=9, lease_seconds=60)
+    claimed = await deliver.claim_due(
+        conn, 0, after=deliver.BEGINNING, full_hosts=(), per_host=9, limit=9, lease_seconds=60
+    )
     return list(claimed.due)
 
 
@@ -184,7 +186,7 @@ async def test_a_decision_lets_it_go_on(conn: Connection, made: Made, decision: 
     )
     assert (approval["status"], approval["feedback"], approval["response"]) == (decision, "so", b'{ "n" : 1.0 }')
     assert approval["decided_at"] is not None
-    assert (told["event"], told["url"], told["host"]) == ("approval.decided:r-1:1", CALLBACK, "agent.example:8001")
+    assert (told["event"], told["url"], told["host"]) == ("approval.decided:r-1:1", CALLBACK, "node:agent.example:8001")
     assert (told["state"], told["attempts_max"]) == ("pending", CALLBACK_ATTEMPTS_MAX)
     assert json.loads(told["body"]) == {
         "execution_id": f"{show_execution(made.id)}~1",
@@ -553,8 +555,8 @@ async def test_a_request_is_found_in_every_bucket(conn: Connection) -> None:
     await ask(conn, two)
     await decide(conn, one)
 
-    found = await approvals.of_request(conn, "r-1", namespace=NAMESPACE, limit=5, placement=placement)
-    assert [(one.execution_id, one.status.value) for one in found] == [(one.id, "approved"), (two.id, "pending")]
-    assert await approvals.of_request(conn, "r-1", namespace=2, limit=5, placement=placement) == []
+    found = await approvals.of_request(conn, "r-1", namespaces=[NAMESPACE], limit=5, placement=placement)
+    assert [(one.execution_id, one.status.value) for _, one in found] == [(one.id, "approved"), (two.id, "pending")]
+    assert await approvals.of_request(conn, "r-1", namespaces=[2], limit=5, placement=placement) == []
     assert await approvals.latest(conn, 0, one.id, namespace=2) is None
-    assert Fence(two.id, 1) == found[1].fence
+    assert Fence(two.id, 1) == found[1][1].fence

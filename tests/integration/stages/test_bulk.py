@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 
 from controlplane.domain.bulk import Action, Asked, Bulk, BulkId, BulkState, Count, Filter
+from controlplane.domain.delivery import DeliveryState
 from controlplane.domain.execution import Status
 from controlplane.domain.ids import show_execution
 from controlplane.domain.placement import Placement
@@ -20,7 +21,7 @@ from controlplane.errors import BulkNotFound, IdempotencyConflict, InvalidState
 from controlplane.postgres.pool import Connection
 from controlplane.reads import bulks, executions
 from controlplane.stages import bulk
-from controlplane.stages.bulk import BATCH_MAX, Advanced
+from controlplane.stages.bulk import BATCH_MAX, DUE_MAX, NOT_TAKING, STUCK_SECONDS, Advanced
 from tests.make import (
     NAMESPACE,
     STOCK,
@@ -30,6 +31,7 @@ from tests.make import (
     event_types,
     make_execution,
     make_id,
+    move_clock,
     queue_row,
     race,
     report,
@@ -41,6 +43,18 @@ KILL = """
 update deliveries
 set state = 'dead', settled_at = clock(), charged = 5
 """
+SETTLED = """
+insert into deliveries (
+  bucket, id, namespace, execution_id, webhook_n, event, host, url, body, state, attempts_max, next_at, created_at,
+  settled_at
+)
+select 0, (lpad(to_hex((extract(epoch from clock()) * 1000)::bigint), 12, '0') || '7000800000'
+  || lpad(to_hex(n), 7, '0') || '000')::uuid, 1, $1, n, 'execution.failed', $4, 'https://' || $4, '{}', $3, 5, clock(),
+  clock(), clock()
+from generate_series(2, $2::int + 1) as n
+"""
+SETTLED_STATES = (DeliveryState.DELIVERED, DeliveryState.DEAD)
+ENDPOINT_ID = UUID(int=7)
 POISON = """
 create function refuse() returns trigger language plpgsql as $$
 begin
@@ -242,29 +256,107 @@ async def test_pauses_and_resumes(conn: Connection) -> None:
     assert (await event_types(conn, made[0].id))[1:] == ["execution.paused", "execution.resumed"]
 
 
+async def settled(conn: Connection, execution_id: UUID, number: int, state: str, *, host: str = "h") -> None:
+    """So many more deliveries of this execution, all to one receiver."""
+    await conn.execute(SETTLED, execution_id, number, state, host)
+
+
 async def test_a_thousand_dead_deliveries_are_sent_again(conn: Connection) -> None:
     """Each is due at once, with the schedule from its beginning, and is not touched again when it dies again."""
     [first] = await dead(conn)
-    await conn.execute(
-        """
-        insert into deliveries (bucket, id, namespace, execution_id, webhook_n, event, host, url, body, state,
-          attempts_max, next_at, created_at, settled_at)
-        select 0, (lpad(to_hex((extract(epoch from now()) * 1000)::bigint), 12, '0') || '7000800000'
-          || lpad(to_hex(n), 7, '0') || '000')::uuid, 1, $1, n, 'execution.failed', 'h', 'https://h', '{}', 'dead',
-          5, now(), now(), now()
-        from generate_series(2, 1000) as n
-        """,
-        first,
-    )
+    await settled(conn, first, 999, "dead")
     id_ = await begin(conn, asked(Action.REDRIVE_DELIVERIES))
-    await step(conn)
-    await conn.execute(KILL + " where state = 'pending'")
-
-    found = await finish(conn, id_)
+    while (found := await whole(conn, id_)).state is BulkState.RUNNING:
+        await step(conn)
+        assert await conn.fetchval("select count(*) from deliveries where state = 'pending' and charged = 0") > 0
+        await conn.execute(KILL + " where state = 'pending'")
 
     assert (found.matched, found.tally.done, found.tally.skipped) == (1000, 1000, {})
-    assert await conn.fetchval("select count(*) from deliveries where state = 'pending' and charged = 0") == 900
     assert (await event_types(conn, first)).count("delivery.retried") == 1000
+
+
+async def test_what_is_fresh_overtakes_ten_thousand_replays(conn: Connection) -> None:
+    """A bulk has only a few due at one receiver at once, however slow that is; the newcomer waits behind those."""
+    [first] = await dead(conn, url="https://h/hook", host="h")
+    await settled(conn, first, 10_000, "delivered")
+    id_ = await begin(conn, asked(Action.REDRIVE_DELIVERIES, host="h", states=SETTLED_STATES))
+    waits = [(await step(conn)).waits for _ in range(10)]
+    fresh = await make_execution(conn, "succeeded", webhooks=(webhook("https://h/hook", host="h"),))
+    before = await conn.fetchval(
+        """
+        select count(*)
+        from deliveries
+        where state = 'pending' and host = 'h'
+          and next_at <= (select next_at from deliveries where execution_id = $1)
+        """,
+        fresh.id,
+    )
+
+    assert before <= DUE_MAX + 1  # which are sent in this order
+    assert waits == [True] * 10
+    assert (await whole(conn, id_)).tally.done == DUE_MAX
+
+
+async def test_a_replay_goes_on_where_there_is_room(conn: Connection) -> None:
+    """As soon as the receiver has taken some; what it is to be tried again later does not count."""
+    [first] = await dead(conn, url="https://h/hook", host="h")
+    await settled(conn, first, 99, "delivered")
+    id_ = await begin(conn, asked(Action.REDRIVE_DELIVERIES, host="h", states=SETTLED_STATES))
+    await step(conn)
+    await step(conn)
+    assert (await whole(conn, id_)).tally.done == DUE_MAX
+    await conn.execute("update deliveries set next_at = clock() + interval '1 hour' where state = 'pending'")
+    await step(conn)
+
+    assert (await whole(conn, id_)).tally.done == 2 * DUE_MAX
+
+
+async def test_a_receiver_that_takes_nothing_holds_nobody_up_for_long(conn: Connection) -> None:
+    """After a quarter of an hour the rest of it is left out, and said so; the others get theirs."""
+    [first] = await dead(conn, url="https://hung/hook", host="hung")
+    await settled(conn, first, 60, "delivered", host="hung")
+    await make_execution(conn, "succeeded", webhooks=(webhook("https://h/hook", host="h"),))
+    await conn.execute(KILL + " where state = 'pending'")
+    id_ = await begin(conn, asked(Action.REDRIVE_DELIVERIES, states=SETTLED_STATES))
+    await step(conn)
+    assert (await whole(conn, id_)).state is BulkState.RUNNING
+    await move_clock(conn, f"{STUCK_SECONDS + 1} seconds")
+    await step(conn)
+    found = await whole(conn, id_)
+
+    assert (found.state, found.tally.done) == (BulkState.DONE, DUE_MAX + 1)
+    assert found.tally.skipped == {NOT_TAKING: 61 - DUE_MAX}
+    assert await conn.fetchval("select state from deliveries where host = 'h'") == "pending"
+
+
+@pytest.mark.parametrize(
+    ("filter_", "number"),
+    [
+        ({"states": (DeliveryState.DELIVERED,)}, 1),
+        ({"states": SETTLED_STATES}, 2),
+        ({"states": (DeliveryState.DEAD,)}, 1),
+        ({"states": SETTLED_STATES, "event": "execution.failed"}, 1),
+        ({"states": SETTLED_STATES, "host": "a.example"}, 1),
+        ({"states": SETTLED_STATES, "endpoint_id": ENDPOINT_ID}, 1),
+        ({"event": "execution.completed"}, 0),
+    ],
+    ids=["delivered", "both", "dead", "event", "host", "endpoint", "dead of an event"],
+)
+async def test_which_deliveries_are_replayed(conn: Connection, filter_: dict[str, Any], number: int) -> None:
+    """Delivered or dead, and all that is said holds; the dry run says the same number."""
+    await dead(conn, url="https://a.example/hook", host="a.example")
+    taken = await make_execution(conn, "succeeded", webhooks=(webhook("https://b.example/hook", host="b.example"),))
+    await conn.execute(
+        "update deliveries set state = 'delivered', settled_at = clock(), endpoint_id = $2 where execution_id = $1",
+        taken.id,
+        ENDPOINT_ID,
+    )
+    await make_execution(conn, "succeeded", webhooks=(webhook(),))  # not told yet: it is sent anyway
+    what = asked(Action.REDRIVE_DELIVERIES, **filter_)
+    counted = await bulks.count(conn, what, placement=STOCK)
+    found = await run(conn, what)
+
+    assert (counted.total, found.tally.done) == (number, number)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ async def pending(conn: Connection, *hosts: str, wait: str = "0") -> None:
 async def walk(
     conn: Connection,
     *,
-    after_host: str = "",
+    bucket: int = 0,
+    after: deliver.Place = deliver.BEGINNING,
     full_hosts: tuple[str, ...] = (),
     per_host: int = 4,
     limit: int = 100,
@@ -55,8 +56,8 @@ async def walk(
 ) -> deliver.Claimed:
     return await deliver.claim_due(
         conn,
-        0,
-        after_host=after_host,
+        bucket,
+        after=after,
         full_hosts=full_hosts,
         per_host=per_host,
         limit=limit,
@@ -178,23 +179,23 @@ async def test_the_walk_goes_on_where_it_stopped(conn: Connection) -> None:
     await pending(conn, "a.example", "b.example", "c.example", "d.example")
 
     first = await walk(conn, limit=2)
-    second = await walk(conn, limit=3, after_host=first.after_host)
+    second = await walk(conn, limit=3, after=first.after)
 
     assert sorted(one.host for one in first.due) == ["a.example", "b.example"]
     assert sorted(one.host for one in second.due) == ["c.example", "d.example"]
-    assert (first.after_host, second.after_host) == ("b.example", "")
+    assert (first.after, second.after) == (("b.example", 1), deliver.BEGINNING)
 
 
 async def test_hosts_that_wait_do_not_hide_those_behind_them(conn: Connection) -> None:
     """However many dead receivers stand in front, the walk passes them and reaches the healthy ones."""
     await pending(conn, *(f"dead-{n:04}.example" for n in range(450)), wait="60")
     await pending(conn, "healthy.example")
-    after, passes = "", 0
+    after, passes = deliver.BEGINNING, 0
     found: list[str] = []
 
     while not found and passes < 10:
-        claimed = await walk(conn, after_host=after)
-        after, found, passes = claimed.after_host, [one.host for one in claimed.due], passes + 1
+        claimed = await walk(conn, after=after)
+        after, found, passes = claimed.after, [one.host for one in claimed.due], passes + 1
 
     assert (found, passes) == (["healthy.example"], 3)
 
@@ -202,13 +203,13 @@ async def test_hosts_that_wait_do_not_hide_those_behind_them(conn: Connection) -
 async def test_the_walk_ends(conn: Connection) -> None:
     """When nothing is due anywhere the walk says so instead of going round for ever."""
     await pending(conn, *(f"dead-{n:04}.example" for n in range(450)), wait="60")
-    after, seen = "", []
+    after, seen = deliver.BEGINNING, []
 
     for _ in range(4):
-        after = (await walk(conn, after_host=after)).after_host
+        after = (await walk(conn, after=after)).after
         seen.append(after)
 
-    assert seen == ["dead-0199.example", "dead-0399.example", "", "dead-0199.example"]
+    assert seen == [("dead-0199.example", 1), ("dead-0399.example", 1), deliver.BEGINNING, ("dead-0199.example", 1)]
 
 
 async def test_a_success_is_written_down(conn: Connection, made: Made, due: Due) -> None:
@@ -372,7 +373,9 @@ async def test_a_batch_is_answered_in_order(conn: Connection) -> None:
     for bucket in (1, 0):
         await make_execution(conn, "succeeded", webhooks=(webhook(),), bucket=bucket)
     [zero] = await due_now(conn)
-    [one] = (await deliver.claim_due(conn, 1, after_host="", full_hosts=(), per_host=4, limit=9, lease_seconds=60)).due
+    [one] = (
+        await deliver.claim_due(conn, 1, after=deliver.BEGINNING, full_hosts=(), per_host=4, limit=9, lease_seconds=60)
+    ).due
 
     answers = await deliver.settle(conn, [sent(one), sent(replace(zero, attempt=7)), sent(zero)])
 

@@ -563,3 +563,18 @@ async def test_a_key_answers_as_long_as_it_lives(conn: Connection) -> None:
     [again] = await accept(conn, submission(idempotency_key="k", request_hash=b"h"))
 
     assert (again.id, again.replayed) == (first.id, True)
+
+
+async def test_what_was_not_announced_stays(conn: Connection) -> None:
+    """A run goes only when the announcer has passed its events, and so do its events alone."""
+    await make_execution(conn, "succeeded")
+    await conn.execute("insert into announced (bucket, xid, seq, moved_at) values (0, '1', 1, clock())")
+    await move_clock(conn, "31 days")
+    held = await forget_all(conn)
+    trimmed = await forget.drop_events(conn, 0, after_seconds=86_400.0)
+    await conn.execute("update announced set xid = '9000000000'")
+    await forget.rouse(conn, 0)
+    gone = await forget_all(conn)
+
+    assert (held.any, trimmed is not None and trimmed.any) == (False, False)
+    assert gone.executions == {"succeeded": 1}

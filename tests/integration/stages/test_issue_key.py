@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from controlplane.domain.key import KEYS_MAX, Key, KeyId, KeyScope, KeyState
-from controlplane.errors import Invalid, KeyNotFound, KeyReplaced, KeyRevoked, NamespaceExists
+from controlplane.errors import CapReached, KeyNotFound, KeyReplaced, KeyRevoked, NamespaceExists
 from controlplane.postgres.pool import Connection
 from controlplane.reads import keys
 from controlplane.security.keys import digest, make, prefix_of
@@ -79,7 +79,7 @@ async def test_the_schema_refuses_what_no_key_may_be(conn: Connection, over: dic
 async def test_there_is_an_end_to_keys(conn: Connection) -> None:
     """Those that are revoked do not count."""
     await conn.execute(MANY, KEYS_MAX)
-    with pytest.raises(Invalid):
+    with pytest.raises(CapReached):
         await issue(conn)
     await conn.execute("update api_keys set revoked_at = clock() where prefix = '1'")
 

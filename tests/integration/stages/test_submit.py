@@ -400,3 +400,30 @@ async def test_a_reserved_key_is_free_again_after_its_time(conn: Connection) -> 
     await move_clock(conn, "24 hours 1 second")
 
     assert await reserve(conn, request_hash=b"other") != first
+
+
+async def test_what_was_accepted_before_is_known_by_its_id_its_key_and_its_step(conn: Connection) -> None:
+    """So that it is answered also where there is no room for more; it looks, and changes nothing."""
+    parent = await make_execution(conn, "running")
+    of = {"parent_id": parent.id, "parent_attempt": 1, "run_id": parent.run_id, "step": "s"}
+    plain, key, call = submission(), keyed(), submission(**of)
+    await accept(conn, plain, key, call)
+    asked = [
+        plain,
+        keyed(),
+        submission(**of),
+        submission(),
+        keyed(idempotency_key="other"),
+        submission(**of | {"step": "t"}),
+    ]
+    before = await counts(conn)
+
+    said = await submit.before(conn, asked)
+    other = await submit.before(conn, [wrong := keyed(request_hash=b"another")])
+
+    assert [one and one.id for one in map(said.get, (one.id for one in asked))] == [plain.id, key.id, call.id] + [
+        None
+    ] * 3
+    assert [said[one.id].replayed for one in asked[:3]] == [False, True, True]
+    assert isinstance(other[wrong.id], IdempotencyConflict)
+    assert await counts(conn) == before

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from controlplane.api.doors import CALLER
-from controlplane.api.rate import CALLERS_MAX, Rates, caller_of
-from controlplane.domain.key import Caller
+from controlplane.api.rate import CALLERS_MAX, Rates, caller_of, namespace_of
+from controlplane.domain.key import ANYBODY, Caller
 
 
 class Clock:
@@ -95,3 +95,20 @@ def test_one_house_is_one_caller() -> None:
     one, other, next_door = ({"client": (host, 1)} for host in ("2001:db8::1", "2001:db8::f:2", "2001:db8:0:1::1"))
 
     assert caller_of(one) == caller_of(other) != caller_of(next_door)
+
+
+def test_a_namespace_is_counted_by_its_keys() -> None:
+    """Who came with none is counted by its address alone, and takes nothing from a namespace."""
+    caller = Caller(name="ci", namespace=7, scopes=frozenset())
+
+    assert namespace_of({CALLER: caller}) == "namespace 7"
+    assert namespace_of({}) is namespace_of({CALLER: ANYBODY}) is None
+
+
+def test_what_is_given_back_may_be_taken_again(rates: Rates) -> None:
+    """A request that another policy refuses uses nothing up."""
+    for _ in range(10):
+        rates.take("a")
+        rates.give_back("a")
+
+    assert rates.take("a").left == 3

@@ -12,19 +12,23 @@ import pytest
 from controlplane.domain.bulk import (
     ERROR_CHARS_MAX,
     ERRORS_MAX,
+    REPLAYED_MAX,
     Action,
     Asked,
     Bulk,
     BulkId,
     BulkState,
+    Count,
     Filter,
     Tally,
     bounds,
     check,
+    check_count,
     dump,
     load,
     together,
 )
+from controlplane.domain.delivery import DeliveryState
 from controlplane.domain.execution import Status
 from controlplane.domain.ids import EARLY_SECONDS, LATE_SECONDS, IdMaker
 from controlplane.errors import Invalid
@@ -132,3 +136,61 @@ def test_the_whole_of_its_parts(states: tuple[str, str], state: str) -> None:
 
     assert (whole.state, whole.matched, whole.tally.done) == (state, 2, 2)
     assert (whole.ended_at is None) == ("running" in states)
+
+
+BOTH = (DeliveryState.DELIVERED, DeliveryState.DEAD)
+
+
+def test_a_filter_of_deliveries_is_kept_as_it_was_said() -> None:
+    """In the words of the wire, whatever server reads it next."""
+    said = Filter(states=BOTH, event="execution.failed", endpoint_id=UUID(int=7))
+    raw = dump(said, Action.REDRIVE_DELIVERIES)
+
+    assert b'"state": ["delivered", "dead"]' in raw
+    assert load(raw, Action.REDRIVE_DELIVERIES) == said
+
+
+@pytest.mark.parametrize(
+    ("filter_", "where"),
+    [
+        ({"states": (DeliveryState.PENDING,)}, "body.filter.state"),
+        ({"ids": (UUID(int=1),), "event": "x"}, "body.filter.ids"),
+    ],
+)
+def test_what_cannot_be_sent_again(filter_: dict[str, Any], where: str) -> None:
+    """What is not over, and ids with more than a state beside them."""
+    with pytest.raises(Invalid) as refused:
+        check(asked(Action.REDRIVE_DELIVERIES, **filter_), everything=False)
+
+    assert refused.value.where == where
+
+
+@pytest.mark.parametrize("name", ["states", "event", "endpoint_id", "host"])
+def test_only_deliveries_have_it(name: str) -> None:
+    """An execution has no state of a delivery, no event and no receiver."""
+    value: Any = BOTH if name == "states" else UUID(int=7) if name == "endpoint_id" else "x"
+    with pytest.raises(Invalid):
+        check(asked(Action.CANCEL, **{name: value}), everything=False)
+
+
+@pytest.mark.parametrize(
+    ("states", "number", "exact", "refused"),
+    [
+        (BOTH, REPLAYED_MAX, True, False),
+        (BOTH, REPLAYED_MAX + 1, True, True),
+        (BOTH, 1, False, True),
+        ((), REPLAYED_MAX + 1, True, False),
+    ],
+    ids=["at the limit", "over it", "not counted to the end", "the dead ones alone"],
+)
+def test_a_storm_needs_a_yes(states: tuple[DeliveryState, ...], number: int, exact: bool, refused: bool) -> None:
+    """Of what was taken already; the dead ones were always sent without one."""
+    what = asked(Action.REDRIVE_DELIVERIES, states=states, host="h")
+    counted = Count(matched={0: number}, exact={0: exact}, sample=())
+    check_count(what, counted, confirmed=True)
+    if not refused:
+        check_count(what, counted, confirmed=False)
+        return
+
+    with pytest.raises(Invalid):
+        check_count(what, counted, confirmed=False)

@@ -37,6 +37,16 @@ def test_days_become_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert keep.statuses()[Status.CANCELLED] == 3 * DAY_SECONDS
 
 
+def test_the_audit_log_is_kept_for_a_month_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day fewer than the database would let go is refused at once."""
+    monkeypatch.setenv("CONTROLPLANE_KEEP_AUDIT_DAYS", "30")
+    assert Settings().keep_audit_days == 30
+    monkeypatch.setenv("CONTROLPLANE_KEEP_AUDIT_DAYS", "29")
+
+    with pytest.raises(ValueError, match="30"):
+        Settings()
+
+
 def test_steps_add_up() -> None:
     """What removed no rows removed nothing."""
     sum_ = Forgotten()

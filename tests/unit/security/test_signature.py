@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from base64 import b64encode
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -258,3 +261,17 @@ def test_approval_without_a_moment_is_old_even_at_the_beginning_of_time() -> Non
 
     assert not approval(hax=f"v1={nothing}", now=0)
     assert not verify_approval("\ud800", BODY, hax=None, webhook=PLAIN, hub=None)
+
+
+VECTORS = json.loads((Path(__file__).parents[3] / "sdk" / "conformance" / "signatures.json").read_text())
+
+
+@pytest.mark.parametrize("vector", VECTORS["verifies"], ids=lambda one: one["name"])
+def test_signed_as_every_sdk_expects(vector: dict[str, Any]) -> None:
+    """The vectors that the SDKs verify are what is sent."""
+    body, headers, secret = vector["body"].encode(), vector["headers"], vector["secret"]
+    at = int(headers["webhook-timestamp"])
+    signed = sign_standard(secret, webhook_id=headers["webhook-id"], timestamp=at, body=body)
+
+    assert signed in headers["webhook-signature"].split(" ")
+    assert sign_agentfield(secret, body) == headers["X-AgentField-Signature"]

@@ -2,11 +2,13 @@
 
 from controlplane_sdk import webhook
 from controlplane_sdk.agent import Agent
+from controlplane_sdk.audit import AuditRow
 from controlplane_sdk.bulk import Bulk, BulkCount
 from controlplane_sdk.client import Client, Event, Handle, Page
 from controlplane_sdk.context import Context
 from controlplane_sdk.deliveries import Delivery
 from controlplane_sdk.durable import Decision, Suspended
+from controlplane_sdk.endpoints import Endpoint, EndpointTest
 from controlplane_sdk.errors import (
     AIUnavailable,
     AlreadyFinished,
@@ -51,6 +53,7 @@ __all__ = [
     "AlreadyFinished",
     "Approval",
     "AttemptRecord",
+    "AuditRow",
     "Bulk",
     "BulkCount",
     "Client",
@@ -59,6 +62,8 @@ __all__ = [
     "Decision",
     "Delivery",
     "Drain",
+    "Endpoint",
+    "EndpointTest",
     "Event",
     "EventTimedOut",
     "Execution",

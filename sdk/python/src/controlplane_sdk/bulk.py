@@ -36,6 +36,9 @@ class BulkFilter(TypedDict, total=False):
     ended_after: datetime | str
     ended_before: datetime | str
     ids: Sequence[str]
+    state: str | Sequence[str]
+    event: str
+    endpoint_id: str
 
 
 class BulkCount(BaseModel):
@@ -68,6 +71,7 @@ class Bulk(BaseModel):
     reason: str | None = None
     error: str | None = None
     created_at: datetime | None = None
+    created_by: str | None = None
     began_at: datetime | None = None
     ended_at: datetime | None = None
 
@@ -125,12 +129,17 @@ class Bulks:
         self,
         *,
         all: bool = False,  # noqa: A002 - the wire's word
+        confirm: bool = False,
         reason: str | None = None,
         idempotency_key: str | None = None,
         **filter_: Unpack[BulkFilter],
     ) -> Bulk:
-        """Send webhooks again that are dead. Raises: RequestRefused."""
-        return await self._begin("redrive_deliveries", filter_, all, idempotency_key, reason=reason)
+        """Send webhooks again that are dead; with `state=("delivered", "dead")` also those that were taken.
+
+        `confirm`: more than 10,000 that were taken. Raises: RequestRefused.
+        """
+        more = {"confirm": True} if confirm else {}
+        return await self._begin("redrive_deliveries", filter_, all, idempotency_key, reason=reason, **more)
 
     async def pause(
         self,
@@ -190,7 +199,7 @@ class Bulks:
         return found
 
     async def _begin(
-        self, action: Action, filter_: BulkFilter, everything: bool, idempotency_key: str | None, **more: str | None
+        self, action: Action, filter_: BulkFilter, everything: bool, idempotency_key: str | None, **more: Any
     ) -> Bulk:
         said = {word: value for word, value in more.items() if value is not None}
         body = {"action": action, "filter": _wire(filter_), "all": everything} | said

@@ -15,9 +15,11 @@ from urllib.parse import quote
 import httpx
 
 from controlplane_sdk import executions, signals, steps, strict_json
+from controlplane_sdk.audit import Audit
 from controlplane_sdk.bulk import Bulks
 from controlplane_sdk.connection import Connection
 from controlplane_sdk.deliveries import Deliveries
+from controlplane_sdk.endpoints import Endpoints
 from controlplane_sdk.errors import AlreadyFinished, LeaseLost, RequestRefused, ServerUnavailable, ServerUnreachable
 from controlplane_sdk.executions import AttemptRecord, Execution, Explanation, Retention
 from controlplane_sdk.keys import Keys
@@ -254,6 +256,7 @@ class Client:
         self.deliveries = Deliveries(lambda: self._transport, patience_seconds=patience_seconds)
         self.bulk = Bulks(lambda: self._transport, patience_seconds=patience_seconds)
         self.keys = Keys(lambda: self._transport, patience_seconds=patience_seconds)
+        self.audit = Audit(lambda: self._transport, patience_seconds=patience_seconds)
         self.runs = Runs(lambda: self._transport, patience_seconds=patience_seconds)
         self.schedules: Schedules[Handle] = Schedules(
             lambda: self._transport, self._handle, patience_seconds=patience_seconds
@@ -261,6 +264,7 @@ class Client:
         self.triggers: Triggers[Handle] = Triggers(
             lambda: self._transport, self._handle, patience_seconds=patience_seconds
         )
+        self.endpoints = Endpoints(lambda: self._transport, patience_seconds=patience_seconds)
         self.limits = Limits(lambda: self._transport, patience_seconds=patience_seconds)
 
     async def __aenter__(self) -> Self:
@@ -283,6 +287,7 @@ class Client:
         input: Mapping[str, Any] | None = None,  # noqa: A002 - the wire's word
         *,
         webhook: str | Mapping[str, Any] | None = None,
+        webhooks: Sequence[str | Mapping[str, Any]] | None = None,
         run_id: str | None = None,
         idempotency_key: str | None = None,
         session_id: str | None = None,
@@ -304,9 +309,10 @@ class Client:
     ) -> Handle:
         """Start an execution of `node.reasoner` and return at once. Arguments by name, or as `input`.
 
-        `webhook` is a URL or {"url", "secret", "headers"}. It begins after `delay_seconds`, or at `run_at` (a moment
-        with its offset from UTC); from then on it may wait `schedule_to_start_seconds` for a node and take
-        `total_seconds` in all, and each attempt `timeout_seconds`, of which it may be silent for `heartbeat_seconds`.
+        `webhook` is a URL or {"url", "secret", "headers", "events"}, `webhooks` are several. It begins after
+        `delay_seconds`, or at `run_at` (a moment with its offset from UTC); from then on it may wait
+        `schedule_to_start_seconds` for a node and take `total_seconds` in all, and each attempt `timeout_seconds`, of
+        which it may be silent for `heartbeat_seconds`.
         `retry` says more than `retries`: {"max", "backoff", "delay_seconds", "factor", "cap_seconds", "jitter",
         "fatal_errors", "retry_errors"}.
         Of one `concurrency_key` no more run at once than its limit allows; `concurrency` {"key", "max"} sets that limit
@@ -316,6 +322,7 @@ class Client:
         body = {
             "input": {**(input or {}), **arguments},
             "webhook": _webhook(webhook),
+            "webhooks": None if webhooks is None else [_webhook(one) for one in webhooks],
             "context": context,
             "priority": priority,
             "retries": retries,

@@ -15,6 +15,18 @@ from controlplane_sdk.transport import Transport, present
 
 KeyScope = Literal["execute", "read", "operate", "admin", "node"]
 
+CapName = Literal[
+    "executions",
+    "stored_bytes",
+    "schedules",
+    "triggers",
+    "keys",
+    "nodes",
+    "sessions_per_node",
+    "memory_keys",
+    "memory_bytes",
+]
+
 
 class Key(BaseModel):
     """A key as it is listed. Fields that a newer control plane adds are kept."""
@@ -27,6 +39,7 @@ class Key(BaseModel):
     prefix: str = ""
     scopes: tuple[str, ...] = ()
     node_ids: tuple[str, ...] = ()
+    hide_payloads: bool = False
     state: str = "active"
     created_at: datetime | None = None
     created_by: str | None = None
@@ -44,6 +57,16 @@ class NewKey(Key):
     replaces: Key | None = None
 
 
+class Ticket(BaseModel):
+    """What opens one stream, once: its `path` with `?ticket=` and `ticket.get_secret_value()`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    ticket: SecretStr
+    path: str
+    expires_in_seconds: float
+
+
 class Namespace(BaseModel):
     """A part of a control plane of which no other sees anything."""
 
@@ -51,6 +74,21 @@ class Namespace(BaseModel):
 
     name: str
     created_at: datetime | None = None
+
+
+class Cap(BaseModel):
+    """How many of `cap` a namespace may have (`most`; None: any number), and has (`present`; None: not counted).
+
+    `said`: it was said of this namespace; else it is the server's `default`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    cap: str
+    most: int | None = None
+    default: int | None = None
+    said: bool = False
+    present: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +122,11 @@ class Keys:
         node_ids: Sequence[str] | None = None,
         expires_in_seconds: float | None = None,
         namespace: str | None = None,
+        hide_payloads: bool = False,
     ) -> NewKey:
         """A new key. With the scope `node`, `node_ids` are the nodes that it speaks as: `worker`, `worker-*`, `*`.
+
+        `hide_payloads`: it is told that inputs, results, values and texts are there, and never what they are.
 
         Sent once: after a lost answer a key may be there that nobody has seen; `list` shows it, and `revoke` ends it.
         """
@@ -95,6 +136,7 @@ class Keys:
             "node_ids": None if node_ids is None else list(node_ids),
             "expires_in_seconds": expires_in_seconds,
             "namespace": namespace,
+            "hide_payloads": hide_payloads or None,
         }
         reply = await self._transport().send("POST", "/keys", strict_json.encode(present(body)))
         return NewKey.model_validate(reply.expect())
@@ -130,6 +172,14 @@ class Keys:
         )
         return NewKey.model_validate(reply.expect())
 
+    async def create_ticket(self, path: str) -> Ticket:
+        """A way for a browser into the stream at this path, once and within a minute, with what this client's key may.
+
+        For a key with the scope `read` or `node`. Raises: RequestRefused.
+        """
+        reply = await self._transport().send("POST", "/tickets", strict_json.encode({"path": path}))
+        return Ticket.model_validate(reply.expect())
+
     async def create_namespace(self, name: str) -> Namespace:
         """A new namespace. Raises: RequestRefused where there is one of this name."""
         reply = await self._transport().send("POST", "/namespaces", strict_json.encode({"name": name}))
@@ -139,6 +189,22 @@ class Keys:
         """Namespaces by name."""
         body = await self._ask("GET", "/namespaces", limit=str(limit), cursor=cursor)
         return NamespacePage([Namespace.model_validate(item) for item in body["items"]], body.get("next_cursor"))
+
+    async def caps(self, namespace: str = "default") -> Sequence[Cap]:
+        """How much a namespace may have, and what it has. Raises: NotFound; another than its own is for `default`."""
+        body = await self._ask("GET", f"/namespaces/{quote(namespace, safe='')}/caps")
+        return [Cap.model_validate(item) for item in body["caps"]]
+
+    async def set_caps(self, namespace: str, caps: Mapping[CapName, int | None]) -> Sequence[Cap]:
+        """These hold from here on, for a key of `default`; None is any number, what is left out the server's default.
+
+        What is there already stays. Raises: NotFound; RequestRefused for what is no cap.
+        """
+        # Not through `present`: None says something here.
+        reply = await self._transport().send(
+            "PUT", f"/namespaces/{quote(namespace, safe='')}/caps", strict_json.encode(dict(caps))
+        )
+        return [Cap.model_validate(item) for item in reply.expect()["caps"]]
 
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, **params: str | None) -> Any:
         return await self._transport().ask(

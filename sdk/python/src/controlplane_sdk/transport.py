@@ -183,6 +183,7 @@ class Transport:
         *,
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str | None] | None = None,
+        answer_seconds: float = ANSWER_SECONDS,
         patience_seconds: float | None,
     ) -> Any:
         """The body of the answer to a request that may be repeated; a parameter that is None is not said.
@@ -195,6 +196,7 @@ class Transport:
             None if body is None else strict_json.encode(body),
             headers=headers,
             params=present(params or {}) or None,
+            answer_seconds=answer_seconds,
             patience_seconds=patience_seconds,
         )
         return reply.expect()

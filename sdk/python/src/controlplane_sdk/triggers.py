@@ -62,7 +62,7 @@ class TriggerEvent(BaseModel):
     replay_execution_id: str | None = None
     at: datetime
     body: Any = None
-    headers: Mapping[str, str] = Field(default_factory=dict)
+    headers: Mapping[str, Any] = Field(default_factory=dict)
 
 
 class Sample(BaseModel):

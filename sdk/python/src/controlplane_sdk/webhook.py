@@ -13,6 +13,7 @@ from collections.abc import Mapping
 TOLERANCE_SECONDS = 300
 _TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
 _KEY_BYTES = range(24, 65)
+_SIGNATURES_MAX = 32
 
 
 def verify(raw_body: bytes, header: str | None, secret: str | bytes) -> bool:
@@ -53,22 +54,22 @@ def verify_standard(
     signed = b".".join([id_.encode("utf-8", "replace"), at.encode(), bytes(raw_body)])
     expected = b"v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest())
     # All are compared, so that the time taken does not tell which one fits.
-    fits = [hmac.compare_digest(expected, one.encode("utf-8", "replace")) for one in signatures.split(" ")]
+    fits = [
+        hmac.compare_digest(expected, one.encode("utf-8", "replace")) for one in signatures.split(" ")[:_SIGNATURES_MAX]
+    ]
     return any(fits)
 
 
 def standard_key(secret: str | bytes) -> bytes:
-    """The key of the Standard Webhooks signature: what `whsec_` carries if that is base64 of 24 to 64 bytes, else the
-    secret itself."""
+    """The key of the Standard Webhooks signature: what stands after `whsec_` (which may be missing) if that is strict
+    base64 of 24 to 64 bytes, else the secret itself."""
     key = _bytes(secret)
-    if key.startswith(b"whsec_"):
-        try:
-            decoded = base64.b64decode(key.removeprefix(b"whsec_"), validate=True)
-        except binascii.Error:
-            return key
-        if len(decoded) in _KEY_BYTES:
-            return decoded
-    return key
+    encoded = key.removeprefix(b"whsec_")
+    try:
+        decoded = base64.b64decode(encoded, validate=True)
+    except binascii.Error:
+        return key
+    return decoded if len(decoded) in _KEY_BYTES and base64.b64encode(decoded) == encoded else key
 
 
 def _bytes(secret: object) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import time
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
 from controlplane.domain.approval import Decision
@@ -571,6 +573,72 @@ async def test_hostile_signatures(api: Api, attempt: Attempt) -> None:
         broken = signed("X-Hub-Signature-256", b"{")
         answered = await stranger.post("/api/v1/webhooks/approval-response", content=b"{", headers=broken)
         the_problem(answered, 400, "malformed_json")
+
+    assert (await attempt.status())["status"] == "pending"
+
+
+@contextlib.asynccontextmanager
+async def elsewhere(api: Api) -> AsyncIterator[Api]:
+    """Who has every right in another namespace."""
+    assert (await api.post("/namespaces", {"name": "elsewhere"})).status_code == 201
+    every = ["execute", "read", "operate", "admin", "node"]
+    wish = {"name": "all", "scopes": every, "node_ids": ["*"], "namespace": "elsewhere"}
+    headers = {"X-API-Key": (await api.post("/keys", wish)).json()["key"]}
+    async with httpx.AsyncClient(base_url=api.url, headers=headers, timeout=30, trust_env=False) as client:
+        yield Api(api.app, api.host, api.port, client)
+
+
+async def sign(api: Api, **more: Json) -> httpx.Response:
+    """As who has no key tells it."""
+    body = orjson.dumps({"requestId": "r-1", "decision": "approved"} | more)
+    async with httpx.AsyncClient(base_url=api.url, trust_env=False) as stranger:
+        headers = signed("X-Hub-Signature-256", body)
+        return await stranger.post("/api/v1/webhooks/approval-response", content=body, headers=headers)
+
+
+@KEYED
+async def test_a_signature_decides_where_it_was_asked(api: Api, receiver: Receiver) -> None:
+    """In the namespace of the question, which no key names; the callback goes out there, too."""
+    async with elsewhere(api) as there:
+        theirs = await running(there, receiver)
+        await theirs.ask()
+        answered = await sign(api)
+        again = await sign(api)
+
+        assert (answered.json()["status"], again.json()["status"]) == ("processed", "already_processed")
+        assert answered.json()["execution_id"] == theirs.execution_id
+        assert (await theirs.status())["status"] == "approved"
+        await receiver.wait_for(1)
+
+
+@KEYED
+async def test_one_request_of_two_namespaces(api: Api, attempt: Attempt, receiver: Receiver) -> None:
+    """Nobody decides for the other by taking its id: without a namespace neither is decided, with one the one named."""
+    await attempt.ask()
+    async with elsewhere(api) as there:
+        theirs = await running(there, receiver)
+        await theirs.ask()
+        the_problem(await sign(api), 409, "conflict")
+        the_problem(await sign(api, namespace="nowhere"), 404, "no_approval_request")
+        assert [(await one.status())["status"] for one in (attempt, theirs)] == ["pending", "pending"]
+        answered = await sign(api, namespace="elsewhere")
+
+        assert answered.json()["execution_id"] == theirs.execution_id
+        assert [(await one.status())["status"] for one in (attempt, theirs)] == ["pending", "approved"]
+    the_problem(await sign(api), 409, "conflict")
+    assert (await sign(api, namespace="default")).json()["execution_id"] == attempt.execution_id
+
+
+@KEYED
+async def test_a_key_decides_in_its_namespace_alone(api: Api, attempt: Attempt) -> None:
+    """Also with a signature, and whatever namespace the body names."""
+    await attempt.ask()
+    async with elsewhere(api) as there:
+        for named in ({}, {"namespace": "default"}):
+            body = orjson.dumps({"requestId": "r-1", "decision": "approved"} | named)
+            headers = signed("X-Hub-Signature-256", body)
+            refused = await there.client.post("/api/v1/webhooks/approval-response", content=body, headers=headers)
+            the_problem(refused, 404, "no_approval_request")
 
     assert (await attempt.status())["status"] == "pending"
 

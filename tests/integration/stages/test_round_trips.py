@@ -1,0 +1,70 @@
+"""How often a flush asks the database: at a few hundred microseconds each, that is what small batches cost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+import pytest
+
+from controlplane.postgres.pool import Connection, open_pool
+from tests.make import accept, lease, make_execution, make_session, report, submission, webhook
+
+
+@pytest.fixture(autouse=True)
+async def met(conn: Connection) -> None:
+    """The driver has asked what types there are: it does so once for each connection."""
+    await make_execution(conn, "succeeded")
+
+
+async def asked(conn: Connection, call: Awaitable[object]) -> int:
+    """The statements that this sends, begin and commit among them."""
+    said: list[str] = []
+    with conn.query_logger(lambda record: said.append(record.query)):
+        await call
+        await asyncio.sleep(0)  # the driver tells it a moment later
+    return len(said)
+
+
+async def test_a_submit_is_one(conn: Connection) -> None:
+    """Whatever the batch, when nothing else has to be held or written."""
+    assert await asked(conn, accept(conn, *(submission() for _ in range(5)))) == 1
+
+
+async def test_a_submit_with_more_to_write_is_a_transaction(conn: Connection) -> None:
+    """A webhook and a key are written in the transaction of their execution, or not at all."""
+    for wish in (submission(webhooks=(webhook(),)), submission(idempotency_key="k", request_hash=b"h" * 32)):
+        assert await asked(conn, accept(conn, submission(), wish)) == 4
+
+
+async def test_a_claim_is_three(conn: Connection) -> None:
+    """Whether the session is open, the claim, and what was asked."""
+    await make_execution(conn)
+    session = await make_session(conn)
+
+    assert await asked(conn, lease(conn, session)) == 3
+
+
+async def test_an_end_is_four(conn: Connection) -> None:
+    """Begin, the lock, the end and commit, with nothing to close and nobody to tell."""
+    made = await make_execution(conn, "running")
+
+    assert await asked(conn, report(conn, made.fence)) == 4
+
+
+async def test_a_connection_goes_back_without_a_word(database: str) -> None:
+    """What one use leaves is found by the next: nothing was asked in between."""
+    async with await open_pool(database, size=1, name="test") as pool:
+        await pool.execute("set statement_timeout = '7s'")
+
+        assert await pool.fetchval("show statement_timeout") == "7s"
+
+
+async def test_a_transaction_left_open_is_rolled_back(database: str) -> None:
+    """Who forgets to end one must not hand it on."""
+    async with await open_pool(database, size=1, name="test") as pool:
+        async with pool.acquire() as conn:
+            await conn.execute("begin")
+            before = await conn.fetchval("select pg_current_xact_id()")
+
+        assert await pool.fetchval("select pg_current_xact_id()") != before
