@@ -62,7 +62,15 @@ SECURITY = {
         "name": "api_key",
         "description": "For what a browser streams, which can send no header.",
     },
+    "query_ticket": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "ticket",
+        "description": "The same without the key in an address: made for this stream, good once and for a minute.",
+    },
 }
+STREAMED = ("query_key", "query_ticket")
+"""Of those the ones for streams alone."""
 SOCKETS = {
     "/api/ui/v1/executions/ws": "Live events of every execution; each frame carries its `id`.",
     "/api/ui/v1/executions/{execution_id}/ws": "Live events of one execution, until its end.",
@@ -216,7 +224,7 @@ def _parameters(one: Operation, said: Said) -> Iterator[Schema]:
 
 def _security(one: Operation) -> list[dict[str, list[str]]]:
     """A key with one of the scopes; none of what is open to everybody."""
-    schemes = ("key", "bearer", "query_key") if one.streams else ("key", "bearer")
+    schemes = ("key", "bearer", *(STREAMED if one.streams else ()))
     return [{scheme: [scope.value]} for scope in KeyScope if scope in one.scope for scheme in schemes]
 
 

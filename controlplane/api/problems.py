@@ -145,9 +145,7 @@ def answer(error: errors.ControlPlaneError, headers: Mapping[str, str] | None = 
     if status == 503:
         more["Retry-After"] = "1"
     if status == 429:
-        more.setdefault("Retry-After", "1")
-    if status == 429 and "retry_after_seconds" in error.facts:
-        more.setdefault("Retry-After", str(error.facts["retry_after_seconds"]))
+        more.setdefault("Retry-After", str(error.facts.get("retry_after_seconds", 1)))
     if status == 401:
         more["WWW-Authenticate"] = "Bearer"
     return Response(orjson.dumps(body_of(error)), status, more, media_type=MEDIA_TYPE)

@@ -430,6 +430,7 @@ RULES: Rules = {
     approvals.EnvelopeData: {"response": OBJECT},
     approvals.HearForm: {
         "feedback": text(0, approvals.FEEDBACK_CHARS_MAX),
+        "namespace": text(1, 200, PRINTABLE),
         "": {
             "anyOf": [
                 {"required": ["requestId", "decision"], "properties": {"requestId": MADE_UP, "decision": DECISIONS}},

@@ -6,10 +6,12 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct
 
-from controlplane.api import deliveries, events, links
+from controlplane.api import deliveries, events, feed, links
+from controlplane.api.contract.endpoints import EndpointText
 from controlplane.api.contract.executions import FENCED
 from controlplane.api.contract.memory import SSE
 from controlplane.api.contract.said import (
+    FENCED_PATTERN,
     PRINTABLE,
     Contract,
     Count,
@@ -25,15 +27,20 @@ from controlplane.api.contract.said import (
     Target,
     id_pattern,
     integer,
+    listed,
     one_of,
     or_nothing,
     text,
+    whole,
 )
 from controlplane.api.leases import MESSAGE_MAX
-from controlplane.domain.delivery import AttemptOutcome, DeliveryState
+from controlplane.domain.delivery import ENDPOINT, AttemptOutcome, DeliveryState
 from controlplane.domain.ids import ATTEMPT, TAIL
 
 DeliveryText = Annotated[str, Meta(pattern=id_pattern("dlv"))]
+FEED_PLACE = rf"[0-9]{{1,4}}\.[0-9]{{1,19}}\.{TAIL.pattern}"
+FEED_PATTERN = rf"{FEED_PLACE}(_{FEED_PLACE})*"
+FeedText = Annotated[str, Meta(pattern=whole(FEED_PATTERN), description="A place in the feed; opaque.")]
 Digits = Annotated[str, Meta(pattern=r"^[0-9]+$")]
 
 
@@ -111,6 +118,7 @@ class DeliveryAnswer(Struct):
     created_at: Moment
     attempts: list[TryAnswer]
     next_attempt_at: Maybe[Moment] = UNSET
+    held_by: Maybe[Literal["retry_after", "breaker"]] = UNSET
     settled_at: Maybe[Moment] = UNSET
 
 
@@ -118,14 +126,38 @@ class DeliveryList(Struct):
     items: list[DeliveryAnswer]
 
 
-class DeadDelivery(DeliveryAnswer, kw_only=True):
-    execution_id: ExecutionText
-    target: Target
+class DeliveryFound(DeliveryAnswer, kw_only=True):
+    """A delivery, and what it tells about: an execution, unless an endpoint was disabled."""
+
+    execution_id: Maybe[ExecutionText] = UNSET
+    run_id: Maybe[str] = UNSET
+    target: Maybe[Target] = UNSET
+    endpoint_id: Maybe[EndpointText] = UNSET
+
+
+class DeliveryRead(DeliveryFound, kw_only=True):
+    """With the body that is sent."""
+
+    body: Any = UNSET
 
 
 class DeliveryPage(Struct):
-    items: list[DeadDelivery]
+    items: list[DeliveryFound]
     next_cursor: DeliveryText | None
+
+
+class DeliveryInFeed(DeliveryRead, kw_only=True):
+    """`cursor` stands behind it. `body`, where it is asked for."""
+
+    cursor: FeedText
+
+
+class DeliveryFeed(Struct):
+    """The oldest first. `next_cursor`: where to go on, also when there is nothing; `more`: there is more already."""
+
+    items: list[DeliveryInFeed]
+    next_cursor: FeedText
+    more: bool
 
 
 class DeliveryDue(Struct):
@@ -143,6 +175,7 @@ BIGINT_MAX = 2**63 - 1
 LINES = integer(1, 1_000, default=200)
 SPEAKER = text(1, 200, rf"^(?!exec_)[!-~]+$|^exec_{TAIL.pattern}~{ATTEMPT.pattern}$")
 """An attempt, or a call inside a process by the id that its SDK has made up."""
+LOOK = Link(to="/api/v1/deliveries/{delivery_id}", parameters={"delivery_id": "$response.body#/items/0/delivery_id"})
 AFTER_LOOK = {
     "retry": Link(
         to="/api/v1/deliveries/{delivery_id}/retry",
@@ -169,13 +202,20 @@ CONTRACT: Contract = {
     events.stream_one: Said(answers={200: SSE, 204: None}, parameters=FENCED),
     deliveries.of_execution: Said(answers={200: DeliveryList}, parameters=FENCED, links={200: AFTER_LOOK}),
     deliveries.page: Said(
-        answers={200: DeliveryPage},
+        answers={200: (DeliveryPage, DeliveryFeed)},
         parameters={
-            "state": one_of(["", DeliveryState.DEAD.value]),
-            **dict.fromkeys(("target", "node_id", "run_id", "host"), FILTER),
+            "after": text(pattern=or_nothing(f"{feed.FROM_BEGINNING}|{feed.FROM_NOW}|{FEED_PATTERN}")),
+            "wait_seconds": {"type": "number", "minimum": 0, "maximum": feed.WAIT_MAX_SECONDS, "default": 0},
+            "include": listed(["body"]),
+            "state": listed([*DeliveryState]),
+            **dict.fromkeys(("event", "target", "node_id", "run_id", "host"), FILTER),
+            "execution_id": text(pattern=or_nothing(FENCED_PATTERN)),
+            "endpoint_id": text(pattern=or_nothing(id_pattern(ENDPOINT))),
             "cursor": text(pattern=or_nothing(id_pattern("dlv"))),
         },
+        links={200: AFTER_LOOK | {"read": LOOK}},
     ),
+    deliveries.look: Said(answers={200: DeliveryRead}),
     deliveries.retry: Said(answers={202: DeliveryDue}),
     deliveries.retry_execution: Said(answers={202: WebhooksDue}, parameters=FENCED),
     links.show: Said(answers={200: HTML}, parameters={"token": {"type": "string"}}),

@@ -31,6 +31,7 @@ from controlplane.api.contract.said import (
     Target,
     integer,
     listed,
+    one_of,
     or_nothing,
     refer,
     text,
@@ -42,6 +43,7 @@ from controlplane.api.executions import (
     SECRET_MAX,
     TIMEOUT_MAX_SECONDS,
     WAIT_MAX_SECONDS,
+    WEBHOOKS_MAX,
     BatchStatusForm,
     CancelForm,
     ConcurrencyForm,
@@ -52,6 +54,7 @@ from controlplane.api.pauses import PauseForm
 from controlplane.api.policy import DELAY_MAX_SECONDS as RETRY_DELAY_MAX_SECONDS
 from controlplane.api.policy import ERRORS_MAX, FACTOR_MAX, RETRIES_MAX, Backoff, RetryPolicyForm
 from controlplane.api.start import DELAY_MAX_SECONDS
+from controlplane.domain.endpoint import ALL, EXECUTION_WIDE
 from controlplane.domain.execution import ParentEnd, ReplayMode, State, Status
 from controlplane.domain.explain import Cause
 from controlplane.domain.limit import CONCURRENCY_MAX, LABEL_MAX
@@ -474,6 +477,7 @@ RULES: Rules = {
     BatchAnswer: {"items": {"items": {"anyOf": [refer(BatchAccepted), refer(BatchRefused)]}}},
     SubmitForm: {
         "input": OBJECT,
+        "webhooks": {"maxItems": WEBHOOKS_MAX},
         "priority": {"minimum": -PRIORITY_MAX, "maximum": PRIORITY_MAX},
         "retries": {"minimum": 0, "maximum": RETRIES_MAX},
         "timeout_seconds": ABOVE_ZERO,
@@ -500,12 +504,25 @@ RULES: Rules = {
                         "properties": {"concurrency_key": {"type": "string"}, "concurrency": {"type": "object"}},
                     }
                 },
+                {  # `webhook` counts in
+                    "not": {
+                        "required": ["webhook", "webhooks"],
+                        "properties": {
+                            "webhook": {"type": "object"},
+                            "webhooks": {"type": "array", "minItems": WEBHOOKS_MAX},
+                        },
+                    }
+                },
             ]
         },
     },
     batch.BatchItem: {"target": text(pattern=TARGET_PATTERN)},
     batch.BatchForm: {"items": {"minItems": 1, "maxItems": batch.ITEMS_MAX}, "idempotency_key": MADE_UP},
-    WebhookForm: {"url": URL, "secret": text(1, SECRET_MAX, PRINTABLE)},
+    WebhookForm: {
+        "url": URL,
+        "secret": text(1, SECRET_MAX, PRINTABLE),
+        "events": {"minItems": 1, "items": one_of([ALL, *(one.value for one in EXECUTION_WIDE)])},
+    },
     ConcurrencyForm: {"key": LABEL, "max": {"minimum": 0, "maximum": CONCURRENCY_MAX}},
     RetryPolicyForm: {
         "max": {"minimum": 0, "maximum": RETRIES_MAX},

@@ -1,4 +1,4 @@
-"""What is promised of API keys, namespaces, retention and health."""
+"""What is promised of API keys, tickets, namespaces and their caps, retention and health."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct
 
-from controlplane.api import health, keys, retention
+from controlplane.api import caps, health, keys, retention, tickets
 from controlplane.api.contract.said import (
     NAME_PATTERN,
     PRINTABLE,
     Contract,
+    Count,
     Link,
     Maybe,
     Media,
@@ -22,6 +23,7 @@ from controlplane.api.contract.said import (
     text,
     whole,
 )
+from controlplane.domain.cap import MOST, Cap
 from controlplane.domain.key import (
     LIFE_MAX_SECONDS,
     LIFE_MIN_SECONDS,
@@ -32,6 +34,8 @@ from controlplane.domain.key import (
     KeyState,
 )
 from controlplane.domain.target import NAME
+from controlplane.security.keys import TICKET_FORM
+from controlplane.stages.ticket import TICKET_SECONDS
 
 KeyText = Annotated[str, Meta(pattern=id_pattern("key"))]
 
@@ -44,6 +48,7 @@ class KeyAnswer(Struct):
     namespace: str
     prefix: str
     scopes: list[KeyScope]
+    hide_payloads: bool
     state: KeyState
     created_at: Moment
     node_ids: Maybe[list[str]] = UNSET
@@ -80,6 +85,32 @@ class NamespacePage(Struct):
     next_cursor: str | None
 
 
+class CapAnswer(Struct):
+    """How many it may have (null: any number), how many any namespace may, and how many it has (null: not counted).
+
+    `said`: whether something was said of this namespace.
+    """
+
+    cap: Cap
+    most: Count | None
+    default: Count | None
+    said: bool
+    present: Count | None
+
+
+class CapsAnswer(Struct):
+    namespace: str
+    caps: list[CapAnswer]
+
+
+class TicketAnswer(Struct):
+    """What opens this stream, once and within so many seconds, as `?ticket=`."""
+
+    ticket: Annotated[str, Meta(pattern=whole(TICKET_FORM))]
+    path: str
+    expires_in_seconds: Annotated[float, Meta(ge=0, le=TICKET_SECONDS)]
+
+
 class RetentionAnswer(Struct):
     """Days from the end, null for what is kept; tables with rows outside of their weeks."""
 
@@ -102,16 +133,26 @@ class ReadyAnswer(Struct):
 
 
 class HealthAnswer(Struct):
+    """`degraded`: what somebody has to look after, and what keeps nobody from working."""
+
     status: Literal["healthy", "unhealthy"]
     timestamp: Moment
     version: str
     checks: Checks
+    secrets: Literal["openable", "not_openable"]
+    degraded: Maybe[list[str]] = UNSET
 
 
 OF_KEY = {"key_id": "$response.body#/key_id", "namespace": "$response.body#/namespace"}
 AFTER_KEY = {
     "revoke": Link(to="/api/v1/keys/{key_id}/revoke", by="POST", parameters=OF_KEY),
     "rotate": Link(to="/api/v1/keys/{key_id}/rotate", by="POST", parameters=OF_KEY),
+}
+OF_NAMESPACE = {"namespace": "$response.body#/name"}
+CAPS_PATH = "/api/v1/namespaces/{namespace}/caps"
+AFTER_NAMESPACE = {
+    "caps": Link(to=CAPS_PATH, parameters=OF_NAMESPACE),
+    "cap": Link(to=CAPS_PATH, by="PUT", parameters=OF_NAMESPACE),
 }
 CURSOR = {"cursor": text(pattern=or_nothing(id_pattern("key")))}
 NAMESPACE = {"namespace": text(0, 200, PRINTABLE)}
@@ -123,8 +164,11 @@ CONTRACT: Contract = {
     ),
     keys.revoke: Said(answers={200: KeyAnswer}, parameters=NAMESPACE),
     keys.rotate: Said(answers={201: RotatedKey}, parameters=NAMESPACE, links={201: AFTER_KEY}),
-    keys.create_namespace: Said(answers={201: NamespaceAnswer}),
+    keys.create_namespace: Said(answers={201: NamespaceAnswer}, links={201: AFTER_NAMESPACE}),
     keys.list_namespaces: Said(answers={200: NamespacePage}, parameters={"cursor": text(0, 260, PRINTABLE)}),
+    caps.read: Said(answers={200: CapsAnswer}),
+    caps.put: Said(answers={200: CapsAnswer}),
+    tickets.create: Said(answers={201: TicketAnswer}),
     retention.policy: Said(answers={200: RetentionAnswer}),
     health.livez: Said(answers={200: Alive}),
     health.readyz: Said(answers={200: ReadyAnswer, 503: ReadyAnswer}),
@@ -144,7 +188,13 @@ RULES: Rules = {
         # With the scope `node` there are nodes, and without it there are none.
         "": {
             "if": {"required": ["scopes"], "properties": {"scopes": {"contains": {"const": "node"}}}},
-            "then": {"required": ["node_ids"], "properties": {"node_ids": {"type": "array", "minItems": 1}}},
+            "then": {
+                "required": ["node_ids"],
+                "properties": {
+                    "node_ids": {"type": "array", "minItems": 1},
+                    "hide_payloads": {"const": False},  # it is given payloads to work on
+                },
+            },
             "else": {"properties": {"node_ids": {"anyOf": [{"type": "null"}, {"type": "array", "maxItems": 0}]}}},
         },
     },
@@ -152,5 +202,8 @@ RULES: Rules = {
         "overlap_seconds": {"minimum": 0, "maximum": OVERLAP_MAX_SECONDS},
         "expires_in_seconds": LIFE,
     },
+    caps.CapsForm: {cap.value: {"minimum": 0, "maximum": MOST} for cap in Cap},
+    # Without a query.
+    tickets.TicketForm: {"path": text(1, tickets.PATH_MAX, r"^/(?!.*\?)[\p{L}\p{M}\p{N}\p{P}\p{S} ]*$")},
     keys.NamespaceForm: {"name": text(pattern=NAME_PATTERN)},
 }

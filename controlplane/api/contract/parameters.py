@@ -31,6 +31,13 @@ SAID = text(0, TEXT_MAX, r"^([!-~]([ -~]*[!-~])?)?$")
 PLACE = r"[0-9]{1,4}\.[0-9]{1,18}\.[0-9]{1,18}"
 CURSOR = text(pattern=rf"^({PLACE}(_{PLACE})*)?$")
 
+
+def policies(said: str) -> str:
+    """The pattern of a header that says this of each caller, of its namespace, or of both."""
+    one = rf'"(default|namespace)";{said}'
+    return f"^{one}(, {one})?$"
+
+
 IN_PATH: Mapping[str, Schema] = {
     "execution_id": text(pattern=FENCED_PATTERN),
     "run_id": text(1, TEXT_MAX, r"^[!-.0-~]*$"),
@@ -39,6 +46,7 @@ IN_PATH: Mapping[str, Schema] = {
     "delivery_id": text(pattern=id_pattern("dlv")),
     "event_id": text(pattern=id_pattern("tev")),
     "key_id": text(pattern=id_pattern("key")),
+    "namespace": text(pattern=NAME_PATTERN),
     "job_id": text(pattern=EXECUTION_PATTERN),
     "task_id": {"type": "string"},
     "target": text(pattern=TARGET_PATTERN, examples=["node_id.reasoner_name"]),
@@ -64,12 +72,12 @@ HEADERS: Mapping[str, Schema] = {
         "schema": text(pattern=whole(WELL_FORMED.pattern.decode())),
     },
     "RateLimit": {
-        "description": "What is left to this caller, where the operator limits requests.",
-        "schema": text(pattern=r'^"default";r=[0-9]+;t=[0-9]+$'),
+        "description": "What is left to this caller and to its namespace, where the operator limits requests.",
+        "schema": text(pattern=policies("r=[0-9]+;t=[0-9]+")),
     },
     "RateLimit-Policy": {
         "description": "How many requests are allowed, where the operator limits them.",
-        "schema": text(pattern=r'^"default";q=[0-9]+;w=[0-9]+$'),
+        "schema": text(pattern=policies("q=[0-9]+;w=[0-9]+")),
     },
     "Retry-After": {
         "description": "Seconds to wait.",

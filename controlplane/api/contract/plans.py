@@ -34,7 +34,8 @@ from controlplane.api.contract.said import (
 )
 from controlplane.api.executions import PRIORITY_MAX, REASON_MAX, TIMEOUT_MAX_SECONDS
 from controlplane.api.policy import RETRIES_MAX
-from controlplane.domain.bulk import IDS_MAX, Action, BulkState
+from controlplane.domain.bulk import IDS_MAX, SETTLED, Action, BulkState
+from controlplane.domain.delivery import ENDPOINT
 from controlplane.domain.execution import Status
 from controlplane.domain.limit import CONCURRENCY_MAX, LABEL_MAX, RATE_MAX, RATE_SECONDS_MAX, RATE_SECONDS_MIN
 from controlplane.domain.pause import PauseScope
@@ -253,6 +254,7 @@ class BulkAnswer(Struct):
     failed_reasons: dict[str, Count]
     errors: list[Any]
     created_at: Moment
+    created_by: Maybe[str] = UNSET
     reason: Maybe[str] = UNSET
     reuse: Maybe[Reuse] = UNSET
     error: Maybe[str] = UNSET
@@ -547,8 +549,10 @@ RULES: Rules = {
     bulk.BulkFilterForm: {
         "target": text(pattern=TARGET_PATTERN),
         "node_id": text(pattern=NAME_PATTERN),
+        "endpoint_id": text(pattern=id_pattern(ENDPOINT)),
+        "state": one_of([*SETTLED]),
         **dict.fromkeys(
-            ("run_id", "session_key", "actor_key", "error_class", "host"), text(1, bulk.TEXT_MAX, PRINTABLE)
+            ("run_id", "session_key", "actor_key", "error_class", "host", "event"), text(1, bulk.TEXT_MAX, PRINTABLE)
         ),
         **dict.fromkeys(("created_after", "created_before", "ended_after", "ended_before"), MOMENT),
         "ids": {"minItems": 1, "maxItems": IDS_MAX, "items": text(pattern=f"{FENCED_PATTERN}|{id_pattern('dlv')}")},

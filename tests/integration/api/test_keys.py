@@ -443,5 +443,6 @@ async def test_an_open_server_is_told_no_wrong_keys(api: Api) -> None:
 
 def the_answer(refused: httpx.Response) -> str:
     """How long to wait, of a refusal that is in order."""
-    assert the_problem(refused, 429, "rate_limited")["retry_after_seconds"] > 0
-    return refused.headers["retry-after"]
+    wait = refused.headers["retry-after"]
+    assert the_problem(refused, 429, "rate_limited")["retry_after_seconds"] == int(wait)
+    return wait

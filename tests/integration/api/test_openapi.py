@@ -111,10 +111,11 @@ async def test_every_link_leads_to_an_operation(shared: Api) -> None:
 
 
 async def test_a_key_opens_what_its_scope_says(shared: Api) -> None:
-    """Each alternative is one scheme with one scope; only streams take a key in their query."""
+    """Each alternative is one scheme with one scope; only streams take a key or a ticket in their query."""
     paths = (await document(shared))["paths"]
 
     for one in OPERATIONS:
         said = paths[one.path][one.method.lower()]["security"]
         assert {scope for each in said for scopes in each.values() for scope in scopes} == set(one.scope), one.path
-        assert any("query_key" in each for each in said) == one.streams, one.path
+        in_query = {scheme for each in said for scheme in each if scheme.startswith("query_")}
+        assert in_query == ({"query_key", "query_ticket"} if one.streams else set()), one.path
