@@ -344,6 +344,15 @@ async def counts(conn: Connection, *tables: str) -> dict[str, int]:
     return {table: await conn.fetchval(f"select count(*) from {table}") for table in tables}
 
 
+async def horizon_passed(observer: Connection) -> None:
+    """Returns once no transaction is open that began before now, in no database of the server: other tests' neither."""
+    mark = await observer.fetchval("select pg_snapshot_xmax(pg_current_snapshot())::text")
+    passed = "select pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8"
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not await observer.fetchval(passed, mark):  # noqa: ASYNC110 - the end of a transaction has no event
+            await asyncio.sleep(0.002)
+
+
 async def until_blocked(observer: Connection, pid: int, *, by: int | None = None) -> None:
     """Returns once the backend waits for a lock (of the backend `by`)."""
     question = "select $2::int = any(pg_blocking_pids($1))" if by is not None else BLOCKED

@@ -678,7 +678,9 @@ async def give_up(conn: Connection, bucket: int, *, after_seconds: float = GIVE_
             days = f"{after_seconds / 86_400:g}"
             why = f"breaker: the host has not answered for {days} days"
             await _unsent(conn, bucket, rows, AttemptOutcome.REFUSED, why)
-            await _tell(conn, bucket, [(row["execution_id"], row["id"], EventType.DELIVERY_DEAD) for row in rows])
+            await _tell(
+                conn, bucket, [(row["execution_id"], _fact(row["id"]), EventType.DELIVERY_DEAD) for row in rows]
+            )
     return len(rows)
 
 

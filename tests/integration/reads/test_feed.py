@@ -14,14 +14,17 @@ from controlplane.domain.placement import Placement
 from controlplane.postgres.pool import Connection
 from controlplane.reads import feed
 from controlplane.reads.feed import BEGINNING, PAGE_BYTES_MAX, Feed, FeedFilter, Place
-from tests.make import NAMESPACE, STOCK, make_execution, make_id, move_clock, webhook
+from tests.make import NAMESPACE, STOCK, horizon_passed, make_execution, make_id, move_clock, webhook
 
 INSERT = """
 insert into deliveries (
   bucket, id, namespace, execution_id, webhook_n, event, host, url, body, state, attempts_max, next_at, created_at,
-  endpoint_id
+  endpoint_id, event_seq
 )
-values ($1, $2, $3, $2, $4, $5, $6, 'https://h', $7, 'pending', 5, clock(), clock(), $8)
+values (
+  $1, $2, $3, $2, $4, $5, $6, 'https://h', $7, 'pending', 5, clock(), clock(), $8,
+  case when $8::uuid is not null then 1 end
+)
 """
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 ENDPOINT_ID = UUID(int=7)
@@ -41,7 +44,8 @@ async def plan(
 ) -> UUID:
     """A delivery of its own transaction."""
     id_ = id_ or make_id(bucket)
-    await conn.execute(INSERT, bucket, id_, namespace, n, event, host, body, endpoint_id)
+    of_webhook = n if endpoint_id is None else None
+    await conn.execute(INSERT, bucket, id_, namespace, of_webhook, event, host, body, endpoint_id)
     return id_
 
 
@@ -53,8 +57,12 @@ async def page(
     placement: Placement = STOCK,
     bodies: bool = False,
     look: int = 1_000,
+    open_: bool = False,
     **filter_: Any,
 ) -> Feed:
+    """A page of the feed. `open_`: a transaction of the test is under way."""
+    if not open_:
+        await horizon_passed(conn)
     return await feed.page(
         conn,
         FeedFilter(**filter_),
@@ -93,11 +101,12 @@ async def test_in_order_and_each_once(conn: Connection, over: dict[str, int]) ->
 async def test_a_late_commit_is_not_passed_by(conn: Connection, other: Connection) -> None:
     """What was begun earlier is told earlier: until it has ended, what came after it waits."""
     first = await plan(conn)
+    await horizon_passed(conn)
     open_ = other.transaction()
     await open_.start()
     late = await plan(other)
     after = await plan(conn)
-    before = await page(conn)
+    before = await page(conn, open_=True)
     await open_.commit()
     rest = await page(conn, before.reached)
 
@@ -112,9 +121,9 @@ async def test_one_transaction_that_hangs_does_not_silence_it(conn: Connection, 
     await other.execute("select pg_current_xact_id()")
     made = [await plan(conn) for _ in range(3)]
     await conn.execute("update deliveries set created_at = created_at - interval '2 hours' where id <> $1", made[1])
-    some = await page(conn)
+    some = await page(conn, open_=True)
     await move_clock(conn, "2 hours")
-    found = await page(conn, some.reached)
+    found = await page(conn, some.reached, open_=True)
     await hanging.rollback()
 
     assert ids(some) == made[:1]

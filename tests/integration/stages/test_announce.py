@@ -15,6 +15,7 @@ from controlplane.postgres.pool import Connection
 from controlplane.stages import announce, deliver, endpoint
 from controlplane.stages.deliver import Due, Sent
 from controlplane.stages.endpoint import Noted, Patience, Ref
+from tests.integration.stages.test_deliver import due_now, walk
 from tests.make import (
     NAMESPACE,
     Made,
@@ -22,6 +23,7 @@ from tests.make import (
     all_rows,
     counts,
     event_types,
+    horizon_passed,
     lease,
     make_execution,
     make_id,
@@ -58,8 +60,10 @@ async def listen(conn: Connection, name: str = "e", *events: str, **over: Any) -
     return made
 
 
-async def look(conn: Connection, *, limit: int = 200) -> announce.Announced:
-    """One pass of the announcer."""
+async def look(conn: Connection, *, limit: int = 200, open_: bool = False) -> announce.Announced:
+    """One pass of the announcer. `open_`: a transaction of the test is under way."""
+    if not open_:
+        await horizon_passed(conn)
     horizon = await announce.horizon(conn)
     listeners = await announce.listeners(conn, [0])
     return await announce.announce(
@@ -78,6 +82,7 @@ async def told(conn: Connection) -> list[str]:
 @pytest.fixture(autouse=True)
 async def begun(conn: Connection) -> None:
     """A server has started."""
+    await horizon_passed(conn)
     await announce.begin(conn, 0, [], horizon=await announce.horizon(conn))
 
 
@@ -129,8 +134,8 @@ async def test_an_endpoint_made_while_others_write(conn: Connection, other: Conn
     await listen(other)
     await make_execution(conn, "succeeded")
     await move_clock(conn, "5 seconds")
-    await look(conn)
-    await look(conn)
+    await look(conn, open_=True)
+    await look(conn, open_=True)
     await making.commit()
     await make_execution(conn, "failed")
     await look(conn)
@@ -146,7 +151,7 @@ async def test_a_late_commit_is_not_passed_by(conn: Connection, other: Connectio
     await writing.start()
     await happen(other, made, "execution.failed")
     await make_execution(conn, "succeeded")
-    early = await look(conn)
+    early = await look(conn, open_=True)
     await writing.commit()
     await look(conn)
 
@@ -161,9 +166,9 @@ async def test_a_transaction_that_hangs_silences_nobody(conn: Connection, other:
     await hanging.start()
     await other.execute("select pg_current_xact_id()")
     await make_execution(conn, "succeeded")
-    assert (await look(conn)).planned == 0
+    assert (await look(conn, open_=True)).planned == 0
     await move_clock(conn, "61 minutes")
-    later = await look(conn)
+    later = await look(conn, open_=True)
     await hanging.rollback()
 
     assert later.planned == 1
@@ -250,7 +255,7 @@ async def test_a_webhook_hears_more_than_the_end(conn: Connection) -> None:
     session = await make_session(conn)
     [held] = await lease(conn, session)
     await look(conn)
-    [heard] = (await deliver.claim_due(conn, 0, after_host="", full_hosts=[], per_host=4, limit=9, lease_seconds=9)).due
+    [heard] = await due_now(conn)
     await report(conn, Fence(held.execution_id, held.attempt))
     await look(conn)
 
@@ -281,8 +286,7 @@ PATIENCE = Patience(dead_max=2, failing_seconds=3_600.0)
 
 
 async def due(conn: Connection) -> list[Due]:
-    claimed = await deliver.claim_due(conn, 0, after_host="", full_hosts=[], per_host=99, limit=99, lease_seconds=60.0)
-    return list(claimed.due)
+    return list((await walk(conn, per_host=99)).due)
 
 
 async def fail(conn: Connection, one: Due, state: DeliveryState = DeliveryState.DEAD, status: int = 500) -> None:

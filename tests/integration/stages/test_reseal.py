@@ -7,7 +7,7 @@ import uuid
 import asyncpg
 import pytest
 
-from controlplane.domain import delivery, trigger
+from controlplane.domain import delivery, endpoint, trigger
 from controlplane.domain.ids import ExecutionId
 from controlplane.security.secrets import KeyRing, SealBroken
 from controlplane.stages import reseal
@@ -33,6 +33,13 @@ insert into triggers (bucket, id, namespace, name, target, preset, scheme, argum
   previous_sealed, previous_until, paused, created_at, updated_at)
 values (0, $1::uuid, 1, $1::uuid::text, 'n.echo', 'bearer', '{}', '{}', '{}', $2, $3, clock(), false, clock(), clock())
 """
+ENDPOINT = """
+insert into endpoints (bucket, id, namespace, slot, name, url, host, events, targets, schedule, secret_sealed,
+  previous_sealed, previous_until, headers_sealed, state, since_xid, created_at, updated_at)
+select 0, $1::uuid, 1, count(*) + 1, $1::uuid::text, 'https://h', 'h', '{e}', '{}', '{0}', $2, $3, clock(), $4,
+  'enabled', pg_current_xact_id(), clock(), clock()
+from endpoints
+"""
 
 
 async def plant(conn: asyncpg.Connection, rows: int, ring: KeyRing = OLD) -> list[uuid.UUID]:
@@ -42,6 +49,8 @@ async def plant(conn: asyncpg.Connection, rows: int, ring: KeyRing = OLD) -> lis
         secret, headers = (delivery.sealed_for(ExecutionId(id_), 1, what) for what in ("secret", "headers"))
         await conn.execute(WEBHOOK, id_, ring.seal(SECRET, bound_to=secret), ring.seal(SECRET, bound_to=headers))
         await conn.execute(TRIGGER, id_, *(ring.seal(SECRET, bound_to=trigger.sealed_for(id_)) for _ in range(2)))
+        own = (endpoint.sealed_for(id_, what) for what in ("secret", "secret", "headers"))
+        await conn.execute(ENDPOINT, id_, *(ring.seal(SECRET, bound_to=bound_to) for bound_to in own))
     await conn.execute(WEBHOOK, uuid.UUID(int=1), b"", None)
     return ids
 
