@@ -108,7 +108,6 @@ def shape(view: DeliveryView) -> shapes.Shape:
             "execution_id": None if view.execution_id is None else show("exec", view.execution_id),
             "run_id": view.run_id,
             "target": view.target,
-            "endpoint_id": None if view.endpoint_id is None else show(ENDPOINT, view.endpoint_id),
             "body": shapes.raw(view.body),
         }
     )

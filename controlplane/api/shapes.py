@@ -11,6 +11,7 @@ import orjson
 from starlette.responses import Response
 
 from controlplane.domain.approval import Approval
+from controlplane.domain.delivery import ENDPOINT
 from controlplane.domain.execution import Status
 from controlplane.domain.ids import show, show_execution
 from controlplane.domain.lease import Lease
@@ -415,6 +416,7 @@ def delivery(view: DeliveryView) -> Shape:
             "held_by": view.held_by,
             "created_at": moment(view.created_at),
             "settled_at": None if view.settled_at is None else moment(view.settled_at),
+            "endpoint_id": None if view.endpoint_id is None else show(ENDPOINT, view.endpoint_id),
             "attempts": [attempt(one) for one in view.attempts],
         }
     )

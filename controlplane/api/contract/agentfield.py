@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Struct
 
@@ -46,6 +46,7 @@ from controlplane.api.contract.said import (
     Target,
     integer,
     one_of,
+    or_hidden,
     text,
     whole,
     words,
@@ -273,6 +274,9 @@ class JobAccepted(Struct):
     status: Literal["pending"]
 
 
+HowFar = Annotated[Any, or_hidden({"type": "integer", "minimum": 0})]
+
+
 class JobAnswer(Struct):
     """How a job stands. `result` is any JSON, or why it failed."""
 
@@ -280,7 +284,7 @@ class JobAnswer(Struct):
     created_at: Moment
     type: Maybe[str] = UNSET
     updated_at: Maybe[Moment] = UNSET
-    progress: Maybe[Count] = UNSET
+    progress: HowFar = UNSET
     progress_message: Maybe[str] = UNSET
     result: Any = UNSET
 
@@ -305,7 +309,7 @@ class TaskSubmitted(Struct):
 class TaskAnswer(Struct):
     id: ExecutionText
     status: TaskStatus
-    progress: Count
+    progress: HowFar
     result: Any
     error: str | None
 

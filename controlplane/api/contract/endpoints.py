@@ -24,6 +24,8 @@ from controlplane.api.contract.said import (
     Seconds,
     id_pattern,
     one_of,
+    or_hidden,
+    refer,
     text,
     whole,
 )
@@ -56,7 +58,7 @@ class EndpointAnswer(Struct):
     events: list[str]
     targets: list[str]
     schedule: list[Seconds]
-    headers: list[str]
+    headers: list[Annotated[Any, or_hidden({"type": "string"})]]
     state: EndpointState
     dead_streak: Count
     created_at: Moment
@@ -91,7 +93,7 @@ class TestSent(Struct):
 
     method: Literal["POST"]
     url: str
-    headers: dict[str, str]
+    headers: Annotated[Any, or_hidden({"type": "object", "additionalProperties": {"type": "string"}})]
     body: Any
 
 
@@ -108,8 +110,8 @@ class TestHeard(Struct):
 
 class TestAnswer(Struct):
     delivered: bool
-    request: TestSent
-    response: TestHeard
+    request: Annotated[Any, or_hidden(refer(TestSent))]
+    response: Annotated[Any, or_hidden(refer(TestHeard))]
 
 
 ONE: Schema = {"endpoint_id": text(pattern=rf"^({ENDPOINT}_{TAIL.pattern}|(?!{endpoints.PREFIX}){NAME.pattern})$")}
@@ -157,6 +159,8 @@ ASKED: dict[str, Schema] = {
 }
 
 RULES: Rules = {
+    TestSent: {},
+    TestHeard: {},
     endpoints.EndpointForm: {"name": text(pattern=whole(rf"(?!{endpoints.PREFIX}){NAME.pattern}")), "secret": SECRET}
     | ASKED,
     endpoints.EndpointChangeForm: ASKED,

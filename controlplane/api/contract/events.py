@@ -118,6 +118,7 @@ class DeliveryAnswer(Struct):
     created_at: Moment
     attempts: list[TryAnswer]
     next_attempt_at: Maybe[Moment] = UNSET
+    endpoint_id: Maybe[EndpointText] = UNSET
     held_by: Maybe[Literal["retry_after", "breaker"]] = UNSET
     settled_at: Maybe[Moment] = UNSET
 
@@ -132,7 +133,6 @@ class DeliveryFound(DeliveryAnswer, kw_only=True):
     execution_id: Maybe[ExecutionText] = UNSET
     run_id: Maybe[str] = UNSET
     target: Maybe[Target] = UNSET
-    endpoint_id: Maybe[EndpointText] = UNSET
 
 
 class DeliveryRead(DeliveryFound, kw_only=True):

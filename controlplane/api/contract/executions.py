@@ -19,6 +19,7 @@ from controlplane.api.contract.said import (
     Contract,
     Count,
     ExecutionText,
+    Hidden,
     HttpStatus,
     Link,
     Maybe,
@@ -32,6 +33,7 @@ from controlplane.api.contract.said import (
     integer,
     listed,
     one_of,
+    or_hidden,
     or_nothing,
     refer,
     text,
@@ -96,6 +98,9 @@ class ProgressAnswer(Struct):
     updated_at: Maybe[Moment] = UNSET
 
 
+ProgressShown = Annotated[Any, or_hidden(refer(ProgressAnswer))]
+
+
 class WebhookEvent(Struct):
     """One attempt to tell somebody, in AgentField's shape."""
 
@@ -139,7 +144,7 @@ class ExecutionSummary(Struct):
     started_at: Maybe[Moment] = UNSET
     completed_at: Maybe[Moment] = UNSET
     duration_ms: Maybe[Milliseconds] = UNSET
-    progress: Maybe[ProgressAnswer] = UNSET
+    progress: ProgressShown = UNSET
     error: Any = UNSET
     error_message: Maybe[str] = UNSET
     error_class: Maybe[str] = UNSET
@@ -472,6 +477,8 @@ STARTS = {
 }
 
 RULES: Rules = {
+    Hidden: {},
+    ProgressAnswer: {},
     BatchAccepted: {},
     BatchRefused: {"": {"additionalProperties": True}},  # the facts of a problem stand beside its members
     BatchAnswer: {"items": {"items": {"anyOf": [refer(BatchAccepted), refer(BatchRefused)]}}},

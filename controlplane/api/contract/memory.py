@@ -24,7 +24,9 @@ from controlplane.api.contract.said import (
     Schema,
     integer,
     one_of,
+    or_hidden,
     or_nothing,
+    refer,
     text,
     whole,
 )
@@ -95,7 +97,7 @@ class VectorSummary(Struct):
 
 
 class VectorAnswer(VectorSummary, kw_only=True):
-    embedding: list[float]
+    embedding: list[Annotated[Any, or_hidden({"type": "number"})]]
 
 
 class VectorHit(VectorSummary, kw_only=True):
@@ -127,7 +129,7 @@ class ChangeAnswer(Struct):
     scope_id: str
     key: str
     action: Literal["set", "delete"]
-    metadata: ChangeAbout
+    metadata: Annotated[Any, or_hidden(refer(ChangeAbout))]
     appended: Maybe[Literal[True]] = UNSET
     data: Any = UNSET
     previous_data: Any = UNSET
@@ -198,6 +200,7 @@ ITEMS: dict[str, Any] = {"minItems": 1, "maxItems": memory.ITEMS_MAX}
 LENGTH: dict[str, Any] = {"minimum": 0, "maximum": 2**31 - 1 - memory.ITEMS_MAX}
 
 RULES: Rules = {
+    ChangeAbout: {},
     memory.SetForm: {"key": KEY, **WHERE, "": {"required": ["key", "data"]}},
     memory.KeyForm: {"key": KEY, **WHERE},
     memory.AppendForm: {"key": KEY, "items": ITEMS, "expected_length": LENGTH, **WHERE},

@@ -28,6 +28,7 @@ from controlplane.api.contract.said import (
     id_pattern,
     integer,
     one_of,
+    or_hidden,
     or_nothing,
     text,
     whole,
@@ -206,7 +207,7 @@ class TriggerEventPage(Struct):
 class TriggerEventRead(TriggerEvent, kw_only=True):
     """`body` as it came, or `body_base64` where it is no JSON that can be kept."""
 
-    headers: dict[str, str]
+    headers: Annotated[Any, or_hidden({"type": "object", "additionalProperties": {"type": "string"}})]
     body: Any = UNSET
     body_base64: Maybe[str] = UNSET
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from msgspec import Meta, UnsetType
+from msgspec import Meta, Struct, UnsetType
 
 from controlplane.api.operation import Handler
 from controlplane.domain.ids import ATTEMPT, TAIL
@@ -96,6 +96,19 @@ SAID_MOMENT: Schema = {"type": "string", "pattern": or_nothing(MOMENT_PATTERN), 
 """In a query."""
 URL_PATTERN = r"^[hH][tT][tT][pP][sS]?://[^\s\\]+$"
 MOMENT = text(format="date-time", pattern=MOMENT_PATTERN, examples=["2030-01-31T09:00:00Z"])
+
+
+class Hidden(Struct):
+    """What stands in place of an object for a key that hides payloads: that it is there, how large, and its hash."""
+
+    hidden: Literal[True]
+    bytes: Count
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+def or_hidden(schema: Schema) -> Meta:
+    """Of a member that may be hidden, and that is no payload of any shape by itself."""
+    return Meta(extra_json_schema={"anyOf": [schema, refer(Hidden)]})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

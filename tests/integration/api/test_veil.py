@@ -181,6 +181,8 @@ async def planted(api: Api, receiver: Receiver) -> Planted:
     bulk = (await api.post("/bulk", {"action": "cancel", "filter": {"target": "n.none"}})).json()["bulk_id"]
     key = (await api.post("/keys", {"name": "other", "scopes": ["read"]})).json()["key_id"]
     delivery = (await api.deliveries(str(ended["execution_id"])))[0]["delivery_id"]
+    told_all = {"name": "e", "url": receiver.url, "events": ["endpoint.disabled"]}
+    endpoint = (await api.post("/endpoints", told_all)).json()["endpoint_id"]
     ids = [str(one["execution_id"]) for one in (ended, hooked, again, asking)] + [job.json()["job_id"]]
     path = {
         "target": "n.echo",
@@ -192,6 +194,7 @@ async def planted(api: Api, receiver: Receiver) -> Planted:
     }
     path |= {
         "delivery_id": delivery,
+        "endpoint_id": endpoint,
         "bulk_id": bulk,
         "key": "v",
         "key_id": key,
