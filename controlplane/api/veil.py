@@ -34,17 +34,17 @@ def _words(text: str) -> frozenset[str]:
 
 
 IDS = _words(
-    "id ids agent_id agent_ids agent_node_id bulk_id child_id delivery_id webhook_id event_key execution_id "
-    "execution_ids group_id job_id key_id node node_id node_ids parent_execution_id replay_before_execution_id "
-    "replay_execution_id restarted_execution_id root_execution_id run_id schedule_id session_id signal_id "
+    "id ids agent_id agent_ids agent_node_id bulk_id child_id delivery_id endpoint_id webhook_id event_key "
+    "execution_id execution_ids group_id job_id key_id node node_id node_ids parent_execution_id "
+    "replay_before_execution_id replay_execution_id restarted_execution_id root_execution_id run_id schedule_id session_id signal_id "
     "source_execution_id source_run_id task_id trigger_event_id trigger_id workflow_id approval_request_id"
 )
 NAMES = _words(
     "name names key key_name ticket namespace namespace_name scope scope_id scopes prefix slug target targets reasoner "
     "reasoner_id skill type types kind event events event_type event_types tag tags version versions actor_id "
     "actor_key session_key concurrency_key fairness_key idempotency_key managed_by invocation_target "
-    "deployment_type transport patterns source level preset algorithm encoding header timestamp_header id_from "
-    "type_from"
+    "deployment_type transport patterns source level preset algorithm encoding signing_key_format header timestamp_header "
+    "id_from type_from"
 )
 PLACES = _words("url base_url invocation_url resolved_base_url host method path")
 STATES = _words(
@@ -61,7 +61,7 @@ TIMES = _words(
     "available_at began_at begins_at deadline_at times_out_at waiting_at due_at done_at discovered_at expires_at "
     "last_at last_used_at last_heartbeat latest_activity next_at next_attempt_at next_retry_at planned_at paused_at "
     "resumed_at progress_at registered_at requested_at responded_at retry_at revoked_at run_at settled_at until_at "
-    "failed_at node_left_at node_registered_at lease_expires_at previous_secret_until drain_requested_at "
+    "failed_at failing_since node_left_at node_registered_at lease_expires_at previous_secret_until drain_requested_at "
     "pause_requested_at cancel_requested_at created_after created_before ended_after ended_before ends_at"
 )
 RULES = _words(
@@ -79,7 +79,7 @@ COUNTS = _words(
     "children_are_more ahead ahead_is_more finishes finishes_seconds estimate_seconds duration_ms latency_ms "
     "wait_seconds retry_in_seconds retry_after_seconds due_in_seconds deadline_in_seconds attempt_heartbeat_seconds "
     "heartbeat_age_seconds log_age_seconds length dropped lost awaited awaited_done waits_until default_not_empty "
-    "critical replays"
+    "critical replays dead_streak"
 )
 WITHIN = _words(
     "items runs nodes results leases entries replaces replay steps reasoners skills capabilities pagination facts "

@@ -156,6 +156,7 @@ async def planted(api: Api, receiver: Receiver) -> Planted:
         (f"/executions/{lease['execution_id']}/signals/an-event", PAYLOAD),
         ("/schedules", {"name": "yearly", "target": "n.echo", "cron": "0 0 29 2 *", "input": PAYLOAD}),
         ("/triggers", {"name": "door", "target": "n.echo", "preset": "bearer", "secret": "a-secret"}),
+        ("/endpoints", {"name": "ear", "url": "https://r.example/", "headers": {"X-Bird": CANARY}}),
     ]
     for where, body in more:
         assert (await api.post(where, body, headers=speaking)).is_success, where
@@ -189,6 +190,7 @@ async def planted(api: Api, receiver: Receiver) -> Planted:
         "node_id": "n",
         "name": "yearly",
         "namespace": "default",
+        "endpoint_id": "ear",
     }
     path |= {
         "delivery_id": delivery,
