@@ -36,15 +36,15 @@ def _words(text: str) -> frozenset[str]:
 IDS = _words(
     "id ids agent_id agent_ids agent_node_id bulk_id child_id delivery_id endpoint_id webhook_id event_key "
     "execution_id execution_ids group_id job_id key_id node node_id node_ids parent_execution_id "
-    "replay_before_execution_id replay_execution_id restarted_execution_id root_execution_id run_id schedule_id session_id signal_id "
-    "source_execution_id source_run_id task_id trigger_event_id trigger_id workflow_id approval_request_id"
+    "replay_before_execution_id replay_execution_id restarted_execution_id root_execution_id run_id schedule_id "
+    "session_id signal_id source_execution_id source_run_id task_id trigger_event_id trigger_id workflow_id approval_request_id"
 )
 NAMES = _words(
     "name names key key_name ticket namespace namespace_name scope scope_id scopes prefix slug target targets reasoner "
     "reasoner_id skill type types kind event events event_type event_types tag tags version versions actor_id "
     "actor_key session_key concurrency_key fairness_key idempotency_key managed_by invocation_target "
-    "deployment_type transport patterns source level preset algorithm encoding signing_key_format header timestamp_header "
-    "id_from type_from"
+    "deployment_type transport patterns source level preset algorithm encoding signing_key_format "
+    "header timestamp_header id_from type_from"
 )
 PLACES = _words("url base_url invocation_url resolved_base_url host method path")
 STATES = _words(
