@@ -37,7 +37,8 @@ IDS = _words(
     "id ids agent_id agent_ids agent_node_id bulk_id child_id delivery_id endpoint_id webhook_id event_key "
     "execution_id execution_ids group_id job_id key_id node node_id node_ids parent_execution_id "
     "replay_before_execution_id replay_execution_id restarted_execution_id root_execution_id run_id schedule_id "
-    "session_id signal_id source_execution_id source_run_id task_id trigger_event_id trigger_id workflow_id approval_request_id"
+    "session_id signal_id source_execution_id source_run_id task_id trigger_event_id trigger_id workflow_id "
+    "approval_request_id"
 )
 NAMES = _words(
     "name names key key_name ticket namespace namespace_name scope scope_id scopes prefix slug target targets reasoner "
