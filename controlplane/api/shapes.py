@@ -414,9 +414,9 @@ def delivery(view: DeliveryView) -> Shape:
             if view.state == "pending" and view.next_at.year < MAXYEAR
             else None,
             "held_by": view.held_by,
+            "endpoint_id": None if view.endpoint_id is None else show(ENDPOINT, view.endpoint_id),
             "created_at": moment(view.created_at),
             "settled_at": None if view.settled_at is None else moment(view.settled_at),
-            "endpoint_id": None if view.endpoint_id is None else show(ENDPOINT, view.endpoint_id),
             "attempts": [attempt(one) for one in view.attempts],
         }
     )

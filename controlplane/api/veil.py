@@ -34,8 +34,8 @@ def _words(text: str) -> frozenset[str]:
 
 
 IDS = _words(
-    "id ids agent_id agent_ids agent_node_id bulk_id child_id delivery_id webhook_id event_key execution_id "
-    "endpoint_id execution_ids group_id job_id key_id node node_id node_ids parent_execution_id "
+    "id ids agent_id agent_ids agent_node_id bulk_id child_id delivery_id endpoint_id webhook_id event_key "
+    "execution_id execution_ids group_id job_id key_id node node_id node_ids parent_execution_id "
     "replay_before_execution_id replay_execution_id restarted_execution_id root_execution_id run_id schedule_id "
     "session_id signal_id source_execution_id source_run_id task_id trigger_event_id trigger_id workflow_id "
     "approval_request_id"
@@ -44,8 +44,8 @@ NAMES = _words(
     "name names key key_name ticket namespace namespace_name scope scope_id scopes prefix slug target targets reasoner "
     "reasoner_id skill type types kind event events event_type event_types tag tags version versions actor_id "
     "actor_key session_key concurrency_key fairness_key idempotency_key managed_by invocation_target "
-    "deployment_type transport patterns source level preset algorithm encoding header timestamp_header id_from "
-    "type_from"
+    "deployment_type transport patterns source level preset algorithm encoding signing_key_format "
+    "header timestamp_header id_from type_from"
 )
 PLACES = _words("url base_url invocation_url resolved_base_url host method path")
 STATES = _words(
@@ -55,16 +55,16 @@ STATES = _words(
     "child_status root_status execution_status error_class error_status_code http_status code timed_out by_hand "
     "exact dry_run truncated refused accepted replayed replay_mode reuse released appended weak signed looked_at "
     "webhook_registered hide_payloads by created_by revoked_by paused_by still_paused_by blocked_by also_paused all "
-    "changed show_all held_by disabled_by signing_key_format replaced_by"
+    "changed show_all held_by disabled_by replaced_by"
 )
 TIMES = _words(
     "at since timestamp created_at updated_at started_at ended_at finished_at completed_at cancelled_at enqueued_at "
     "available_at began_at begins_at deadline_at times_out_at waiting_at due_at done_at discovered_at expires_at "
     "last_at last_used_at last_heartbeat latest_activity next_at next_attempt_at next_retry_at planned_at paused_at "
     "resumed_at progress_at registered_at requested_at responded_at retry_at revoked_at run_at settled_at until_at "
-    "failed_at node_left_at node_registered_at lease_expires_at previous_secret_until drain_requested_at "
+    "failed_at failing_since node_left_at node_registered_at lease_expires_at previous_secret_until drain_requested_at "
     "pause_requested_at cancel_requested_at created_after created_before ended_after ended_before ends_at "
-    "disabled_at failing_since"
+    "disabled_at"
 )
 RULES = _words(
     "retry retries retries_max retries_used max backoff delay_seconds factor cap_seconds jitter jitter_seconds "

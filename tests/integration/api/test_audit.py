@@ -88,6 +88,7 @@ async def test_every_change_leaves_one_row(api: Api, theirs: Theirs) -> None:
     own: dict[str, Json] = {
         "/api/v1/limits/{key}": {"concurrency_max": 1},
         "/api/v1/bulk": {"action": "cancel", "all": True},
+        "/api/v1/endpoints": {"name": "walk", "url": "https://r.example/"},
         "/api/v1/triggers": {"name": "walk", "target": "canary.echo", "preset": "bearer", "secret": "canary-secret"},
     }
     walk = [one for one in AUDITED if one.scope != OPEN and one.audit != "memory.deleted"]

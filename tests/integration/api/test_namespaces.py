@@ -239,7 +239,12 @@ async def test_nothing_crosses(api: Api, stranger: Api, theirs: Theirs, conn: as
 
     assert not wrong, "\n".join(wrong)
     assert await digests(conn) == before
-    assert {name for name, (rows, _) in before.items() if not rows} <= {"limits", "ended_parents", "retention_walks"}
+    assert {name for name, (rows, _) in before.items() if not rows} <= {
+        "limits",
+        "ended_parents",
+        "retention_walks",
+        "breakers",
+    }
 
 
 @FIRST

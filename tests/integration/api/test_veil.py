@@ -156,6 +156,7 @@ async def planted(api: Api, receiver: Receiver) -> Planted:
         (f"/executions/{lease['execution_id']}/signals/an-event", PAYLOAD),
         ("/schedules", {"name": "yearly", "target": "n.echo", "cron": "0 0 29 2 *", "input": PAYLOAD}),
         ("/triggers", {"name": "door", "target": "n.echo", "preset": "bearer", "secret": "a-secret"}),
+        ("/endpoints", {"name": "ear", "url": "https://r.example/", "headers": {"X-Bird": CANARY}}),
     ]
     for where, body in more:
         assert (await api.post(where, body, headers=speaking)).is_success, where
@@ -181,8 +182,6 @@ async def planted(api: Api, receiver: Receiver) -> Planted:
     bulk = (await api.post("/bulk", {"action": "cancel", "filter": {"target": "n.none"}})).json()["bulk_id"]
     key = (await api.post("/keys", {"name": "other", "scopes": ["read"]})).json()["key_id"]
     delivery = (await api.deliveries(str(ended["execution_id"])))[0]["delivery_id"]
-    told_all = {"name": "e", "url": receiver.url, "events": ["endpoint.disabled"]}
-    endpoint = (await api.post("/endpoints", told_all)).json()["endpoint_id"]
     ids = [str(one["execution_id"]) for one in (ended, hooked, again, asking)] + [job.json()["job_id"]]
     path = {
         "target": "n.echo",
@@ -191,10 +190,10 @@ async def planted(api: Api, receiver: Receiver) -> Planted:
         "node_id": "n",
         "name": "yearly",
         "namespace": "default",
+        "endpoint_id": "ear",
     }
     path |= {
         "delivery_id": delivery,
-        "endpoint_id": endpoint,
         "bulk_id": bulk,
         "key": "v",
         "key_id": key,
