@@ -28,6 +28,7 @@ from controlplane.domain.endpoint import (
     REASON_CHARS_MAX,
     SCHEDULE,
     SECRET_CHARS_MAX,
+    TARGETS_MAX,
     Definition,
     Endpoint,
     EndpointId,
@@ -115,7 +116,7 @@ async def create(request: Request) -> Response:
         url=url,
         host=host,
         events=events_of([one.value for one in ENDS] if form.events is None else form.events, where="body.events"),
-        targets=tuple(dict.fromkeys(form.targets)),
+        targets=_targets(form.targets),
         schedule=tuple(map(float, SCHEDULE if form.schedule is None else form.schedule)),
         description=_description(form.description),
     )
@@ -157,7 +158,7 @@ async def change(request: Request) -> Response:
             url=url,
             host=host,
             events=old.events if events is None else events,
-            targets=old.targets if form.targets is None else tuple(dict.fromkeys(form.targets)),
+            targets=old.targets if form.targets is None else _targets(form.targets),
             schedule=old.schedule if form.schedule is None else tuple(map(float, form.schedule)),
             description=old.description if form.description is None else description,
         )
@@ -362,6 +363,13 @@ def _url(doors: Doors, text: str) -> tuple[str, str]:
     """The URL and its host, once it may be called. Raises Invalid, EgressRefused."""
     origin = doors.egress.check_url(text, where="body.url")
     return text, f"{origin.host}:{origin.port}"
+
+
+def _targets(given: list[str]) -> tuple[str, ...]:
+    """Each once. Raises Invalid for more than may be named, also of the same."""
+    if len(given) > TARGETS_MAX:
+        raise Invalid(f"At most {TARGETS_MAX}.", where="body.targets")
+    return tuple(dict.fromkeys(given))
 
 
 def _secret(text: str) -> str:
