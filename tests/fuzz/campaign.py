@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -101,6 +102,9 @@ class World:
         self._post("triggers", {"name": "shop", "target": TARGET, "preset": "hmac", "secret": "whatever"})
         self.client.put("limits/key:fuzz", json={"concurrency_max": 5}).raise_for_status()
         bulk = self._post("bulk", {"action": "cancel", "filter": {"run_id": "none"}})
+        name = f"fuzz-{secrets.token_hex(4)}"  # what another campaign has made may be changed by now
+        endpoint = self._post("endpoints", {"name": name, "url": "https://receiver.invalid/"})
+        self._post("namespaces", {"name": name})
         key = self._post("keys", {"name": "fuzz", "scopes": ["read"]})
         self._post("memory/set", {"key": "k", "data": [1], "scope": "global"})
         self.known = {
@@ -113,6 +117,8 @@ class World:
             "slug": ["shop"],
             "bulk_id": [bulk["bulk_id"]],
             "key_id": [key["key_id"]],
+            "endpoint_id": [endpoint["endpoint_id"], name],
+            "namespace": [name],
             "key": ["key:fuzz", "k", "node:n", f"reasoner:{TARGET}"],
         }
         self._node.start()

@@ -49,7 +49,7 @@ REASONS: Sequence[Reason] = [
     refused("The key was used before, with another request.", code="idempotency_conflict"),
     refused("Which addresses may be called is the operator's word.", code="egress_refused"),
     refused("What a host and a port are is more than a pattern can say.", where=r"(body|items).*url"),
-    refused("Which headers may be sent along is a list of those that may not.", where=r".*webhook\.headers.*"),
+    refused("Which headers may be sent along is a list of those that may not.", where=r"(body|items).*headers.*"),
     refused("Who sends signs the body as its trigger says.", code="unauthorized", route="POST /hooks/.*"),
     refused("Whether a cron expression ever fires is not in its form.", where=r"body\.cron"),
     refused("Zones are those of the time zone database, and go with cron alone.", where=r"body\.time_zone"),
@@ -81,7 +81,18 @@ REASONS: Sequence[Reason] = [
     refused("An envelope is looked into.", where=r"body\.(data|requestId).*", route=".*approval.*"),
     refused("The name of the key that the server was started with.", where=r"body\.name", detail="That is the name.*"),
     refused("No webhook was asked for.", code="no_webhook"),
-    refused("A namespace has so many keys at most.", detail=".*keys.*", route="POST /api/v1/keys.*"),
+    refused("A namespace may have so many of them.", code="cap_reached"),
+    refused(
+        "What the feed and the list of deliveries have in common is not all that they know.",
+        where=r"query/\w+",
+        detail="(Only of the feed|The feed knows no).*",
+        route="GET /api/v1/deliveries",
+    ),
+    refused(
+        "A cursor of the feed names buckets that there are, each once, and no place ahead of everything.",
+        where="query/after",
+        route="GET /api/v1/deliveries",
+    ),
     refused("An execution has so much of it at most.", code="signals_full"),
     refused("One of the ids belongs to what was not made here.", where=r"body\.filter\.ids"),
     refused("An id names a bucket that there is not.", detail="One of these ids was not made.*"),
@@ -118,6 +129,12 @@ REASONS: Sequence[Reason] = [
         why="By GET the path is the one that reads an execution, which there is not of this name.",
         route="POST /api/v1/executions/(batch-status|note)",
         status=422,
+    ),
+    Reason(
+        failure=METHOD,
+        why="By GET the path is the one that reads a vector, which there is not under this key.",
+        route=r"\w+ /api/v1/memory/vector/(namespace|search)",
+        status=404,
     ),
 ]
 

@@ -375,7 +375,7 @@ CONTRACT: Contract = {
         parameters={
             "agent_id": text(0, 200, PRINTABLE),
             "session_id": text(0, 200, PRINTABLE),
-            "limit": integer(1, 10**18, default=runs.RUNS_DEFAULT),  # more than 200 counts as 200
+            "limit": integer(1, 10**19 - 1, default=runs.RUNS_DEFAULT),  # more than 200 counts as 200
         },
     ),
     runs.cancel_tree: Said(answers={200: TreeCancelled}),

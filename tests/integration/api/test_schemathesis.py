@@ -19,6 +19,8 @@ HOUSE = {
     "sync_wait_seconds": 0.5,
     "jobs_target": campaign.TARGET,
     "agent_target": campaign.TARGET,
+    "endpoints_max": 1_000,
+    "wrong_keys_per_minute": 1_000_000,
 }
 SEED = 20_251
 EVERY = 12

@@ -2,7 +2,8 @@
 
 The document leaves objects open, so that a client of today may read a server of tomorrow. What a server says today is
 in the document all the same, or it is not exact: here a member that is not described is a fault, as are a status, a
-media type and a missing header. It sees what passes through the application, and nothing that is refused below it.
+media type and a missing header. It sees what passes through the application, and nothing that is refused below it. What
+is said to a client that has gone counts for nothing.
 """
 
 from __future__ import annotations
@@ -87,7 +88,13 @@ class Witness:
             return
         start: Message = {}
         body: list[bytes] = []
-        whole = False
+        whole = gone = False
+
+        async def come() -> Message:
+            nonlocal gone
+            message = await receive()
+            gone = gone or message["type"] == "http.disconnect" and not whole
+            return message
 
         async def heard(message: Message) -> None:
             nonlocal start, whole
@@ -98,8 +105,8 @@ class Witness:
                 whole = not message.get("more_body", False)
             await send(message)
 
-        await self._app(scope, receive, heard)
-        if whole:
+        await self._app(scope, come, heard)
+        if whole and not gone:
             self._judge(scope, start, b"".join(body))
 
     def _judge(self, scope: Scope, start: Message, body: bytes) -> None:
