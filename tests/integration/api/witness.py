@@ -55,6 +55,17 @@ def problem() -> jsonschema_rs.Draft202012Validator:
     return jsonschema_rs.Draft202012Validator(document()["components"]["schemas"]["Problem"], validate_formats=True)
 
 
+@cache
+def header(name: str) -> jsonschema_rs.Draft202012Validator:
+    return jsonschema_rs.Draft202012Validator(document()["components"]["headers"][name]["schema"])
+
+
+def read(name: str, value: str) -> str | int:
+    """What a header says."""
+    schema = document()["components"]["headers"][name]["schema"]
+    return int(value) if schema.get("type") == "integer" and value.isdigit() else value
+
+
 def faults(path: str, method: str, status: int, headers: dict[str, str], body: bytes, *, head: bool) -> Iterator[str]:
     """What of an answer the document does not say."""
     said = described(path, method, status)
@@ -62,8 +73,10 @@ def faults(path: str, method: str, status: int, headers: dict[str, str], body: b
         yield f"the status {status}"
         return
     for name in said.get("headers", {}):
-        required = document()["components"]["headers"][name].get("required", False)
-        if required and name.lower() not in headers:
+        value = headers.get(name.lower())
+        if value is not None and not header(name).is_valid(read(name, value)):
+            yield f"the header {name}: {value}"
+        if value is None and document()["components"]["headers"][name].get("required", False):
             yield f"no header {name}"
     media = headers.get("content-type", "").partition(";")[0]
     content = said.get("content", {})
@@ -93,7 +106,7 @@ class Witness:
         async def come() -> Message:
             nonlocal gone
             message = await receive()
-            gone = gone or message["type"] == "http.disconnect" and not whole
+            gone = gone or (message["type"] == "http.disconnect" and not whole)
             return message
 
         async def heard(message: Message) -> None:
