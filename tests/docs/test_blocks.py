@@ -37,6 +37,15 @@ class Block(NamedTuple):
         return f"{self.page.relative_to(ROOT)}-{self.number}"
 
 
+class Served(NamedTuple):
+    """A server and its database."""
+
+    url: str
+    database_url: str
+
+
+OF_THE_DATABASE = {"verify.md"}
+"""Pages of commands that read DATABASE_URL; others bring databases of their own."""
 BLOCKS = [
     Block(page, number, *match.groups())
     for page in PAGES
@@ -45,8 +54,8 @@ BLOCKS = [
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A development server with the README's own node; its database is that of the environment."""
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A development server with the README's own node."""
     folder = tmp_path_factory.mktemp("docs")
     agent = folder / "agent.py"
     agent.write_text(next(block.text for block in BLOCKS if "app.run()" in block.text))
@@ -66,13 +75,17 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=os.environ | on)
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            noted = _ready(folder, process)
-            patch.setenv("DATABASE_URL", noted["database_url"])
-            yield noted["url"]
+        noted = _ready(folder, process)
+        yield Served(noted["url"], noted["database_url"])
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
+
+
+@pytest.fixture
+def url(served: Served) -> str:
+    """Where it is."""
+    return served.url
 
 
 def _ready(folder: Path, process: subprocess.Popen[bytes]) -> dict[str, str]:
@@ -104,8 +117,11 @@ def test_python_runs(block: Block, url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "bash"], ids=str)
-def test_shell_runs(block: Block, url: str, tmp_path: Path) -> None:
+def test_shell_runs(block: Block, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The block is pasted into bash and every line of it succeeds."""
+    url = served.url
+    if block.page.name in OF_THE_DATABASE:
+        monkeypatch.setenv("DATABASE_URL", served.database_url)
     targets = set(TARGET.findall((ROOT / "Makefile").read_text()))
     lines = block.text.splitlines()
     made = [line.split()[1] for line in lines if line.startswith("make ")]
