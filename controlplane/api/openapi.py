@@ -38,7 +38,7 @@ PROBLEM_JSON = "application/problem+json"
 JSON = "application/json"
 ANYWHERE = {
     408: ("TooSlow", "The request took too long to arrive."),
-    429: ("RateLimited", "Too many requests, or too much under way in the namespace: see `Retry-After`."),
+    429: ("RateLimited", "Too many requests or wrong keys, or too much under way in the namespace: see `Retry-After`."),
     431: ("HeadTooLarge", "The URL and the headers are larger than the limit."),
     503: ("Unavailable", "The database is out of reach, or this server is full or about to stop; try again."),
 }
@@ -79,7 +79,9 @@ SOCKETS = {
 """WebSockets, which OpenAPI has no words for. They need the scope `read`."""
 ABOUT = (
     "A durable execution control plane for AI agents, on PostgreSQL. As long as there is no key at all, requests from "
-    "the machine it runs on need none."
+    "the machine it runs on need none. A namespace that has as many of something as it may have is refused more with "
+    "422 and `cap_reached`, and with 429 and `namespace_full` where there is room again by and by. To a key that hides "
+    "payloads a text is told as `hidden: … bytes, sha256 …`, a list as one `Hidden`, and anything else as a `Hidden`."
 )
 
 
