@@ -179,9 +179,10 @@ def _alive(postgres: EmbeddedPostgres) -> bool:
 def _write(note: Path, url: str, own_dsn: str | None) -> None:
     """Leave our address, pid and database there for programs; they see all of it or nothing.
 
-    Only a database of our own, which lets in nobody but this user: a DSN that was given may hold a password.
+    Nobody but this user reads it, and only a database of our own is named.
     """
     draft = note.with_name(f"{note.name}.{os.getpid()}")
+    draft.touch(mode=0o600)
     draft.write_text(json.dumps({"url": url, "pid": os.getpid(), "database_url": own_dsn}) + "\n")
     draft.replace(note)
 

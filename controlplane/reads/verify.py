@@ -282,12 +282,15 @@ where e.bucket = $1
   and x.namespace <> e.namespace
 """
 
+# Keys of batches and of bulks name those, not executions.
 A_KEY_NAMES_ONE = """
 select k.execution_id as id
 from idempotency_keys k
 where k.bucket = $1
   and k.expires_at >= clock()
   and not exists (select 1 from executions e where e.bucket = $1 and e.id = k.execution_id)
+  and not starts_with(k.scope, 'batch' || chr(31))
+  and not starts_with(k.scope, 'bulk' || chr(31))
 """
 
 NOBODY_ASKS_FOR_THE_DEAD = """

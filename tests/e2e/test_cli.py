@@ -765,13 +765,15 @@ def test_dev_leaves_nothing_running(tmp_path: Path) -> None:
     with started("dev", "--port", "0", "--data-dir", str(folder)) as process:
         url = line_of(process, "stdout", "http")
         noted = json.loads((folder / "dev.json").read_text())
+        assert (folder / "dev.json").stat().st_mode & 0o077 == 0
         pasted = line_of(process, "stderr", "curl")
         postmaster = int((folder / "postgres" / "postmaster.pid").read_text().splitlines()[0])
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=DEADLINE_SECONDS)
 
     assert process.returncode == 0
-    assert noted == {"url": url, "pid": process.pid}
+    assert (noted["url"], noted["pid"]) == (url, process.pid)
+    assert noted["database_url"].startswith("postgresql://")
     assert url.rpartition(":")[2] in pasted
     assert not (folder / "dev.json").exists()
     with pytest.raises(ProcessLookupError):
