@@ -10,7 +10,7 @@ import pytest
 # Minutes of test time: two workers have eighty of them in the forty that a run may take.
 SHARES = {
     "tests/unit": 1,
-    "tests/integration": 24,
+    "tests/integration": 34,
     "tests/migrations": 1,
     "tests/property": 5,
     "tests/e2e/agentfield": 5,
