@@ -15,7 +15,6 @@ do $$
 declare
   app constant text := current_setting('controlplane.app_role');
   place constant text := current_schema();
-  sealed text;
 begin
   if app = current_user then
     raise exception 'the server needs a role of its own, % is the one that migrates', app
@@ -42,16 +41,8 @@ begin
   execute format('alter default privileges in schema %I grant execute on functions to %I', place, app);
   -- Read, never written by a server: where the schema stands.
   execute format('revoke insert, update, delete on %I.alembic_version from %I', place, app);
-  -- Written once: what was done stays as it was told.
-  for sealed in
-    select relname
-    from pg_class
-    where relnamespace = quote_ident(place)::regnamespace
-      and relkind in ('r', 'p')
-      and relname ~ '^audit'
-  loop
-    execute format('revoke update, delete on %I.%I from %I', place, sealed, app);
-  end loop;
+  -- Written once: what was done stays as it was told. The trigger lets nothing go but what retention takes away.
+  execute format('revoke update on %I.audit from %I', place, app);
 end
 $$
 """

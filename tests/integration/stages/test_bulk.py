@@ -347,7 +347,8 @@ async def test_which_deliveries_are_replayed(conn: Connection, filter_: dict[str
     await dead(conn, url="https://a.example/hook", host="a.example")
     taken = await make_execution(conn, "succeeded", webhooks=(webhook("https://b.example/hook", host="b.example"),))
     await conn.execute(
-        "update deliveries set state = 'delivered', settled_at = clock(), endpoint_id = $2 where execution_id = $1",
+        "update deliveries set state = 'delivered', settled_at = clock(), endpoint_id = $2, webhook_n = null,"
+        " event_seq = 1 where execution_id = $1",
         taken.id,
         ENDPOINT_ID,
     )
