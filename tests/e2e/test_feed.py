@@ -159,7 +159,7 @@ def test_what_is_not_verified_is_refused(plane: Plane, node: StartNode, shell: S
 
     def answered() -> list[int]:
         [delivery] = plane.api.get(f"/executions/{id_}/deliveries").json()["items"]
-        return [one.get("http_status") for one in delivery["attempts"]]
+        return [one["http_status"] for one in delivery["attempts"][:1]]  # after it the receiver has gone
 
     assert until("the attempt", answered, seconds=15) == [401]
 
