@@ -24,6 +24,7 @@ from uuid import UUID
 
 import asyncpg
 
+from controlplane.domain.delivery import ENDPOINT
 from controlplane.domain.endpoint import ENDS, EXECUTION_WIDE, Listener, types_of
 from controlplane.domain.event import EventType
 from controlplane.domain.execution import Status
@@ -307,8 +308,9 @@ async def announce(
         rows = list(takewhile(lambda row: row["certain"], found))
         if not rows:
             return Announced()
-        wanted = await _wanted(conn, bucket, rows, endpoints, heard)
-        bodies = await _bodies(conn, bucket, [row for row, _ in wanted], public_url)
+        dead = await _dead(conn, bucket, [row for row in rows if row["type"] == EventType.DELIVERY_DEAD])
+        wanted = await _wanted(conn, bucket, rows, endpoints, heard, dead)
+        bodies = await _bodies(conn, bucket, [row for row, _ in wanted], dead, public_url)
         wanted, last = _within(wanted, bodies, rows)
         planned = await _plan(conn, bucket, wanted, bodies, make_id)
         passed = [row for row in rows if (row["xid"], row["seq"]) <= last]
@@ -342,7 +344,12 @@ async def _news(conn: Connection, bucket: int, cursor: asyncpg.Record, horizon: 
 
 
 async def _wanted(
-    conn: Connection, bucket: int, rows: Sequence[asyncpg.Record], endpoints: Sequence[Listener], heard: bool
+    conn: Connection,
+    bucket: int,
+    rows: Sequence[asyncpg.Record],
+    endpoints: Sequence[Listener],
+    heard: bool,
+    dead: Mapping[int, asyncpg.Record],
 ) -> list[Wanted]:
     """The events that somebody hears, each with who does."""
     of_namespace: dict[int, list[Listener]] = {}
@@ -353,7 +360,6 @@ async def _wanted(
         ids = list({row["execution_id"] for row in rows})
         for row in await conn.fetch(HEARD, bucket, ids):
             own.setdefault(row["execution_id"], []).append(_webhook(row))
-    dead = await _dead(conn, bucket, [row for row in rows if row["type"] == EventType.DELIVERY_DEAD])
     wanted: list[Wanted] = []
     for row in rows:
         candidates = [*of_namespace.get(row["namespace"], ()), *own.get(row["execution_id"], ())]
@@ -379,7 +385,13 @@ def _delivery_of(data: bytes) -> DeliveryId:
     return DeliveryId(read("dlv", json.loads(data)["delivery_id"], where="data"))
 
 
-async def _bodies(conn: Connection, bucket: int, rows: Sequence[asyncpg.Record], public_url: str) -> dict[int, bytes]:
+async def _bodies(
+    conn: Connection,
+    bucket: int,
+    rows: Sequence[asyncpg.Record],
+    dead: Mapping[int, asyncpg.Record],
+    public_url: str,
+) -> dict[int, bytes]:
     """What is told of each event, by its number."""
     ended = [row["execution_id"] for row in rows if row["type"] in TYPES_OF_ENDS]
     asked = [row["execution_id"] for row in rows if row["type"] == EventType.APPROVAL_REQUESTED]
@@ -387,7 +399,6 @@ async def _bodies(conn: Connection, bucket: int, rows: Sequence[asyncpg.Record],
     ends = {row["id"]: row for row in found}
     questions = await conn.fetch(READ_ASKED, bucket, asked) if asked else []
     approvals = {(row["execution_id"], row["request_id"]): row for row in questions}
-    dead = await _dead(conn, bucket, [row for row in rows if row["type"] == EventType.DELIVERY_DEAD])
     bodies: dict[int, bytes] = {}
     for row in rows:
         if row["type"] in TYPES_OF_ENDS and row["execution_id"] in ends:
@@ -427,7 +438,7 @@ def _question(row: asyncpg.Record | None) -> dict[str, object]:
 
 
 def _death(row: asyncpg.Record) -> dict[str, object]:
-    endpoint = {} if row["endpoint_id"] is None else {"endpoint_id": show("ep", row["endpoint_id"])}
+    endpoint = {} if row["endpoint_id"] is None else {"endpoint_id": show(ENDPOINT, row["endpoint_id"])}
     return {"event": row["event"], "host": row["host"]} | endpoint
 
 
