@@ -29,6 +29,8 @@ from controlplane.stages import hold
 
 IDEMPOTENCY_SECONDS = 24 * 3600
 APART = "\x1f"
+Key = tuple[int, str, str | None]
+"""An idempotency key as it is unique: of a namespace, within a scope."""
 """Parts the names in a list of them: an array of arrays would have to be rectangular. No name holds it."""
 RESERVE_TRIES = 3
 """How often a key is looked at that expires between the look that finds it taken and the one that reads it."""
@@ -314,18 +316,10 @@ async def _used_keys(
     used = [item for item in keyed if item.id not in ours]
     if not used:
         return {}
-    rows = await conn.fetch(
-        READ_KEYS,
-        bucket,
-        [item.namespace for item in used],
-        [item.idempotency_scope for item in used],
-        [item.idempotency_key for item in used],
-    )
-    earlier = {(row["namespace"], row["scope"], row["key"]): row for row in rows}
-    accepted = await _read(conn, bucket, [row["execution_id"] for row in rows])
+    earlier, accepted = await _kept(conn, bucket, used)
     answers: dict[UUID, Accepted | ControlPlaneError] = {}
     for item in used:
-        row = earlier.get((item.namespace, item.idempotency_scope, item.idempotency_key))
+        row = earlier.get(_key(item))
         if row is None:
             raise Raced  # the key expired between the two looks
         if row["execution_id"] == item.id:
@@ -337,6 +331,25 @@ async def _used_keys(
             raise Raced  # forgotten between the two looks, after its key
         answers[item.id] = _accepted(accepted[row["execution_id"]], replayed=True)
     return answers
+
+
+async def _kept(
+    conn: Connection, bucket: int, keyed: list[Submission]
+) -> tuple[dict[Key, asyncpg.Record], dict[UUID, asyncpg.Record]]:
+    """What is kept under the keys of these, and the executions that it names."""
+    rows = await conn.fetch(
+        READ_KEYS,
+        bucket,
+        [item.namespace for item in keyed],
+        [item.idempotency_scope for item in keyed],
+        [item.idempotency_key for item in keyed],
+    )
+    earlier = {(row["namespace"], row["scope"], row["key"]): row for row in rows}
+    return earlier, await _read(conn, bucket, [row["execution_id"] for row in rows])
+
+
+def _key(item: Submission) -> Key:
+    return item.namespace, item.idempotency_scope, item.idempotency_key
 
 
 async def _recorded_calls(
@@ -564,18 +577,10 @@ async def _keyed_before(
     """Of those whose key is kept."""
     if not keyed:
         return {}
-    rows = await conn.fetch(
-        READ_KEYS,
-        bucket,
-        [item.namespace for item in keyed],
-        [item.idempotency_scope for item in keyed],
-        [item.idempotency_key for item in keyed],
-    )
-    earlier = {(row["namespace"], row["scope"], row["key"]): row for row in rows}
-    accepted = await _read(conn, bucket, [row["execution_id"] for row in rows])
+    earlier, accepted = await _kept(conn, bucket, keyed)
     answers: dict[UUID, Accepted | ControlPlaneError] = {}
     for item in keyed:
-        row = earlier.get((item.namespace, item.idempotency_scope, item.idempotency_key))
+        row = earlier.get(_key(item))
         if row is None or row["execution_id"] not in accepted:
             continue  # never used, or forgotten since
         same = row["request_hash"] == item.request_hash
