@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from uuid import UUID
 
 import orjson
 import typer
@@ -16,7 +17,7 @@ from controlplane.domain.ids import show, show_execution
 from controlplane.domain.placement import Placement
 from controlplane.observe.log import configure
 from controlplane.postgres.pool import Connection
-from controlplane.reads.verify import FOUND_MAX, INVARIANTS, Invariant, violations
+from controlplane.reads.verify import INVARIANTS, Invariant, broken
 
 PATIENCE_SECONDS = 60.0
 """How long a database that is out of reach is waited for while it is watched."""
@@ -37,31 +38,32 @@ def verify(*, watch_seconds: float | None, database_url: str | None, as_json: bo
     dsn = dsn_of(settings)
     require_newest(dsn, patience_seconds=0)
     placement = Placement(buckets=settings.buckets, hashed=settings.buckets_hashed)
-    broken = False
+    was_broken = False
     try:
         while True:
             found = ask(
                 dsn, lambda conn: _pass(conn, placement), patience_seconds=PATIENCE_SECONDS if watch_seconds else 0
             )
-            broken = broken or bool(found)
+            was_broken = was_broken or bool(found)
             _show(found, as_json=as_json)
             if watch_seconds is None:
                 break
             time.sleep(watch_seconds)
     except KeyboardInterrupt:  # the usual end of watching
         pass
-    if broken:
+    if was_broken:
         raise typer.Exit(ExitCode.INTERNAL)
 
 
 async def _pass(conn: Connection, placement: Placement) -> list[Violation]:
-    found = []
-    for invariant in INVARIANTS:
-        ids = [id_ for bucket in placement.all() for id_ in await violations(conn, invariant.query, bucket)]
-        if ids:
-            shown = (show_execution(id_) if invariant.prefix == "exec" else show(invariant.prefix, id_) for id_ in ids)
-            found.append(Violation(invariant=invariant, ids=tuple(shown)[:FOUND_MAX]))
-    return found
+    return [
+        Violation(invariant=one, ids=tuple(_shown(one, id_) for id_ in ids))
+        for one, ids in (await broken(conn, placement.all())).items()
+    ]
+
+
+def _shown(invariant: Invariant, id_: UUID) -> str:
+    return show_execution(id_) if invariant.prefix == "exec" else show(invariant.prefix, id_)
 
 
 def _show(found: list[Violation], *, as_json: bool) -> None:

@@ -7,6 +7,7 @@ forgotten before its execution is, the oldest events first: what is asked of eve
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -592,3 +593,13 @@ async def violations(conn: Connection, query: str, bucket: int, *, limit: int = 
     async with conn.transaction(readonly=True):
         cursor = await conn.cursor(query, bucket)
         return [row["id"] for row in await cursor.fetch(limit)]
+
+
+async def broken(conn: Connection, buckets: Iterable[int]) -> dict[Invariant, list[UUID]]:
+    """Those that do not hold, with the first of what breaks each of them."""
+    places = list(buckets)
+    found = {
+        one: [id_ for bucket in places for id_ in await violations(conn, one.query, bucket)][:FOUND_MAX]
+        for one in INVARIANTS
+    }
+    return {one: ids for one, ids in found.items() if ids}

@@ -11,6 +11,7 @@ from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import Fence
 from controlplane.domain.step import AskApproval, AwaitEvent, Done
 from controlplane.postgres.pool import Connection
+from controlplane.reads import verify
 from controlplane.reads.verify import FOUND_MAX, INVARIANTS, violations
 from controlplane.stages import checkpoint, deliver
 from tests.integration.stages.test_audit import append as append_audited
@@ -150,8 +151,7 @@ async def house(conn: Connection) -> House:
 
 
 async def broken(conn: Connection) -> dict[str, list[UUID]]:
-    found = {one.name: await violations(conn, one.query, 0) for one in INVARIANTS}
-    return {name: ids for name, ids in found.items() if ids}
+    return {one.name: ids for one, ids in (await verify.broken(conn, [0])).items()}
 
 
 async def test_what_the_stages_do_breaks_nothing(conn: Connection, house: House) -> None:
