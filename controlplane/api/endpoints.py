@@ -19,7 +19,7 @@ from controlplane.api.executions import query_text
 from controlplane.api.operation import NOTHING, OPERATE, READ, Handler, Operation
 from controlplane.api.paging import limit_of
 from controlplane.api.shapes import answer, present
-from controlplane.domain.delivery import Attempt, AttemptOutcome
+from controlplane.domain.delivery import ENDPOINT, USER_AGENT, Attempt, AttemptOutcome
 from controlplane.domain.endpoint import (
     DESCRIPTION_CHARS_MAX,
     ENDS,
@@ -50,11 +50,10 @@ from controlplane.security.signature import new_secret, signed_headers, standard
 from controlplane.stages import endpoint
 from controlplane.stages.endpoint import Ref
 
-PREFIX = "ep_"
+PREFIX = f"{ENDPOINT}_"
 TEST = "endpoint.test"
 SOMEBODY = "somebody"
 """`disabled_by`, where there are no keys."""
-USER_AGENT = "controlplane-webhook/1"
 
 
 class EndpointForm(msgspec.Struct, forbid_unknown_fields=True):
@@ -210,7 +209,7 @@ async def remove(request: Request) -> Response:
         namespace=namespace,
     )
     doors.hints.tell(EVENTS_TOPIC)
-    return answer({"endpoint_id": show("ep", id_), "deleted": True})
+    return answer({"endpoint_id": show(ENDPOINT, id_), "deleted": True})
 
 
 async def enable(request: Request) -> Response:
@@ -261,7 +260,7 @@ async def test(request: Request) -> Response:
         target="endpoint.test",
         attempt=1,
         at=there.now,
-        data=orjson.dumps({"endpoint_id": show("ep", there.id), "name": there.name}),
+        data=orjson.dumps({"endpoint_id": show(ENDPOINT, there.id), "name": there.name}),
     )
     try:
         keys = [_opened(doors, there, one).decode() for one in there.secrets_sealed]
@@ -345,7 +344,7 @@ def _bucket(doors: Doors, namespace: int) -> int:
 def _ref(request: Request) -> Ref:
     text: str = request.path_params["endpoint_id"]
     if text.startswith(PREFIX):
-        return Ref(EndpointId(read_id("ep", text, where="path/endpoint_id")), None)
+        return Ref(EndpointId(read_id(ENDPOINT, text, where="path/endpoint_id")), None)
     if not is_name(text):
         raise EndpointNotFound
     return Ref(None, text)
@@ -424,7 +423,7 @@ def _shape(doors: Doors, one: Endpoint) -> shapes.Shape:
     asked = one.definition
     return present(
         {
-            "endpoint_id": show("ep", one.id),
+            "endpoint_id": show(ENDPOINT, one.id),
             "name": one.name,
             "description": asked.description,
             "url": _shown_url(one),

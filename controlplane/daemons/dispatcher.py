@@ -19,7 +19,7 @@ import orjson
 from controlplane.daemons.places import Places, Taken
 from controlplane.domain.approval import CALLBACK_SECONDS
 from controlplane.domain.breaker import HOLD_SECONDS_MAX, said_by
-from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState, backoff_seconds, sealed_for
+from controlplane.domain.delivery import USER_AGENT, Attempt, AttemptOutcome, DeliveryState, backoff_seconds, sealed_for
 from controlplane.domain.endpoint import sealed_for as sealed_for_endpoint
 from controlplane.domain.ids import show, show_execution
 from controlplane.domain.placement import Placement
@@ -41,7 +41,6 @@ PER_HOST_CLAIM = 4
 RECALL_EVERY_SECONDS = 30.0
 RECALL_SECONDS = 86_400.0
 RECALL_DELIVERIES_MAX = 10_000
-USER_AGENT = "controlplane-webhook/1"
 
 
 class Dispatcher:

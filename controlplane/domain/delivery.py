@@ -14,6 +14,9 @@ RESPONSE_BYTES_MAX = 16 * 1024
 """How much of a receiver's answer is kept."""
 
 ERROR_CHARS_MAX = 300
+
+USER_AGENT = "controlplane-webhook/1"
+"""What a receiver is told about who sends."""
 ENDPOINT = "ep"
 """How the id of a registered endpoint begins on the wire."""
 

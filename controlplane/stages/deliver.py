@@ -16,7 +16,7 @@ import asyncpg
 
 from controlplane.domain.approval import CALLBACK_N, callback_attempt
 from controlplane.domain.breaker import GIVE_UP_SECONDS, Said, said_by
-from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState
+from controlplane.domain.delivery import ENDPOINT, Attempt, AttemptOutcome, DeliveryState
 from controlplane.domain.endpoint import Endpoint, EndpointState
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.ids import DeliveryId, bucket_of, show
@@ -552,7 +552,7 @@ async def settle(
     for turn in turned:  # not before it is so
         _say(turn)
     for one in disabled:
-        facts = {"endpoint_id": show("ep", one.id), "endpoint": one.name, "reason": one.reason}
+        facts = {"endpoint_id": show(ENDPOINT, one.id), "endpoint": one.name, "reason": one.reason}
         log.warning("endpoint.disabled", extra=facts | {"namespace": one.namespace})
     return [None if _attempt(item) in written else LeaseLost() for item in batch]
 
@@ -576,7 +576,7 @@ async def _note(conn: Connection, news: list[Sent], patience: Patience) -> list[
     last = {item.due.endpoint_id: item.due.execution_id for item in theirs if item.state is DeliveryState.DEAD}
     for one in disabled:
         id_ = last[one.id]
-        facts = {"endpoint_id": show("ep", one.id), "name": one.name, "reason": one.reason}
+        facts = {"endpoint_id": show(ENDPOINT, one.id), "name": one.name, "reason": one.reason}
         await _tell(conn, bucket_of(id_), [(id_, json.dumps(facts).encode(), EventType.ENDPOINT_DISABLED)])
     return disabled
 
