@@ -164,7 +164,9 @@ async def _live_at_once(api: Api, session: str, count: int) -> list[str]:
 async def test_who_joined_and_saw_nothing_yet_may_resume(api: Api) -> None:
     """The first frame has a cursor, too: a connection that breaks right after it has lost nothing."""
     session = await api.node()
-    await api.run(session)
+    async with streaming(api) as stream:
+        await api.run(session)
+        await stream.until("execution_completed")  # only then has the horizon passed it, whoever holds that back
     async with streaming(api) as stream:
         joined = stream.joined
     id_ = await api.run(session)
