@@ -1,4 +1,8 @@
-"""How much of the time that CI has each suite took, printed before pytest's own last line."""
+"""Before pytest's own last line: how much of CI's time each suite took, and which tests raced.
+
+CI runs a test that failed once more (`--reruns 1`): among ten thousand on two cores one may lose a race of its own.
+Such a test is named, to be repaired; more than a few of them are no accident, and fail the run.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,10 @@ SHARES = {
     "sdk/python/tests": 3,
 }
 
+RACES_MAX = 3
+"""Tests that may pass only when run once more."""
+
+_raced: dict[str, str] = {}
 _spent: Counter[str] = Counter()
 _began = time.monotonic()
 
@@ -26,6 +34,13 @@ _began = time.monotonic()
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     suite = next((name for name in SHARES if report.nodeid.startswith(name)), "other")
     _spent[suite] += report.duration
+    if report.outcome == "rerun":  # type: ignore[comparison-overlap]  # the plugin's word
+        _raced[report.nodeid] = report.longreprtext
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if len(_raced) > RACES_MAX and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -35,3 +50,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for suite, seconds in sorted(_spent.items()):
         terminalreporter.line(f"{suite:<20} {seconds:8.1f} s of {SHARES.get(suite, 0):>3} min")
     terminalreporter.line(f"{'wall clock':<20} {time.monotonic() - _began:8.1f} s of  40 min")
+    if _raced:
+        terminalreporter.section(f"failed once, run once more (at most {RACES_MAX} may)")
+        for name, said in sorted(_raced.items()):
+            terminalreporter.line(name)
+            terminalreporter.line(said)
