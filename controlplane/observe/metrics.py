@@ -26,6 +26,8 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 EXECUTIONS = "executions."
 DELIVERIES = "deliveries."
 SESSIONS = "sessions."
+UNFINISHED = ("ready", "delayed", "leased", "waiting", "paused", "blocked")
+UNDELIVERED = ("pending", "leased")
 OLDEST_READY = "executions.oldest_ready_seconds"
 OLDEST_DUE = "deliveries.oldest_due_seconds"
 
@@ -144,15 +146,14 @@ def _connections(look: Look) -> Iterator[Metric]:
 def _totals(totals: Mapping[str, int], counted_seconds_ago: float | None) -> Iterator[Metric]:
     """Of all replicas together, so that every one of them says the same."""
     kinds = (
-        ("controlplane_executions", "Unfinished executions.", EXECUTIONS),
-        ("controlplane_deliveries", "Deliveries that are not over.", DELIVERIES),
-        ("controlplane_sessions", "Live processes of nodes.", SESSIONS),
+        ("controlplane_executions", "Unfinished executions.", EXECUTIONS, UNFINISHED),
+        ("controlplane_deliveries", "Deliveries that are not over.", DELIVERIES, UNDELIVERED),
+        ("controlplane_sessions", "Live processes of nodes.", SESSIONS, ("open", "draining")),
     )
-    for name, help_, prefix in kinds:
+    for name, help_, prefix, states in kinds:
         gauge = GaugeMetricFamily(name, help_, labels=["state"])
-        for key, count in sorted(totals.items()):
-            if key.startswith(prefix) and not key.endswith("_seconds"):
-                gauge.add_metric([key.removeprefix(prefix)], count)
+        for state in states:  # the states in which there is nothing, too: an alert cannot tell absent from broken
+            gauge.add_metric([state], totals.get(prefix + state, 0))
         yield gauge
     yield GaugeMetricFamily(
         "controlplane_oldest_ready_seconds",

@@ -61,7 +61,7 @@ async def test_the_body_is_the_very_bytes(api: Api, receiver: Receiver) -> None:
     session = await api.node()
     await api.run(session, {"x": 1.0, "é": "\u2028"}, webhook={"url": receiver.url})
     [told] = await receiver.wait_for(1)
-    answer = await api.client.get("/api/v1/deliveries?after=beginning&include=body")
+    answer = await api.client.get("/api/v1/deliveries?after=beginning&include=body&wait_seconds=20")
     shown = await api.client.get(f"/api/v1/deliveries/{told.headers['webhook-id']}")
 
     assert told.body in answer.content

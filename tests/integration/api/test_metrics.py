@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from controlplane.app import OPERATIONS
+from controlplane.domain.execution import State
 from controlplane.observe.metrics import METHODS, OTHER
 from tests.integration.api.serving import Api, Receiver, until
 
@@ -75,6 +76,14 @@ async def test_the_number_of_series_does_not_grow(api: Api, receiver: Receiver) 
     for _, labels in ours(text):
         for label, found in labels.items():
             assert label == "le" or found in KNOWN.get(label, STATES), (label, found)
+
+
+async def test_every_state_is_there(api: Api) -> None:
+    """What there is none of is 0, and not absent: an alert could not tell that from a broken scrape."""
+    await until(lambda: value(api, "controlplane_counted_seconds_ago"))
+    shown = [labels["state"] for name, labels in ours(await scrape(api)) if name == "controlplane_executions"]
+
+    assert shown == [state.value for state in State]
 
 
 async def counted(api: Api) -> bool:

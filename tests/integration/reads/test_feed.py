@@ -222,6 +222,7 @@ async def test_all_buckets_together(conn: Connection, limit: int) -> None:
 async def test_from_now_on(conn: Connection) -> None:
     """What is there is left out; a place that this database has not reached yet is recognised."""
     await plan(conn)
+    await horizon_passed(conn)
     start = await feed.now(conn, STOCK)
     later = await plan(conn)
 

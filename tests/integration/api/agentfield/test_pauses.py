@@ -148,9 +148,9 @@ async def test_it_is_seen_in_the_stream(api: Api) -> None:
     id_ = (await api.submit())["execution_id"]
     async with streaming(api) as stream:
         await pause(api, id_)
-        [paused] = await stream.until("execution_paused")
+        *_, paused = await stream.until("execution_paused")
         await resume(api, id_)
-        [resumed] = await stream.until("execution_resumed")
+        *_, resumed = await stream.until("execution_resumed")
 
     assert [one.data["execution_id"] for one in (paused, resumed)] == [id_, id_]
     assert paused.data["status"] == "waiting"
