@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
+from controlplane.domain.ids import show, show_execution
 from controlplane.postgres.pool import Connection
 
 FOUND_MAX = 20
@@ -444,6 +445,10 @@ class Invariant:
     hot: bool = False
     prefix: str = "exec"
 
+    def shown(self, id_: UUID) -> str:
+        """An id that this found, as people see it."""
+        return show_execution(id_) if self.prefix == "exec" else show(self.prefix, id_)
+
 
 INVARIANTS = (
     Invariant(
@@ -603,3 +608,12 @@ async def broken(conn: Connection, buckets: Iterable[int]) -> dict[Invariant, li
         for one in INVARIANTS
     }
     return {one: ids for one, ids in found.items() if ids}
+
+
+HOT = {one.name: one for one in INVARIANTS if one.hot}
+"""Those that a server asks of itself, again and again."""
+
+
+async def hot(conn: Connection, name: str, bucket: int) -> list[str]:
+    """What of this bucket breaks the hot invariant of this name, as people see it."""
+    return [HOT[name].shown(id_) for id_ in await violations(conn, HOT[name].query, bucket)]
