@@ -15,7 +15,7 @@ import pytest
 SHARES = {
     "tests/unit": 1,
     "tests/integration": 34,
-    "tests/migrations": 1,
+    "tests/migrations": 2,
     "tests/property": 5,
     "tests/e2e/agentfield": 5,
     "tests/e2e": 16,

@@ -96,6 +96,7 @@ from controlplane.daemons.overseer import Overseer
 from controlplane.daemons.pusher import Pusher
 from controlplane.daemons.reaper import Reaper
 from controlplane.daemons.scheduler import Scheduler
+from controlplane.daemons.verifier import Verifier
 from controlplane.daemons.waker import Waker
 from controlplane.domain import topic
 from controlplane.domain.execution import Accepted, Submission
@@ -113,7 +114,7 @@ from controlplane.outbound.webhook import WebhookSender
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import Connection, Pool, open_pool
-from controlplane.reads import bulks
+from controlplane.reads import bulks, verify
 from controlplane.reads import changes as change_rows
 from controlplane.reads import events as event_rows
 from controlplane.reads import executions as execution_rows
@@ -174,6 +175,9 @@ OVERSEER_SECONDS = 1.0
 SCHEDULER_SECONDS = 1.0
 BULKER_SECONDS = 1.0
 INSPECTOR_SECONDS = 600.0
+VERIFIER_LOOKS = 4.0
+"""So many times in the time between two passes a replica looks whether the next one is its turn."""
+VERIFIER_LOOK_LEAST_SECONDS = 0.25
 WAKER_SECONDS = 0.25
 WAKER_SPACING_SECONDS = 0.05
 """Every end may be the one that a parent waits for: so many passes a second look at all of them."""
@@ -330,6 +334,7 @@ async def _running(
         ),
         whose=Whose(pool),
         meter=meter,
+        verifies=settings.verify_seconds > 0,
     )
     app.state.doors = doors
     janitor = Janitor(
@@ -346,6 +351,13 @@ async def _running(
     await doors.entrance.begin()
     await doors.caps.refresh()
     inspector = Inspector(pool, placement, keyring, found=doors.inspected)
+    verifier = Verifier(
+        pool,
+        placement,
+        promises={one.name: one.promise for one in verify.HOT.values()},
+        look=verify.hot,
+        every_seconds=settings.verify_seconds,
+    )
     archivist = Archivist(pool, placement, settings.keep)
     census = Census(pool, placement, memory=doors.caps.wants_memory, stored=doors.caps.wants_stored)
     scheduler = Scheduler(
@@ -439,8 +451,10 @@ async def _running(
         begun = stack.enter_context(hints.waiter(BULKS_TOPIC))
         ended = stack.enter_context(hints.waiter(ENDED_TOPIC))
         every = partial(loop.run, jitter=random.random)
+        looks = max(settings.verify_seconds / VERIFIER_LOOKS, VERIFIER_LOOK_LEAST_SECONDS)
         tasks = _start(
-            {
+            ({"verifier": every(verifier.tick, name="verifier", interval_seconds=looks)} if doors.verifies else {})
+            | {
                 "reaper": every(reaper.tick, name="reaper", interval_seconds=REAPER_SECONDS),
                 "janitor": every(janitor.tick, name="janitor", interval_seconds=JANITOR_SECONDS),
                 "archivist": every(archivist.tick, name="archivist", interval_seconds=ARCHIVIST_SECONDS),

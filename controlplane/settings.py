@@ -296,6 +296,12 @@ class Settings(BaseSettings):
     buckets_hashed: int = Field(
         default=1, ge=1, le=4096, description="Buckets of what is found by name; never change it."
     )
+    verify_seconds: float = Field(
+        default=60.0,
+        ge=0,
+        le=86_400,
+        description="How often the invariants that are cheap to ask are asked of the database; 0: never.",
+    )
     drain_seconds: float = Field(
         default=5.0, ge=0, le=600, description="How long requests under way may take after SIGTERM."
     )

@@ -169,6 +169,8 @@ class Doors:
     entrance: Entrance
     whose: Whose
     meter: Meter
+    verifies: bool
+    """Whether this replica asks the database if every promise is kept, and so knows what the answer was."""
     stopping: bool = False
     secrets_broken: int = 0
     turns: Iterator[int] = field(default_factory=itertools.count)

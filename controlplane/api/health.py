@@ -26,6 +26,8 @@ from controlplane.reads import caps, endpoints
 READY_SECONDS = 2.0
 ENDPOINTS_DISABLED = "endpoints_disabled"
 """Of some webhook endpoint the receiver has failed for so long that it is sent nothing any more."""
+INVARIANTS_VIOLATED = "invariants_violated"
+"""Something is not as it was promised: the log and `controlplane verify` say what."""
 
 
 async def livez(_: Request) -> Response:
@@ -74,6 +76,7 @@ async def metrics(request: Request) -> Response:
         connections=doors.pool.get_size(),
         connections_idle=doors.pool.get_idle_size(),
         connections_max=doors.pool.get_max_size(),
+        verifies=doors.verifies,
     )
     return Response(text(doors.meter, look), media_type=MEDIA_TYPE)
 
@@ -105,9 +108,12 @@ async def _degraded(request: Request) -> list[str]:
     doors = doors_of(request)
     try:
         async with asyncio.timeout(READY_SECONDS), doors.pool.acquire() as conn:
-            return [ENDPOINTS_DISABLED] if await endpoints.count_given_up(conn, doors.placement.all()) else []
+            buckets = doors.placement.all()
+            disabled = await endpoints.count_given_up(conn, buckets) > 0
+            violated = doors.verifies and await caps.violations(conn, buckets=buckets) > 0
     except PASSING:
         return []
+    return [word for word, said in ((ENDPOINTS_DISABLED, disabled), (INVARIANTS_VIOLATED, violated)) if said]
 
 
 OPERATIONS = [

@@ -57,8 +57,8 @@ def bring_up(dsn: str) -> tuple[str | None, str]:
         migrate(dsn)
     except (SQLAlchemyError, asyncpg.PostgresError, OSError) as error:
         raise Failure(
-            f"The migration of {place(dsn)} failed and changed nothing: {_line(error)}.",
-            fix="The role must own the database, or be allowed to create in it.",
+            f"The migration of {place(dsn)} failed: {_line(error)}.",
+            fix="The role must own the database, or be allowed to create in it. Then run it again: it goes on there.",
             code=ExitCode.INTERNAL,
         ) from error
     return at, head()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from uuid import UUID
 
 import orjson
 import typer
@@ -13,7 +12,6 @@ from controlplane.cli import output
 from controlplane.cli.database import ask, dsn_of, require_newest
 from controlplane.cli.environment import settings_with
 from controlplane.cli.failure import ExitCode
-from controlplane.domain.ids import show, show_execution
 from controlplane.domain.placement import Placement
 from controlplane.observe.log import configure
 from controlplane.postgres.pool import Connection
@@ -57,13 +55,9 @@ def verify(*, watch_seconds: float | None, database_url: str | None, as_json: bo
 
 async def _pass(conn: Connection, placement: Placement) -> list[Violation]:
     return [
-        Violation(invariant=one, ids=tuple(_shown(one, id_) for id_ in ids))
+        Violation(invariant=one, ids=tuple(one.shown(id_) for id_ in ids))
         for one, ids in (await broken(conn, placement.all())).items()
     ]
-
-
-def _shown(invariant: Invariant, id_: UUID) -> str:
-    return show_execution(id_) if invariant.prefix == "exec" else show(invariant.prefix, id_)
 
 
 def _show(found: list[Violation], *, as_json: bool) -> None:

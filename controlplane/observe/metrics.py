@@ -26,6 +26,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 EXECUTIONS = "executions."
 DELIVERIES = "deliveries."
 SESSIONS = "sessions."
+INVARIANTS = "invariants."
 UNFINISHED = ("ready", "delayed", "leased", "waiting", "paused", "blocked")
 UNDELIVERED = ("pending", "leased")
 OLDEST_READY = "executions.oldest_ready_seconds"
@@ -70,6 +71,7 @@ class Look:
     connections: int
     connections_idle: int
     connections_max: int
+    verifies: bool
 
 
 def text(meter: Meter, look: Look) -> bytes:
@@ -98,6 +100,8 @@ class _Ours(Collector):
         yield GaugeMetricFamily("controlplane_database_up", "Whether the database answers.", value=float(up))
         if self._look.totals is not None:
             yield from _totals(self._look.totals, self._look.counted_seconds_ago)
+            if self._look.verifies:
+                yield _violations(self._look.totals)
 
 
 def _answers(meter: Meter) -> Iterator[Metric]:
@@ -169,3 +173,15 @@ def _totals(totals: Mapping[str, int], counted_seconds_ago: float | None) -> Ite
         yield GaugeMetricFamily(
             "controlplane_counted_seconds_ago", "How old the counts of all replicas are.", value=counted_seconds_ago
         )
+
+
+def _violations(totals: Mapping[str, int]) -> Metric:
+    gauge = GaugeMetricFamily(
+        "controlplane_invariant_violations",
+        "What broke a promise that is always kept, when it was last looked; up to 20 of each bucket.",
+        labels=["invariant"],
+    )
+    for key, count in sorted(totals.items()):
+        if key.startswith(INVARIANTS):
+            gauge.add_metric([key.removeprefix(INVARIANTS)], count)
+    return gauge

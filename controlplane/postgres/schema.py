@@ -17,9 +17,10 @@ ONE_AT_A_TIME = threading.Lock()
 VERSION = "select version_num from alembic_version"
 
 
-def migrate(dsn: str) -> None:
-    """Upgrade the database to the newest schema; safe to run again and by several at once.
+def migrate(dsn: str, *, to: str = "head") -> None:
+    """Upgrade the database to the newest schema; safe to run again, by several at once, and beside who works with it.
 
+    One revision after the other: when one fails, those before it stay.
     Alembic's environment runs its own event loop, so it gets a thread of its own and may be called from anywhere.
     """
     config = _config()
@@ -29,7 +30,7 @@ def migrate(dsn: str) -> None:
     def run() -> None:
         try:
             with ONE_AT_A_TIME:
-                command.upgrade(config, "head")
+                command.upgrade(config, to)
         except BaseException as error:  # noqa: BLE001 - carried over to the calling thread
             failure.append(error)
 

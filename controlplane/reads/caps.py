@@ -92,6 +92,14 @@ where bucket = $1
   and namespace = $2
 """
 
+VIOLATIONS = """
+select coalesce(sum(count), 0)::bigint
+from census
+where bucket = $1
+  and namespace = 0
+  and starts_with(name, 'invariants.')
+"""
+
 OF_NAMESPACE = """
 select name, count
 from census
@@ -154,3 +162,8 @@ async def totals(conn: Connection, *, buckets: Iterable[int]) -> Mapping[str, in
             before = found.get(name, 0)
             found[name] = max(before, count) if name.endswith("_seconds") else before + count
     return found
+
+
+async def violations(conn: Connection, *, buckets: Iterable[int]) -> int:
+    """How many things broke an invariant when it was last looked, of those that were named."""
+    return sum([await conn.fetchval(VIOLATIONS, bucket) for bucket in buckets])

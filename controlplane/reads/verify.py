@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
+from controlplane.domain.ids import show, show_execution
 from controlplane.postgres.pool import Connection
 
 FOUND_MAX = 20
@@ -67,6 +68,74 @@ left join queue q on q.bucket = $1 and q.id = s.execution_id
 left join outcomes o on o.bucket = $1 and o.id = s.execution_id
 where s.bucket = $1
   and s.attempt not between 1 and coalesce(q.attempt, o.attempt, 0)
+union all
+select w.id
+from (
+  select writer_execution_id as id, writer_attempt as attempt from memory where bucket = $1
+  union all
+  select execution_id, attempt from approvals where bucket = $1
+  union all
+  select execution_id, attempt from logs where bucket = $1
+) w
+left join queue q on q.bucket = $1 and q.id = w.id
+left join outcomes o on o.bucket = $1 and o.id = w.id
+where w.attempt > coalesce(q.attempt, o.attempt)
+"""
+
+MOVES_AS_IT_MAY = """
+select id
+from (
+  select execution_id as id, type, attempt,
+    lag(type) over story as type_before, lag(attempt) over story as attempt_before,
+    bool_or(type = 'execution.queued') over (partition by execution_id) as whole
+  from events
+  where bucket = $1
+    and type in (
+      'execution.queued', 'execution.started', 'execution.retrying', 'execution.suspended', 'execution.woken',
+      'lease.released', 'lease.expired'
+    )
+  window story as (partition by execution_id order by seq)
+) e
+where whole
+  and not case type
+    when 'execution.queued' then type_before is null
+    when 'execution.started' then attempt = attempt_before + 1 and type_before in (
+      'execution.queued', 'execution.retrying', 'execution.woken', 'lease.released', 'lease.expired'
+    )
+    when 'execution.woken' then attempt = attempt_before and type_before = 'execution.suspended'
+    else attempt = attempt_before and type_before = 'execution.started'
+  end
+"""
+
+STANDS_WHERE_ITS_STORY_DOES = """
+select q.id
+from queue q
+cross join lateral (
+  select type
+  from events
+  where bucket = $1
+    and execution_id = q.id
+    and type in (
+      'execution.queued', 'execution.started', 'execution.retrying', 'execution.suspended', 'execution.woken',
+      'lease.released', 'lease.expired'
+    )
+  order by seq desc
+  limit 1
+) last
+where q.bucket = $1
+  and (
+    (last.type = 'execution.started') <> (q.session_id is not null)
+    or (last.type = 'execution.suspended') <> (q.waits_until is not null)
+  )
+"""
+
+# A session of another bucket is not seen here.
+LEASED_BY_ITS_NODE = """
+select q.id
+from queue q
+join sessions s on s.bucket = $1 and s.id = q.session_id
+where q.bucket = $1
+  and (s.namespace <> q.namespace or s.node_id <> split_part(q.target, '.', 1))
 """
 
 RETRIES_ARE_COUNTED = """
@@ -253,6 +322,10 @@ from (
   select execution_id from webhooks where bucket = $1
   union
   select execution_id from local_calls where bucket = $1
+  union
+  select execution_id from listeners where bucket = $1
+  union
+  select execution_id from deliveries where bucket = $1
 ) x
 where not exists (select 1 from executions e where e.bucket = $1 and e.id = x.execution_id)
 """
@@ -278,6 +351,18 @@ join (
   select execution_id, namespace from approvals where bucket = $1
   union all
   select execution_id, namespace from idempotency_keys where bucket = $1
+  union all
+  select execution_id, namespace from local_calls where bucket = $1
+  union all
+  select execution_id, namespace from listeners where bucket = $1
+  union all
+  select execution_id, namespace from schedule_ticks where bucket = $1
+  union all
+  select execution_id, namespace from trigger_events where bucket = $1
+  union all
+  select execution_id, namespace from events where bucket = $1
+  union all
+  select execution_id, namespace from logs where bucket = $1
 ) x on x.id = e.id
 where e.bucket = $1
   and x.namespace <> e.namespace
@@ -347,7 +432,14 @@ left join outcomes o on o.bucket = $1 and o.id = d.execution_id
 where d.bucket = $1
   and (d.webhook_n > 0 or d.event in ('execution.completed', 'execution.failed', 'execution.cancelled',
     'execution.timeout'))
-  and o.id is null
+  and d.event is distinct from 'execution.' || case o.status when 'succeeded' then 'completed' else o.status end
+"""
+
+ATTEMPTS_BELONG_TO_DELIVERIES = """
+select a.delivery_id as id
+from delivery_attempts a
+where a.bucket = $1
+  and not exists (select 1 from deliveries d where d.bucket = $1 and d.id = a.delivery_id)
 """
 
 DELIVERED_WAS_ANSWERED = """
@@ -383,6 +475,39 @@ select execution_id as id
 from webhooks
 where bucket = $1
   and (position('whsec_'::bytea in secret_sealed) > 0 or position('{"'::bytea in headers_sealed) = 1)
+"""
+
+ENDPOINTS_ARE_SEALED = """
+select id
+from endpoints
+where bucket = $1
+  and (
+    position('whsec_'::bytea in secret_sealed) > 0
+    or position('whsec_'::bytea in previous_sealed) > 0
+    or position('{"'::bytea in headers_sealed) = 1
+  )
+"""
+
+TRIGGERS_ARE_SEALED = """
+select id
+from triggers
+where bucket = $1
+  and (position('whsec_'::bytea in secret_sealed) > 0 or position('whsec_'::bytea in previous_sealed) > 0)
+"""
+
+TICKS_ARE_FOUND = """
+select s.id
+from schedules s
+where s.bucket = $1
+  and s.waiting = 0
+  and exists (
+    select 1
+    from schedule_ticks t
+    where t.bucket = $1
+      and t.schedule_id = s.id
+      and t.outcome = 'waiting'
+      and not t.by_hand
+  )
 """
 
 LISTS_ARE_WHOLE = """
@@ -444,6 +569,10 @@ class Invariant:
     hot: bool = False
     prefix: str = "exec"
 
+    def shown(self, id_: UUID) -> str:
+        """An id that this found, as people see it."""
+        return show_execution(id_) if self.prefix == "exec" else show(self.prefix, id_)
+
 
 INVARIANTS = (
     Invariant(
@@ -464,8 +593,24 @@ INVARIANTS = (
     ),
     Invariant(
         name="not_ahead",
-        promise="No step was written by an attempt that was never leased.",
+        promise="No step, memory, log line or question is of an attempt that was never leased.",
         query=NOT_AHEAD,
+    ),
+    Invariant(
+        name="moves_as_it_may",
+        promise="An execution begins once, is leased only when nobody has it, and its attempts are numbered in order.",
+        query=MOVES_AS_IT_MAY,
+    ),
+    Invariant(
+        name="stands_where_its_story_does",
+        promise="Whoever is leased began last, whoever waits without a lease gave it back last, and nobody else did.",
+        query=STANDS_WHERE_ITS_STORY_DOES,
+    ),
+    Invariant(
+        name="leased_by_its_node",
+        promise="A lease is of a process of the node that serves the target, in the same namespace.",
+        query=LEASED_BY_ITS_NODE,
+        hot=True,
     ),
     Invariant(
         name="retries_are_counted",
@@ -569,9 +714,33 @@ INVARIANTS = (
         prefix="dlv",
     ),
     Invariant(
+        name="attempts_belong_to_deliveries",
+        promise="No attempt is recorded of a delivery that is not there.",
+        query=ATTEMPTS_BELONG_TO_DELIVERIES,
+        prefix="dlv",
+    ),
+    Invariant(
         name="nobody_keeps_it_open",
         promise="No secret stands where it could be read: what is sealed is sealed.",
         query=NOBODY_KEEPS_IT_OPEN,
+    ),
+    Invariant(
+        name="endpoints_are_sealed",
+        promise="No secret of an endpoint stands where it could be read.",
+        query=ENDPOINTS_ARE_SEALED,
+        prefix="ep",
+    ),
+    Invariant(
+        name="triggers_are_sealed",
+        promise="No secret of a trigger stands where it could be read.",
+        query=TRIGGERS_ARE_SEALED,
+        prefix="trg",
+    ),
+    Invariant(
+        name="ticks_are_found",
+        promise="A tick that waits for its schedule's last execution is looked for.",
+        query=TICKS_ARE_FOUND,
+        prefix="sch",
     ),
     Invariant(
         name="lists_are_whole",
@@ -603,3 +772,12 @@ async def broken(conn: Connection, buckets: Iterable[int]) -> dict[Invariant, li
         for one in INVARIANTS
     }
     return {one: ids for one, ids in found.items() if ids}
+
+
+HOT = {one.name: one for one in INVARIANTS if one.hot}
+"""Those that a server asks of itself, again and again."""
+
+
+async def hot(conn: Connection, name: str, bucket: int) -> list[str]:
+    """What of this bucket breaks the hot invariant of this name, as people see it."""
+    return [HOT[name].shown(id_) for id_ in await violations(conn, HOT[name].query, bucket)]

@@ -5,6 +5,7 @@ Beside the thread: no execution moves. Each bucket is counted as a whole by whic
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from uuid import UUID
 
 from controlplane.postgres.pool import Connection
@@ -151,6 +152,32 @@ set count = excluded.count, counted_at = excluded.counted_at
 where census.namespace = 0 or census.count <> excluded.count
 """
 
+# Taken before anything is looked at: no lock is held for as long as that takes.
+TURN = """
+insert into census (bucket, namespace, name, count, counted_at)
+values ($1, 0, 'invariants', 0, clock())
+on conflict (bucket, namespace, name) do update
+set counted_at = excluded.counted_at
+where census.counted_at <= clock() - make_interval(secs => $2)
+returning true
+"""
+
+VIOLATIONS = """
+with gone as (
+  delete from census
+  where bucket = $1
+    and namespace = 0
+    and starts_with(name, 'invariants.')
+    and name <> all($2::text[])
+)
+insert into census (bucket, namespace, name, count, counted_at)
+select $1, 0, f.name, f.count, clock()
+from unnest($2::text[], $3::bigint[]) as f(name, count)
+where f.count is not null
+order by f.name
+on conflict (bucket, namespace, name) do update
+set count = excluded.count, counted_at = excluded.counted_at
+"""
 
 WALK = """
 select coalesce(cursor, '00000000-0000-0000-0000-000000000000') as after
@@ -267,6 +294,21 @@ async def stored(conn: Connection, bucket: int, *, older_than_seconds: float, li
         else:
             await conn.execute(MOVE, bucket, row["last"])
     return True
+
+
+async def take_turn(conn: Connection, bucket: int, *, older_than_seconds: float) -> bool:
+    """Whether it is this caller's turn to look for what breaks an invariant: nobody began so short a time ago.
+
+    Guard: the moment in the row. Of two that come at once the second finds it young. Who dies with its turn leaves it
+    to whoever comes after that time.
+    """
+    return bool(await conn.fetchval(TURN, bucket, older_than_seconds))
+
+
+async def violations(conn: Connection, bucket: int, found: Mapping[str, int | None]) -> None:
+    """Keep how many break each invariant. None: it was not looked at, and what is known stays; others are forgotten."""
+    names = sorted(found)
+    await conn.execute(VIOLATIONS, bucket, [f"invariants.{name}" for name in names], [found[name] for name in names])
 
 
 async def _claim(conn: Connection, bucket: int, name: str, older_than_seconds: float) -> bool:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from alembic import op
 
+from controlplane.postgres import indexes
+
 revision = "0002"
 down_revision = "0001"
 
 QUEUE = """
 alter table queue
-  add column parent_id uuid,
-  add column sent_at timestamptz,
-  add column accepted_at timestamptz,
-  add column waiting_at timestamptz,
-  add column remaining_seconds double precision
+  add column if not exists parent_id uuid,
+  add column if not exists sent_at timestamptz,
+  add column if not exists accepted_at timestamptz,
+  add column if not exists waiting_at timestamptz,
+  add column if not exists remaining_seconds double precision
 """
 
 QUEUE_PARENT = "create index queue_parent on queue (bucket, parent_id) where parent_id is not null"
@@ -67,17 +69,8 @@ LOCAL_CALLS_LOCAL = "create index local_calls_local on local_calls (bucket, name
 
 
 def upgrade() -> None:
-    for statement in (
-        QUEUE,
-        QUEUE_PARENT,
-        QUEUE_UNACCEPTED,
-        QUEUE_ACCEPTED,
-        SESSIONS,
-        SESSIONS_PROCESS,
-        SESSIONS_CALLED,
-        NODES,
-        OUTCOMES,
-        LOCAL_CALLS,
-        LOCAL_CALLS_LOCAL,
-    ):
+    op.get_bind().exec_driver_sql(QUEUE)
+    for index in (QUEUE_PARENT, QUEUE_UNACCEPTED, QUEUE_ACCEPTED, LOCAL_CALLS_LOCAL):
+        indexes.build(index)
+    for statement in (SESSIONS, SESSIONS_PROCESS, SESSIONS_CALLED, NODES, OUTCOMES, LOCAL_CALLS):
         op.get_bind().exec_driver_sql(statement)

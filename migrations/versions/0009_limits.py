@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
+from controlplane.postgres import indexes
+
 revision = "0009"
 down_revision = "0008"
 
@@ -11,11 +13,13 @@ down_revision = "0008"
 # nothing holds back. `limited`: a limit counts it. Rows from before know neither, and a limit takes them in.
 QUEUE = """
 alter table queue
-  add column line text,
-  add column limited boolean not null default false,
-  add column concurrency_key text,
-  add column fairness_key text,
-  add constraint blocked_has_line check (state <> 'blocked' or line is not null) not valid
+  add column if not exists line text,
+  add column if not exists limited boolean not null default false,
+  add column if not exists concurrency_key text,
+  add column if not exists fairness_key text
+"""
+BLOCKED_HAS_LINE = """
+alter table queue add constraint blocked_has_line check (state <> 'blocked' or line is not null) not valid
 """
 
 # None of these holds a row that no limit counts and that belongs to no fairness key: such rows cost nothing here.
@@ -68,6 +72,8 @@ ADOPTING = "create index limits_adopting on limits (bucket, namespace, key) wher
 
 
 def upgrade() -> None:
-    connection = op.get_bind()
-    for statement in (QUEUE, BLOCKED, TURN, HELD, HELD_KEY, EXECUTIONS, REASONERS, LIMITS, ADOPTING):
-        connection.exec_driver_sql(statement)
+    op.get_bind().exec_driver_sql(QUEUE)
+    for index in (BLOCKED, TURN, HELD, HELD_KEY):
+        indexes.build(index)
+    for statement in (BLOCKED_HAS_LINE, EXECUTIONS, REASONERS, LIMITS, ADOPTING):
+        op.get_bind().exec_driver_sql(statement)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from alembic import op
 
+from controlplane.postgres import indexes
+
 revision = "0010"
 down_revision = "0009"
 
@@ -91,17 +93,19 @@ alter table queue
 # `durable`: asked by a step. It outlives its attempt, and several may be open at once.
 APPROVALS = """
 alter table approvals
-  add column title text,
-  add column durable boolean not null default false
+  add column if not exists title text,
+  add column if not exists durable boolean not null default false
 """
-APPROVALS_PENDING = "create index approvals_pending on approvals (bucket, execution_id) where status = 'pending'"
+APPROVALS_PENDING = "create index approvals_pending_ on approvals (bucket, execution_id) where status = 'pending'"
 APPROVALS_HELD = """
 create unique index approvals_held on approvals (bucket, execution_id) where status = 'pending' and not durable
 """
 
 
 def upgrade() -> None:
-    connection = op.get_bind()
+    op.get_bind().exec_driver_sql(APPROVALS)
+    for index in (APPROVALS_PENDING, APPROVALS_HELD):
+        indexes.build(index)
     for statement in (
         STEPS,
         STEPS_DUE,
@@ -113,9 +117,7 @@ def upgrade() -> None:
         SIGNALS_KEY,
         SIGNALS_OPEN,
         QUEUE,
-        APPROVALS,
         "drop index approvals_pending",
-        APPROVALS_PENDING,
-        APPROVALS_HELD,
+        "alter index approvals_pending_ rename to approvals_pending",
     ):
-        connection.exec_driver_sql(statement)
+        op.get_bind().exec_driver_sql(statement)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
+from controlplane.postgres import indexes
+
 revision = "0012"
 down_revision = "0011"
 
@@ -43,11 +45,11 @@ create table bulks (
 RUNNING = "create index bulks_running on bulks (bucket, moved_at) where state = 'running'"
 ENDED = "create index bulks_ended on bulks (bucket, ended_at) where ended_at is not null"
 
-# Few are dead, and all of them are looked for among many that are not. Building it reads the table once, and deliveries
-# that are being settled wait for that: about a second for each million of them.
+# Few are dead, and all of them are looked for among many that are not.
 DEAD = "create index deliveries_dead on deliveries (bucket, id) where state = 'dead'"
 
 
 def upgrade() -> None:
-    for statement in (BULKS, RUNNING, ENDED, DEAD):
+    indexes.build(DEAD)
+    for statement in (BULKS, RUNNING, ENDED):
         op.get_bind().exec_driver_sql(statement)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
+from controlplane.postgres import indexes
+
 revision = "0013"
 down_revision = "0012"
 
@@ -94,5 +96,7 @@ $$
 
 
 def upgrade() -> None:
-    for statement in (WALKS, SOURCE, REPLAY_SOURCE, KEYS_EXECUTION, SETTLED, DROP_PARTITION):
+    for index in (SOURCE, REPLAY_SOURCE, KEYS_EXECUTION, SETTLED):
+        indexes.build(index)
+    for statement in (WALKS, DROP_PARTITION):
         op.get_bind().exec_driver_sql(statement)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
+from controlplane.postgres import indexes
+
 revision = "0017"
 down_revision = "0016"
 
@@ -11,8 +13,8 @@ down_revision = "0016"
 # computed for every row, and the table written anew.
 COLUMNS = """
 alter table deliveries
-  add column endpoint_id uuid,
-  add column xid xid8
+  add column if not exists endpoint_id uuid,
+  add column if not exists xid xid8
 """
 NUMBERED = "alter table deliveries alter column xid set default pg_current_xact_id()"
 
@@ -21,5 +23,6 @@ FEED = "create index deliveries_feed on deliveries (bucket, namespace, xid, id) 
 
 
 def upgrade() -> None:
-    for statement in (COLUMNS, NUMBERED, FEED):
-        op.get_bind().exec_driver_sql(statement)
+    op.get_bind().exec_driver_sql(COLUMNS)
+    op.get_bind().exec_driver_sql(NUMBERED)
+    indexes.build(FEED)

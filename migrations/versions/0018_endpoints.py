@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
+from controlplane.postgres import indexes
+
 revision = "0018"
 down_revision = "0017"
 
@@ -73,8 +75,8 @@ EVENTS = "alter table webhooks add column events text[]"
 COLUMNS = """
 alter table deliveries
   alter column webhook_n drop not null,
-  add column heard_n smallint,
-  add column event_seq bigint
+  add column if not exists heard_n smallint,
+  add column if not exists event_seq bigint
 """
 TO_ONE = """
 alter table deliveries
@@ -95,15 +97,8 @@ where state = 'pending' and next_at = 'infinity' and endpoint_id is not null
 
 
 def upgrade() -> None:
-    for statement in (
-        ENDPOINTS,
-        CURSORS,
-        LISTENERS,
-        EVENTS,
-        COLUMNS,
-        TO_ONE,
-        ONCE_PER_ENDPOINT,
-        ONCE_PER_WEBHOOK,
-        PARKED,
-    ):
+    op.get_bind().exec_driver_sql(COLUMNS)
+    for index in (ONCE_PER_ENDPOINT, ONCE_PER_WEBHOOK, PARKED):
+        indexes.build(index)
+    for statement in (ENDPOINTS, CURSORS, LISTENERS, EVENTS, TO_ONE):
         op.get_bind().exec_driver_sql(statement)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
+from controlplane.postgres import indexes
+
 revision = "0019"
 down_revision = "0018"
 
@@ -39,11 +41,13 @@ CHANGED = "create index breakers_changed on breakers (bucket, changed_at) where 
 OPENED = "create index breakers_opened on breakers (bucket, opened_at) where opened_at is not null"
 
 # The walk goes from host to host and from namespace to namespace, so that it can pass one by and take the next.
+# Servers of before claim by the old one until the new one is there.
+DUE = "create index deliveries_due_ on deliveries (bucket, host, namespace, next_at) where state = 'pending'"
 DROP_DUE = "drop index deliveries_due"
-DUE = "create index deliveries_due on deliveries (bucket, host, namespace, next_at) where state = 'pending'"
+RENAME_DUE = "alter index deliveries_due_ rename to deliveries_due"
 
 
 def upgrade() -> None:
-    connection = op.get_bind()
-    for statement in (BREAKERS, CHANGED, OPENED, DROP_DUE, DUE):
-        connection.exec_driver_sql(statement)
+    indexes.build(DUE)
+    for statement in (BREAKERS, CHANGED, OPENED, DROP_DUE, RENAME_DUE):
+        op.get_bind().exec_driver_sql(statement)

@@ -11,6 +11,7 @@ import pytest
 from controlplane.app import OPERATIONS
 from controlplane.domain.execution import State
 from controlplane.observe.metrics import METHODS, OTHER
+from controlplane.reads.verify import HOT
 from tests.integration.api.serving import Api, Receiver, until
 
 SERIES = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
@@ -22,6 +23,7 @@ KNOWN = {
     "method": METHODS | {OTHER},
     "route": {one.path for one in OPERATIONS} | {OTHER},
     "status": {"1xx", "2xx", "3xx", "4xx", "5xx"},
+    "invariant": set(HOT),
     "lane": {"submit", "replay", "claim", "renew", "complete", "memory", "steps", "log"},
 }
 STATES = {"ready", "delayed", "leased", "waiting", "paused", "blocked", "pending", "open", "draining", "used", "idle"}
@@ -166,4 +168,42 @@ async def test_what_an_operator_looks_for(api: Api, receiver: Receiver, conn: as
 
 
 async def waiting(api: Api, count: int) -> bool:
-    return await value(api, "controlplane_executions", state="ready") == count
+    """The two counts are made one after the other."""
+    ready = await value(api, "controlplane_executions", state="ready")
+    return ready == count and await value(api, "controlplane_oldest_ready_seconds") > 0
+
+
+async def violated(api: Api) -> list[str]:
+    return list((await api.client.get("/health")).json().get("degraded", []))
+
+
+@pytest.mark.parametrize("settings", [{"verify_seconds": 0.2}], ids=["often"])
+async def test_a_promise_that_is_broken(api: Api, conn: asyncpg.Connection) -> None:
+    """Is a number of its own, and health says that somebody has to look; all is well again when it is mended."""
+    await api.register()
+    await api.submit()
+    await conn.execute("update queue set cancel_requested_at = clock()")
+    await until(lambda: violated(api))
+    name = "controlplane_invariant_violations"
+
+    assert await violated(api) == ["invariants_violated"]
+    assert (await api.client.get("/health")).status_code == 200
+    assert await value(api, name, invariant="cancel_is_the_end") == 1
+    assert {labels["invariant"] for found, labels in ours(await scrape(api)) if found == name} == set(HOT)
+    await conn.execute("delete from queue")
+    await until(lambda: kept(api))
+
+
+async def kept(api: Api) -> bool:
+    return not await violated(api)
+
+
+@pytest.mark.parametrize("settings", [{"verify_seconds": 0}], ids=["off"])
+async def test_who_does_not_ask_says_nothing(api: Api, conn: asyncpg.Connection) -> None:
+    """A server that was told not to look shows no number, not even an old one, and is not degraded by it."""
+    await conn.execute(
+        "insert into census (bucket, namespace, name, count, counted_at) values (0, 0, 'invariants.x', 3, clock())"
+    )
+
+    assert "controlplane_invariant_violations" not in await scrape(api)
+    assert await violated(api) == []

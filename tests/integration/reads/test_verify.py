@@ -14,9 +14,12 @@ from controlplane.postgres.pool import Connection
 from controlplane.reads import verify
 from controlplane.reads.verify import FOUND_MAX, INVARIANTS, violations
 from controlplane.stages import checkpoint, deliver
+from tests.integration.stages.test_announce import listen
 from tests.integration.stages.test_audit import append as append_audited
 from tests.integration.stages.test_audit import entry
 from tests.integration.stages.test_deliver import due_now, sent
+from tests.integration.stages.test_schedule import make_schedule
+from tests.integration.stages.test_trigger import made as make_trigger
 from tests.make import (
     Made,
     accept,
@@ -42,6 +45,18 @@ BREAKS: dict[str, tuple[str, str]] = {
     "stands_for_one_thing": ("queued", "update queue set state = 'waiting' where id = $1"),
     "one_lease_per_attempt": ("running", "update queue set attempt = attempt + 1 where id = $1"),
     "not_ahead": ("running", "update steps set attempt = 7 where execution_id = $1"),
+    "moves_as_it_may": (
+        "running",
+        (
+            "insert into events (bucket, execution_id, namespace, run_id, target, type, attempt, at)"
+            " values (0, $1, 1, 'r', 't', 'execution.started', 2, clock())"
+        ),
+    ),
+    "stands_where_its_story_does": (
+        "running",
+        "update queue set state = 'ready', session_id = null, leased_at = null where id = $1",
+    ),
+    "leased_by_its_node": ("running", "update queue set target = 'other.running' where id = $1"),
     "retries_are_counted": ("queued", "update queue set failures = retries_max + 1 where id = $1"),
     "not_before_its_time": ("queued", "update queue set available_at = clock() + interval '1 hour' where id = $1"),
     "ends_once": (
@@ -88,10 +103,35 @@ BREAKS: dict[str, tuple[str, str]] = {
     "told_what_is_true": ("done", "delete from outcomes where id = $1"),
     "delivered_was_answered": ("delivery", "update deliveries set state = 'dead' where id = $1"),
     "attempts_are_counted": ("delivery", "delete from delivery_attempts where delivery_id = $1"),
+    "attempts_belong_to_deliveries": ("delivery", "delete from deliveries where id = $1"),
+    "endpoints_are_sealed": ("endpoint", "update endpoints set secret_sealed = 'whsec_open' where id = $1"),
+    "triggers_are_sealed": ("trigger", "update triggers set secret_sealed = 'whsec_open' where id = $1"),
+    "ticks_are_found": (
+        "schedule",
+        (
+            "insert into schedule_ticks (bucket, schedule_id, planned_at, by_hand, namespace, outcome, open, at)"
+            " values (0, $1, clock(), false, 1, 'waiting', false, clock())"
+        ),
+    ),
     "nobody_keeps_it_open": ("done", "update webhooks set secret_sealed = 'whsec_open' where execution_id = $1"),
     "audit_chain_holds": ("audited", "update audit set actor = 'somebody else' where id = $1"),
     "lists_are_whole": ("running", "delete from memory_items using executions e where e.id = $1 and position = 1"),
 }
+
+# The same for what else an invariant says: it has more ways than one to be broken.
+MORE_BREAKS: list[tuple[str, str, str]] = [
+    ("not_ahead", "running", "update memory set writer_execution_id = $1, writer_attempt = 2"),
+    ("moves_as_it_may", "done", "update events set attempt = 1 where execution_id = $1 and type = 'execution.queued'"),
+    (
+        "stands_where_its_story_does",
+        "waiting",
+        "update queue set waits_until = null, waits_reason = null where id = $1",
+    ),
+    ("leased_by_its_node", "running", "update queue set namespace = 2 where id = $1"),
+    ("told_what_is_true", "done", "update deliveries set event = 'execution.failed' where execution_id = $1"),
+    ("stays_in_its_namespace", "running", "update events set namespace = 2 where execution_id = $1"),
+    ("belongs_to_somebody", "done", "insert into listeners (bucket, execution_id, namespace) values (0, $1, 1)"),
+]
 
 
 async def begin(conn: Connection, target: str, *, attempt: int = 1) -> Fence:
@@ -138,6 +178,10 @@ async def house(conn: Connection) -> House:
         await steps(conn, Made(submission=submission(id=fence.execution_id), attempt=1), op)
         await suspend(conn, fence, op.name)
 
+    ids["endpoint"] = (await listen(conn)).id
+    ids["trigger"] = (await make_trigger(conn)).id
+    ids["schedule"] = (await make_schedule(conn)).id
+
     ids["audited"] = entry().id
     await append_audited(conn, entry(id_=AuditId(ids["audited"])))
 
@@ -157,7 +201,7 @@ async def broken(conn: Connection) -> dict[str, list[UUID]]:
 async def test_what_the_stages_do_breaks_nothing(conn: Connection, house: House) -> None:
     """Queued, running, waiting, asked, told, untold: every promise is kept."""
     assert await broken(conn) == {}
-    assert len(house) == 10
+    assert len(house) == 13
 
 
 @pytest.mark.parametrize("name", [one.name for one in INVARIANTS])
@@ -165,6 +209,18 @@ async def test_what_is_broken_is_found(conn: Connection, house: House, name: str
     """Each promise, broken behind the back of all stages, is named with the id of what breaks it."""
     whose, damage = BREAKS[name]
     await conn.execute("set session_replication_role = replica")  # no trigger stands in the way
+    await conn.execute(damage, house[whose])
+
+    assert house[whose] in (await broken(conn))[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "whose", "damage"), MORE_BREAKS, ids=[f"{name}-{n}" for n, (name, _, _) in enumerate(MORE_BREAKS)]
+)
+async def test_in_whatever_way_it_is_broken(conn: Connection, house: House, name: str, whose: str, damage: str) -> None:
+    """Each part of what an invariant says is looked at."""
+    if name == "belongs_to_somebody":
+        await conn.execute("delete from executions where id = $1", house[whose])
     await conn.execute(damage, house[whose])
 
     assert house[whose] in (await broken(conn))[name]
