@@ -37,7 +37,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -109,13 +109,13 @@ def disarm() -> None:
 
 
 def visits() -> Counter[tuple[str, Side]]:
-    """How often this process has passed each side of each point since it began, or since `forget`."""
+    """How often this process has passed each side of each point since it began."""
     return Counter(_calls.visits)
 
 
-def forget() -> None:
-    """Count from nothing."""
-    _calls.visits.clear()
+def watch(passed: Callable[[str, Side], None]) -> None:
+    """Tell of every side that is passed from now on, in its order."""
+    _calls.passed = passed
 
 
 def obey(environment: dict[str, str]) -> None:
@@ -139,6 +139,7 @@ class _Calls:
         self.visits: Counter[tuple[str, Side]] = Counter()
         self.armed: tuple[str, Side] | None = None
         self.left = 0
+        self.passed: Callable[[str, Side], None] | None = None
 
     def before(self, point: str) -> None:
         self._pass(point, Side.BEFORE)
@@ -164,6 +165,8 @@ class _Calls:
     def _pass(self, point: str, side: Side) -> None:
         here = (point, side)
         self.visits[here] += 1
+        if self.passed is not None:
+            self.passed(point, side)
         if here == self.armed:
             self.left -= 1
             if self.left == 0:
