@@ -36,7 +36,7 @@ MEMORY = Path("/dev/shm")
 
 def main() -> None:
     asked = _arguments()
-    points.install(MODULES)  # before the first import of any of them
+    points.install(MODULES, torn=[asked.torn])  # before the first import of any of them
     if asked.server:
         from tests.crash.campaign import Place
 
@@ -56,6 +56,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", default="crash.json", help="the file that the result is written to")
     parser.add_argument("--jobs", type=int, default=2, help="processes that kill at the same time")
     parser.add_argument("--part", default="0/1", help="n/of: only every of-th kill")
+    parser.add_argument("--torn", default="", help="take this module's transactions away, and kill only there")
     parser.add_argument("--server", help="the DSN of a server on which databases may be made")
     parser.add_argument("--template", help="a migrated database of it")
     return parser.parse_args()
@@ -68,7 +69,8 @@ def _run(asked: argparse.Namespace, place: Place) -> dict[str, Any]:
     if asked.form == "none":
         return _told(campaign.Result(passed=campaign.passed_by(stories, place)))
     part, of = map(int, asked.part.split("/"))
-    return _told(campaign.run(stories, place, campaign.Form(asked.form), part=(part, of)))
+    within = asked.torn and f"{asked.torn.removeprefix(points.PACKAGE)}:"
+    return _told(campaign.run(stories, place, campaign.Form(asked.form), part=(part, of), within=within))
 
 
 def _stories(chunks: tuple[str, ...]) -> list[Story]:

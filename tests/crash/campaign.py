@@ -3,7 +3,8 @@
 How to read a result. A *point* is an await of the code, with two *sides* (see `points`). The story is lived once
 undisturbed, and what it passes is written down; then for each point and side that it passes, on a database of its own:
 a process lives the story and dies there (`os._exit`, no `finally`); a second one lives it again, asking again only what
-was not answered (see `world`), and comes to the end. Then three things must hold: no invariant of `controlplane verify`
+was not answered (see `world`), and comes to the end. In every other of these second lives the daemons make a pass
+before anybody asks again. Then three things must hold: no invariant of `controlplane verify`
 is broken, the story's own assertions hold, and the database holds the same executions, outcomes, memory, deliveries and
 events, each exactly as often, as after the undisturbed life (see `ending`).
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import sys
 import tempfile
 import time
 import traceback
@@ -31,7 +33,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from tests.crash import ending, points
+from tests.crash import daemons, ending, points
 from tests.crash.ending import Ending
 from tests.crash.points import KILLED, Side
 from tests.crash.world import Memory, World
@@ -45,6 +47,7 @@ where datname = current_database()
   and backend_type = 'client backend'
 """
 Passed = tuple[str, Side]
+Returns = Callable[[World], Awaitable[None]]
 Story = Callable[[World], Awaitable[None]]
 
 
@@ -91,8 +94,13 @@ class Result:
     seconds: float = 0.0
 
 
-def run(stories: Sequence[Story], place: Place, form: Form, *, part: tuple[int, int] = (0, 1)) -> Result:
-    """Kill these stories wherever they pass something for the first time; of `part` (n, of) every of-th kill."""
+def run(
+    stories: Sequence[Story], place: Place, form: Form, *, part: tuple[int, int] = (0, 1), within: str = ""
+) -> Result:
+    """Kill these stories wherever they pass something for the first time; of `part` (n, of) every of-th kill.
+
+    `within`: only at the points of this module.
+    """
     began, result = time.monotonic(), Result()
     lives = {_name(story): _live(story, place) for story in stories}
     by_name = {_name(story): story for story in stories}
@@ -100,12 +108,14 @@ def run(stories: Sequence[Story], place: Place, form: Form, *, part: tuple[int, 
         result.failures += [f"{name}, undisturbed: {one}" for one in life.broken]
     for n, kill in enumerate(kills({name: life.moments for name, life in lives.items()}, form)):
         result.passed.update(kill.covers)
-        if n % part[1] != part[0]:
+        if n % part[1] != part[0] or not any(one.startswith(within) for one, _ in kill.covers):
             continue
         result.kills += 1
         result.killed.update(kill.covers)
-        wrong = _die(by_name[kill.story], kill.at, lives[kill.story].ending, place)
+        wrong = _die(by_name[kill.story], kill.at, lives[kill.story].ending, place, daemons_first=bool(n % 2))
         result.failures += [f"{kill.story}, killed {kill.at[1]} {kill.at[0]}: {one}" for one in wrong]
+        if wrong:
+            print(*result.failures[-len(wrong) :], sep="\n", file=sys.stderr, flush=True)
     result.seconds = time.monotonic() - began
     return result
 
@@ -161,7 +171,7 @@ async def _whole_life(story: Story, place: Place) -> Life:
     return life
 
 
-def _die(story: Story, at: Passed, expected: Ending, place: Place) -> list[str]:
+def _die(story: Story, at: Passed, expected: Ending, place: Place, *, daemons_first: bool) -> list[str]:
     """One death and the life after it: what is wrong then."""
     name = _new_name()
     with tempfile.NamedTemporaryFile() as heard:
@@ -169,7 +179,7 @@ def _die(story: Story, at: Passed, expected: Ending, place: Place) -> list[str]:
         if status != KILLED:
             return [f"it did not die there but ended with {status}: {told}"]
         memory = Memory.read(Path(heard.name).read_bytes())
-    status, told = _in_child(lambda: _second_life(story, place, name, memory))
+    status, told = _in_child(lambda: _second_life(story, place, name, memory, daemons_first))
     if not isinstance(told, Life):
         return [f"the second life ended with {status}: {told}"]
     return told.broken + ending.difference(expected, told.ending)
@@ -181,15 +191,17 @@ async def _first_life(story: Story, at: Passed, place: Place, name: str, pipe: i
     return await _to_its_end(story, Memory(pipe=pipe), _of(place, name), Trace())
 
 
-async def _second_life(story: Story, place: Place, name: str, memory: Memory) -> Life:
+async def _second_life(story: Story, place: Place, name: str, memory: Memory, daemons_first: bool) -> Life:
     await _wait_for_the_dead(_of(place, name))
-    life = await _to_its_end(story, memory, _of(place, name), Trace())
+    returns = daemons.all_once if daemons_first else None
+    life = await _to_its_end(story, memory, _of(place, name), Trace(), returns)
     await _drop(place, name)
     return life
 
 
-async def _to_its_end(story: Story, memory: Memory, dsn: str, trace: Trace) -> Life:
+async def _to_its_end(story: Story, memory: Memory, dsn: str, trace: Trace, returns: Returns | None = None) -> Life:
     world = World(memory, trace.answered)
+    world.returns = returns
     await world.connect(dsn)
     await story(world)
     async with world.pool.acquire() as conn:

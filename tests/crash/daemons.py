@@ -131,6 +131,13 @@ def inspector(pool: Pool, ring: KeyRing) -> Inspector:
     return Inspector(pool, STOCK, ring, found=nobody)
 
 
+async def all_once(world: World) -> None:
+    """What a server does first when it is back."""
+    pool = world.pool
+    for one in (reaper(pool), waker(pool), scheduler(pool), admitter(pool), bulker(pool), announcer(pool)):
+        await one.tick()
+
+
 async def until_quiet(world: World, tick: Tick) -> None:
     """Pass after pass, as `daemons.loop` does, until there is nothing to do."""
     for _ in range(MAX_PASSES):

@@ -13,6 +13,8 @@ from controlplane.reads.verify import INVARIANTS
 
 BUCKET = 0
 UUIDS = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+SHOWN = re.compile(r"\b([a-z]+)_[0-9a-hjkmnp-tv-z]{26}\b")
+"""An id as the API shows it."""
 
 BROKEN = "\nunion all\n".join(f"select '{one.name}' as name, id from ({one.query}) {one.name}" for one in INVARIANTS)
 
@@ -63,26 +65,30 @@ where type not in (
 
 OTHERWISE = frozenset(
     {
+        "at",
         "attempt",
         "attempts",
-        "crashes",
-        "version",
-        "seq",
-        "hash",
-        "previous",
-        "xid",
-        "since_xid",
-        "known_xid",
         "body",
+        "crashes",
         "generation",
-        "secret_sealed",
+        "hash",
         "headers_sealed",
-        "previous_sealed",
-        "writer_attempt",
+        "known_xid",
+        "origin",
         "position",
-        "turn",
-        "spent",
+        "prefix",
+        "previous",
+        "previous_sealed",
+        "reasons",
         "removed_hash",
+        "secret_sealed",
+        "seq",
+        "since_xid",
+        "spent",
+        "turn",
+        "version",
+        "writer_attempt",
+        "xid",
     }
 )
 """Columns that may differ: how often it was tried, and what is random or a clock's."""
@@ -108,6 +114,6 @@ def difference(expected: Ending, found: Ending) -> list[str]:
 
 
 def _line(row: dict[str, Any], names: Mapping[str, str]) -> str:
-    kept = {name: value for name, value in row.items() if not (name in OTHERWISE or name.endswith("_at"))}
+    kept = {name: value for name, value in row.items() if not (name in OTHERWISE or name.endswith(("_at", "_until")))}
     text = json.dumps({name: value for name, value in kept.items() if value is not None}, sort_keys=True)
-    return UUIDS.sub(lambda found: names.get(found[0], "?"), text)
+    return SHOWN.sub(r"\1_?", UUIDS.sub(lambda found: names.get(found[0], "?"), text))

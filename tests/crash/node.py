@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from controlplane.domain.ids import SessionId
@@ -83,7 +84,7 @@ def fence_of(one: Lease) -> Fence:
     return Fence(one.execution_id, one.attempt)
 
 
-async def report(conn: Connection, batch: list[Report]) -> Any:
+async def report(conn: Connection, batch: Sequence[Report], /) -> Any:
     return await complete.report(conn, batch, make_id=make_id, jitter=no_jitter)
 
 

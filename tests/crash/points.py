@@ -38,7 +38,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.abc import MetaPathFinder
@@ -90,12 +90,16 @@ def points_of(module: str) -> list[Point]:
     return _instrument(_source(module), module)[1]
 
 
-def install(modules: Iterable[str]) -> None:
-    """From here on these modules are imported with their points. Raises NotFirst."""
+def install(modules: Iterable[str], *, torn: Iterable[str] = ()) -> None:
+    """From here on these modules are imported with their points. Raises NotFirst.
+
+    Those that are `torn` lose their transactions: each of their statements commits by itself. Whoever looks for damage
+    has to find some then.
+    """
     wanted = frozenset(modules)
     if early := wanted & sys.modules.keys():
         raise NotFirst(f"already imported: {', '.join(sorted(early))}")
-    sys.meta_path.insert(0, _Finder(wanted))
+    sys.meta_path.insert(0, _Finder(wanted, frozenset(torn)))
 
 
 def arm(point: str, side: Side, visit: int = 1) -> None:
@@ -151,6 +155,9 @@ class _Calls:
     def scope(self, enter: str, leave: str, inner: AbstractAsyncContextManager[Any]) -> _Scope:
         return _Scope(self, enter, leave, inner)
 
+    def nothing(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
     async def steps(self, point: str, items: Any) -> AsyncIterator[Any]:
         iterator = aiter(items)
         while True:
@@ -198,8 +205,9 @@ _calls = _Calls()
 
 
 class _Finder(MetaPathFinder):
-    def __init__(self, modules: frozenset[str]) -> None:
+    def __init__(self, modules: frozenset[str], torn: frozenset[str]) -> None:
         self._modules = modules
+        self._torn = torn
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -207,14 +215,17 @@ class _Finder(MetaPathFinder):
         spec = PathFinder.find_spec(fullname, path) if fullname in self._modules else None
         if spec is not None and spec.origin is not None:
             spec.loader = _Loader(fullname, spec.origin)
+            spec.loader.torn = fullname in self._torn
         return spec
 
 
 class _Loader(SourceFileLoader):
+    torn = False
+
     def get_code(self, fullname: str) -> CodeType:
         """Compiled anew each time: the cache belongs to the modules as they are."""
         path = self.get_filename(fullname)
-        tree, _ = _instrument(self.get_data(path), fullname)
+        tree, _ = _instrument(self.get_data(path), fullname, torn=self.torn)
         code: CodeType = compile(tree, path, "exec", dont_inherit=True)
         return code
 
@@ -230,8 +241,8 @@ def _source(module: str) -> bytes:
     return Path(spec.origin).read_bytes()
 
 
-def _instrument(source: bytes, module: str) -> tuple[ast.Module, list[Point]]:
-    rewriter = _Rewriter(module)
+def _instrument(source: bytes, module: str, *, torn: bool = False) -> tuple[ast.Module, list[Point]]:
+    rewriter = _Rewriter(module, torn=torn)
     tree = rewriter.visit(ast.parse(source))
     return ast.fix_missing_locations(tree), rewriter.points
 
@@ -239,8 +250,9 @@ def _instrument(source: bytes, module: str) -> tuple[ast.Module, list[Point]]:
 class _Rewriter(ast.NodeTransformer):
     """Puts the calls in, and writes down the points as it meets them."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, *, torn: bool) -> None:
         self.points: list[Point] = []
+        self._torn = torn
         self._module = module
         self._within: list[str] = []
         self._numbers: Counter[str] = Counter()
@@ -265,7 +277,8 @@ class _Rewriter(ast.NodeTransformer):
         for item in node.items:
             at = item.context_expr
             points = self._point(at, Kind.ENTER), self._point(at, Kind.EXIT)
-            item.context_expr = ast.copy_location(_call("scope", *points, self.visit(at)), at)
+            inner = _call("nothing") if self._torn and ast.unparse(at).endswith(".transaction()") else self.visit(at)
+            item.context_expr = ast.copy_location(_call("scope", *points, inner), at)
         node.body = [self.visit(one) for one in node.body]
         return node
 

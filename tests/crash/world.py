@@ -57,9 +57,13 @@ class Memory:
 
 
 class World:
-    """`answered` is called when somebody outside has heard an answer: what happened before it is no more in doubt."""
+    """`answered` is called when somebody outside has heard an answer: what happened before it is no more in doubt.
+
+    `returns`: what the control plane does by itself when it is back, before anybody outside asks it again.
+    """
 
     pool: Pool
+    returns: Callable[[World], Awaitable[None]] | None = None
 
     def __init__(self, memory: Memory, answered: Callable[[], None]) -> None:
         self.memory = memory
@@ -145,10 +149,16 @@ class World:
         self.memory.keep(made)
         return made
 
+    async def _return(self) -> None:
+        returns, self.returns = self.returns, None
+        if returns is not None:
+            await returns(self)
+
     async def _remembered(self, act: Callable[[], Awaitable[Answer]]) -> Answer:
         if self.memory.replays:
-            answer = self.memory.next()
+            answer: Answer | ControlPlaneError = self.memory.next()
         else:
+            await self._return()
             try:
                 answer = await act()
             except ControlPlaneError as refusal:

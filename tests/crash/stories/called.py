@@ -14,7 +14,7 @@ from tests.crash.stories.clock import GONE_SECONDS, join
 from tests.crash.world import World
 from tests.make import NAMESPACE, make_id, submission
 
-WHERE = {"namespace": NAMESPACE, "node_id": "n"}
+WHERE: dict[str, Any] = {"namespace": NAMESPACE, "node_id": "n"}
 
 
 async def called(world: World) -> None:

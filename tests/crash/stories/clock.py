@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from controlplane.domain.ids import SessionId
 from controlplane.domain.lease import Recorded, Verdict
 from controlplane.domain.memory import Put
 from controlplane.domain.retry import RetryPolicy
@@ -68,12 +69,12 @@ async def join(world: World, instance: str, *, node_id: str, **over: Any) -> Any
 
 
 async def _join(conn: Any, node: register.Node, process: register.Process) -> Any:
-    return await register.join(conn, node, process, make_id(0))
+    return await register.join(conn, node, process, SessionId(make_id(0)))
 
 
 async def out_of_time(world: World) -> None:
     """One runs too long, one never begins, one is silent and tried again, one only seems silent."""
-    quiet = {"heartbeat_seconds": 100.0, "retry": RetryPolicy(retries_max=1, delay_seconds=0.0)}
+    quiet: dict[str, Any] = {"heartbeat_seconds": 100.0, "retry": RetryPolicy(retries_max=1, delay_seconds=0.0)}
     node, one = await running(world, timeout_seconds=50.0, webhooks=(webhook(),))
     await world.one(submit.accept, submission(id=world.new_id("silent"), **quiet))
     silent = await node.take()
@@ -118,7 +119,7 @@ async def a_node_does_not_stop(world: World) -> None:
 
 
 async def put(world: World, definition: Definition = HOURLY, name: str = "s", **over: Any) -> tuple[Schedule, bool]:
-    said = {"namespace": NAMESPACE, "name": name, "paused": None, "replacing": False} | over
+    said: dict[str, Any] = {"namespace": NAMESPACE, "name": name, "paused": None, "replacing": False} | over
     return await world.ask(schedule.put, 0, ScheduleId(world.new_id("schedule")), definition, **said)
 
 

@@ -39,7 +39,7 @@ from tests.crash.node import Node
 from tests.crash.stories.waits import ask, decide, running
 from tests.crash.stories.work import REFUSED, TAKEN, claim_due, deliver_all
 from tests.crash.world import World
-from tests.make import NAMESPACE, TARGET, submission, webhook
+from tests.make import NAMESPACE, TARGET, make_id, submission, webhook
 
 DAY_SECONDS = 86_400.0
 
@@ -114,10 +114,15 @@ async def namespaces(world: World) -> None:
     ceiling = Ceiling(cap=Cap.NODES, most=1, buckets=(0,))
     node = register.Node(namespace=NAMESPACE, id="n", transport="pull", version="1")
     await world.ask(register.register, node, bucket=0, ceiling=ceiling)
-    await world.ask(
-        ticket.issue, digest(b"ticket"), namespace=NAMESPACE, path="/", key_id=None, seconds=ticket.TICKET_SECONDS
-    )
-    await world.ask(ticket.redeem, digest(b"ticket"), path="/")
+    hash_ = await world.ask(_issue)
+    await world.ask(ticket.redeem, hash_, path="/")
+
+
+async def _issue(conn: Connection) -> bytes:
+    """A ticket; whoever did not hear of it asks for another."""
+    hash_ = digest(make_id(0).bytes)
+    await ticket.issue(conn, hash_, namespace=NAMESPACE, path="/", key_id=None, seconds=ticket.TICKET_SECONDS)
+    return hash_
 
 
 TRIGGER = triggers.Definition(target=TARGET, scheme=PRESETS[Preset.GITHUB])
@@ -129,7 +134,7 @@ class Door(NamedTuple):
 
 
 async def make_trigger(world: World, name: str = "t", **over: Any) -> Any:
-    said = {"secret_sealed": b"sealed", "same_secret": yes, "paused": False}
+    said: dict[str, Any] = {"secret_sealed": b"sealed", "same_secret": yes, "paused": False}
     definition = replace(TRIGGER, **over)
     id_ = TriggerId(world.new_id("trigger"))
     made, _ = await world.ask(trigger.create, 0, id_, definition, namespace=NAMESPACE, name=name, **said)
@@ -168,7 +173,7 @@ async def an_event_comes_in(world: World) -> None:
 
 
 async def take(world: World, id_: TriggerId, event: Incoming) -> Any:
-    said = {"namespace": NAMESPACE, "outcome": Outcome.SUBMITTED, "reason": None}
+    said: dict[str, Any] = {"namespace": NAMESPACE, "outcome": Outcome.SUBMITTED, "reason": None}
     return await world.ask(trigger.take, 0, id_, event, submission(id=world.new_id(f"of {event.key}")), **said)
 
 
@@ -193,7 +198,7 @@ IMPATIENT = Patience(dead_max=1, failing_seconds=0.0)
 
 async def listen(world: World, name: str, *, most: int = 20, **over: Any) -> endpoints.Endpoint:
     definition, id_ = replace(ENDPOINT, **over), EndpointId(world.new_id(f"endpoint {name}"))
-    said = {"secret_sealed": b"s", "headers_sealed": None, "same": yes, "most": most}
+    said: dict[str, Any] = {"secret_sealed": b"s", "headers_sealed": None, "same": yes, "most": most}
     made, _ = await world.ask(endpoint.create, 0, id_, definition, namespace=NAMESPACE, name=name, **said)
     return made
 
@@ -212,7 +217,7 @@ async def a_listener(world: World) -> None:
     await node.report(one)
     await daemons.until_quiet(world, announcer(world))
     await world.ask(endpoint.disable, 0, ref, namespace=NAMESPACE, by="boss", reason=None)
-    await park_all(world)
+    await deliver_all(world, TAKEN, DeliveryState.DELIVERED)
     await world.ask(_revise, ref)
     await world.ask(_rotate, ref)
     await world.ask(endpoint.enable, 0, ref, namespace=NAMESPACE)
@@ -234,12 +239,6 @@ def _begin(world: World) -> daemons.Tick:
         return 0
 
     return begin
-
-
-async def park_all(world: World) -> None:
-    """What is due for it is claimed and parked."""
-    while (await claim_due(world)).due:
-        pass
 
 
 async def _revise(conn: Connection, ref: Ref) -> Any:

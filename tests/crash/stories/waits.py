@@ -29,7 +29,7 @@ from tests.crash import daemons
 from tests.crash.node import Node, fence_of, report
 from tests.crash.stories.work import TAKEN, deliver_all
 from tests.crash.world import World
-from tests.make import NAMESPACE, a_report, make_id, submission, webhook
+from tests.make import NAMESPACE, a_report, make_id, must, submission, webhook
 
 DAY_SECONDS = 86_400.0
 LEASE_SECONDS = 3_000.0
@@ -112,8 +112,8 @@ async def children(world: World) -> None:
     await node.report(await node.take())
     [late] = await world.ask(submit.accept, [child(world, one, "e")])
 
-    assert (again.id, again.replayed) == (calls[0].id, True)
-    assert [answer.id for answer in before.values()] == [calls[1].id]
+    assert (must(again).id, must(again).replayed) == (calls[0].id, True)
+    assert [must(answer).id for answer in before.values()] == [calls[1].id]
     assert isinstance(wrong, Invalid)
     assert isinstance(late, LeaseLost)
 
@@ -184,7 +184,7 @@ async def ask(world: World, one: Lease, request_id: str, **over: Any) -> Approva
 
 
 async def decide(world: World, id_: ExecutionId, decision: Decision = Decision.APPROVED, **over: Any) -> Any:
-    said = {"namespace": NAMESPACE, "request_id": None, "feedback": "yes", "response": None} | over
+    said: dict[str, Any] = {"namespace": NAMESPACE, "request_id": None, "feedback": "yes", "response": None} | over
     return await world.ask(approve.decide, id_, decision=decision, make_id=make_id, **said)
 
 
@@ -269,7 +269,7 @@ async def in_its_process(world: World) -> None:
 
 
 async def hear(world: World, id_: ExecutionId, *, waits: bool) -> Any:
-    said = {"namespace": NAMESPACE, "node_id": "n", "attempt": None, "message": "waiting"}
+    said: dict[str, Any] = {"namespace": NAMESPACE, "node_id": "n", "attempt": None, "message": "waiting"}
     return await world.ask(wait.hear, id_, waits=waits, **said)
 
 

@@ -16,7 +16,7 @@ from controlplane.stages.deliver import BEGINNING, Claimed, Sent
 from tests.crash import daemons
 from tests.crash.node import Node
 from tests.crash.world import World
-from tests.make import make_id, run_place, submission, webhook
+from tests.make import make_id, must, run_place, submission, webhook
 
 RETRY = RetryPolicy(retries_max=1, delay_seconds=60.0, factor=1.0, cap_seconds=60.0)
 DELIVERY_LEASE_SECONDS = 90.0
@@ -48,17 +48,17 @@ async def a_success(world: World) -> None:
 
 async def asked_by_key(world: World) -> None:
     """Two requests with one key are one execution; another one with that key is refused."""
-    wish = submission(id=world.new_id("one"), idempotency_key="key", request_hash=b"x")
+    wish = submission(id=world.execution_id("one"), idempotency_key="key", request_hash=b"x")
     await world.one(submit.accept, wish)
-    again = await world.one(submit.accept, replace(wish, id=world.new_id("again")))
-    batch = [replace(wish, id=world.new_id("other"), request_hash=b"y"), submission(id=world.new_id("two"))]
+    again = await world.one(submit.accept, replace(wish, id=world.execution_id("again")))
+    batch = [replace(wish, id=world.execution_id("other"), request_hash=b"y"), submission(id=world.new_id("two"))]
     conflict, two = await world.ask(submit.accept, batch)
     looked = await world.ask(submit.before, [wish, batch[0], batch[1], submission(id=world.new_id("three"))])
 
     assert (again.id, again.replayed) == (wish.id, True)
     assert isinstance(conflict, IdempotencyConflict)
-    assert looked[wish.id].id == wish.id
-    assert two.id == batch[1].id
+    assert must(looked[wish.id]).id == wish.id
+    assert must(two).id == batch[1].id
 
 
 async def told_by_webhook(world: World) -> None:
