@@ -83,10 +83,15 @@ def _told(result: Result) -> dict[str, Any]:
     return {
         "kills": result.kills,
         "seconds": round(result.seconds, 1),
-        "passed": sorted(f"{point} {side}" for point, side in result.passed),
-        "killed": sorted(f"{point} {side}" for point, side in result.killed),
+        "passed": _shown(result.passed),
+        "killed": _shown(result.killed),
+        "wrong": _shown(result.wrong),
         "failures": result.failures,
     }
+
+
+def _shown(passed: set[tuple[str, points.Side]]) -> list[str]:
+    return sorted(f"{point} {side}" for point, side in passed)
 
 
 @contextmanager
@@ -127,20 +132,20 @@ def _together(asked: argparse.Namespace, place: Place) -> dict[str, Any]:
         "seed": None,
         "seconds": round(time.monotonic() - began, 1),
         "kills": sum(part["kills"] for part in parts),
-        "modules": _by_module(
-            {one for part in parts for one in part["passed"]}, {one for part in parts for one in part["killed"]}
-        ),
+        "modules": _by_module(parts),
         "exceptions": EXCEPTIONS,
         "failures": [one for part in parts for one in part["failures"]],
     }
 
 
-def _by_module(passed: set[str], killed: set[str]) -> dict[str, dict[str, int]]:
+def _by_module(parts: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """How many points and sides each module has, and how many of the sides were passed, killed and found wrong."""
+    words = ("passed", "killed", "wrong")
+    sides = {word: Counter(map(_module, {one for part in parts for one in part[word]})) for word in words}
     counted: dict[str, dict[str, int]] = {}
-    sides = {"passed": Counter(map(_module, passed)), "killed": Counter(map(_module, killed))}
     for module in MODULES:
-        name, known = module.removeprefix(points.PACKAGE), points.points_of(module)
-        if known:
+        if known := points.points_of(module):
+            name = module.removeprefix(points.PACKAGE)
             counted[name] = {"points": len(known), "sides": 2 * len(known)}
             counted[name] |= {word: of[name] for word, of in sides.items()}
     return counted
@@ -151,9 +156,10 @@ def _module(side: str) -> str:
 
 
 def _print(told: dict[str, Any]) -> None:
-    print(f"{'module':<26} {'points':>7} {'sides':>7} {'passed':>7} {'killed':>7}")
+    words = ("points", "sides", "passed", "killed", "wrong")
+    print(f"{'module':<26}", *(f"{word:>7}" for word in words))
     for name, one in told["modules"].items():
-        print(f"{name:<26} {one['points']:>7} {one['sides']:>7} {one['passed']:>7} {one['killed']:>7}")
+        print(f"{name:<26}", *(f"{one[word]:>7}" for word in words))
     print(f"{told['kills']} kills in {told['seconds']} s, {len(told['failures'])} went wrong")
     for failure in told["failures"]:
         print(failure)

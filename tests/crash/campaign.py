@@ -85,10 +85,11 @@ class Kill:
 
 @dataclass
 class Result:
-    """`killed`: the sides at which a process died, or at whose very moment one did."""
+    """`killed`: the sides at which a process died, or at whose very moment one did; after `wrong` ones not all held."""
 
     kills: int = 0
     killed: set[Passed] = field(default_factory=set)
+    wrong: set[Passed] = field(default_factory=set)
     passed: set[Passed] = field(default_factory=set)
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -115,6 +116,7 @@ def run(
         wrong = _die(by_name[kill.story], kill.at, lives[kill.story].ending, place, daemons_first=bool(n % 2))
         result.failures += [f"{kill.story}, killed {kill.at[1]} {kill.at[0]}: {one}" for one in wrong]
         if wrong:
+            result.wrong.update(kill.covers)
             print(*result.failures[-len(wrong) :], sep="\n", file=sys.stderr, flush=True)
     result.seconds = time.monotonic() - began
     return result
