@@ -20,6 +20,7 @@ SHARES = {
     "tests/e2e/agentfield": 5,
     "tests/e2e": 16,
     "tests/docs": 2,
+    "tests/crash": 6,
     "sdk/python/tests": 3,
 }
 
