@@ -1,4 +1,4 @@
-"""How much of the time that CI has each suite took, printed before pytest's own last line."""
+"""What tests have to say, and how much of the time that CI has each suite took, before pytest's own last line."""
 
 from __future__ import annotations
 
@@ -20,17 +20,23 @@ SHARES = {
 }
 
 _spent: Counter[str] = Counter()
+_said: list[str] = []
 _began = time.monotonic()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     suite = next((name for name in SHARES if report.nodeid.startswith(name)), "other")
     _spent[suite] += report.duration
+    if report.when == "call":
+        _said.extend(str(what) for name, what in report.user_properties if name == "said")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not _spent or hasattr(terminalreporter.config, "workerinput"):
         return
+    for what in _said:
+        terminalreporter.section("said by a test")
+        terminalreporter.line(what)
     terminalreporter.section("seconds spent, of the share in minutes")
     for suite, seconds in sorted(_spent.items()):
         terminalreporter.line(f"{suite:<20} {seconds:8.1f} s of {SHARES.get(suite, 0):>3} min")

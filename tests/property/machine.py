@@ -54,18 +54,39 @@ from controlplane.stages.deliver import Due, Sent
 from tests.make import NAMESPACE, TARGET, a_process, make_id, move_clock, must, report, submission, webhook
 from tests.property import model as tiny
 from tests.property.model import Model, Value
+from tests.property.tally import Tally, counted
 
 Answer = TypeVar("Answer")
 
+# Moments are seconds since the example began, in steps of a thousand: all moves of the clock are such, and what an
+# example really takes is less.
 QUEUE = """
 select id, state, attempt, failures, crashes, session_id, cancel_requested_at is not null as cancelling,
   sent_at is not null as sent, accepted_at is not null as accepted, pause_requested, waits_until,
-  line, limited
+  line, limited, floor(extract(epoch from available_at - $2) / 1000)::int * 1000 as available,
+  floor(extract(epoch from deadline_at - $2) / 1000)::int * 1000 as deadline
 from queue
 where bucket = $1
 """
-SESSIONS = "select id, closed_reason, draining, drain_requested_at is not null as told from sessions where bucket = $1"
-DELIVERIES = "select execution_id, state, attempt, charged from deliveries where bucket = $1"
+SESSIONS = """
+select id, closed_reason, draining, drain_requested_at is not null as told,
+  floor(extract(epoch from renewed_at - $2) / 1000)::int * 1000 as renewed,
+  floor(extract(epoch from expires_at - $2) / 1000)::int * 1000 as expires
+from sessions
+where bucket = $1
+"""
+DELIVERIES = """
+select execution_id, state, attempt, charged,
+  case when state = 'pending' then floor(extract(epoch from next_at - $2) / 1000)::int * 1000 end as due,
+  floor(extract(epoch from lease_until - $2) / 1000)::int * 1000 as leased
+from deliveries
+where bucket = $1
+"""
+KEYS = """
+select key, execution_id, floor(extract(epoch from expires_at - $2) / 1000)::int * 1000 as expires
+from idempotency_keys
+where bucket = $1
+"""
 MEMORY = """
 select m.scope_id, m.key, m.version, m.value, m.length,
   array(
@@ -78,6 +99,9 @@ from memory m
 where m.bucket = $1
 """
 BROKEN = "\nunion all\n".join(f"select '{one.name}' as name, id from ({one.query}) {one.name}" for one in INVARIANTS)
+ATTEMPTS = (
+    "select id, attempt from queue where bucket = $1 union all select id, attempt from outcomes where bucket = $1"
+)
 OUTCOMES = "select id, status, attempt, failures, xmin::text, finished_at from outcomes where bucket = $1"
 # A bucket that an earlier example used is emptied; there are more examples than buckets only in long runs.
 TABLES = """
@@ -129,11 +153,23 @@ class Machine(RuleBasedStateMachine):
     """`loop` and `conn` belong to the test; the machine runs one step after the other on them."""
 
     examples: ClassVar[itertools.count[int]] = itertools.count()
+    counted: ClassVar[dict[type, Any]] = {}
 
-    def __init__(self, loop: AbstractEventLoop, conn: Connection) -> None:
+    @classmethod
+    def setup_state(cls) -> Any:
+        """Its rules, which are counted; made once, because an example must find the same rules as the one before."""
+        if cls not in cls.counted:
+            made = super().setup_state()
+            cls.counted[cls] = replace(made, rules=[counted(one) for one in made.rules])
+        return cls.counted[cls]
+
+    def __init__(self, loop: AbstractEventLoop, conn: Connection, dsn: str, tally: Tally) -> None:
         super().__init__()
         self.loop = loop
         self.conn = conn
+        self.dsn = dsn
+        self.tally = tally
+        tally.examples += 1
         self.model = Model()
         self.sessions: list[SessionOf] = []
         self.submissions: list[ExecutionId] = []
@@ -152,6 +188,7 @@ class Machine(RuleBasedStateMachine):
 
     async def begin(self, *, empty: bool) -> None:
         await move_clock(self.conn, "0")
+        self.began = await self.conn.fetchval("select clock()")
         if empty:
             for table in TABLES.split():
                 await self.conn.execute(f"delete from {table} where bucket = $1", self.bucket)
@@ -687,7 +724,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def every_execution_is_in_one_place(self) -> None:
         """Nothing submitted is missing, nothing is in two places, and it stands as the model has it."""
-        waiting = {row["id"]: row for row in self.do(self.conn.fetch(QUEUE, self.bucket))}
+        waiting = {row["id"]: row for row in self.look(QUEUE)}
         ended = {row["id"]: row for row in self.do(self.conn.fetch(OUTCOMES, self.bucket))}
         assert not waiting.keys() & ended.keys()
         assert waiting.keys() | ended.keys() == self.model.executions.keys()
@@ -698,34 +735,45 @@ class Machine(RuleBasedStateMachine):
                 assert tuple(waiting[id_])[1:] == (
                     one.state, one.attempt, one.failures, one.crashes, one.session, one.cancelling is not None,
                     one.sent is not None, one.accepted, one.pausing, one.waits_until,
-                    one.line, one.limited,
+                    one.line, one.limited, one.available[0], None if one.deadline is None else int(one.deadline),
                 )  # fmt: skip
-            attempt = (waiting.get(id_) or ended[id_])["attempt"]
-            assert attempt >= self.attempts.get(id_, 0), "an attempt number went back"
-            self.attempts[id_] = attempt
-        self.what_has_ended_stays({id_: tuple(row) for id_, row in ended.items()})
+
+    @invariant()
+    def nothing_goes_back(self) -> None:
+        """Attempts are counted up, and a final state never moves: not even the row is touched."""
+        for row in self.do(self.conn.fetch(ATTEMPTS, self.bucket)):
+            assert row["attempt"] >= self.attempts.get(row["id"], 0), "an attempt number went back"
+            self.attempts[row["id"]] = row["attempt"]
+        now = {row["id"]: tuple(row) for row in self.do(self.conn.fetch(OUTCOMES, self.bucket))}
+        assert {id_: now.get(id_) for id_ in self.finals} == self.finals
+        self.finals = now
 
     @invariant()
     def every_process_is_known(self) -> None:
         """It is open, drains or was closed for the reason that the model has, and never holds more than its slots."""
-        rows = {row["id"]: row for row in self.do(self.conn.fetch(SESSIONS, self.bucket))}
-        assert {id_: (row["closed_reason"], row["draining"], row["told"]) for id_, row in rows.items()} == {
-            one.id: (one.closed, one.draining, one.told_to_drain) for one in self.model.sessions.values()
+        assert {row["id"]: tuple(row)[1:] for row in self.look(SESSIONS)} == {
+            one.id: (one.closed, one.draining, one.told_to_drain, one.renewed, one.expires)
+            for one in self.model.sessions.values()
         }
 
-    def what_has_ended_stays(self, now: dict[ExecutionId, tuple[Any, ...]]) -> None:
-        """A final state never moves: not even the row is touched."""
-        assert {id_: now.get(id_) for id_ in self.finals} == self.finals
-        self.finals = now
+    @invariant()
+    def every_key_is_kept(self) -> None:
+        """Whoever repeats a key is answered with what it was used for."""
+        assert {row["key"]: tuple(row)[1:] for row in self.look(KEYS)} == {
+            key: (used.id, used.expires // 1_000 * 1_000) for key, used in self.model.keys.items()
+        }
 
     @invariant()
     def whoever_asked_is_told_once(self) -> None:
         """A finished execution with a webhook has exactly one delivery, the others have none."""
         if not any(one.asked.webhooks for one in self.model.executions.values()):
             return
-        rows = [tuple(row) for row in self.do(self.conn.fetch(DELIVERIES, self.bucket))]
-        expected = [(id_, one.state, one.attempt, one.charged) for id_, one in self.model.deliveries.items()]
-        assert sorted(rows) == sorted(expected)
+        rows = [tuple(row) for row in self.look(DELIVERIES)]
+        assert {row[0]: row[1:] for row in rows} == {
+            id_: (one.state, one.attempt, one.charged, one.due if one.state == "pending" else None, one.lease_until)
+            for id_, one in self.model.deliveries.items()
+        }
+        assert len(rows) == len(self.model.deliveries)
         told = {one.id for one in self.model.executions.values() if one.outcome is not None and one.asked.webhooks}
         assert {row[0] for row in rows} == told
 
@@ -746,6 +794,10 @@ class Machine(RuleBasedStateMachine):
             )
             for key, value in self.model.memory.items()
         }
+
+    def look(self, query: str) -> list[Any]:
+        """What the database holds, with its moments as the model counts them."""
+        return self.do(self.conn.fetch(query, self.bucket, self.began))
 
     # who is meant
 
