@@ -186,6 +186,10 @@ class Machine(RuleBasedStateMachine):
     def do(self, step: Coroutine[Any, Any, Answer]) -> Answer:
         return self.loop.run_until_complete(step)
 
+    def same(self, said: Callable[[], Answer]) -> Answer:
+        """What is said; by who repeats something, what was said the first time: see `crashes.py`."""
+        return said()
+
     async def begin(self, *, empty: bool) -> None:
         await move_clock(self.conn, "0")
         self.began = await self.conn.fetchval("select clock()")
@@ -216,16 +220,19 @@ class Machine(RuleBasedStateMachine):
         lock: str | None = None,
         times: Mapping[str, float] = NO_TIMES,
     ) -> None:
-        asked = submission(
-            bucket=self.bucket,
-            webhooks=(webhook(attempts_max=tiny.DELIVERY_ATTEMPTS_MAX),) if webhooks else (),
-            retry=RetryPolicy(retries_max=retries, delay_seconds=tiny.RETRY_SECONDS, factor=1.0, cap_seconds=1e6),
-            priority=priority,
-            idempotency_key=key,
-            request_hash=request,
-            concurrency_key=lock,
-            line=self.line(lock),
-            **times,
+        retry = RetryPolicy(retries_max=retries, delay_seconds=tiny.RETRY_SECONDS, factor=1.0, cap_seconds=1e6)
+        asked = self.same(
+            lambda: submission(
+                bucket=self.bucket,
+                webhooks=(webhook(attempts_max=tiny.DELIVERY_ATTEMPTS_MAX),) if webhooks else (),
+                retry=retry,
+                priority=priority,
+                idempotency_key=key,
+                request_hash=request,
+                concurrency_key=lock,
+                line=self.line(lock),
+                **times,
+            )
         )
         self.ask(asked)
 
@@ -278,10 +285,12 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def open_session(self) -> None:
+        id_, now = SessionId(make_id(self.bucket)), self.model.now
+        self.model.open_session(tiny.Session(id_, now, now + tiny.LEASE_SECONDS))
         session = self.do(
             register.open_session(
                 self.conn,
-                SessionId(make_id(self.bucket)),
+                id_,
                 namespace=NAMESPACE,
                 node_id="n",
                 node_bucket=self.bucket,
@@ -292,8 +301,6 @@ class Machine(RuleBasedStateMachine):
             )
         )
         self.sessions.append(session)
-        now = self.model.now
-        self.model.open_session(tiny.Session(session.id, now, now + tiny.LEASE_SECONDS))
 
     @rule(n=pick, limit=st.integers(1, 3))
     def claim(self, n: int, limit: int) -> None:
@@ -340,12 +347,12 @@ class Machine(RuleBasedStateMachine):
 
     def called(self, n: int) -> SessionOf:
         """A process that is called, the living first."""
-        return choose([one for one in self.sessions if one.called], n, first=self.is_alive)
+        return self.same(lambda: choose([one for one in self.sessions if one.called], n, first=self.is_alive))
 
     @rule(address=st.sampled_from(["http://a", "http://b"]))
     def join(self, address: str) -> None:
         """A new process, in the place of the one that was there."""
-        self.register(address, f"i{len(self.sessions)}")
+        self.register(address, self.same(lambda: f"i{len(self.model.sessions)}"))
 
     @precondition(lambda self: any(one.called for one in self.sessions))
     @rule(n=pick)
@@ -364,7 +371,7 @@ class Machine(RuleBasedStateMachine):
         node = register.Node(namespace=NAMESPACE, id="n", transport="push", version="1", base_url=address)
         session = self.do(register.join(self.conn, node, process, new.id))
         assert session.id == expected.id
-        if expected is new:
+        if session.id not in {one.id for one in self.sessions}:
             self.sessions.append(session)
 
     @precondition(lambda self: any(one.called for one in self.sessions))
@@ -378,7 +385,7 @@ class Machine(RuleBasedStateMachine):
         session = self.do(register.revive(self.conn, self.bucket, **where))
         assert session is not None
         assert session.id == expected.id
-        if expected is new:
+        if session.id not in {one.id for one in self.sessions}:
             self.sessions.append(session)
 
     @rule()
@@ -555,18 +562,16 @@ class Machine(RuleBasedStateMachine):
         fence = self.fence(n)
         place = self.place(fence, key)
         value = self.model.memory.get((place.scope_id, key))
-        length = len(value.items) + off if value and value.is_list else abs(off)
+        length = self.same(lambda: len(value.items) + off if value and value.is_list else abs(off))
         self.append_at(fence, key, (b"%d" % number,) * size, max(length, 0))
 
     @precondition(lambda self: any(value.appended for value in self.model.memory.values()))
     @rule(n=pick)
     def append_again(self, n: int) -> None:
         """The repeat of an append whose answer was lost."""
-        grown = [(key, value) for key, value in self.model.memory.items() if value.appended]
-        (_, key), value = grown[n % len(grown)]
-        assert value.appended is not None
-        expected, items = value.appended
-        self.append_at(value.writer, key, items, expected)
+        grown = [(value.writer, key, value.appended) for (_, key), value in self.model.memory.items() if value.appended]
+        writer, key, (expected, items) = self.same(lambda: grown[n % len(grown)])
+        self.append_at(writer, key, items, expected)
 
     def append_at(self, fence: Fence, key: str, items: tuple[bytes, ...], expected_length: int) -> None:
         place = self.place(fence, key)
@@ -689,7 +694,7 @@ class Machine(RuleBasedStateMachine):
     @rule(n=pick)
     def settle_late(self, n: int) -> None:
         """A dispatcher that was believed dead comes back."""
-        self.settle(self.sent.pop(n % len(self.sent)))
+        self.settle(self.same(lambda: self.sent.pop(n % len(self.sent))))
 
     def settle(self, sent: Sent) -> None:
         counts = self.model.settle(ExecutionId(sent.due.execution_id), sent.due.attempt, sent.state.value)
@@ -707,7 +712,7 @@ class Machine(RuleBasedStateMachine):
     @rule(n=pick)
     def retry_delivery(self, n: int) -> None:
         ids = list(self.model.deliveries)
-        id_ = ids[n % len(ids)]
+        id_ = self.same(lambda: ids[n % len(ids)])
         self.model.retry_delivery(id_)
         found = "select id from deliveries where bucket = $1 and execution_id = $2"
         delivery = self.do(self.conn.fetchval(found, self.bucket, id_))
@@ -724,19 +729,19 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def every_execution_is_in_one_place(self) -> None:
         """Nothing submitted is missing, nothing is in two places, and it stands as the model has it."""
-        waiting = {row["id"]: row for row in self.look(QUEUE)}
-        ended = {row["id"]: row for row in self.do(self.conn.fetch(OUTCOMES, self.bucket))}
-        assert not waiting.keys() & ended.keys()
-        assert waiting.keys() | ended.keys() == self.model.executions.keys()
-        for id_, one in self.model.executions.items():
-            if one.outcome is not None:
-                assert tuple(ended[id_])[1:4] == (one.outcome.status, one.outcome.attempt, one.outcome.failures)
-            else:
-                assert tuple(waiting[id_])[1:] == (
-                    one.state, one.attempt, one.failures, one.crashes, one.session, one.cancelling is not None,
-                    one.sent is not None, one.accepted, one.pausing, one.waits_until,
-                    one.line, one.limited, one.available[0], None if one.deadline is None else int(one.deadline),
-                )  # fmt: skip
+        assert {row["id"]: tuple(row)[1:] for row in self.look(QUEUE)} == {
+            one.id: (
+                one.state, one.attempt, one.failures, one.crashes, one.session, one.cancelling is not None,
+                one.sent is not None, one.accepted, one.pausing, one.waits_until,
+                one.line, one.limited, one.available[0], None if one.deadline is None else int(one.deadline),
+            )
+            for one in self.model.unfinished()
+        }  # fmt: skip
+        assert {row["id"]: tuple(row)[1:4] for row in self.do(self.conn.fetch(OUTCOMES, self.bucket))} == {
+            id_: (one.outcome.status, one.outcome.attempt, one.outcome.failures)
+            for id_, one in self.model.executions.items()
+            if one.outcome is not None
+        }
 
     @invariant()
     def nothing_goes_back(self) -> None:
@@ -766,8 +771,6 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def whoever_asked_is_told_once(self) -> None:
         """A finished execution with a webhook has exactly one delivery, the others have none."""
-        if not any(one.asked.webhooks for one in self.model.executions.values()):
-            return
         rows = [tuple(row) for row in self.look(DELIVERIES)]
         assert {row[0]: row[1:] for row in rows} == {
             id_: (one.state, one.attempt, one.charged, one.due if one.state == "pending" else None, one.lease_until)
@@ -780,8 +783,6 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def memory_is_kept(self) -> None:
         """What any attempt wrote is there for the next one, with its version and its length."""
-        if not self.model.memory:
-            return
         found = {}
         for row in self.do(self.conn.fetch(MEMORY, self.bucket)):
             raw = assemble(row["value"], row["items"])
@@ -803,15 +804,16 @@ class Machine(RuleBasedStateMachine):
 
     def session(self, n: int) -> SessionOf:
         """One of the living, if there are any and `n` does not insist."""
-        return choose(self.sessions, n, first=self.is_alive)
+        return self.same(lambda: choose(self.sessions, n, first=self.is_alive))
 
     def execution(self, n: int) -> tiny.Execution:
-        id_ = choose(self.submissions, n, first=lambda one: self.model.executions[one].outcome is None)
+        unfinished = {one.id for one in self.model.unfinished()}
+        id_ = self.same(lambda: choose(self.submissions, n, first=lambda one: one in unfinished))
         return self.model.executions[id_]
 
     def fence(self, n: int) -> Fence:
         """One that holds its lease, or one that did once."""
-        return choose(self.fences, n, first=self.model.holds)
+        return self.same(lambda: choose(self.fences, n, first=self.model.holds))
 
     def is_alive(self, session: SessionOf) -> bool:
         one = self.model.sessions[session.id]

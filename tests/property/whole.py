@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.property.control import Control
+from tests.property.crashes import Crashes
 
 
-class Whole(Control):
+class Whole(Crashes):
     """What is run."""
