@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from tests.property.course import Length, live
+from tests.property.faults import connect
 from tests.property.tally import Tally
 from tests.property.whole import Whole
 
@@ -29,7 +30,7 @@ def chunk(dsn: str, seed: int, number: int, length: Length, hasty: bool) -> dict
         server = loop.run_until_complete(asyncpg.connect(dsn))
         loop.run_until_complete(server.execute(f"create database {name} template {TEMPLATE} strategy file_copy"))
         place = urlsplit(dsn)._replace(path=f"/{name}").geturl()
-        conn = loop.run_until_complete(asyncpg.connect(place))
+        conn = loop.run_until_complete(connect(place))
         try:
             live(loop, conn, place, length, tally, hasty=hasty)
         except Exception as error:  # noqa: BLE001 - whatever it is, it was found

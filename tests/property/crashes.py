@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Rule, rule
 
 from tests.make import move_clock
-from tests.property.control import Control
 from tests.property.faults import Death, Frail, bury, frail
 from tests.property.machine import Answer
 from tests.property.model import Model
+from tests.property.seen import Seen
 
 # What is one call of a stage, or a few one after the other, and can be said again.
 FRAGILE = """
@@ -30,7 +30,7 @@ nths = st.sampled_from([1, 2, 2, 3, 3, 3, 4, 4, 5, 6, 7, 8, 10, 12])
 CUT = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 
-class Crashes(Control):
+class Crashes(Seen):
     told: list[Any] | None = None
     repeats: tuple[Any, ...] = ()
     answered: Model | None = None

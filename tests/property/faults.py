@@ -1,4 +1,4 @@
-"""Connections that die: a server is killed, or cut off from its database, in the middle of a stage."""
+"""Connections, and those that die: a server is killed, or cut off from its database, in the middle of a stage."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 
 import asyncpg
 
-from controlplane.postgres.pool import Connection
+from controlplane.postgres.pool import SESSION_SETTINGS, Connection
 
 GONE_MILLISECONDS = 30_000
 END_BACKEND = "select pg_terminate_backend($1, $2)"
+# Without its time limits: who looks at a busy machine may be slow.
+SESSION = {name: value for name, value in SESSION_SETTINGS.items() if "timeout" not in name}
 
 
 class Death(StrEnum):
@@ -61,9 +63,14 @@ class Frail(asyncpg.Connection):
         return answer
 
 
+async def connect(dsn: str) -> Connection:
+    """A connection as the pool makes them, which also remembers the plan of a very long question."""
+    return await asyncpg.connect(dsn, server_settings=SESSION, max_cacheable_statement_size=0)
+
+
 async def frail(dsn: str, other: Connection, *, nth: int, death: Death) -> Frail:
     """A connection that will die at its `nth` statement from now on; `other` is one that lives on."""
-    conn = await asyncpg.connect(dsn, connection_class=Frail)
+    conn = await asyncpg.connect(dsn, connection_class=Frail, server_settings=SESSION)
     conn.death, conn.nth, conn.said, conn.other = death, nth, 0, other
     conn.pid = conn.get_server_pid()
     return conn

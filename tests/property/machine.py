@@ -154,6 +154,16 @@ class Machine(RuleBasedStateMachine):
 
     examples: ClassVar[itertools.count[int]] = itertools.count()
     counted: ClassVar[dict[type, Any]] = {}
+    looks: ClassVar[Mapping[str, str]] = {
+        "queue": QUEUE,
+        "outcomes": OUTCOMES,
+        "attempts": ATTEMPTS,
+        "sessions": SESSIONS,
+        "deliveries": DELIVERIES,
+        "keys": KEYS,
+        "memory": MEMORY,
+        "broken": BROKEN,
+    }
 
     @classmethod
     def setup_state(cls) -> Any:
@@ -170,6 +180,10 @@ class Machine(RuleBasedStateMachine):
         self.dsn = dsn
         self.tally = tally
         tally.examples += 1
+        self.found: Mapping[str, list[Any]] | None = None
+        self.question = "select " + ",\n".join(
+            f"array(select {name} from ({query}) {name}) as {name}" for name, query in self.looks.items()
+        )
         self.model = Model()
         self.sessions: list[SessionOf] = []
         self.submissions: list[ExecutionId] = []
@@ -184,6 +198,11 @@ class Machine(RuleBasedStateMachine):
         self.do(self.begin(empty=number >= BUCKETS_MAX))
 
     def do(self, step: Coroutine[Any, Any, Answer]) -> Answer:
+        self.found = None
+        return self.read(step)
+
+    def read(self, step: Coroutine[Any, Any, Answer]) -> Answer:
+        """As `do`, of what changes nothing."""
         return self.loop.run_until_complete(step)
 
     def same(self, said: Callable[[], Answer]) -> Answer:
@@ -723,21 +742,20 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def every_promise_is_kept(self) -> None:
         """Those that a query can ask for, of whatever is in the database."""
-        rows = self.do(self.conn.fetch(BROKEN, self.bucket))
-        assert not rows, [tuple(row) for row in rows]
+        assert not self.look("broken")
 
     @invariant()
     def every_execution_is_in_one_place(self) -> None:
         """Nothing submitted is missing, nothing is in two places, and it stands as the model has it."""
-        assert {row["id"]: tuple(row)[1:] for row in self.look(QUEUE)} == {
-            one.id: (
+        assert {id_: row for id_, *row in self.look("queue")} == {
+            one.id: [
                 one.state, one.attempt, one.failures, one.crashes, one.session, one.cancelling is not None,
                 one.sent is not None, one.accepted, one.pausing, one.waits_until,
                 one.line, one.limited, one.available[0], None if one.deadline is None else int(one.deadline),
-            )
+            ]
             for one in self.model.unfinished()
         }  # fmt: skip
-        assert {row["id"]: tuple(row)[1:4] for row in self.do(self.conn.fetch(OUTCOMES, self.bucket))} == {
+        assert {row[0]: row[1:4] for row in self.look("outcomes")} == {
             id_: (one.outcome.status, one.outcome.attempt, one.outcome.failures)
             for id_, one in self.model.executions.items()
             if one.outcome is not None
@@ -746,17 +764,17 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def nothing_goes_back(self) -> None:
         """Attempts are counted up, and a final state never moves: not even the row is touched."""
-        for row in self.do(self.conn.fetch(ATTEMPTS, self.bucket)):
-            assert row["attempt"] >= self.attempts.get(row["id"], 0), "an attempt number went back"
-            self.attempts[row["id"]] = row["attempt"]
-        now = {row["id"]: tuple(row) for row in self.do(self.conn.fetch(OUTCOMES, self.bucket))}
+        for id_, attempt in self.look("attempts"):
+            assert attempt >= self.attempts.get(id_, 0), "an attempt number went back"
+            self.attempts[id_] = attempt
+        now = {row[0]: row for row in self.look("outcomes")}
         assert {id_: now.get(id_) for id_ in self.finals} == self.finals
         self.finals = now
 
     @invariant()
     def every_process_is_known(self) -> None:
         """It is open, drains or was closed for the reason that the model has, and never holds more than its slots."""
-        assert {row["id"]: tuple(row)[1:] for row in self.look(SESSIONS)} == {
+        assert {row[0]: row[1:] for row in self.look("sessions")} == {
             one.id: (one.closed, one.draining, one.told_to_drain, one.renewed, one.expires)
             for one in self.model.sessions.values()
         }
@@ -764,14 +782,14 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def every_key_is_kept(self) -> None:
         """Whoever repeats a key is answered with what it was used for."""
-        assert {row["key"]: tuple(row)[1:] for row in self.look(KEYS)} == {
+        assert {row[0]: row[1:] for row in self.look("keys")} == {
             key: (used.id, used.expires // 1_000 * 1_000) for key, used in self.model.keys.items()
         }
 
     @invariant()
     def whoever_asked_is_told_once(self) -> None:
         """A finished execution with a webhook has exactly one delivery, the others have none."""
-        rows = [tuple(row) for row in self.look(DELIVERIES)]
+        rows = self.look("deliveries")
         assert {row[0]: row[1:] for row in rows} == {
             id_: (one.state, one.attempt, one.charged, one.due if one.state == "pending" else None, one.lease_until)
             for id_, one in self.model.deliveries.items()
@@ -784,21 +802,22 @@ class Machine(RuleBasedStateMachine):
     def memory_is_kept(self) -> None:
         """What any attempt wrote is there for the next one, with its version and its length."""
         found = {}
-        for row in self.do(self.conn.fetch(MEMORY, self.bucket)):
-            raw = assemble(row["value"], row["items"])
-            found[row["scope_id"], row["key"]] = (row["version"], row["length"], raw)
+        for scope_id, key, version, value, length, items in self.look("memory"):
+            found[scope_id, key] = (version, length, assemble(value, items))
         assert found == {
             key: (
                 value.version,
                 len(value.items) if value.is_list else None,
-                b"[" + b",".join(value.items) + b"]" if value.is_list else value.items[0],
+                value.raw,
             )
             for key, value in self.model.memory.items()
         }
 
-    def look(self, query: str) -> list[Any]:
-        """What the database holds, with its moments as the model counts them."""
-        return self.do(self.conn.fetch(query, self.bucket, self.began))
+    def look(self, name: str) -> list[Any]:
+        """What the database holds, asked for all at once and once after each step; moments as the model counts them."""
+        if self.found is None:
+            self.found = self.read(self.conn.fetchrow(self.question, self.bucket, self.began))
+        return self.found[name]
 
     # who is meant
 

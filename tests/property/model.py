@@ -150,6 +150,11 @@ class Value:
     put: int = 0
     appended: tuple[int, tuple[bytes, ...]] | None = None
 
+    @property
+    def raw(self) -> bytes:
+        """As it is read: JSON."""
+        return b"[" + b",".join(self.items) + b"]" if self.is_list else self.items[0]
+
 
 @dataclass(slots=True)
 class Key:

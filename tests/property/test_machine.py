@@ -10,11 +10,11 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 
-import asyncpg
 import pytest
 
 from controlplane.postgres.pool import Connection
 from tests.property.course import CI, live, never
+from tests.property.faults import connect
 from tests.property.tally import Tally
 
 EXAMPLES_MIN = 500
@@ -33,7 +33,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 @pytest.fixture
 def connection(database: str, loop: asyncio.AbstractEventLoop) -> Iterator[Connection]:
     """A connection that lives on the machine's loop."""
-    conn = loop.run_until_complete(asyncpg.connect(database))
+    conn = loop.run_until_complete(connect(database))
     yield conn
     loop.run_until_complete(conn.close())
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
@@ -27,7 +28,8 @@ from tests.property import model as tiny
 from tests.property.machine import Machine, choose, pick
 
 STEPS = """
-select execution_id, name, kind, status, value, attempt, event, child_id, timed_out, awaited, news
+select execution_id, name, kind, status, value, attempt, event, child_id, timed_out, awaited, news,
+  floor(extract(epoch from due_at - $2) / 1000)::int * 1000 as due
 from steps
 where bucket = $1
 """
@@ -53,6 +55,8 @@ ends = st.sampled_from(ParentEnd)
 
 
 class Waits(Machine):
+    looks: ClassVar[Mapping[str, str]] = {**Machine.looks, "steps": STEPS, "signals": SIGNALS}
+
     # steps
 
     @precondition(lambda self: self.fences)
@@ -219,10 +223,11 @@ class Waits(Machine):
     @invariant()
     def steps_are_kept(self) -> None:
         """What an attempt has done or has begun to wait for is there for the next one, as it was written."""
-        rows = {(row["execution_id"], row["name"]): tuple(row)[2:] for row in self.do(self.fetch(STEPS))}
+        rows = {row[:2]: row[2:] for row in self.look("steps")}
         assert rows == {
             (id_, name): (
                 s.kind, s.status, s.value, s.attempt, s.event, s.child, s.timed_out, s.awaited, s.news,
+                s.due,
             )
             for id_, one in self.model.executions.items()
             for name, s in one.steps.items()
@@ -231,12 +236,8 @@ class Waits(Machine):
     @invariant()
     def signals_are_kept(self) -> None:
         """Until a step takes them, in the order in which they came."""
-        found = [tuple(row) for row in self.do(self.fetch(SIGNALS))]
-        assert found == [
+        assert self.look("signals") == [
             (id_, sent.event, sent.payload, sent.step)
             for id_, one in sorted(self.model.executions.items())
             for sent in one.signals
         ]
-
-    def fetch(self, query: str) -> Any:
-        return self.conn.fetch(query, self.bucket)
