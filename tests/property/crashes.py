@@ -18,12 +18,14 @@ from tests.property.seen import Seen
 
 # What is one call of a stage, or a few one after the other, and can be said again.
 FRAGILE = """
-submit submit_again open_session claim heartbeat join join_again revive refuse accept_call withdraw call_back
-begin_wait end_wait pause report report_twice put append append_again cancel close_expired sweep promote force_cancel
-leave deliver settle_late reclaim retry_delivery write_steps call suspend signal wake_due fan_in time_out
+submit submit_some submit_again open_session claim heartbeat join join_again revive refuse accept_call withdraw
+call_back begin_wait end_wait pause report report_twice put append append_again cancel close_expired sweep promote
+force_cancel leave deliver settle_late reclaim retry_delivery write_steps call suspend signal wake_due fan_in time_out
+ask_people decide nobody_decides
 """
 AT_WORK = """
 heartbeat report report_twice put append write_steps call suspend begin_wait cancel leave pause submit_again signal
+ask_people
 """
 # Most stages say few statements, of which the first and the last are BEGIN and COMMIT.
 nths = st.sampled_from([1, 2, 2, 3, 3, 3, 4, 4, 5, 6, 7, 8, 10, 12])
@@ -119,6 +121,7 @@ class Crashes(Seen):
             self.memory_is_kept()
             self.steps_are_kept()
             self.signals_are_kept()
+            self.what_was_asked_is_kept()
         except AssertionError:
             return False
         finally:

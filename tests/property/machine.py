@@ -106,7 +106,7 @@ OUTCOMES = "select id, status, attempt, failures, xmin::text, finished_at from o
 # A bucket that an earlier example used is emptied; there are more examples than buckets only in long runs.
 TABLES = """
 queue executions outcomes events logs memory memory_items nodes sessions webhooks deliveries idempotency_keys
-steps signals ended_parents limits pauses
+steps signals ended_parents limits pauses approvals
 """
 
 SENT = Attempt(
@@ -274,6 +274,32 @@ class Machine(RuleBasedStateMachine):
         if not answer.replayed:
             self.submissions.append(id_)
 
+    @rule(
+        items=st.lists(st.tuples(st.one_of(st.none(), keys), st.sampled_from([b"x", b"y"])), min_size=2, max_size=4),
+        webhooks=st.booleans(),
+    )
+    def submit_some(self, items: list[tuple[str | None, bytes]], webhooks: bool) -> None:
+        """In one flush, in which no key is there twice (its lane sees to that); each is answered by itself."""
+        single = [(key, request) for n, (key, request) in enumerate(items) if key not in [one for one, _ in items[:n]]]
+        hooks = (webhook(attempts_max=tiny.DELIVERY_ATTEMPTS_MAX),) if webhooks else ()
+        batch = self.same(
+            lambda: [
+                submission(
+                    bucket=self.bucket, idempotency_key=key, request_hash=request, webhooks=hooks, line=self.line(None)
+                )
+                for key, request in single
+            ]
+        )
+        at = self.model.moment()
+        expected = [self.model.accept(asked, at) for asked in batch]
+        answers = self.do(submit.accept(self.conn, batch))
+        for (said, id_), answer in zip(expected, answers, strict=True):
+            if said == "conflict":
+                assert isinstance(answer, IdempotencyConflict)
+                continue
+            assert (must(answer).id, must(answer).replayed) == (id_, said == "replayed")
+            self.submissions += [] if said == "replayed" else [id_]
+
     @precondition(lambda self: self.submissions)
     @rule(n=pick)
     def submit_again(self, n: int) -> None:
@@ -324,21 +350,26 @@ class Machine(RuleBasedStateMachine):
     @rule(n=pick, limit=st.integers(1, 3))
     def claim(self, n: int, limit: int) -> None:
         session = self.session(n)
-        mine = self.model.sessions[session.id]
-        expected = [] if mine.is_open and mine.told_to_drain else self.model.claim(mine, limit)
+        expected = self.expected_leases(session, limit)
         wish = Claim(session=session, targets=(TARGET,), limit=limit)
         [answer] = self.do(lease.claim(self.conn, [wish], self.placement))
+        self.take_leases(session, expected, answer)
+
+    def expected_leases(self, session: SessionOf, limit: int) -> list[ExecutionId] | None:
+        mine = self.model.sessions[session.id]
+        return [] if mine.is_open and mine.told_to_drain else self.model.claim(mine, limit)
+
+    def take_leases(self, session: SessionOf, expected: list[ExecutionId] | None, answer: Any) -> None:
+        """They are the ones that the model hands out, in its order."""
         if expected is None:
             assert isinstance(answer, SessionClosed)
             return
-        if mine.told_to_drain:
+        if self.model.sessions[session.id].told_to_drain:
             assert isinstance(answer, SessionDraining)
             return
         leases = must(answer)
         assert [one.execution_id for one in leases] == expected
-        for one in leases:
-            assert one.attempt == self.model.executions[one.execution_id].attempt
-            self.fences.append(Fence(one.execution_id, one.attempt))
+        self.fences += [Fence(one.execution_id, one.attempt) for one in leases]
 
     @rule(n=pick, names=st.lists(pick, max_size=4))
     def heartbeat(self, n: int, names: list[int]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.property.crashes import Crashes
+from tests.property.together import Together
 
 
-class Whole(Crashes):
+class Whole(Together):
     """What is run."""
