@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from controlplane.domain.breaker import FAILURES_MAX
 from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState
 from controlplane.domain.execution import CRASHES_MAX, Accepted, Status, Submission
 from controlplane.domain.ids import BUCKETS_MAX, ExecutionId, SessionId, bucket_of
@@ -82,6 +83,7 @@ select execution_id, state, attempt, charged,
 from deliveries
 where bucket = $1
 """
+HOSTS = "select failures, windows from breakers where bucket = $1"
 KEYS = """
 select key, execution_id, floor(extract(epoch from expires_at - $2) / 1000)::int * 1000 as expires
 from idempotency_keys
@@ -106,7 +108,7 @@ OUTCOMES = "select id, status, attempt, failures, xmin::text, finished_at from o
 # A bucket that an earlier example used is emptied; there are more examples than buckets only in long runs.
 TABLES = """
 queue executions outcomes events logs memory memory_items nodes sessions webhooks deliveries idempotency_keys
-steps signals ended_parents limits pauses approvals
+steps signals ended_parents limits pauses approvals delivery_attempts breakers
 """
 
 SENT = Attempt(
@@ -119,6 +121,13 @@ SENT = Attempt(
     final=False,
 )
 FAILED = replace(SENT, outcome=AttemptOutcome.FAILED, http_status=500)
+ANSWERS: Mapping[str, Attempt] = {
+    "taken": SENT,
+    "fails": FAILED,
+    "is gone": replace(FAILED, http_status=410, final=True),
+    "asks for time": replace(FAILED, http_status=503, retry_after_seconds=5_000.0),
+    "hangs": replace(FAILED, http_status=None, error="timeout: no answer"),
+}
 pick = st.integers(0, 7)
 keys = st.sampled_from(["a", "b"])
 NO_TIMES: Mapping[str, float] = {}
@@ -160,6 +169,7 @@ class Machine(RuleBasedStateMachine):
         "attempts": ATTEMPTS,
         "sessions": SESSIONS,
         "deliveries": DELIVERIES,
+        "hosts": HOSTS,
         "keys": KEYS,
         "memory": MEMORY,
         "broken": BROKEN,
@@ -710,9 +720,9 @@ class Machine(RuleBasedStateMachine):
     # deliver
 
     @precondition(lambda self: self.model.due())
-    @rule(end=st.sampled_from(["delivered", "pending", "dead", "crash"]))
-    def deliver(self, end: str) -> None:
-        """Claim what is due and send it: well, badly, or dying in the middle."""
+    @rule(said=st.sampled_from([*ANSWERS, "nothing"]))
+    def deliver(self, said: str) -> None:
+        """Claim what is due and send it; the receiver answers like this, or the dispatcher dies before it knows."""
         expected = self.model.claim_due()
         claimed = self.do(
             deliver.claim_due(
@@ -727,18 +737,28 @@ class Machine(RuleBasedStateMachine):
         )
         assert {one.execution_id for one in claimed.due} == expected
         for one in claimed.due:
-            sent = Sent(
-                due=one,
-                attempt=SENT
-                if end in ("delivered", "crash")
-                else replace(SENT, outcome=AttemptOutcome.FAILED, http_status=500),
-                state=DeliveryState.DELIVERED if end == "crash" else DeliveryState(end),
-                wait_seconds=tiny.DELIVERY_WAIT_SECONDS,
-            )
-            if end == "crash":
-                self.sent.append(sent)
-            else:
-                self.settle(sent)
+            if said == "nothing":
+                self.sent.append(self.answered_with(one, "taken"))
+            else:  # hosts that are left alone for seconds are not for a clock that moves by hours
+                patient = self.model.host_failures < FAILURES_MAX - 1
+                self.settle(self.answered_with(one, said if patient else "fails"))
+
+    @rule(said=st.sampled_from([*ANSWERS, "nothing"]), seconds=st.sampled_from([0, *tiny.MOVES]))
+    def end_and_tell(self, said: str, seconds: int) -> None:
+        """Most of what can go wrong with telling needs an end, and some time."""
+        self.begin_work(webhooks=True, retries=0)
+        self.report(0, Verdict.SUCCEEDED, retryable=False)
+        self.deliver(said)
+        self.time_passes(seconds)
+        self.reclaim()
+        self.deliver("taken")
+
+    def answered_with(self, due: Due, said: str) -> Sent:
+        """What follows from this answer is the dispatcher's to say; here it is said in its place."""
+        attempt = ANSWERS[said]
+        dead = attempt.final or due.charged + 1 >= due.attempts_max
+        state = DeliveryState.DELIVERED if said == "taken" else DeliveryState.DEAD if dead else DeliveryState.PENDING
+        return Sent(due=due, attempt=attempt, state=state, wait_seconds=tiny.DELIVERY_WAIT_SECONDS)
 
     @precondition(lambda self: self.sent)
     @rule(n=pick)
@@ -747,7 +767,9 @@ class Machine(RuleBasedStateMachine):
         self.settle(self.same(lambda: self.sent.pop(n % len(self.sent))))
 
     def settle(self, sent: Sent) -> None:
-        counts = self.model.settle(ExecutionId(sent.due.execution_id), sent.due.attempt, sent.state.value)
+        failing, held = sent.attempt.http_status in (None, 503), sent.attempt.retry_after_seconds is not None
+        id_ = ExecutionId(sent.due.execution_id)
+        counts = self.model.settle(id_, sent.due.attempt, sent.state.value, failing=failing, held=held)
         first = self.do(deliver.settle(self.conn, [sent]))
         again = self.do(deliver.settle(self.conn, [sent]))
         assert isinstance(first[0], LeaseLost) != counts
@@ -826,6 +848,7 @@ class Machine(RuleBasedStateMachine):
             for id_, one in self.model.deliveries.items()
         }
         assert len(rows) == len(self.model.deliveries)
+        assert self.look("hosts") in ([], [(self.model.host_failures, 0)])
         told = {one.id for one in self.model.executions.values() if one.outcome is not None and one.asked.webhooks}
         assert {row[0] for row in rows} == told
 

@@ -26,6 +26,7 @@ SILENT_SECONDS = 3_000
 UNANSWERED_SECONDS = 3_000
 FULL_SECONDS = 5_000
 APPROVAL_SECONDS = 9_000
+HELD_SECONDS = 3_600
 SLOTS = 2
 # Moves of the clock: no sum of them is one of the spans above, so the seconds that a test really takes do not matter.
 MOVES = (4_000, 11_000)
@@ -198,6 +199,8 @@ class Model:
     keys: dict[str, Key] = field(default_factory=dict)
     limits: dict[str, Limit] = field(default_factory=dict)
     paused: set[str] = field(default_factory=set)
+    host_failures: int = 0
+    host_held: int = 0
 
     # submit
 
@@ -754,6 +757,8 @@ class Model:
     # deliver
 
     def due(self) -> dict[ExecutionId, Delivery]:
+        if self.host_held > self.now:
+            return {}
         return {id_: one for id_, one in self.deliveries.items() if one.state == "pending" and one.due <= self.now}
 
     def claim_due(self) -> set[ExecutionId]:
@@ -763,12 +768,14 @@ class Model:
             one.attempt += 1
         return set(due)
 
-    def settle(self, id_: ExecutionId, attempt: int, state: str) -> bool:
+    def settle(self, id_: ExecutionId, attempt: int, state: str, *, failing: bool, held: bool) -> bool:
         one = self.deliveries[id_]
         if one.state != "leased" or one.attempt != attempt:
             return False
         one.state, one.lease_until = state, None
         one.charged += 1
+        self.host_failures = self.host_failures + 1 if failing else 0
+        self.host_held = max(self.host_held, self.now + HELD_SECONDS) if held else self.host_held
         if state == "pending":
             one.due = self.now + DELIVERY_WAIT_SECONDS
         return True
