@@ -21,7 +21,7 @@ FRAGILE = """
 submit submit_some submit_again open_session claim heartbeat join join_again revive refuse accept_call withdraw
 call_back begin_wait end_wait pause report report_twice put append append_again cancel close_expired sweep promote
 force_cancel leave deliver settle_late reclaim retry_delivery write_steps call suspend signal wake_due fan_in time_out
-ask_people decide nobody_decides
+ask_people decide nobody_decides plan
 """
 AT_WORK = """
 heartbeat report report_twice put append write_steps call suspend begin_wait cancel leave pause submit_again signal
@@ -122,6 +122,7 @@ class Crashes(Seen):
             self.steps_are_kept()
             self.signals_are_kept()
             self.what_was_asked_is_kept()
+            self.what_was_planned_is_told()
         except AssertionError:
             return False
         finally:

@@ -109,6 +109,7 @@ OUTCOMES = "select id, status, attempt, failures, xmin::text, finished_at from o
 TABLES = """
 queue executions outcomes events logs memory memory_items nodes sessions webhooks deliveries idempotency_keys
 steps signals ended_parents limits pauses approvals delivery_attempts breakers
+schedules schedule_ticks
 """
 
 SENT = Attempt(

@@ -27,6 +27,7 @@ UNANSWERED_SECONDS = 3_000
 FULL_SECONDS = 5_000
 APPROVAL_SECONDS = 9_000
 HELD_SECONDS = 3_600
+INTERVAL_SECONDS = 6_000
 SLOTS = 2
 # Moves of the clock: no sum of them is one of the spans above, so the seconds that a test really takes do not matter.
 MOVES = (4_000, 11_000)
@@ -188,6 +189,18 @@ class Limit:
 
 
 @dataclass(slots=True)
+class Planned:
+    """A schedule: when it is next, and what became of each tick that has been."""
+
+    next: int
+    ticks: dict[int, tuple[str, ExecutionId | None]] = field(default_factory=dict)
+
+    @property
+    def waiting(self) -> list[int]:
+        return [planned for planned, (outcome, _) in self.ticks.items() if outcome == "waiting"]
+
+
+@dataclass(slots=True)
 class Model:
     now: int = 0
     happened: int = 0
@@ -199,6 +212,7 @@ class Model:
     keys: dict[str, Key] = field(default_factory=dict)
     limits: dict[str, Limit] = field(default_factory=dict)
     paused: set[str] = field(default_factory=set)
+    schedules: dict[str, Planned] = field(default_factory=dict)
     host_failures: int = 0
     host_held: int = 0
 
@@ -429,6 +443,38 @@ class Model:
                 if asked.status == "pending" and asked.expires < self.now and one.cancelling is None:
                     asked.status = "expired"
                     self.end_wait(Fence(one.id, asked.attempt), "approval")
+
+    # schedules
+
+    def plan(self, name: str) -> bool:
+        new = name not in self.schedules
+        if new:
+            self.schedules[name] = Planned(self.now + INTERVAL_SECONDS)
+        return new
+
+    def runs(self, one: Planned) -> list[Execution]:
+        mine = [self.executions[id_] for _, id_ in one.ticks.values() if id_ is not None]
+        return [execution for execution in mine if execution.outcome is None]
+
+    def fire(self) -> set[tuple[str, int]]:
+        """Which tick of which schedule is to be submitted; the others wait."""
+        begin = set()
+        for name, one in self.schedules.items():
+            if one.next > self.now:
+                continue
+            if not self.runs(one) and not one.waiting:
+                begin.add((name, one.next))
+            while one.next <= self.now:
+                one.ticks[one.next] = ("waiting", None)
+                one.next += INTERVAL_SECONDS
+        return begin
+
+    def advance(self) -> set[tuple[str, int]]:
+        return {(name, min(one.waiting)) for name, one in self.schedules.items() if one.waiting and not self.runs(one)}
+
+    def begin(self, name: str, planned: int, asked: Submission, at: Moment) -> None:
+        self.schedules[name].ticks[planned] = ("submitted", asked.id)
+        self.accept(asked, at)
 
     # steps, signals and waits without a lease
 

@@ -95,7 +95,8 @@ class People(Control):
         self.time_passes(seconds)
         if seconds:
             self.nobody_decides()
-        self.decide(0, question, decision)
+        if self.model.approvals():
+            self.decide(0, question, decision)
         self.ask_as(self.fence(0), question)
 
     @invariant()

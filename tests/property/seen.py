@@ -15,13 +15,13 @@ from controlplane.reads import deliveries, events, executions, memory
 from controlplane.reads.executions import Filter
 from tests.make import NAMESPACE
 from tests.property import model as tiny
-from tests.property.people import People
+from tests.property.schedules import Schedules
 
 RESULT = b'{"ok": true}'
 PAGE_MAX = 500
 
 
-class Seen(People):
+class Seen(Schedules):
     @invariant()
     def the_list_shows_it(self) -> None:
         """GET /executions: all that were ever accepted, the newest first, each as it stands."""

@@ -11,8 +11,8 @@ from hypothesis.stateful import precondition, rule
 
 from controlplane.domain.lease import Claim, Verdict
 from controlplane.postgres.pool import Connection
-from controlplane.stages import approve, cancel, deliver, expire, lease, suspend
-from tests.make import BLOCKED, TARGET, make_id, move_clock, report
+from controlplane.stages import approve, cancel, deliver, expire, lease, schedule, suspend
+from tests.make import BLOCKED, NAMESPACE, TARGET, make_id, move_clock, report
 from tests.property import model as tiny
 from tests.property.crashes import Crashes
 from tests.property.faults import connect
@@ -80,6 +80,18 @@ class Together(Crashes):
         answers = self.at_once(*(lambda conn, wish=wish: lease.claim(conn, [wish], self.placement) for wish in wishes))
         for session, leases, [answer] in zip(sessions, expected, answers, strict=True):
             self.take_leases(session, leases, answer)
+
+    @precondition(lambda self: self.model.schedules)
+    @rule(seconds=st.sampled_from(tiny.MOVES))
+    def two_schedulers(self, seconds: int) -> None:
+        """What is due is submitted by one of them."""
+        self.time_passes(seconds)
+        served = self.served()
+        serves = {(NAMESPACE, TARGET): served}
+        fired = self.at_once(
+            *[lambda conn: schedule.fire(conn, self.bucket, serves=serves, make_id=make_id) for _ in range(2)]
+        )
+        self.take_over(list(fired), self.model.fire(), served)
 
     @precondition(lambda self: self.fences)
     @rule(n=pick, name=ticks, verdict=verdicts)
