@@ -40,8 +40,8 @@ unit: $(INSTALLED) ## Tests that need no database
 integration: $(INSTALLED) ## Tests on a real PostgreSQL
 	@$(PYTEST) -n 2 --dist loadfile tests/integration tests/migrations
 
-property: $(INSTALLED) ## The stages beside a small model, long form
-	@HYPOTHESIS_PROFILE=long $(PYTEST) --timeout 7200 tests/property
+property: $(INSTALLED) ## The stages beside a small model, long form (ARGS="--seed 1 --minutes 60")
+	@$(BIN)/python -m tests.property $(ARGS)
 
 fuzz: $(INSTALLED) ## Schemathesis against the OpenAPI document, long form (ARGS="--seed 1")
 	@$(BIN)/python -m tests.fuzz $(ARGS)

@@ -1,4 +1,4 @@
-"""Before pytest's own last line: how much of CI's time each suite took, and which tests raced.
+"""What tests have to say, before pytest's own last line: figures, seconds of CI's time, and which of them raced.
 
 CI runs a test that failed once more (`--reruns 1`): among ten thousand on two cores one may lose a race of its own.
 Such a test is named, to be repaired; more than a few of them are no accident, and fail the run.
@@ -29,6 +29,7 @@ RACES_MAX = 3
 
 _raced: dict[str, str] = {}
 _spent: Counter[str] = Counter()
+_said: list[str] = []
 _began = time.monotonic()
 
 
@@ -37,6 +38,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _spent[suite] += report.duration
     if report.outcome == "rerun":  # type: ignore[comparison-overlap]  # the plugin's word
         _raced[report.nodeid] = report.longreprtext
+    if report.when == "call":
+        _said.extend(str(what) for name, what in report.user_properties if name == "said")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -47,6 +50,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not _spent or hasattr(terminalreporter.config, "workerinput"):
         return
+    for what in _said:
+        terminalreporter.section("said by a test")
+        terminalreporter.line(what)
     terminalreporter.section("seconds spent, of the share in minutes")
     for suite, seconds in sorted(_spent.items()):
         terminalreporter.line(f"{suite:<20} {seconds:8.1f} s of {SHARES.get(suite, 0):>3} min")

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from controlplane.domain.breaker import FAILURES_MAX
 from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState
 from controlplane.domain.execution import CRASHES_MAX, Accepted, Status, Submission
 from controlplane.domain.ids import BUCKETS_MAX, ExecutionId, SessionId, bucket_of
@@ -54,18 +55,40 @@ from controlplane.stages.deliver import Due, Sent
 from tests.make import NAMESPACE, TARGET, a_process, make_id, move_clock, must, report, submission, webhook
 from tests.property import model as tiny
 from tests.property.model import Model, Value
+from tests.property.tally import Tally, counted
 
 Answer = TypeVar("Answer")
 
+# Moments are seconds since the example began, in steps of a thousand: all moves of the clock are such, and what an
+# example really takes is less.
 QUEUE = """
 select id, state, attempt, failures, crashes, session_id, cancel_requested_at is not null as cancelling,
   sent_at is not null as sent, accepted_at is not null as accepted, pause_requested, waits_until,
-  line, limited
+  line, limited, floor(extract(epoch from available_at - $2) / 1000)::int * 1000 as available,
+  floor(extract(epoch from deadline_at - $2) / 1000)::int * 1000 as deadline
 from queue
 where bucket = $1
 """
-SESSIONS = "select id, closed_reason, draining, drain_requested_at is not null as told from sessions where bucket = $1"
-DELIVERIES = "select execution_id, state, attempt, charged from deliveries where bucket = $1"
+SESSIONS = """
+select id, closed_reason, draining, drain_requested_at is not null as told,
+  floor(extract(epoch from renewed_at - $2) / 1000)::int * 1000 as renewed,
+  floor(extract(epoch from expires_at - $2) / 1000)::int * 1000 as expires
+from sessions
+where bucket = $1
+"""
+DELIVERIES = """
+select execution_id, state, attempt, charged,
+  case when state = 'pending' then floor(extract(epoch from next_at - $2) / 1000)::int * 1000 end as due,
+  floor(extract(epoch from lease_until - $2) / 1000)::int * 1000 as leased
+from deliveries
+where bucket = $1
+"""
+HOSTS = "select failures, windows from breakers where bucket = $1"
+KEYS = """
+select key, execution_id, floor(extract(epoch from expires_at - $2) / 1000)::int * 1000 as expires
+from idempotency_keys
+where bucket = $1
+"""
 MEMORY = """
 select m.scope_id, m.key, m.version, m.value, m.length,
   array(
@@ -78,11 +101,15 @@ from memory m
 where m.bucket = $1
 """
 BROKEN = "\nunion all\n".join(f"select '{one.name}' as name, id from ({one.query}) {one.name}" for one in INVARIANTS)
+ATTEMPTS = (
+    "select id, attempt from queue where bucket = $1 union all select id, attempt from outcomes where bucket = $1"
+)
 OUTCOMES = "select id, status, attempt, failures, xmin::text, finished_at from outcomes where bucket = $1"
 # A bucket that an earlier example used is emptied; there are more examples than buckets only in long runs.
 TABLES = """
 queue executions outcomes events logs memory memory_items nodes sessions webhooks deliveries idempotency_keys
-steps signals ended_parents limits pauses
+steps signals ended_parents limits pauses approvals delivery_attempts breakers
+schedules schedule_ticks
 """
 
 SENT = Attempt(
@@ -95,6 +122,13 @@ SENT = Attempt(
     final=False,
 )
 FAILED = replace(SENT, outcome=AttemptOutcome.FAILED, http_status=500)
+ANSWERS: Mapping[str, Attempt] = {
+    "taken": SENT,
+    "fails": FAILED,
+    "is gone": replace(FAILED, http_status=410, final=True),
+    "asks for time": replace(FAILED, http_status=503, retry_after_seconds=5_000.0),
+    "hangs": replace(FAILED, http_status=None, error="timeout: no answer"),
+}
 pick = st.integers(0, 7)
 keys = st.sampled_from(["a", "b"])
 NO_TIMES: Mapping[str, float] = {}
@@ -129,11 +163,38 @@ class Machine(RuleBasedStateMachine):
     """`loop` and `conn` belong to the test; the machine runs one step after the other on them."""
 
     examples: ClassVar[itertools.count[int]] = itertools.count()
+    counted: ClassVar[dict[type, Any]] = {}
+    looks: ClassVar[Mapping[str, str]] = {
+        "queue": QUEUE,
+        "outcomes": OUTCOMES,
+        "attempts": ATTEMPTS,
+        "sessions": SESSIONS,
+        "deliveries": DELIVERIES,
+        "hosts": HOSTS,
+        "keys": KEYS,
+        "memory": MEMORY,
+        "broken": BROKEN,
+    }
 
-    def __init__(self, loop: AbstractEventLoop, conn: Connection) -> None:
+    @classmethod
+    def setup_state(cls) -> Any:
+        """Its rules, which are counted; made once, because an example must find the same rules as the one before."""
+        if cls not in cls.counted:
+            made = super().setup_state()
+            cls.counted[cls] = replace(made, rules=[counted(one) for one in made.rules])
+        return cls.counted[cls]
+
+    def __init__(self, loop: AbstractEventLoop, conn: Connection, dsn: str, tally: Tally) -> None:
         super().__init__()
         self.loop = loop
         self.conn = conn
+        self.dsn = dsn
+        self.tally = tally
+        tally.examples += 1
+        self.found: Mapping[str, list[Any]] | None = None
+        self.question = "select " + ",\n".join(
+            f"array(select {name} from ({query}) {name}) as {name}" for name, query in self.looks.items()
+        )
         self.model = Model()
         self.sessions: list[SessionOf] = []
         self.submissions: list[ExecutionId] = []
@@ -148,10 +209,20 @@ class Machine(RuleBasedStateMachine):
         self.do(self.begin(empty=number >= BUCKETS_MAX))
 
     def do(self, step: Coroutine[Any, Any, Answer]) -> Answer:
+        self.found = None
+        return self.read(step)
+
+    def read(self, step: Coroutine[Any, Any, Answer]) -> Answer:
+        """As `do`, of what changes nothing."""
         return self.loop.run_until_complete(step)
+
+    def same(self, said: Callable[[], Answer]) -> Answer:
+        """What is said; by who repeats something, what was said the first time: see `crashes.py`."""
+        return said()
 
     async def begin(self, *, empty: bool) -> None:
         await move_clock(self.conn, "0")
+        self.began = await self.conn.fetchval("select clock()")
         if empty:
             for table in TABLES.split():
                 await self.conn.execute(f"delete from {table} where bucket = $1", self.bucket)
@@ -179,16 +250,19 @@ class Machine(RuleBasedStateMachine):
         lock: str | None = None,
         times: Mapping[str, float] = NO_TIMES,
     ) -> None:
-        asked = submission(
-            bucket=self.bucket,
-            webhooks=(webhook(attempts_max=tiny.DELIVERY_ATTEMPTS_MAX),) if webhooks else (),
-            retry=RetryPolicy(retries_max=retries, delay_seconds=tiny.RETRY_SECONDS, factor=1.0, cap_seconds=1e6),
-            priority=priority,
-            idempotency_key=key,
-            request_hash=request,
-            concurrency_key=lock,
-            line=self.line(lock),
-            **times,
+        retry = RetryPolicy(retries_max=retries, delay_seconds=tiny.RETRY_SECONDS, factor=1.0, cap_seconds=1e6)
+        asked = self.same(
+            lambda: submission(
+                bucket=self.bucket,
+                webhooks=(webhook(attempts_max=tiny.DELIVERY_ATTEMPTS_MAX),) if webhooks else (),
+                retry=retry,
+                priority=priority,
+                idempotency_key=key,
+                request_hash=request,
+                concurrency_key=lock,
+                line=self.line(lock),
+                **times,
+            )
         )
         self.ask(asked)
 
@@ -210,6 +284,32 @@ class Machine(RuleBasedStateMachine):
         assert (answer.id, answer.replayed) == (id_, expected == "replayed")
         if not answer.replayed:
             self.submissions.append(id_)
+
+    @rule(
+        items=st.lists(st.tuples(st.one_of(st.none(), keys), st.sampled_from([b"x", b"y"])), min_size=2, max_size=4),
+        webhooks=st.booleans(),
+    )
+    def submit_some(self, items: list[tuple[str | None, bytes]], webhooks: bool) -> None:
+        """In one flush, in which no key is there twice (its lane sees to that); each is answered by itself."""
+        single = [(key, request) for n, (key, request) in enumerate(items) if key not in [one for one, _ in items[:n]]]
+        hooks = (webhook(attempts_max=tiny.DELIVERY_ATTEMPTS_MAX),) if webhooks else ()
+        batch = self.same(
+            lambda: [
+                submission(
+                    bucket=self.bucket, idempotency_key=key, request_hash=request, webhooks=hooks, line=self.line(None)
+                )
+                for key, request in single
+            ]
+        )
+        at = self.model.moment()
+        expected = [self.model.accept(asked, at) for asked in batch]
+        answers = self.do(submit.accept(self.conn, batch))
+        for (said, id_), answer in zip(expected, answers, strict=True):
+            if said == "conflict":
+                assert isinstance(answer, IdempotencyConflict)
+                continue
+            assert (must(answer).id, must(answer).replayed) == (id_, said == "replayed")
+            self.submissions += [] if said == "replayed" else [id_]
 
     @precondition(lambda self: self.submissions)
     @rule(n=pick)
@@ -241,10 +341,12 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def open_session(self) -> None:
+        id_, now = SessionId(make_id(self.bucket)), self.model.now
+        self.model.open_session(tiny.Session(id_, now, now + tiny.LEASE_SECONDS))
         session = self.do(
             register.open_session(
                 self.conn,
-                SessionId(make_id(self.bucket)),
+                id_,
                 namespace=NAMESPACE,
                 node_id="n",
                 node_bucket=self.bucket,
@@ -255,27 +357,30 @@ class Machine(RuleBasedStateMachine):
             )
         )
         self.sessions.append(session)
-        now = self.model.now
-        self.model.open_session(tiny.Session(session.id, now, now + tiny.LEASE_SECONDS))
 
     @rule(n=pick, limit=st.integers(1, 3))
     def claim(self, n: int, limit: int) -> None:
         session = self.session(n)
-        mine = self.model.sessions[session.id]
-        expected = [] if mine.is_open and mine.told_to_drain else self.model.claim(mine, limit)
+        expected = self.expected_leases(session, limit)
         wish = Claim(session=session, targets=(TARGET,), limit=limit)
         [answer] = self.do(lease.claim(self.conn, [wish], self.placement))
+        self.take_leases(session, expected, answer)
+
+    def expected_leases(self, session: SessionOf, limit: int) -> list[ExecutionId] | None:
+        mine = self.model.sessions[session.id]
+        return [] if mine.is_open and mine.told_to_drain else self.model.claim(mine, limit)
+
+    def take_leases(self, session: SessionOf, expected: list[ExecutionId] | None, answer: Any) -> None:
+        """They are the ones that the model hands out, in its order."""
         if expected is None:
             assert isinstance(answer, SessionClosed)
             return
-        if mine.told_to_drain:
+        if self.model.sessions[session.id].told_to_drain:
             assert isinstance(answer, SessionDraining)
             return
         leases = must(answer)
         assert [one.execution_id for one in leases] == expected
-        for one in leases:
-            assert one.attempt == self.model.executions[one.execution_id].attempt
-            self.fences.append(Fence(one.execution_id, one.attempt))
+        self.fences += [Fence(one.execution_id, one.attempt) for one in leases]
 
     @rule(n=pick, names=st.lists(pick, max_size=4))
     def heartbeat(self, n: int, names: list[int]) -> None:
@@ -303,12 +408,12 @@ class Machine(RuleBasedStateMachine):
 
     def called(self, n: int) -> SessionOf:
         """A process that is called, the living first."""
-        return choose([one for one in self.sessions if one.called], n, first=self.is_alive)
+        return self.same(lambda: choose([one for one in self.sessions if one.called], n, first=self.is_alive))
 
     @rule(address=st.sampled_from(["http://a", "http://b"]))
     def join(self, address: str) -> None:
         """A new process, in the place of the one that was there."""
-        self.register(address, f"i{len(self.sessions)}")
+        self.register(address, self.same(lambda: f"i{len(self.model.sessions)}"))
 
     @precondition(lambda self: any(one.called for one in self.sessions))
     @rule(n=pick)
@@ -327,7 +432,7 @@ class Machine(RuleBasedStateMachine):
         node = register.Node(namespace=NAMESPACE, id="n", transport="push", version="1", base_url=address)
         session = self.do(register.join(self.conn, node, process, new.id))
         assert session.id == expected.id
-        if expected is new:
+        if session.id not in {one.id for one in self.sessions}:
             self.sessions.append(session)
 
     @precondition(lambda self: any(one.called for one in self.sessions))
@@ -341,7 +446,7 @@ class Machine(RuleBasedStateMachine):
         session = self.do(register.revive(self.conn, self.bucket, **where))
         assert session is not None
         assert session.id == expected.id
-        if expected is new:
+        if session.id not in {one.id for one in self.sessions}:
             self.sessions.append(session)
 
     @rule()
@@ -518,18 +623,16 @@ class Machine(RuleBasedStateMachine):
         fence = self.fence(n)
         place = self.place(fence, key)
         value = self.model.memory.get((place.scope_id, key))
-        length = len(value.items) + off if value and value.is_list else abs(off)
+        length = self.same(lambda: len(value.items) + off if value and value.is_list else abs(off))
         self.append_at(fence, key, (b"%d" % number,) * size, max(length, 0))
 
     @precondition(lambda self: any(value.appended for value in self.model.memory.values()))
     @rule(n=pick)
     def append_again(self, n: int) -> None:
         """The repeat of an append whose answer was lost."""
-        grown = [(key, value) for key, value in self.model.memory.items() if value.appended]
-        (_, key), value = grown[n % len(grown)]
-        assert value.appended is not None
-        expected, items = value.appended
-        self.append_at(value.writer, key, items, expected)
+        grown = [(value.writer, key, value.appended) for (_, key), value in self.model.memory.items() if value.appended]
+        writer, key, (expected, items) = self.same(lambda: grown[n % len(grown)])
+        self.append_at(writer, key, items, expected)
 
     def append_at(self, fence: Fence, key: str, items: tuple[bytes, ...], expected_length: int) -> None:
         place = self.place(fence, key)
@@ -618,9 +721,9 @@ class Machine(RuleBasedStateMachine):
     # deliver
 
     @precondition(lambda self: self.model.due())
-    @rule(end=st.sampled_from(["delivered", "pending", "dead", "crash"]))
-    def deliver(self, end: str) -> None:
-        """Claim what is due and send it: well, badly, or dying in the middle."""
+    @rule(said=st.sampled_from([*ANSWERS, "nothing"]))
+    def deliver(self, said: str) -> None:
+        """Claim what is due and send it; the receiver answers like this, or the dispatcher dies before it knows."""
         expected = self.model.claim_due()
         claimed = self.do(
             deliver.claim_due(
@@ -635,27 +738,39 @@ class Machine(RuleBasedStateMachine):
         )
         assert {one.execution_id for one in claimed.due} == expected
         for one in claimed.due:
-            sent = Sent(
-                due=one,
-                attempt=SENT
-                if end in ("delivered", "crash")
-                else replace(SENT, outcome=AttemptOutcome.FAILED, http_status=500),
-                state=DeliveryState.DELIVERED if end == "crash" else DeliveryState(end),
-                wait_seconds=tiny.DELIVERY_WAIT_SECONDS,
-            )
-            if end == "crash":
-                self.sent.append(sent)
-            else:
-                self.settle(sent)
+            if said == "nothing":
+                self.sent.append(self.answered_with(one, "taken"))
+            else:  # hosts that are left alone for seconds are not for a clock that moves by hours
+                patient = self.model.host_failures < FAILURES_MAX - 1
+                self.settle(self.answered_with(one, said if patient else "fails"))
+
+    @rule(said=st.sampled_from([*ANSWERS, "nothing"]), seconds=st.sampled_from([0, *tiny.MOVES]))
+    def end_and_tell(self, said: str, seconds: int) -> None:
+        """Most of what can go wrong with telling needs an end, and some time."""
+        self.begin_work(webhooks=True, retries=0)
+        self.report(0, Verdict.SUCCEEDED, retryable=False)
+        self.deliver(said)
+        self.time_passes(seconds)
+        self.reclaim()
+        self.deliver("taken")
+
+    def answered_with(self, due: Due, said: str) -> Sent:
+        """What follows from this answer is the dispatcher's to say; here it is said in its place."""
+        attempt = ANSWERS[said]
+        dead = attempt.final or due.charged + 1 >= due.attempts_max
+        state = DeliveryState.DELIVERED if said == "taken" else DeliveryState.DEAD if dead else DeliveryState.PENDING
+        return Sent(due=due, attempt=attempt, state=state, wait_seconds=tiny.DELIVERY_WAIT_SECONDS)
 
     @precondition(lambda self: self.sent)
     @rule(n=pick)
     def settle_late(self, n: int) -> None:
         """A dispatcher that was believed dead comes back."""
-        self.settle(self.sent.pop(n % len(self.sent)))
+        self.settle(self.same(lambda: self.sent.pop(n % len(self.sent))))
 
     def settle(self, sent: Sent) -> None:
-        counts = self.model.settle(ExecutionId(sent.due.execution_id), sent.due.attempt, sent.state.value)
+        failing, held = sent.attempt.http_status in (None, 503), sent.attempt.retry_after_seconds is not None
+        id_ = ExecutionId(sent.due.execution_id)
+        counts = self.model.settle(id_, sent.due.attempt, sent.state.value, failing=failing, held=held)
         first = self.do(deliver.settle(self.conn, [sent]))
         again = self.do(deliver.settle(self.conn, [sent]))
         assert isinstance(first[0], LeaseLost) != counts
@@ -670,7 +785,7 @@ class Machine(RuleBasedStateMachine):
     @rule(n=pick)
     def retry_delivery(self, n: int) -> None:
         ids = list(self.model.deliveries)
-        id_ = ids[n % len(ids)]
+        id_ = self.same(lambda: ids[n % len(ids)])
         self.model.retry_delivery(id_)
         found = "select id from deliveries where bucket = $1 and execution_id = $2"
         delivery = self.do(self.conn.fetchval(found, self.bucket, id_))
@@ -681,85 +796,98 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def every_promise_is_kept(self) -> None:
         """Those that a query can ask for, of whatever is in the database."""
-        rows = self.do(self.conn.fetch(BROKEN, self.bucket))
-        assert not rows, [tuple(row) for row in rows]
+        assert not self.look("broken")
 
     @invariant()
     def every_execution_is_in_one_place(self) -> None:
         """Nothing submitted is missing, nothing is in two places, and it stands as the model has it."""
-        waiting = {row["id"]: row for row in self.do(self.conn.fetch(QUEUE, self.bucket))}
-        ended = {row["id"]: row for row in self.do(self.conn.fetch(OUTCOMES, self.bucket))}
-        assert not waiting.keys() & ended.keys()
-        assert waiting.keys() | ended.keys() == self.model.executions.keys()
-        for id_, one in self.model.executions.items():
-            if one.outcome is not None:
-                assert tuple(ended[id_])[1:4] == (one.outcome.status, one.outcome.attempt, one.outcome.failures)
-            else:
-                assert tuple(waiting[id_])[1:] == (
-                    one.state, one.attempt, one.failures, one.crashes, one.session, one.cancelling is not None,
-                    one.sent is not None, one.accepted, one.pausing, one.waits_until,
-                    one.line, one.limited,
-                )  # fmt: skip
-            attempt = (waiting.get(id_) or ended[id_])["attempt"]
-            assert attempt >= self.attempts.get(id_, 0), "an attempt number went back"
-            self.attempts[id_] = attempt
-        self.what_has_ended_stays({id_: tuple(row) for id_, row in ended.items()})
-
-    @invariant()
-    def every_process_is_known(self) -> None:
-        """It is open, drains or was closed for the reason that the model has, and never holds more than its slots."""
-        rows = {row["id"]: row for row in self.do(self.conn.fetch(SESSIONS, self.bucket))}
-        assert {id_: (row["closed_reason"], row["draining"], row["told"]) for id_, row in rows.items()} == {
-            one.id: (one.closed, one.draining, one.told_to_drain) for one in self.model.sessions.values()
+        assert {id_: row for id_, *row in self.look("queue")} == {
+            one.id: [
+                one.state, one.attempt, one.failures, one.crashes, one.session, one.cancelling is not None,
+                one.sent is not None, one.accepted, one.pausing, one.waits_until,
+                one.line, one.limited, one.available[0], None if one.deadline is None else int(one.deadline),
+            ]
+            for one in self.model.unfinished()
+        }  # fmt: skip
+        assert {row[0]: row[1:4] for row in self.look("outcomes")} == {
+            id_: (one.outcome.status, one.outcome.attempt, one.outcome.failures)
+            for id_, one in self.model.executions.items()
+            if one.outcome is not None
         }
 
-    def what_has_ended_stays(self, now: dict[ExecutionId, tuple[Any, ...]]) -> None:
-        """A final state never moves: not even the row is touched."""
+    @invariant()
+    def nothing_goes_back(self) -> None:
+        """Attempts are counted up, and a final state never moves: not even the row is touched."""
+        for id_, attempt in self.look("attempts"):
+            assert attempt >= self.attempts.get(id_, 0), "an attempt number went back"
+            self.attempts[id_] = attempt
+        now = {row[0]: row for row in self.look("outcomes")}
         assert {id_: now.get(id_) for id_ in self.finals} == self.finals
         self.finals = now
 
     @invariant()
+    def every_process_is_known(self) -> None:
+        """It is open, drains or was closed for the reason that the model has, and never holds more than its slots."""
+        assert {row[0]: row[1:] for row in self.look("sessions")} == {
+            one.id: (one.closed, one.draining, one.told_to_drain, one.renewed, one.expires)
+            for one in self.model.sessions.values()
+        }
+
+    @invariant()
+    def every_key_is_kept(self) -> None:
+        """Whoever repeats a key is answered with what it was used for."""
+        assert {row[0]: row[1:] for row in self.look("keys")} == {
+            key: (used.id, used.expires // 1_000 * 1_000) for key, used in self.model.keys.items()
+        }
+
+    @invariant()
     def whoever_asked_is_told_once(self) -> None:
         """A finished execution with a webhook has exactly one delivery, the others have none."""
-        if not any(one.asked.webhooks for one in self.model.executions.values()):
-            return
-        rows = [tuple(row) for row in self.do(self.conn.fetch(DELIVERIES, self.bucket))]
-        expected = [(id_, one.state, one.attempt, one.charged) for id_, one in self.model.deliveries.items()]
-        assert sorted(rows) == sorted(expected)
+        rows = self.look("deliveries")
+        assert {row[0]: row[1:] for row in rows} == {
+            id_: (one.state, one.attempt, one.charged, one.due if one.state == "pending" else None, one.lease_until)
+            for id_, one in self.model.deliveries.items()
+        }
+        assert len(rows) == len(self.model.deliveries)
+        assert self.look("hosts") in ([], [(self.model.host_failures, 0)])
         told = {one.id for one in self.model.executions.values() if one.outcome is not None and one.asked.webhooks}
         assert {row[0] for row in rows} == told
 
     @invariant()
     def memory_is_kept(self) -> None:
         """What any attempt wrote is there for the next one, with its version and its length."""
-        if not self.model.memory:
-            return
         found = {}
-        for row in self.do(self.conn.fetch(MEMORY, self.bucket)):
-            raw = assemble(row["value"], row["items"])
-            found[row["scope_id"], row["key"]] = (row["version"], row["length"], raw)
+        for scope_id, key, version, value, length, items in self.look("memory"):
+            found[scope_id, key] = (version, length, assemble(value, items))
         assert found == {
             key: (
                 value.version,
                 len(value.items) if value.is_list else None,
-                b"[" + b",".join(value.items) + b"]" if value.is_list else value.items[0],
+                value.raw,
             )
             for key, value in self.model.memory.items()
         }
+
+    def look(self, name: str) -> list[Any]:
+        """What the database holds, asked for all at once and once after each step; moments as the model counts them."""
+        if self.found is None:
+            self.found = self.read(self.conn.fetchrow(self.question, self.bucket, self.began))
+        return self.found[name]
 
     # who is meant
 
     def session(self, n: int) -> SessionOf:
         """One of the living, if there are any and `n` does not insist."""
-        return choose(self.sessions, n, first=self.is_alive)
+        return self.same(lambda: choose(self.sessions, n, first=self.is_alive))
 
     def execution(self, n: int) -> tiny.Execution:
-        id_ = choose(self.submissions, n, first=lambda one: self.model.executions[one].outcome is None)
+        unfinished = {one.id for one in self.model.unfinished()}
+        id_ = self.same(lambda: choose(self.submissions, n, first=lambda one: one in unfinished))
         return self.model.executions[id_]
 
     def fence(self, n: int) -> Fence:
         """One that holds its lease, or one that did once."""
-        return choose(self.fences, n, first=self.model.holds)
+        return self.same(lambda: choose(self.fences, n, first=self.model.holds))
 
     def is_alive(self, session: SessionOf) -> bool:
         one = self.model.sessions[session.id]

@@ -25,6 +25,9 @@ DRAIN_SECONDS = 3_000
 SILENT_SECONDS = 3_000
 UNANSWERED_SECONDS = 3_000
 FULL_SECONDS = 5_000
+APPROVAL_SECONDS = 9_000
+HELD_SECONDS = 3_600
+INTERVAL_SECONDS = 6_000
 SLOTS = 2
 # Moves of the clock: no sum of them is one of the spans above, so the seconds that a test really takes do not matter.
 MOVES = (4_000, 11_000)
@@ -88,6 +91,17 @@ class Signal:
 
 
 @dataclass(slots=True)
+class Approval:
+    """What people were asked by an attempt, and what they have said."""
+
+    question: str
+    attempt: int
+    asked: Moment
+    expires: int
+    status: str = "pending"
+
+
+@dataclass(slots=True)
 class Execution:
     asked: Submission
     state: str = "ready"
@@ -107,6 +121,8 @@ class Execution:
     given_back: dict[tuple[int, Verdict], str] = field(default_factory=dict)
     steps: dict[str, Step] = field(default_factory=dict)
     signals: list[Signal] = field(default_factory=list)
+    approvals: dict[str, Approval] = field(default_factory=dict)
+    reason: str | None = None
     waits_until: str | None = None
     line: str | None = None
     limited: bool = False
@@ -150,6 +166,11 @@ class Value:
     put: int = 0
     appended: tuple[int, tuple[bytes, ...]] | None = None
 
+    @property
+    def raw(self) -> bytes:
+        """As it is read: JSON."""
+        return b"[" + b",".join(self.items) + b"]" if self.is_list else self.items[0]
+
 
 @dataclass(slots=True)
 class Key:
@@ -168,6 +189,18 @@ class Limit:
 
 
 @dataclass(slots=True)
+class Planned:
+    """A schedule: when it is next, and what became of each tick that has been."""
+
+    next: int
+    ticks: dict[int, tuple[str, ExecutionId | None]] = field(default_factory=dict)
+
+    @property
+    def waiting(self) -> list[int]:
+        return [planned for planned, (outcome, _) in self.ticks.items() if outcome == "waiting"]
+
+
+@dataclass(slots=True)
 class Model:
     now: int = 0
     happened: int = 0
@@ -179,10 +212,13 @@ class Model:
     keys: dict[str, Key] = field(default_factory=dict)
     limits: dict[str, Limit] = field(default_factory=dict)
     paused: set[str] = field(default_factory=set)
+    schedules: dict[str, Planned] = field(default_factory=dict)
+    host_failures: int = 0
+    host_held: int = 0
 
     # submit
 
-    def accept(self, asked: Submission) -> tuple[str, ExecutionId]:
+    def accept(self, asked: Submission, at: Moment | None = None) -> tuple[str, ExecutionId]:
         """`accepted`, `replayed`, `conflict`, `lease_lost` or `invalid`, and which execution it is."""
         if asked.id in self.executions:
             return "accepted", asked.id
@@ -194,7 +230,7 @@ class Model:
             if key is not None and key.expires > self.now:
                 return ("replayed" if key.request_hash == asked.request_hash else "conflict"), key.id
             self.keys[asked.idempotency_key] = Key(asked.id, asked.request_hash, self.now + KEY_SECONDS)
-        at = self.moment()
+        at = at or self.moment()
         if parent is not None and asked.step is not None:
             step = parent.steps.get(asked.step)
             again = step is not None and step.status == "failed" and step.attempt < parent.attempt
@@ -317,19 +353,19 @@ class Model:
 
     # wait and pause
 
-    def begin_wait(self, fence: Fence) -> bool:
+    def begin_wait(self, fence: Fence, reason: str = "anything") -> bool:
         one = self.executions[fence.execution_id]
         if not self.holds(fence) or one.state != "leased" or one.cancelling is not None or one.withdrawing:
             return False
-        one.state, one.accepted = "waiting", one.sent is not None
+        one.state, one.reason, one.accepted = "waiting", reason, one.sent is not None
         until = one.deadline if one.asked.heartbeat_seconds is None else one.attempt_deadline
         one.remaining = None if until is None else until - self.now
         one.deadline, one.attempt_deadline = one.total_deadline, None
         return True
 
-    def end_wait(self, fence: Fence) -> bool:
+    def end_wait(self, fence: Fence, reason: str = "anything") -> bool:
         one = self.executions[fence.execution_id]
-        if not self.holds(fence) or one.state != "waiting" or one.cancelling is not None:
+        if not self.holds(fence) or (one.state, one.reason) != ("waiting", reason) or one.cancelling is not None:
             return False
         one.state = "leased"
         self.begin_attempt(one, one.remaining)
@@ -357,6 +393,88 @@ class Model:
             one.state = "waiting" if one.waits_until is not None else one.state
         one.pausing = False
         return "turned"
+
+    # people
+
+    def approvals(self) -> list[tuple[ExecutionId, Approval]]:
+        return [(id_, asked) for id_, one in self.executions.items() for asked in one.approvals.values()]
+
+    def ask(self, fence: Fence, question: str) -> str:
+        """How the question stands, or why it may not be asked."""
+        one = self.executions[fence.execution_id]
+        if one.outcome is not None:
+            return "already_finished"
+        if not self.holds(fence):
+            return "lease_lost"
+        if one.cancelling is not None:
+            return "invalid_state"
+        own = one.approvals.get(question)
+        if own is not None and own.status != "pending":
+            return own.status
+        for other in one.approvals.values():
+            if other.status == "pending" and other is not own:
+                if other.attempt == fence.attempt:
+                    return "approval_already_requested"
+                other.status = "expired"
+        if own is None:
+            own = Approval(question, fence.attempt, self.moment(), self.now + APPROVAL_SECONDS)
+            one.approvals[question] = own
+        own.attempt = fence.attempt
+        self.begin_wait(fence, "approval")
+        return "pending"
+
+    def decide(self, one: Execution, question: str | None, decision: str) -> tuple[str, bool]:
+        """How it is decided, or why not, and whether this word has decided it."""
+        known = [asked for asked in one.approvals.values() if question in (None, asked.question)]
+        if not known:
+            return "no_approval_request", False
+        found = max(known, key=lambda asked: (asked.status == "pending", asked.asked))
+        if found.status != "pending":
+            return found.status, False
+        if one.cancelling is not None:
+            return "invalid_state", False
+        found.status = decision
+        self.end_wait(Fence(one.id, found.attempt), "approval")
+        return decision, True
+
+    def expire_approvals(self) -> None:
+        for one in self.unfinished():
+            for asked in one.approvals.values():
+                if asked.status == "pending" and asked.expires < self.now and one.cancelling is None:
+                    asked.status = "expired"
+                    self.end_wait(Fence(one.id, asked.attempt), "approval")
+
+    # schedules
+
+    def plan(self, name: str) -> bool:
+        new = name not in self.schedules
+        if new:
+            self.schedules[name] = Planned(self.now + INTERVAL_SECONDS)
+        return new
+
+    def runs(self, one: Planned) -> list[Execution]:
+        mine = [self.executions[id_] for _, id_ in one.ticks.values() if id_ is not None]
+        return [execution for execution in mine if execution.outcome is None]
+
+    def fire(self) -> set[tuple[str, int]]:
+        """Which tick of which schedule is to be submitted; the others wait."""
+        begin = set()
+        for name, one in self.schedules.items():
+            if one.next > self.now:
+                continue
+            if not self.runs(one) and not one.waiting:
+                begin.add((name, one.next))
+            while one.next <= self.now:
+                one.ticks[one.next] = ("waiting", None)
+                one.next += INTERVAL_SECONDS
+        return begin
+
+    def advance(self) -> set[tuple[str, int]]:
+        return {(name, min(one.waiting)) for name, one in self.schedules.items() if one.waiting and not self.runs(one)}
+
+    def begin(self, name: str, planned: int, asked: Submission, at: Moment) -> None:
+        self.schedules[name].ticks[planned] = ("submitted", asked.id)
+        self.accept(asked, at)
 
     # steps, signals and waits without a lease
 
@@ -685,6 +803,8 @@ class Model:
     # deliver
 
     def due(self) -> dict[ExecutionId, Delivery]:
+        if self.host_held > self.now:
+            return {}
         return {id_: one for id_, one in self.deliveries.items() if one.state == "pending" and one.due <= self.now}
 
     def claim_due(self) -> set[ExecutionId]:
@@ -694,12 +814,14 @@ class Model:
             one.attempt += 1
         return set(due)
 
-    def settle(self, id_: ExecutionId, attempt: int, state: str) -> bool:
+    def settle(self, id_: ExecutionId, attempt: int, state: str, *, failing: bool, held: bool) -> bool:
         one = self.deliveries[id_]
         if one.state != "leased" or one.attempt != attempt:
             return False
         one.state, one.lease_until = state, None
         one.charged += 1
+        self.host_failures = self.host_failures + 1 if failing else 0
+        self.host_held = max(self.host_held, self.now + HELD_SECONDS) if held else self.host_held
         if state == "pending":
             one.due = self.now + DELIVERY_WAIT_SECONDS
         return True
@@ -763,6 +885,8 @@ class Model:
         one.state = status
         one.outcome = Outcome(status=status, attempt=one.attempt, failures=one.failures, at=self.now)
         self.end_steps(one)
+        for asked in one.approvals.values():
+            asked.status = "expired" if asked.status == "pending" else asked.status
         if one.asked.webhooks:
             self.deliveries[one.id] = Delivery(due=self.now)
 

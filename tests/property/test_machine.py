@@ -1,32 +1,25 @@
-"""Many short lives of a control plane, invented by Hypothesis.
+"""Many short lives of a control plane, invented by Hypothesis from one seed.
 
-`HYPOTHESIS_PROFILE=long` looks much further, and elsewhere in every run; a failure prints the steps and a blob that
-repeats it.
+`make property` lives many more and longer ones (`python -m tests.property --help`); a failure prints the steps and a
+blob that repeats it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-import asyncpg
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import run_state_machine_as_test
 
 from controlplane.postgres.pool import Connection
-from tests.property.control import Control
+from tests.property.course import CI, live, never
+from tests.property.faults import connect
+from tests.property.tally import Tally
 
-COMMON = settings(
-    deadline=None,
-    database=None,
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-)
-settings.register_profile("ci", COMMON, max_examples=160, stateful_step_count=40, derandomize=True)
-settings.register_profile("long", COMMON, max_examples=1_500, stateful_step_count=80)
-PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+EXAMPLES_MIN = 500
+STEPS_MIN = 25_000
+SEED = int(os.environ.get("PROPERTY_SEED", "6"))
 
 
 @pytest.fixture
@@ -40,17 +33,24 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 @pytest.fixture
 def connection(database: str, loop: asyncio.AbstractEventLoop) -> Iterator[Connection]:
     """A connection that lives on the machine's loop."""
-    conn = loop.run_until_complete(asyncpg.connect(database))
+    conn = loop.run_until_complete(connect(database))
     yield conn
     loop.run_until_complete(conn.close())
 
 
-@pytest.mark.timeout(3600 if PROFILE == "long" else 300)
-def test_the_stages_keep_their_promises(loop: asyncio.AbstractEventLoop, connection: Connection) -> None:
-    """Whatever is asked, repeated, lost, crashed or cancelled, the database looks as the model says."""
+@pytest.mark.timeout(1500)
+def test_the_stages_keep_their_promises(
+    loop: asyncio.AbstractEventLoop,
+    connection: Connection,
+    database: str,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Whatever is asked, repeated, lost or cancelled, the database looks as the model says; and every rule is drawn."""
+    tally = Tally(seed=SEED)
 
-    class Here(Control):
-        def __init__(self) -> None:
-            super().__init__(loop, connection)
+    live(loop, connection, database, CI, tally)
 
-    run_state_machine_as_test(Here, settings=settings.get_profile(PROFILE))
+    record_property("said", str(tally))
+    assert not never(tally)
+    assert tally.examples >= EXAMPLES_MIN
+    assert tally.steps >= STEPS_MIN

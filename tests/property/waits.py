@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
@@ -27,7 +28,8 @@ from tests.property import model as tiny
 from tests.property.machine import Machine, choose, pick
 
 STEPS = """
-select execution_id, name, kind, status, value, attempt, event, child_id, timed_out, awaited, news
+select execution_id, name, kind, status, value, attempt, event, child_id, timed_out, awaited, news,
+  floor(extract(epoch from due_at - $2) / 1000)::int * 1000 as due
 from steps
 where bucket = $1
 """
@@ -53,6 +55,8 @@ ends = st.sampled_from(ParentEnd)
 
 
 class Waits(Machine):
+    looks: ClassVar[Mapping[str, str]] = {**Machine.looks, "steps": STEPS, "signals": SIGNALS}
+
     # steps
 
     @precondition(lambda self: self.fences)
@@ -78,7 +82,8 @@ class Waits(Machine):
     @rule(n=pick, name=st.one_of(st.none(), names), end=ends, retries=st.integers(0, 1), webhooks=st.booleans())
     def call(self, n: int, name: str | None, end: ParentEnd, retries: int, webhooks: bool) -> None:
         """A child is asked for, under the name of a step or without one."""
-        self.ask(self.child(self.fence(n), name, end, retries=retries, webhooks=webhooks))
+        fence = self.fence(n)
+        self.ask(self.same(lambda: self.child(fence, name, end, retries=retries, webhooks=webhooks)))
 
     def child(self, fence: Fence, name: str | None, end: ParentEnd, **over: Any) -> Submission:
         parent = self.model.executions[fence.execution_id].asked
@@ -106,7 +111,8 @@ class Waits(Machine):
         """Also for steps that are done, or not there; by whoever ever held a lease; said again after a lost answer."""
         fence = self.fence(n)
         known = self.model.executions[fence.execution_id].steps
-        waits = tuple(name for number, name in enumerate(known) if not steps & 1 << number) or ("nothing",)
+        chosen = tuple(name for number, name in enumerate(known) if not steps & 1 << number) or ("nothing",)
+        waits = self.same(lambda: chosen)
         for _ in range(1 + twice):
             self.wait_for(fence, waits, any_=any_)
 
@@ -171,7 +177,7 @@ class Waits(Machine):
     @rule(n=pick, event=events, payload=st.sampled_from([b"1", b"2"]), key=st.sampled_from([None, None, "k"]))
     def signal(self, n: int, event: str, payload: bytes, key: str | None) -> None:
         """To one that waits for it, if there is one, or to any."""
-        id_ = choose(self.submissions, n, first=lambda id_: event in self.open_events(id_))
+        id_ = self.same(lambda: choose(self.submissions, n, first=lambda id_: event in self.open_events(id_)))
         one = self.model.executions[id_]
         expected = self.model.signal(one, event, payload, key)
         assert self.do(self.send_signal(one, event, payload, key)) == expected
@@ -217,12 +223,11 @@ class Waits(Machine):
     @invariant()
     def steps_are_kept(self) -> None:
         """What an attempt has done or has begun to wait for is there for the next one, as it was written."""
-        if not any(one.steps for one in self.model.executions.values()):
-            return  # `every_promise_is_kept` looks for what should not be there
-        rows = {(row["execution_id"], row["name"]): tuple(row)[2:] for row in self.do(self.fetch(STEPS))}
+        rows = {row[:2]: row[2:] for row in self.look("steps")}
         assert rows == {
             (id_, name): (
                 s.kind, s.status, s.value, s.attempt, s.event, s.child, s.timed_out, s.awaited, s.news,
+                s.due,
             )
             for id_, one in self.model.executions.items()
             for name, s in one.steps.items()
@@ -231,14 +236,8 @@ class Waits(Machine):
     @invariant()
     def signals_are_kept(self) -> None:
         """Until a step takes them, in the order in which they came."""
-        if not any(one.signals for one in self.model.executions.values()):
-            return
-        found = [tuple(row) for row in self.do(self.fetch(SIGNALS))]
-        assert found == [
+        assert self.look("signals") == [
             (id_, sent.event, sent.payload, sent.step)
             for id_, one in sorted(self.model.executions.items())
             for sent in one.signals
         ]
-
-    def fetch(self, query: str) -> Any:
-        return self.conn.fetch(query, self.bucket)
