@@ -13,6 +13,7 @@ SHARES = {
     "tests/integration": 34,
     "tests/migrations": 1,
     "tests/property": 5,
+    "tests/model": 1,
     "tests/e2e/agentfield": 5,
     "tests/e2e": 16,
     "tests/docs": 2,
