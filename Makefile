@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test unit integration property fuzz crash e2e bench bench-webhooks cost lint lock sbom audit docs schema clean
+.PHONY: help install demo dev test unit integration property model fuzz crash e2e bench bench-webhooks cost lint lock sbom audit docs schema clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ integration: $(INSTALLED) ## Tests on a real PostgreSQL
 
 property: $(INSTALLED) ## The stages beside a small model, long form (ARGS="--seed 1 --minutes 60")
 	@$(BIN)/python -m tests.property $(ARGS)
+
+model: $(INSTALLED) ## The claim protocol in every state that a model of it can come to, long form (needs root for Debian's spin)
+	@MODEL=long $(PYTEST) tests/model
 
 fuzz: $(INSTALLED) ## Schemathesis against the OpenAPI document, long form (ARGS="--seed 1")
 	@$(BIN)/python -m tests.fuzz $(ARGS)

@@ -17,6 +17,7 @@ SHARES = {
     "tests/integration": 34,
     "tests/migrations": 2,
     "tests/property": 5,
+    "tests/model": 1,
     "tests/e2e/agentfield": 5,
     "tests/e2e": 16,
     "tests/docs": 2,

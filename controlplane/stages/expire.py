@@ -181,15 +181,15 @@ order by id
 for update
 """
 
+# The attempt that was not named: since then the same session may have taken the work anew, and name that.
 UNNAMED = """
-select id
-from queue
-where bucket = $1
-  and id = any($2::uuid[])
-  and session_id = $3
-  and leased_at < clock() - make_interval(secs => $4)
-order by id
-for update skip locked
+select q.id
+from unnest($2::uuid[], $3::int[]) as u(id, attempt)
+join queue q on q.bucket = $1 and q.id = u.id and q.attempt = u.attempt
+where q.session_id = $4
+  and q.leased_at < clock() - make_interval(secs => $5)
+order by q.id
+for update of q skip locked
 """
 
 OVERDUE = """
@@ -410,15 +410,16 @@ async def release_unnamed(
 ) -> Swept:
     """Take back what a session was given but does not know of: the claim's answer was lost on the wire.
 
-    Moves: leased → ready. Guard: only rows leased longer ago than any answer may take.
+    Moves: leased → ready. Guard: only rows leased longer ago than any answer may take, at the attempt not named.
     """
     held = await conn.fetch(LEASED_LONG, bucket, [session_id], older_than_seconds)
     known = set(named)
-    unknown = [row["id"] for row in held if Fence(row["id"], row["attempt"]) not in known]
+    unknown = [row for row in held if Fence(row["id"], row["attempt"]) not in known]
     if not unknown:
         return Swept(rows=0)
+    ids, attempts = [row["id"] for row in unknown], [row["attempt"] for row in unknown]
     async with conn.transaction():
-        rows = await _lock(conn, bucket, UNNAMED, unknown, session_id, older_than_seconds)
+        rows = await _lock(conn, bucket, UNNAMED, ids, attempts, session_id, older_than_seconds)
         return await _free(conn, bucket, rows, reason="claim_lost", crash=False, make_id=make_id)
 
 

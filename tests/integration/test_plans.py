@@ -188,7 +188,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "expire.HOLDERS": case(expire.HOLDERS, 0, by="queue_session"),
         "expire.ORPHANED": case(expire.ORPHANED, 0, sessions, 256, by="queue_session"),
         "expire.LEASED_LONG": case(expire.LEASED_LONG, 0, sessions[:1], 20.0, by="queue_session"),
-        "expire.UNNAMED": case(expire.UNNAMED, 0, leased, sessions[0], 20.0, by="queue_pkey"),
+        "expire.UNNAMED": case(expire.UNNAMED, 0, leased, [1] * len(leased), sessions[0], 20.0, by="queue_pkey"),
         "expire.RELEASE": case(expire.RELEASE, 0, leased, all_(1), all_(1), "lease_expired", 0.0, by="queue_pkey"),
         "expire.OVERDUE": case(expire.OVERDUE, 0, 256, by="queue_deadline"),
         "expire.EXCUSED": case(expire.EXCUSED, 0, leased),

@@ -282,6 +282,19 @@ async def test_an_old_attempt_of_a_row_does_not_name_it(conn: Connection, made: 
     assert swept.rows == 1
 
 
+async def test_what_was_claimed_anew_meanwhile_is_not_taken_back(
+    conn: Connection, made: Made, session: Session
+) -> None:
+    """A server that stood still after its look finds the attempt that it looked at, or nothing."""
+    await conn.execute("update queue set attempt = 2")
+    await move_clock(conn, "21 seconds")
+
+    stale = await conn.fetch(expire.UNNAMED, 0, [made.id], [1], session.id, 20.0)
+    fresh = await conn.fetch(expire.UNNAMED, 0, [made.id], [2], session.id, 20.0)
+
+    assert (len(stale), len(fresh)) == (0, 1)
+
+
 async def test_an_attempt_out_of_time_ends(conn: Connection) -> None:
     """Past its deadline it has timed out; a result that comes later finds no lease to hold."""
     made = await make_execution(conn, "running", timeout_seconds=60.0, webhooks=(webhook(),))
