@@ -66,7 +66,8 @@ class Fault(Protocol):
 class Actor:
     """A process on the stage. `alone` is held by whichever fault has it: no two strike one process at once."""
 
-    def __init__(self, process: Process, *, port: int = 0, ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, process: Process, *, port: int = 0, ready: Callable[[int], None] = lambda _: None) -> None:
+        """`ready` returns once the process works; what it has said by then begins so many bytes into its log."""
         self.process = process
         self.port = port
         self.alone = asyncio.Lock()
@@ -90,8 +91,9 @@ class Actor:
 
     async def start(self) -> None:
         """Return once it does its work."""
+        said_bytes = self.process.said_bytes
         await asyncio.to_thread(self.process.start)
-        await asyncio.to_thread(self._ready)
+        await asyncio.to_thread(self._ready, said_bytes)
 
     async def kill(self) -> None:
         """SIGKILL."""

@@ -1,0 +1,251 @@
+"""One run: load, faults by a seed, quiet, and the oracle's word."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import asyncpg
+import httpx
+
+from controlplane.reads import verify
+from tests.chaos import oracle, work
+from tests.chaos.cast import Cast
+from tests.chaos.faults import LEASE_SECONDS
+from tests.chaos.stage import Fault, Stage
+
+DRAIN_SECONDS = LEASE_SECONDS + 10.0
+"""What is left after the last fault takes a lease to be noticed, and then as long as it takes: so much at most."""
+QUIET_SECONDS = 300.0
+"""How long a run waits for its end, and for the last webhook, until it says that they never come."""
+SAMPLE_SECONDS = 3.0
+CONNECT_SECONDS = 5.0
+AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+"""How a database says that it is not there just now."""
+
+ENDED = "select count(*) from outcomes"
+UNFINISHED = "select count(*) from queue"
+UNTOLD = "select count(*) from deliveries where state in ('pending', 'leased')"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hand:
+    """A series of faults, one after the other. Hands strike at the same time, each by a seed of its own.
+
+    `rest_seconds`: how long it rests between two, on average. `least`: so many it must have done in a run.
+    """
+
+    name: str
+    faults: Sequence[Fault]
+    rest_seconds: float
+    least: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run consists of, and the least that it must have done in order to mean anything.
+
+    `least_share`: of what the calm beginning of the same run ended per second, so much per second under faults.
+    """
+
+    seed: int
+    seconds: float
+    calm_seconds: float
+    rate: float
+    hands: Sequence[Hand]
+    servers: int = 2
+    nodes: int = 4
+    receivers: int = 2
+    least_share: float = 0.6
+    drain_seconds: float = DRAIN_SECONDS
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What a run came to."""
+
+    seed: int
+    seconds: float
+    faults: dict[str, int] = field(default_factory=dict)
+    strikes: list[str] = field(default_factory=list)
+    calm_per_second: float = 0.0
+    storm_per_second: float = 0.0
+    drain_seconds: float | None = None
+    told_seconds: float | None = None
+    samples: int = 0
+    figures: dict[str, int] = field(default_factory=dict)
+    violations: dict[str, list[str]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def shape(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def bad(self, what: str, *words: object) -> None:
+        self.violations.setdefault(what, []).append(" ".join(map(str, words)))
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+
+async def run(plan: Plan, stage: Stage, *, say: Any = print) -> Report:
+    """Play the plan. The report says what does not hold; nothing is raised for that."""
+    report = Report(seed=plan.seed, seconds=plan.seconds)
+    say(f"seed {plan.seed}")
+    try:
+        await _begin(plan, stage)
+        await asyncio.sleep(plan.calm_seconds)
+        calm = await _count(stage, ENDED)
+        report.calm_per_second = calm / plan.calm_seconds
+        say(f"calm: {report.calm_per_second:.1f} ended per second")
+        began = time.monotonic()
+        await _storm(plan, stage, report, say)
+        report.storm_per_second = (await _count(stage, ENDED) - calm) / (time.monotonic() - began)
+        await _settle(plan, stage, report, say)
+        await _judge(plan, stage, report)
+    finally:
+        await stage.close()
+    return report
+
+
+async def _begin(plan: Plan, stage: Stage) -> None:
+    await stage.ground.start()
+    cast = Cast(stage, seed=plan.seed)
+    await asyncio.gather(*(cast.server().start() for _ in range(plan.servers)))
+    await stage.front.start([server.port for server in stage.servers])
+    await asyncio.gather(*(cast.receiver().start() for _ in range(plan.receivers)))
+    await asyncio.gather(*(cast.node().start() for _ in range(plan.nodes)))
+    rule = {
+        "target": f"{work.NODE}.quick",
+        "input": {"name": work.SCHEDULED},
+        "interval_seconds": 1,
+        "overlap": "queue",
+    }
+    await _ask(stage, "POST", "/schedules", {"name": work.SCHEDULE} | rule)
+    await cast.callers(rate=plan.rate).start()
+    await cast.stale().start()
+
+
+async def _storm(plan: Plan, stage: Stage, report: Report, say: Any) -> None:
+    """All hands until the time is over; a fault that has begun is healed before this returns."""
+    done: Counter[str] = Counter()
+    until = time.monotonic() + plan.seconds
+    sampling = asyncio.create_task(_sample(stage, report))
+    await asyncio.gather(*(_strike(hand, plan.seed, stage, until, done, report, say) for hand in plan.hands))
+    sampling.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await sampling
+    report.faults = dict(done)
+    for hand in plan.hands:
+        if (struck := sum(done[fault.name] for fault in hand.faults)) < hand.least:
+            report.bad("too few faults", hand.name, struck, "of", hand.least)
+
+
+async def _strike(
+    hand: Hand, seed: int, stage: Stage, until: float, done: Counter[str], report: Report, say: Any
+) -> None:
+    """The n-th fault of a hand and every choice in it follow from the seed, whatever time the others take."""
+    n = 0
+    while True:
+        rng = random.Random(f"{seed}:{hand.name}:{n}")
+        await asyncio.sleep(rng.uniform(0.5, 1.5) * hand.rest_seconds)
+        if time.monotonic() >= until:
+            return
+        fault = rng.choice(hand.faults)
+        began = time.monotonic()
+        try:
+            await fault.strike(stage, rng)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on and says so in the end
+            report.bad("a fault could not be done or healed", fault.name, hand.name, n, repr(error))
+        else:
+            done[fault.name] += 1
+        line = f"{hand.name} {n}: {fault.name}"
+        report.strikes.append(line)
+        say(f"{until - began:7.1f} s left  {line}, healed after {time.monotonic() - began:.1f} s")
+        n += 1
+
+
+async def _sample(stage: Stage, report: Report) -> None:
+    """What holds in every moment is asked meanwhile, of what is unfinished."""
+    hot = [one for one in verify.INVARIANTS if one.hot]
+    while True:
+        await asyncio.sleep(SAMPLE_SECONDS)
+        with contextlib.suppress(*AWAY):
+            conn = await asyncpg.connect(stage.ground.dsn, timeout=CONNECT_SECONDS)
+            try:
+                for one in hot:
+                    if ids := await verify.violations(conn, one.query, 0):
+                        report.bad(f"verify {one.name} in between", *ids)
+                report.samples += 1
+            finally:
+                conn.terminate()
+
+
+async def _settle(plan: Plan, stage: Stage, report: Report, say: Any) -> None:
+    """The last fault is healed: from here on nothing goes wrong, and all that was begun comes to its end."""
+    began = time.monotonic()
+    for receiver in stage.receivers:
+        receiver.process.signal(signal.SIGUSR1)
+    await _ask(stage, "DELETE", f"/schedules/{work.SCHEDULE}", None)
+    for caller in stage.callers:
+        caller.process.terminate()
+    for caller in stage.callers:
+        await asyncio.to_thread(caller.process.ended, within=QUIET_SECONDS)
+    report.drain_seconds = await _until_none(stage, UNFINISHED, began)
+    report.told_seconds = await _until_none(stage, UNTOLD, began)
+    say(f"drained after {report.drain_seconds} s, told after {report.told_seconds} s")
+    if report.drain_seconds is None or report.drain_seconds > plan.drain_seconds:
+        report.bad("not drained in time", report.drain_seconds, "of", plan.drain_seconds)
+    if report.told_seconds is None:
+        report.bad("not told in time", QUIET_SECONDS)
+
+
+async def _until_none(stage: Stage, query: str, began: float) -> float | None:
+    """The seconds since `began` until the query counts nothing; None if it never does."""
+    while time.monotonic() - began < QUIET_SECONDS:
+        if not await _count(stage, query):
+            return round(time.monotonic() - began, 1)
+        await asyncio.sleep(0.1)
+    return None
+
+
+async def _judge(plan: Plan, stage: Stage, report: Report) -> None:
+    for node in stage.nodes:
+        await node.kill()  # what it still had to say it would say now
+    conn = await asyncpg.connect(stage.ground.dsn)
+    try:
+        found = await oracle.judge(conn, stage.folder, seed=plan.seed, receivers=plan.receivers)
+    finally:
+        await conn.close()
+    report.figures |= found.figures
+    report.violations |= found.violations
+    report.counts |= found.counts
+    least = plan.least_share * report.calm_per_second
+    if report.storm_per_second < least:
+        report.bad("too little was done", f"{report.storm_per_second:.1f} per second of {least:.1f}")
+    for server in stage.servers:
+        for line in server.process.log().splitlines():
+            if "Traceback" in line or '"level": "ERROR"' in line:
+                report.figures["errors_logged"] = report.figures.get("errors_logged", 0) + 1
+
+
+async def _count(stage: Stage, query: str) -> int:
+    """Asked until it is answered: the database may be on its way up."""
+    while True:
+        with contextlib.suppress(*AWAY):
+            conn = await asyncpg.connect(stage.ground.dsn, timeout=CONNECT_SECONDS)
+            try:
+                return int(await conn.fetchval(query))
+            finally:
+                conn.terminate()
+        await asyncio.sleep(0.1)
+
+
+async def _ask(stage: Stage, method: str, path: str, body: Mapping[str, Any] | None) -> None:
+    async with httpx.AsyncClient(base_url=f"{stage.front.url}/api/v1", timeout=30) as http:
+        answer = await http.request(method, path, json=body)
+        answer.raise_for_status()
