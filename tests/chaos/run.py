@@ -185,7 +185,7 @@ async def _sample(stage: Stage, report: Report) -> None:
     while True:
         await asyncio.sleep(SAMPLE_SECONDS)
         with contextlib.suppress(*PASSING):
-            conn = await asyncpg.connect(stage.ground.dsn, timeout=CONNECT_SECONDS)
+            conn = await _connect(stage)
             try:
                 for one in hot:
                     if ids := await verify.violations(conn, one.query, 0):
@@ -226,7 +226,7 @@ async def _until_none(stage: Stage, query: str, began: float) -> float | None:
 async def _judge(plan: Plan, stage: Stage, report: Report) -> None:
     for node in stage.nodes:
         await node.kill()  # what it still had to say it would say now
-    conn = await asyncpg.connect(stage.ground.dsn)
+    conn = await _connect(stage)
     try:
         found = await oracle.judge(conn, stage.folder, seed=plan.seed, receivers=plan.receivers)
     finally:
@@ -247,12 +247,17 @@ async def _count(stage: Stage, query: str) -> int:
     """Asked until it is answered: the database may be on its way up."""
     while True:
         with contextlib.suppress(*PASSING):
-            conn = await asyncpg.connect(stage.ground.dsn, timeout=CONNECT_SECONDS)
+            conn = await _connect(stage)
             try:
                 return int(await conn.fetchval(query))
             finally:
                 conn.terminate()
         await asyncio.sleep(0.1)
+
+
+async def _connect(stage: Stage) -> asyncpg.Connection:
+    """Nothing is prepared, because a pooler may stand in between."""
+    return await asyncpg.connect(stage.ground.dsn, timeout=CONNECT_SECONDS, statement_cache_size=0)
 
 
 async def _ask(stage: Stage, method: str, path: str, body: Mapping[str, Any] | None) -> None:
