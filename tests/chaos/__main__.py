@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import secrets
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from pkgutil import resolve_name
 import orjson
 
 from tests.chaos.faults import KillNode, KillReceiver, KillServer, RollServers, StopNode, StopServer
-from tests.chaos.run import Hand, Plan, run
+from tests.chaos.run import Hand, Plan, Report, run
 from tests.chaos.stage import Stage
 
 
@@ -41,18 +42,25 @@ def main() -> int:
             calm_seconds=asked.calm,
             rate=asked.rate,
             hands=[
-                Hand(name="servers", faults=[KillServer()], rest_seconds=10 / asked.haste),
+                Hand(name="servers", faults=[KillServer()], rest_seconds=5 / asked.haste),
                 Hand(name="nodes", faults=[KillNode()], rest_seconds=4 / asked.haste),
-                Hand(name="ground", faults=ground.faults, rest_seconds=25 / asked.haste),
+                Hand(name="ground", faults=ground.faults, rest_seconds=20 / asked.haste),
                 Hand(name="stops", faults=[StopNode(), StopNode(), StopServer()], rest_seconds=8 / asked.haste),
                 Hand(name="rest", faults=[RollServers(), KillReceiver()], rest_seconds=20 / asked.haste),
             ],
         )
-        report = asyncio.run(run(plan, Stage(folder, ground, front)))
+        report = asyncio.run(_run(plan, Stage(folder, ground, front)))
     shape = orjson.dumps(report.shape(), option=orjson.OPT_INDENT_2)
     (folder / "report.json").write_bytes(shape)
     print(orjson.dumps({**report.shape(), "strikes": len(report.strikes)}, option=orjson.OPT_INDENT_2).decode())
     return 1 if report.violations else 0
+
+
+async def _run(plan: Plan, stage: Stage) -> Report:
+    """Ctrl-C ends the faults, not the run: what was done until then is judged."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stage.over.set)
+    return await run(plan, stage)
 
 
 if __name__ == "__main__":

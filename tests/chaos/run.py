@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -142,41 +142,38 @@ async def _begin(plan: Plan, stage: Stage) -> None:
 
 async def _storm(plan: Plan, stage: Stage, report: Report, say: Callable[[str], None]) -> None:
     """All hands until the time is over; a fault that has begun is healed before this returns."""
-    done: Counter[str] = Counter()
-    until = time.monotonic() + plan.seconds
+    began = time.monotonic()
+    alarm = asyncio.get_running_loop().call_later(plan.seconds, stage.over.set)
     sampling = asyncio.create_task(_sample(stage, report))
-    await asyncio.gather(*(_strike(hand, plan.seed, stage, until, done, report, say) for hand in plan.hands))
+    await asyncio.gather(*(_strikes(hand, plan.seed, stage, report, say) for hand in plan.hands), stage.over.wait())
+    alarm.cancel()
     sampling.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await sampling
-    report.faults = dict(done)
+    report.seconds = round(time.monotonic() - began, 1)
     for hand in plan.hands:
-        if (struck := sum(done[fault.name] for fault in hand.faults)) < hand.least:
+        if (struck := sum(report.faults.get(fault.name, 0) for fault in hand.faults)) < hand.least:
             report.bad("too few faults", hand.name, struck, "of", hand.least)
 
 
-async def _strike(
-    hand: Hand, seed: int, stage: Stage, until: float, done: Counter[str], report: Report, say: Callable[[str], None]
-) -> None:
+async def _strikes(hand: Hand, seed: int, stage: Stage, report: Report, say: Callable[[str], None]) -> None:
     """The n-th fault of a hand and every choice in it follow from the seed, whatever time the others take."""
-    n = 0
-    while True:
+    for n in itertools.count():
         rng = random.Random(f"{seed}:{hand.name}:{n}")
-        await asyncio.sleep(rng.uniform(0.5, 1.5) * hand.rest_seconds)
-        if time.monotonic() >= until:
+        rest_seconds = rng.uniform(0.5, 1.5) * hand.rest_seconds
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stage.over.wait(), rest_seconds)
             return
-        fault = rng.choice(hand.faults)
-        began = time.monotonic()
+        fault, began = rng.choice(hand.faults), time.monotonic()
+        line = f"{hand.name} {n}: {fault.name}"
         try:
             await fault.strike(stage, rng)
         except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on and says so in the end
-            report.bad("a fault could not be done or healed", fault.name, hand.name, n, repr(error))
+            report.bad("a fault could not be done or healed", line, repr(error))
         else:
-            done[fault.name] += 1
-        line = f"{hand.name} {n}: {fault.name}"
+            report.faults[fault.name] = report.faults.get(fault.name, 0) + 1
         report.strikes.append(line)
-        say(f"{until - began:7.1f} s left  {line}, healed after {time.monotonic() - began:.1f} s")
-        n += 1
+        say(f"{time.strftime('%H:%M:%S')} {line}, healed after {time.monotonic() - began:.1f} s")
 
 
 async def _sample(stage: Stage, report: Report) -> None:

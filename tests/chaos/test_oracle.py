@@ -28,7 +28,7 @@ ONE_OF = """
 select o.id
 from outcomes o
 join executions e using (bucket, id)
-where o.status = 'succeeded' and e.target = 'chaos.quick' and e.parent_id is null
+where o.status = 'succeeded' and starts_with(convert_from(e.input, 'UTF8'), '{"name":"quick-')
 order by o.id
 limit 1
 """

@@ -96,3 +96,8 @@ def piece(seed: int, n: int, receivers: int) -> Piece:
         input_ |= {"count": rng.randint(2, 4)}
     told = rng.randrange(receivers) if receivers and rng.random() < TOLD_SHARE else None
     return Piece(name=name, kind=kind, input=input_, act=act, how=how, receiver=told)
+
+
+def trivial(name: str) -> Piece:
+    """What a parent or a schedule asks for."""
+    return Piece(name=name, kind="quick", input={"name": name}, act="", how={}, receiver=None)
