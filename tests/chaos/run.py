@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 import asyncpg
@@ -28,6 +29,7 @@ QUIET_SECONDS = 300.0
 """How long a run waits for its end, and for the last webhook, until it says that they never come."""
 SAMPLE_SECONDS = 3.0
 CONNECT_SECONDS = 5.0
+ASK_SECONDS = 30.0
 BROKEN = ("Traceback", '"level": "error"', '"level": "critical"')
 """What stands in a server's log only when something happened that it does not expect."""
 
@@ -115,7 +117,7 @@ async def play(plan: Plan, stage: Stage, *, say: Callable[[str], None] = print) 
     report.calm_per_second = calm / plan.calm_seconds
     say(f"calm: {report.calm_per_second:.1f} ended per second")
     began = time.monotonic()
-    await _storm(plan, stage, report, say)
+    await storm(plan, stage, report, say)
     report.storm_per_second = (await _count(stage, ENDED) - calm) / (time.monotonic() - began)
     await _settle(plan, stage, report, say)
     await _judge(plan, stage, report)
@@ -140,7 +142,7 @@ async def _begin(plan: Plan, stage: Stage) -> None:
     await cast.stale().start()
 
 
-async def _storm(plan: Plan, stage: Stage, report: Report, say: Callable[[str], None]) -> None:
+async def storm(plan: Plan, stage: Stage, report: Report, say: Callable[[str], None]) -> None:
     """All hands until the time is over; a fault that has begun is healed before this returns."""
     began = time.monotonic()
     alarm = asyncio.get_running_loop().call_later(plan.seconds, stage.over.set)
@@ -197,7 +199,8 @@ async def _settle(plan: Plan, stage: Stage, report: Report, say: Callable[[str],
     began = time.monotonic()
     for receiver in stage.receivers:
         receiver.process.signal(signal.SIGUSR1)
-    await _ask(stage, "DELETE", f"/schedules/{work.SCHEDULE}", None)
+    if await _ask(stage, "DELETE", f"/schedules/{work.SCHEDULE}", None) == HTTPStatus.NOT_FOUND:
+        report.bad("acknowledged, and not there", work.SCHEDULE)
     for caller in stage.callers:
         caller.process.terminate()
     for caller in stage.callers:
@@ -257,7 +260,12 @@ async def _connect(stage: Stage) -> asyncpg.Connection:
     return await asyncpg.connect(stage.ground.dsn, timeout=CONNECT_SECONDS, statement_cache_size=0)
 
 
-async def _ask(stage: Stage, method: str, path: str, body: Mapping[str, Any] | None) -> None:
-    async with httpx.AsyncClient(base_url=f"{stage.front.url}/api/v1", timeout=30) as http:
-        answer = await http.request(method, path, json=body)
-        answer.raise_for_status()
+async def _ask(stage: Stage, method: str, path: str, body: Mapping[str, Any] | None) -> int:
+    """The status of the first answer that is one: servers may be on their way up."""
+    async with httpx.AsyncClient(base_url=f"{stage.front.url}/api/v1", timeout=ASK_SECONDS) as http:
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                answer = await http.request(method, path, json=body)
+                if answer.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+                    return answer.status_code
+            await asyncio.sleep(0.1)
