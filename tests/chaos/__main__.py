@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--calm", type=float, default=60.0, help="seconds before the first fault, to compare with")
     parser.add_argument("--rate", type=float, default=40.0, help="executions per second that callers ask for")
     parser.add_argument("--haste", type=float, default=1.0, help="how much faster faults follow each other")
+    parser.add_argument("--hands", type=int, default=1, help="that kill servers and nodes at the same time")
     parser.add_argument("--ground", default="tests.chaos.embedded:Embedded", help="the database, and what befalls it")
     parser.add_argument("--front", default="tests.chaos.forwarder:Forwarder", help="what the servers stand behind")
     parser.add_argument("--folder", type=Path, help="where journals, logs and report.json go; kept")
@@ -41,9 +42,17 @@ def main() -> int:
             seconds=asked.minutes * 60,
             calm_seconds=asked.calm,
             rate=asked.rate,
+            servers=1 + asked.hands,
+            nodes=2 + 2 * asked.hands,
             hands=[
-                Hand(name="servers", faults=[KillServer()], rest_seconds=5 / asked.haste),
-                Hand(name="nodes", faults=[KillNode()], rest_seconds=4 / asked.haste),
+                *(
+                    hand
+                    for n in range(asked.hands)
+                    for hand in (
+                        Hand(name=f"servers {n}", faults=[KillServer()], rest_seconds=5 / asked.haste),
+                        Hand(name=f"nodes {n}", faults=[KillNode()], rest_seconds=4 / asked.haste),
+                    )
+                ),
                 Hand(name="ground", faults=ground.faults, rest_seconds=20 / asked.haste),
                 Hand(name="stops", faults=[StopNode(), StopNode(), StopServer()], rest_seconds=8 / asked.haste),
                 Hand(name="rest", faults=[RollServers(), KillReceiver()], rest_seconds=20 / asked.haste),
