@@ -208,7 +208,7 @@ def _ends_as_it_should(
         if row["status"] == "cancelled" and one.act == "cancel":
             continue
         if row["status"] != one.end or id_ in seen.cancelled:
-            found.bad("ended otherwise", one.name, id_, row["status"], row["status_reason"], row["attempt"])
+            found.bad(f"ended otherwise: {row['status_reason'] or row['status']}", one.name, id_, row["attempt"])
         elif row["status"] == "succeeded" and (why := _wrong(seen, id_, one, row)):
             found.bad("a result that nobody found", one.name, id_, why)
     found.figures |= {f"ended_{status}": number for status, number in sorted(statuses.items())}

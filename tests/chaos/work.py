@@ -35,7 +35,7 @@ KINDS = {
 """Of a thousand pieces so many. Most are trivial, so that there are many; those that take a while are hit by faults."""
 ACTS = {"": 90, "repeat": 5, "cancel": 3, "pause": 2}
 """What else its caller does with a piece that takes a while: asks again under its key, cancels it, holds it back."""
-TOLD_SHARE = 0.4
+TOLD_SHARE = 0.25
 """Of this share of them somebody is told by a webhook."""
 DELAYED_SHARE = 0.05
 """This share of the trivial ones begins later than it is asked for."""
