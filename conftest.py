@@ -22,6 +22,7 @@ SHARES = {
     "tests/e2e": 16,
     "tests/docs": 2,
     "tests/crash": 6,
+    "tests/chaos": 5,
     "sdk/python/tests": 3,
 }
 

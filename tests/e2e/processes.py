@@ -105,8 +105,17 @@ class Process:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.name} still runs after {within:g} s") from None
 
-    def log(self) -> str:
-        return self._log.read_text(errors="replace") if self._log.exists() else ""
+    def log(self, *, after_bytes: int = 0) -> str:
+        if not self._log.exists():
+            return ""
+        with self._log.open("rb") as log:
+            log.seek(after_bytes)
+            return log.read().decode(errors="replace")
+
+    @property
+    def said_bytes(self) -> int:
+        """The length of its log."""
+        return self._log.stat().st_size if self._log.exists() else 0
 
     def close(self) -> None:
         if self.alive:
