@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from controlplane.errors import DatabaseUnavailable
+from controlplane.errors import DatabaseFull, DatabaseUnavailable
 
 # Text, because asyncpg's classes take no parameters at run time.
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
@@ -127,9 +127,14 @@ async def persist(
             repeated = True
             if time.monotonic() + wait > until:
                 log.warning("database.unavailable", extra={"call": name, "error": repr(error)})
-                raise DatabaseUnavailable from error
+                raise unavailable(error) from error
         await asyncio.sleep(wait)
         wait = min(wait * 2, RETRY_CAP_SECONDS)
+
+
+def unavailable(error: BaseException) -> DatabaseUnavailable:
+    """How to say what passes by itself, and that a full disk does not."""
+    return DatabaseFull() if isinstance(error, asyncpg.DiskFullError) else DatabaseUnavailable()
 
 
 async def confirm(conn: Connection) -> None:

@@ -41,12 +41,15 @@ GONE_SECONDS = 20.0
 
 
 class Cluster:
-    """A data folder and whatever server runs in it. Its address is the same for ever."""
+    """A data folder and whatever server runs in it. Its address is the same for ever. `wal`: where its log goes."""
 
-    def __init__(self, folder: Path, *, name: str, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, name: str, settings: Mapping[str, str] | None = None, wal: Path | None = None
+    ) -> None:
         self.name = name
         self.port = free_port()
         self.folder = folder / name
+        self._wal = wal
         self._settings = SETTINGS | dict(settings or {})
         self._footing: Footing | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -74,6 +77,10 @@ class Cluster:
     async def make(self) -> None:
         """An empty cluster with our database in it, running."""
         await asyncio.to_thread(initdb, self.footing, superuser=USER, password=PASSWORD, durable=True, pass_fds=())
+        if self._wal is not None:
+            shutil.move(self.footing.cluster / "pg_wal", self._wal)
+            (self.footing.cluster / "pg_wal").symlink_to(self._wal)
+            self.footing.give(self._wal)
         await self.start(database="postgres")
         await self.execute(f"create database {DATABASE}", database="postgres")
 
