@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test unit integration property fuzz e2e bench bench-webhooks cost lint lock sbom audit docs schema clean
+.PHONY: help install demo dev test unit integration property fuzz chaos e2e bench bench-webhooks cost lint lock sbom audit docs schema clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ property: $(INSTALLED) ## The stages beside a small model, long form
 
 fuzz: $(INSTALLED) ## Schemathesis against the OpenAPI document, long form (ARGS="--seed 1")
 	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+chaos: $(INSTALLED) ## Kill everything under load and compare what was seen with what is kept (ARGS="--seed 1 --minutes 30")
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 e2e: $(INSTALLED) ## Real processes, real signals
 	@$(PYTEST) tests/e2e

@@ -16,6 +16,7 @@ SHARES = {
     "tests/e2e/agentfield": 5,
     "tests/e2e": 16,
     "tests/docs": 2,
+    "tests/chaos": 5,
     "sdk/python/tests": 3,
 }
 

@@ -8,12 +8,11 @@ import secrets
 import sys
 import tempfile
 from pathlib import Path
+from pkgutil import resolve_name
 
 import orjson
 
-from tests.chaos.embedded import Embedded
 from tests.chaos.faults import KillNode, KillReceiver, KillServer, RollServers, StopNode, StopServer
-from tests.chaos.forwarder import Forwarder
 from tests.chaos.run import Hand, Plan, run
 from tests.chaos.stage import Stage
 
@@ -26,13 +25,16 @@ def main() -> int:
     parser.add_argument("--calm", type=float, default=60.0, help="seconds before the first fault, to compare with")
     parser.add_argument("--rate", type=float, default=40.0, help="executions per second that callers ask for")
     parser.add_argument("--haste", type=float, default=1.0, help="how much faster faults follow each other")
+    parser.add_argument("--ground", default="tests.chaos.embedded:Embedded", help="the database, and what befalls it")
+    parser.add_argument("--front", default="tests.chaos.forwarder:Forwarder", help="what the servers stand behind")
     parser.add_argument("--folder", type=Path, help="where journals, logs and report.json go; kept")
     asked = parser.parse_args()
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
     print(f"journals, logs and report in {folder}", flush=True)
     with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp") as short:
-        ground = Embedded(Path(short))
+        ground = resolve_name(asked.ground)(Path(short))
+        front = resolve_name(asked.front)()
         plan = Plan(
             seed=asked.seed,
             seconds=asked.minutes * 60,
@@ -46,7 +48,7 @@ def main() -> int:
                 Hand(name="rest", faults=[RollServers(), KillReceiver()], rest_seconds=20 / asked.haste),
             ],
         )
-        report = asyncio.run(run(plan, Stage(folder, ground, Forwarder())))
+        report = asyncio.run(run(plan, Stage(folder, ground, front)))
     shape = orjson.dumps(report.shape(), option=orjson.OPT_INDENT_2)
     (folder / "report.json").write_bytes(shape)
     print(orjson.dumps({**report.shape(), "strikes": len(report.strikes)}, option=orjson.OPT_INDENT_2).decode())

@@ -14,6 +14,7 @@ from tests.chaos.work import NODE, ROOM, SIGNAL
 
 ME = uuid.uuid4().hex[:12]
 """This process: no two results that it and another give for one attempt are alike."""
+FOREVER_SECONDS = 3600.0
 app = Agent(NODE, slots=60, heartbeat_seconds=0.5, drain_seconds=5)
 journal = Journal(Path(os.environ["CHAOS_JOURNAL"]))
 
@@ -70,6 +71,26 @@ async def family(context: Context, name: str, count: int) -> dict[str, Any]:
 async def asks(context: Context, name: str) -> dict[str, Any]:
     await begin(context)
     return await end(context, name, await context.wait_for_event(SIGNAL))
+
+
+@app.reasoner
+async def sleeps(context: Context, name: str, seconds: float) -> dict[str, Any]:
+    """A step that is done once, and a sleep without a process between it and its end."""
+    await begin(context)
+
+    async def step() -> str:
+        await journal.write("step", context.execution_id, context.attempt, ME)
+        return f"{context.attempt} {ME}"
+
+    value = await context.step(step)
+    await context.sleep(seconds)
+    return await end(context, name, value)
+
+
+@app.reasoner
+async def endless(context: Context, name: str) -> None:
+    await begin(context)
+    await asyncio.sleep(FOREVER_SECONDS)
 
 
 @app.reasoner(retries=1, retry_delay=0.2)

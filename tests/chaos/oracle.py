@@ -21,9 +21,8 @@ from tests.chaos.work import ROOM, SCHEDULED, Piece, piece
 SHOWN_MAX = 20
 """Cases that are named of one violation; the number of all of them is kept."""
 BUCKETS = (0,)
+ACCEPTED = 200
 ENDS = ("execution.completed", "execution.failed", "execution.cancelled", "execution.timeout")
-SUCCEEDS = frozenset({"quick", "items", "slow", "family", "asks"})
-CAN_BE_CANCELLED = "cancel"
 
 EXECUTIONS = """
 select e.id, e.parent_id, e.run_id, convert_from(e.input, 'UTF8')::json ->> 'name' as name, o.status, o.status_reason,
@@ -73,11 +72,12 @@ class Seen:
     """The journals of a run, sorted by who is spoken of."""
 
     accepted: dict[str, str] = field(default_factory=dict)  # by name, the id
-    acted: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    cancelled: set[str] = field(default_factory=set)
     odd: list[str] = field(default_factory=list)
     begun: Counter[Attempt] = field(default_factory=Counter)
     ended: set[Attempt] = field(default_factory=set)
     items: Counter[tuple[str, int]] = field(default_factory=Counter)
+    steps: set[tuple[str, str]] = field(default_factory=set)
     late: Counter[str] = field(default_factory=Counter)
     late_accepted: list[str] = field(default_factory=list)
     heard: dict[str, list[tuple[str, str, bool]]] = field(default_factory=lambda: defaultdict(list))
@@ -104,7 +104,9 @@ def _hear_caller(seen: Seen, word: str, rest: list[Any]) -> None:
     if word == "accepted":
         seen.accepted[rest[0]] = rest[1]
     elif word == "acted":
-        seen.acted[rest[1]].add(rest[0])
+        verb, id_, status = rest
+        if verb == "cancel" and status == ACCEPTED:
+            seen.cancelled.add(id_)
     else:
         seen.odd.append(str(rest))
 
@@ -116,6 +118,8 @@ def _hear_node(seen: Seen, word: str, one: Attempt, rest: list[Any]) -> None:
         seen.ended.add(one)
     elif word == "item":
         seen.items[one.execution_id, rest[0]] += 1
+    elif word == "step":
+        seen.steps.add((one.execution_id, f"{one.number} {one.by}"))
     elif word == "refused":
         seen.late["memory of a node"] += 1
 
@@ -188,19 +192,19 @@ async def _each_ends_once(conn: asyncpg.Connection, rows: Mapping[str, asyncpg.R
 def _ends_as_it_should(
     seen: Seen, rows: Mapping[str, asyncpg.Record], pieces: Iterator[tuple[str, Piece]], found: Findings
 ) -> None:
-    """Its result is the one that the attempt which it ended with has found, by its own account."""
+    """Its result is the one that the attempt which it ended with has found, by its own account. Whoever was told that
+    it is being cancelled sees it cancelled."""
     statuses: Counter[str] = Counter()
     for id_, one in pieces:
         row = rows.get(id_)
         if row is None or row["status"] is None:
             continue
         statuses[row["status"]] += 1
-        if row["status"] == "cancelled" and one.act == CAN_BE_CANCELLED:
+        if row["status"] == "cancelled" and one.act == "cancel":
             continue
-        if row["status"] != ("succeeded" if one.kind in SUCCEEDS else "failed"):
+        if row["status"] != one.end or id_ in seen.cancelled:
             found.bad("ended otherwise", one.name, id_, row["status"], row["status_reason"], row["attempt"])
-            continue
-        if one.kind in SUCCEEDS and (why := _wrong(seen, id_, one, row)):
+        elif row["status"] == "succeeded" and (why := _wrong(seen, id_, one, row)):
             found.bad("a result that nobody found", one.name, id_, why)
     found.figures |= {f"ended_{status}": number for status, number in sorted(statuses.items())}
 
@@ -213,6 +217,8 @@ def _wrong(seen: Seen, id_: str, one: Piece, row: asyncpg.Record) -> str | None:
         return f"attempt {row['attempt']} has the result of {result['attempt']}"
     if Attempt(id_, result["attempt"], result["by"]) not in seen.ended:
         return f"attempt {result['attempt']} of {result['by']} never came to its end"
+    if one.kind == "sleeps":
+        return None if (id_, result["value"]) in seen.steps else f"a step that nobody took: {result['value']}"
     expected = {
         "items": one.input.get("count"),
         "asks": one.name,

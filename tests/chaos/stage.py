@@ -36,7 +36,8 @@ class Ground(Protocol):
     def env(self) -> Mapping[str, str]:
         """Environment that server processes need on this ground."""
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        """Return once it takes connections and has our newest schema."""
 
     async def stop(self) -> None: ...
 
