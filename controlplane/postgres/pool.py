@@ -23,11 +23,14 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 30.0
+CLOSE_SECONDS = 2.0
 OPEN_RETRY_SECONDS = 0.2
 RETRY_FIRST_SECONDS = 0.02
 RETRY_CAP_SECONDS = 0.5
 TRY_SECONDS = 5.0
-"""What a call is given at least, however little patience is left: it may only be slow."""
+TRY_SHARE = 2 / 3
+"""What a try is given of the patience that is left, so that another one finds a way around what hangs; at least
+`TRY_SECONDS`, for it may only be slow."""
 RELEASE_SECONDS = 1.0
 """How long a call that was given up may take to be ended by the server, until its connection is thrown away."""
 
@@ -58,6 +61,10 @@ PASSING = (
     asyncpg.SerializationError,
     asyncpg.ObjectNotInPrerequisiteStateError,  # a lock that is not to be had, a database closed for maintenance
 )
+
+# After these none of the connections is worth a try: the host behind them is gone without a word, or takes no writes
+# any more because another one was promoted. There may be as many as the pool holds, and each would cost its time.
+DEAF = (TimeoutError, asyncpg.ReadOnlySQLTransactionError)
 
 
 async def open_pool(
@@ -96,6 +103,15 @@ async def open_pool(
             await asyncio.sleep(OPEN_RETRY_SECONDS)
 
 
+async def close_pool(pool: Pool) -> None:
+    """Say goodbye to the database, and leave without one where nobody answers."""
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
+
+
 async def _as_it_is(_conn: Connection) -> None:
     """Connections go back as they are: nothing is set, listened to or locked here that outlives its transaction.
 
@@ -122,10 +138,11 @@ async def persist(
     wait = RETRY_FIRST_SECONDS
     while True:
         try:
-            return await _try(pool, call, seconds=max(TRY_SECONDS, until - time.monotonic()), repeated=repeated)
+            seconds_left = until - time.monotonic()
+            return await _try(pool, call, seconds=max(TRY_SECONDS, seconds_left * TRY_SHARE), repeated=repeated)
         except PASSING as error:
             repeated = True
-            if time.monotonic() + wait > until:
+            if time.monotonic() + wait > until or pool.is_closing():
                 log.warning("database.unavailable", extra={"call": name, "error": repr(error)})
                 raise unavailable(error) from error
         await asyncio.sleep(wait)
@@ -161,6 +178,10 @@ async def _try(
             if repeated:
                 await confirm(conn)
             return result
+    except DEAF as error:
+        log.warning("database.deaf", extra={"error": repr(error)})
+        await pool.expire_connections()
+        raise
     finally:
         leave.cancel()
         await pool.release(conn, timeout=RELEASE_SECONDS)
