@@ -34,6 +34,7 @@ class FullDisk:
     def __init__(self, folder: Path | None = None) -> None:
         if os.geteuid() != 0:
             pytest.skip("needs root to mount a small tmpfs")
+        self._own = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="full-disk-", dir="/tmp"))
         self.folder.chmod(0o711)
         self.disk = self.folder / "disk"
@@ -63,7 +64,8 @@ class FullDisk:
         await self.cluster.stop()
         await self.cluster.gone()
         await _run("umount", "--lazy", str(self.disk))
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._own:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def fill(self) -> None:
         """Not a byte is left."""

@@ -52,6 +52,7 @@ class PgBouncer:
 
     def __init__(self, folder: Path | None = None) -> None:
         debian.install("pgbouncer")
+        self._own = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="pgbouncer-", dir="/tmp"))
         self.folder.chmod(0o711)
         self.cluster = Cluster(self.folder, name="only")
@@ -81,7 +82,8 @@ class PgBouncer:
         await self.kill_pooler()
         await self.cluster.stop()
         await self.cluster.gone()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._own:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     async def start_pooler(self) -> None:
         """Return once it passes queries on."""

@@ -31,6 +31,7 @@ class Standby:
     """A primary and its standby. `primary` is the one that takes writes now."""
 
     def __init__(self, folder: Path | None = None, *, synchronous: bool = True) -> None:
+        self._own = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="standby-", dir="/tmp"))
         self.folder.chmod(0o711)
         self.synchronous = synchronous
@@ -58,7 +59,8 @@ class Standby:
     async def stop(self) -> None:
         await asyncio.gather(self.primary.stop(), self.standby.stop())
         await asyncio.gather(self.primary.gone(), self.standby.gone())
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._own:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     async def follow(self) -> None:
         """Make the standby anew from the primary; in step with it when this returns."""
@@ -97,3 +99,8 @@ class Failover:
         await self._ground.in_step()
         await self._ground.fail_over(alone=rng.random() < 0.5)
         await self._ground.follow()
+
+
+def asynchronous(folder: Path | None = None) -> Standby:
+    """The same without the wait: a commit is answered when the primary has it."""
+    return Standby(folder, synchronous=False)
