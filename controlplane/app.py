@@ -113,7 +113,7 @@ from controlplane.outbound.node import NodeCaller
 from controlplane.outbound.webhook import WebhookSender
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
-from controlplane.postgres.pool import Connection, Pool, open_pool
+from controlplane.postgres.pool import Connection, Pool, close_pool, open_pool
 from controlplane.reads import bulks, verify
 from controlplane.reads import changes as change_rows
 from controlplane.reads import events as event_rows
@@ -183,6 +183,8 @@ WAKER_SPACING_SECONDS = 0.05
 """Every end may be the one that a parent waits for: so many passes a second look at all of them."""
 ADMITTER_SECONDS = 0.5
 CENSUS_LOOK_SECONDS = 1.0
+END_SECONDS = 5.0
+"""How long daemons may take to put down what they have in hand, until their connections are taken from them."""
 REPLAYS_MAX = 16
 """Children that one flush looks up in the source run: the results of all of them are in memory at once."""
 
@@ -277,7 +279,8 @@ async def _running(
     placement = Placement(buckets=settings.buckets, hashed=settings.buckets_hashed)
     clock = DatabaseClock()
     ids = IdMaker(clock.milliseconds, RandomBits())
-    hints = Hints(pool, dsn, notify=settings.notify)
+    listens_at = settings.database_direct_url or (None if settings.database_pooler else dsn)
+    hints = Hints(pool, listens_at, notify=settings.notify)
     admission = Admission(hints)
     namespace_caps = Caps(pool, placement, defaults=settings.caps)
     egress = EgressPolicy(allow=settings.egress_allow, allow_loopback=settings.egress_allow_loopback)
@@ -482,13 +485,11 @@ async def _running(
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _end(tasks, pool)
             await overseer.drain()
             await asyncio.gather(pusher.drain(settings.drain_seconds), dispatcher.drain(settings.drain_seconds))
             await doors.lanes.close()
-    await pool.close()
+    await close_pool(pool)
 
 
 def release_waiters(app: FastAPI) -> None:
@@ -664,6 +665,22 @@ def _bytes(op: Op) -> int:
 
 def _start(daemons: dict[str, Coroutine[Any, Any, None]]) -> list[asyncio.Task[None]]:
     return [asyncio.create_task(_guard(name, daemon), name=name) for name, daemon in daemons.items()]
+
+
+async def _end(tasks: list[asyncio.Task[None]], pool: Pool) -> None:
+    """Cancel the daemons, and again where that was lost.
+
+    One whose connection died without a word waits for it, and hears the end of that instead of the cancel.
+    """
+    for task in tasks:
+        task.cancel()
+    _, left = await asyncio.wait(tasks, timeout=END_SECONDS)
+    while left:
+        logger.warning("daemon.hangs", extra={"daemons": sorted(task.get_name() for task in left)})
+        pool.terminate()
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=END_SECONDS)
 
 
 async def _guard(name: str, daemon: Coroutine[Any, Any, None]) -> None:

@@ -12,7 +12,7 @@
     ├── Refused        Malformed  Invalid  InvalidParameter  TooLarge  TargetMalformed  EgressRefused  NoWebhook
     │                  Unauthorized  NotItsNode  ScopeMissing  NodeNotAllowed  NamespaceNotAllowed
     │                  NotHttp  HeadTooLarge  TooSlow  RateLimited  CapReached  NamespaceFull  PayloadsHidden
-    └── Unavailable    DatabaseUnavailable  ShuttingDown  WaitedTooLong  TooManyConnections
+    └── Unavailable    DatabaseUnavailable (DatabaseFull)  ShuttingDown  WaitedTooLong  TooManyConnections
 
 The class docstring is the default message, `code` the stable slug that a program may switch on.
 `where` names the offending part of the input (a JSON pointer or a header), `fix` the next step for a person.
@@ -379,6 +379,12 @@ class DatabaseUnavailable(Unavailable):
     """The database cannot be reached right now; try again."""
 
     code = "database_unavailable"
+
+
+class DatabaseFull(DatabaseUnavailable):
+    """The database has no space left for this, and nothing was changed; free some, then try again."""
+
+    code = "database_full"
 
 
 class ShuttingDown(Unavailable):

@@ -56,6 +56,10 @@ class Settings(BaseSettings):
         default=False,
         description="Whether a transaction pooler (PgBouncer) stands in front: nothing is prepared or set per session.",
     )
+    database_direct_url: str | None = Field(
+        default=None,
+        description="The same database past that pooler, to listen for hints; without it work is found by polling.",
+    )
     database_connections: int = Field(
         default=10, ge=4, le=200, description="Connections to the database per replica, whatever the number of callers."
     )

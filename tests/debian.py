@@ -1,4 +1,4 @@
-"""Debian packages that a test needs: installed as root, skipped without it."""
+"""Debian's packages, for tests of what only they have."""
 
 from __future__ import annotations
 
@@ -11,26 +11,31 @@ from pathlib import Path
 
 import pytest
 
-_LOCK = Path(tempfile.gettempdir()) / "controlplane-tests-debian.lock"
+LOCK = Path(tempfile.gettempdir()) / "controlplane-debian.lock"
+INSTALL = ("apt-get", "install", "-q", "-y", "--no-install-recommends")
 
 
 def install(*packages: str) -> None:
-    """These packages are there from here on; without root the test is skipped. One worker at a time installs."""
-    with _LOCK.open("w") as lock:
+    """Install these as root, one worker at a time. Skips where nobody may: without root, or without apt."""
+    with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        missing = [one for one in packages if not _is_installed(one)]
+        missing = [one for one in packages if not _installed(one)]
         if not missing:
             return
         if os.geteuid() != 0 or shutil.which("apt-get") is None:
-            pytest.skip(f"needs Debian's {', '.join(missing)}, and root to install it")
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing]
-        if subprocess.run(command, env=environment, capture_output=True, check=False).returncode != 0:
-            subprocess.run(["apt-get", "update", "-q"], env=environment, capture_output=True, check=True)
-            subprocess.run(command, env=environment, capture_output=True, check=True)
+            pytest.skip(f"needs root and apt to install {', '.join(missing)}")
+        if _run(*INSTALL, *missing).returncode:  # the lists of packages are missing, or old
+            _run("apt-get", "update", "-q")
+            done = _run(*INSTALL, *missing)
+            assert done.returncode == 0, f"{done.stdout[-2000:]}{done.stderr[-2000:]}"
 
 
-def _is_installed(package: str) -> bool:
-    asked = ["dpkg-query", "-W", "-f=${Status}", package]
-    found = subprocess.run(asked, capture_output=True, text=True, check=False)
-    return found.stdout.endswith(" installed")
+def _installed(package: str) -> bool:
+    if shutil.which("dpkg-query") is None:
+        return False
+    return _run("dpkg-query", "-W", "-f", "${Status}", package).stdout == "install ok installed"
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from controlplane import errors
 from controlplane.api.agentfield import absent
-from controlplane.postgres.pool import PASSING
+from controlplane.postgres.pool import PASSING, unavailable
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ STATUS_OF: dict[type[errors.ControlPlaneError], int] = {
     errors.PayloadsHidden: 403,
     errors.Unavailable: 503,
     errors.DatabaseUnavailable: 503,
+    errors.DatabaseFull: 503,
     errors.ShuttingDown: 503,
     errors.WaitedTooLong: 504,
     errors.TooManyConnections: 503,
@@ -160,7 +161,7 @@ def of(request: Request, error: Exception) -> Response:
     facts = {"path": request.url.path, "error": repr(error), "request_id": request.scope.get(REQUEST_ID)}
     if isinstance(error, PASSING):
         log.warning("request.unavailable", extra=facts)
-        return answer(errors.DatabaseUnavailable())
+        return answer(unavailable(error))
     log.error("request.broken", extra=facts, exc_info=error)
     return answer(errors.ControlPlaneError("Something broke in here; it was logged."))
 

@@ -22,16 +22,19 @@ BULKS_SECONDS = 30 * DAY_SECONDS
 
 
 class DatabaseClock:
-    """The database's time without asking it: ids must fall into the partitions that its clock made."""
+    """The database's time without asking it: ids must fall into the partitions that its clock made.
+
+    Counted on from there by what no step of our own wall clock touches.
+    """
 
     def __init__(self) -> None:
         self._ahead_seconds = 0.0
 
     def set(self, database_seconds: float) -> None:
-        self._ahead_seconds = database_seconds - time.time()
+        self._ahead_seconds = database_seconds - time.monotonic()
 
     def milliseconds(self) -> int:
-        return int((time.time() + self._ahead_seconds) * 1000)
+        return int((time.monotonic() + self._ahead_seconds) * 1000)
 
 
 class Janitor:

@@ -223,10 +223,12 @@ class Lane(Generic[Item, Result]):
                 self.flushes += 1
 
         self.items += len(items)
+        raced = False
         while True:
             try:
-                return await persist(self._pool, flush, seconds=self._retry_seconds, name=self.name)
+                return await persist(self._pool, flush, seconds=self._retry_seconds, name=self.name, repeated=raced)
             except Raced as error:
+                raced = True
                 if time.monotonic() > until:
                     log.warning("lane.raced", extra={"lane": self.name, "items": len(items)})
                     raise DatabaseUnavailable from error

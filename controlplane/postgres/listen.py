@@ -72,9 +72,12 @@ class Waiter:
 
 
 class Hints:
-    """The bulletin board of one process, joined to those of the other replicas by one LISTEN connection."""
+    """The bulletin board of one process, joined to those of the other replicas by one LISTEN connection.
 
-    def __init__(self, pool: Pool, dsn: str, *, notify: bool = True) -> None:
+    `dsn`: where it listens; None where nothing can be heard, behind a transaction pooler. It tells others all the same.
+    """
+
+    def __init__(self, pool: Pool, dsn: str | None, *, notify: bool = True) -> None:
         self.waiters: dict[str, dict[Waiter, None]] = {}
         self._pool = pool
         self._dsn = dsn
@@ -115,10 +118,9 @@ class Hints:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         if self._notify:
-            self._tasks = [
-                asyncio.create_task(self._send(), name="hints.send"),
-                asyncio.create_task(self._listen(), name="hints.listen"),
-            ]
+            self._tasks = [asyncio.create_task(self._send(), name="hints.send")]
+            if self._dsn is not None:
+                self._tasks.append(asyncio.create_task(self._listen(self._dsn), name="hints.listen"))
         try:
             yield
         finally:
@@ -138,12 +140,12 @@ class Hints:
                 await self._pool.execute(NOTIFY, CHANNEL, payload)
             await asyncio.sleep(NOTIFY_EVERY_SECONDS)
 
-    async def _listen(self) -> None:
+    async def _listen(self, dsn: str) -> None:
         """Keep one connection listening; after every reconnect wake everybody, hints may have been missed."""
         said = False
         while True:
             try:
-                conn = await asyncpg.connect(self._dsn, timeout=5, command_timeout=3)
+                conn = await asyncpg.connect(dsn, timeout=5, command_timeout=3)
                 try:
                     await conn.add_listener(CHANNEL, self._heard)
                     self.wake_all()

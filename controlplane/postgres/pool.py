@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from controlplane.errors import DatabaseUnavailable
+from controlplane.errors import DatabaseFull, DatabaseUnavailable
 
 # Text, because asyncpg's classes take no parameters at run time.
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
@@ -23,9 +23,18 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 30.0
+CLOSE_SECONDS = 2.0
 OPEN_RETRY_SECONDS = 0.2
 RETRY_FIRST_SECONDS = 0.02
 RETRY_CAP_SECONDS = 0.5
+TRY_SECONDS = 5.0
+TRY_SHARE = 2 / 3
+"""What a try is given of the patience that is left, so that another one finds a way around what hangs; at least
+`TRY_SECONDS`, for it may only be slow."""
+RELEASE_SECONDS = 1.0
+"""How long a call that was given up may take to be ended by the server, until its connection is thrown away."""
+
+CONFIRM = "select pg_logical_emit_message(true, 'controlplane', '')"
 
 # A transaction left open would hold back the readers of events (see `reads/events.py`) and every vacuum. Every
 # statement has its index, but one that was planned while its table was empty would go on reading the whole of it until
@@ -52,6 +61,10 @@ PASSING = (
     asyncpg.SerializationError,
     asyncpg.ObjectNotInPrerequisiteStateError,  # a lock that is not to be had, a database closed for maintenance
 )
+
+# After these none of the connections is worth a try: the host behind them is gone without a word, or takes no writes
+# any more because another one was promoted. There may be as many as the pool holds, and each would cost its time.
+DEAF = (TimeoutError, asyncpg.ReadOnlySQLTransactionError)
 
 
 async def open_pool(
@@ -90,6 +103,15 @@ async def open_pool(
             await asyncio.sleep(OPEN_RETRY_SECONDS)
 
 
+async def close_pool(pool: Pool) -> None:
+    """Say goodbye to the database, and leave without one where nobody answers."""
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
+
+
 async def _as_it_is(_conn: Connection) -> None:
     """Connections go back as they are: nothing is set, listened to or locked here that outlives its transaction.
 
@@ -99,22 +121,67 @@ async def _as_it_is(_conn: Connection) -> None:
 
 
 async def persist(
-    pool: Pool, call: Callable[[Connection], Awaitable[Result]], *, seconds: float, name: str = "call"
+    pool: Pool,
+    call: Callable[[Connection], Awaitable[Result]],
+    *,
+    seconds: float,
+    name: str = "call",
+    repeated: bool = False,
 ) -> Result:
     """Run this with a connection, again and again for at most so long while the database is out of reach.
 
-    Only for calls that say the same thing twice: an answer may be lost after the commit.
-    Raises: DatabaseUnavailable.
+    Only for calls that say the same thing twice: an answer may be lost after the commit. What an earlier try left is
+    then answered for only after `confirm`. `repeated`: there was one before this call.
+    Raises: DatabaseUnavailable, also when a try hangs (a host that is gone, a synchronous standby that is away).
     """
     until = time.monotonic() + seconds
     wait = RETRY_FIRST_SECONDS
     while True:
         try:
-            async with pool.acquire(timeout=max(1.0, until - time.monotonic())) as conn:
-                return await call(conn)
+            seconds_left = until - time.monotonic()
+            return await _try(pool, call, seconds=max(TRY_SECONDS, seconds_left * TRY_SHARE), repeated=repeated)
         except PASSING as error:
-            if time.monotonic() + wait > until:
+            repeated = True
+            if time.monotonic() + wait > until or pool.is_closing():
                 log.warning("database.unavailable", extra={"call": name, "error": repr(error)})
-                raise DatabaseUnavailable from error
+                raise unavailable(error) from error
         await asyncio.sleep(wait)
         wait = min(wait * 2, RETRY_CAP_SECONDS)
+
+
+def unavailable(error: BaseException) -> DatabaseUnavailable:
+    """How to say what passes by itself, and that a full disk does not."""
+    return DatabaseFull() if isinstance(error, asyncpg.DiskFullError) else DatabaseUnavailable()
+
+
+async def confirm(conn: Connection) -> None:
+    """Return once everything that this connection has seen is as safe as what it commits itself.
+
+    With synchronous standbys a commit waits for them, and what is only read does not. A wait that was given up, or cut
+    short by a crash, leaves a commit that everybody sees and that the primary alone has. Whoever answers for what an
+    earlier try may have left commits something of its own behind it: the log is passed on in order.
+    """
+    await conn.execute(CONFIRM)
+
+
+async def _try(
+    pool: Pool, call: Callable[[Connection], Awaitable[Result]], *, seconds: float, repeated: bool
+) -> Result:
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    conn = await pool.acquire(timeout=seconds)
+    # The server is asked to end what takes too long, and its transaction; one that does not even hear is left.
+    leave = loop.call_at(until + RELEASE_SECONDS, conn.terminate)
+    try:
+        async with asyncio.timeout_at(until):
+            result = await call(conn)
+            if repeated:
+                await confirm(conn)
+            return result
+    except DEAF as error:
+        log.warning("database.deaf", extra={"error": repr(error)})
+        await pool.expire_connections()
+        raise
+    finally:
+        leave.cancel()
+        await pool.release(conn, timeout=RELEASE_SECONDS)

@@ -21,7 +21,7 @@ from controlplane.domain.placement import by_bucket
 from controlplane.domain.retry import RetryPolicy, after_error, delay_seconds
 from controlplane.domain.step import Until
 from controlplane.errors import ControlPlaneError, StepNotFound
-from controlplane.postgres.pool import Connection
+from controlplane.postgres.pool import Connection, confirm
 from controlplane.stages import finish, hold, record, suspend
 
 Ended = tuple[Report, Held]
@@ -322,4 +322,6 @@ async def _recorded_before(conn: Connection, bucket: int, stale: list[Report]) -
         fence = Fence(ExecutionId(row["id"]), row["attempt"])
         if fence in answers:
             answers[fence] = Recorded(code=ReportCode.ALREADY_RECORDED, status=Status(row["status"]))
+    if any(one.code is ReportCode.ALREADY_RECORDED for one in answers.values()):
+        await confirm(conn)
     return answers

@@ -24,7 +24,7 @@ from controlplane.errors import (
     LeaseLost,
 )
 from controlplane.postgres.lane import Raced
-from controlplane.postgres.pool import Connection
+from controlplane.postgres.pool import Connection, confirm
 from controlplane.stages import hold
 
 IDEMPOTENCY_SECONDS = 24 * 3600
@@ -568,6 +568,8 @@ async def before(conn: Connection, batch: Sequence[Submission]) -> dict[UUID, Ac
             child_id = steps.get((item.parent_id, item.step))
             if child_id in accepted:
                 answers[item.id] = _accepted(accepted[child_id], replayed=True)
+    if answers:
+        await confirm(conn)
     return answers
 
 
