@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test unit integration property fuzz e2e bench bench-webhooks cost lint lock sbom audit docs schema clean
+.PHONY: help install demo dev test unit integration property crash-awaits fuzz e2e bench bench-webhooks cost lint lock sbom audit docs schema clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ integration: $(INSTALLED) ## Tests on a real PostgreSQL
 
 property: $(INSTALLED) ## The stages beside a small model, long form
 	@HYPOTHESIS_PROFILE=long $(PYTEST) --timeout 7200 tests/property
+
+crash-awaits: $(INSTALLED) ## Servers, agents and callers die at every await of theirs, one after the other (ARGS="--seed 1 --places 4")
+	@$(BIN)/python -m tests.crash.awaits $(ARGS)
 
 fuzz: $(INSTALLED) ## Schemathesis against the OpenAPI document, long form (ARGS="--seed 1")
 	@$(BIN)/python -m tests.fuzz $(ARGS)
