@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test unit integration property model fuzz crash chaos e2e bench bench-webhooks cost lint lock sbom audit docs schema clean
+.PHONY: help install demo dev test unit integration property model crash-awaits fuzz crash chaos e2e bench bench-webhooks cost lint lock sbom audit docs schema clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ property: $(INSTALLED) ## The stages beside a small model, long form (ARGS="--se
 
 model: $(INSTALLED) ## The claim protocol in every state that a model of it can come to, long form (needs root for Debian's spin)
 	@MODEL=long $(PYTEST) tests/model
+
+crash-awaits: $(INSTALLED) ## Servers, agents and callers die at every await of theirs, one after the other (ARGS="--seed 1 --places 4")
+	@$(BIN)/python -m tests.crash.awaits $(ARGS)
 
 fuzz: $(INSTALLED) ## Schemathesis against the OpenAPI document, long form (ARGS="--seed 1")
 	@$(BIN)/python -m tests.fuzz $(ARGS)

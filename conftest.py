@@ -13,6 +13,7 @@ import pytest
 
 # Minutes of test time: two workers have eighty of them in the forty that a run may take.
 SHARES = {
+    "tests/crash/awaits": 4,
     "tests/unit": 1,
     "tests/integration": 34,
     "tests/migrations": 2,

@@ -33,7 +33,9 @@ BATCH = 256
 LEAVE_MAX = 10_000
 
 # `lease_seconds <= $2`: the seconds for which we and our database have been up. An outage of ours must not expire
-# everybody: they could not have renewed.
+# everybody: they could not have renewed. Functions that exist only while they are called are renewed by us and cannot
+# register again: after a pause of ours this may run before that, and they would be gone for good. They end when they
+# are told to drain.
 CLOSE_EXPIRED = """
 update sessions
 set closed_at = clock(),
@@ -46,6 +48,7 @@ where bucket = $1
       and closed_at is null
       and expires_at < clock()
       and lease_seconds <= $2
+      and (transport <> 'serverless' or draining)
     order by id
     limit $3
     for update skip locked

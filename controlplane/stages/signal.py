@@ -136,7 +136,7 @@ async def send(conn: Connection, signal: Signal) -> Sent:
     async with conn.transaction():
         held = (await hold.lock(conn, bucket, [id_])).get(id_)
         if held is None or held.namespace != signal.namespace:
-            raise await _gone(conn, bucket, signal)
+            return await _ended(conn, bucket, signal)
         before = await _before(conn, bucket, signal)
         if before is not None:
             return before
@@ -188,8 +188,11 @@ def _fact(signal: Signal, step: str | None) -> bytes:
     return b'{"signal_id":%b,"event":%b%b}' % (text(show("sig", signal.id)), text(signal.event), taken)
 
 
-async def _gone(conn: Connection, bucket: int, signal: Signal) -> ExecutionNotFound | AlreadyFinished:
+async def _ended(conn: Connection, bucket: int, signal: Signal) -> Sent:
+    """A signal that it has taken before its end is answered as it was. Raises: ExecutionNotFound, AlreadyFinished."""
     row = await conn.fetchrow(READ_STATUS, bucket, signal.execution_id, signal.namespace)
     if row is None or row["status"] is None:
-        return ExecutionNotFound()
-    return AlreadyFinished(f"The execution has already ended: {row['status']}.", status=row["status"])
+        raise ExecutionNotFound
+    if (before := await _before(conn, bucket, signal)) is not None:
+        return before
+    raise AlreadyFinished(f"The execution has already ended: {row['status']}.", status=row["status"])

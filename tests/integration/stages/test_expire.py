@@ -689,7 +689,6 @@ async def test_refusing_twice_is_once(conn: Connection) -> None:
     [
         (Transport.PUSH, False, "silent", 1),
         (Transport.PUSH, True, "drained", 0),
-        (Transport.SERVERLESS, False, "silent", 1),
         (Transport.SERVERLESS, True, "drained", 0),
     ],
 )

@@ -321,6 +321,15 @@ async def test_functions_live_as_long_as_we_do(conn: Connection) -> None:
     assert process.id != function.id
 
 
+async def test_a_pause_of_us_all_ends_no_function(conn: Connection) -> None:
+    """Nobody beat for it, and whoever looks for expired sessions comes first: it could not register by itself again."""
+    function, _ = await sessions(conn)
+    await move_clock(conn, "1 hour")
+
+    assert await expire.close_expired(conn, 0, up_seconds=1e6) == 1
+    assert await all_rows(conn, "select id from sessions where closed_at is null") == [(function.id,)]
+
+
 async def test_a_fresh_function_is_left_alone(conn: Connection) -> None:
     """All replicas beat for it; it is written to four times in a lease and not each time that somebody looks."""
     function, _ = await sessions(conn)

@@ -11,7 +11,7 @@ from controlplane.domain.approval import Decision
 from controlplane.domain.execution import Status
 from controlplane.domain.lease import Fence, Ready, Recorded, ReportCode, Verdict
 from controlplane.domain.step import AskApproval, AwaitEvent, Done, Sleep, StepStatus
-from controlplane.errors import StepNotFound
+from controlplane.errors import AlreadyFinished, StepNotFound
 from controlplane.postgres.pool import Connection
 from controlplane.stages import approve, cancel, complete, expire, pause, signal
 from controlplane.stages import suspend as stage
@@ -444,6 +444,19 @@ async def test_a_signal_whose_commit_was_not_heard_of(conn: Connection) -> None:
 
     assert (first.delivered, again.delivered, again.replayed) == (True, True, False)
     assert await conn.fetchval("select count(*) from signals") == 1
+
+
+async def test_a_signal_that_is_sent_again_after_the_end(conn: Connection) -> None:
+    """Who did not hear that it was taken hears it now; a new one comes too late."""
+    made = await make_execution(conn, "running")
+    first = await send(conn, made.id, key="once")
+    await report(conn, made.fence)
+
+    again = await send(conn, made.id, key="once")
+
+    assert (again.id, again.replayed) == (first.id, True)
+    with pytest.raises(AlreadyFinished):
+        await send(conn, made.id, key="another")
 
 
 async def test_who_waits_for_nothing(conn: Connection) -> None:
