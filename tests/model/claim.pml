@@ -106,7 +106,8 @@ byte leases[EXECUTIONS];
 inline open_session(n) { /* register.OPEN */
   opened++;
   uses[n] = opened;
-  promised[opened] = true
+  promised[opened] = true;
+  printf("node %d: opens session %d\n", n, opened)
 }
 
 /* What a node writes in the name of its lease, the `lease`th of this execution. */
@@ -122,7 +123,8 @@ inline finish(x, at, how) { /* finish.END: the row leaves the queue and the outc
   session[x] = 0;
   cancelling[x] = false;
   ended_at[x] = at;
-  ended++
+  ended++;
+  printf("  %d ends as %e, at attempt %d\n", x, how, at)
 }
 
 inline take_back(x) { /* expire._free */
@@ -130,6 +132,7 @@ inline take_back(x) { /* expire._free */
   :: cancelling[x] && !left_out(CANCEL_EXPIRY) -> finish(x, attempt[x], cancelled)
   :: else -> /* expire.RELEASE */
     must(cancel_decides, !cancelling[x]);
+    printf("  attempt %d of %d is taken back from session %d\n", attempt[x], x, session[x]);
     state[x] = ready;
     session[x] = 0
   fi
@@ -143,13 +146,14 @@ inline report(x, a, lease, verdict, answer) { /* complete.report */
     live = state[x] != gone && guard(REPORT_ATTEMPT, at == a) && guard(REPORT_LEASE, session[x] != 0);
     again = verdict == failed && failures[x] < RETRIES && (!flagged || left_out(CANCEL_RETRY));
     mine = state[x] != gone && !left_out(REPORT_LOCK);
+    printf("attempt %d of %d is reported as %e\n", a, x, verdict);
     locked[x] = locked[x] || mine
   }
   atomic {
     mine || unlocked(x);
     answer = unheard;
     if
-    :: may_fail -> wrong++ /* the server dies: all is rolled back */
+    :: may_fail -> wrong++; printf("  the server dies\n") /* all is rolled back */
     :: live && again ->
       if
       :: state[x] != gone && guard(RETRY_ATTEMPT, attempt[x] == at) -> /* complete.RETRY */
@@ -159,6 +163,7 @@ inline report(x, a, lease, verdict, answer) { /* complete.report */
         session[x] = 0;
         failures[x]++;
         retried[x] = retried[x] | (1 << a);
+        printf("  %d is tried again\n", x);
         answer = recorded
       :: else /* it goes another way when it is said again */
       fi
@@ -189,7 +194,7 @@ inline report(x, a, lease, verdict, answer) { /* complete.report */
     flagged = false;
     at = 0;
     if
-    :: may_fail && answer != unheard -> wrong++; answer = unheard /* the answer is lost */
+    :: may_fail && answer != unheard -> wrong++; answer = unheard; printf("  its answer is lost\n")
     :: true
     fi
   }
@@ -204,7 +209,7 @@ inline checkpoint(x, a, lease, answer) { /* checkpoint.write */
   }
   atomic { /* checkpoint.STORE */
     if
-    :: live -> write_fenced(x, lease); must(in_order, lease >= memory[x]); memory[x] = lease; answer = recorded
+    :: live -> write_fenced(x, lease); must(in_order, lease >= memory[x]); memory[x] = lease; answer = recorded; printf("attempt %d of %d writes a checkpoint\n", a, x)
     :: else -> answer = lost
     fi;
     shares[x] = shares[x] - mine;
@@ -221,7 +226,8 @@ inline take(n, x, by) { /* the write of lease.CLAIM */
   leases[x]++;
   a = attempt[x];
   lease = leases[x];
-  arriving[n] = x + 1
+  arriving[n] = x + 1;
+  printf("node %d: claims %d as attempt %d, with session %d\n", n, x, a, by)
 }
 
 /* A process of a node: it claims, works, perhaps writes a checkpoint, and reports until it is heard. That its lease is
@@ -259,7 +265,7 @@ end_of_all:
     fi;
     if
     :: x == none || !alive[n]
-    :: atomic { x != none && may_fail -> wrong++; arriving[n] = 0 } /* the answer to the claim is lost */
+    :: atomic { x != none && may_fail -> wrong++; arriving[n] = 0; printf("  its answer is lost\n") }
     :: atomic {
         x != none && alive[n] -> arriving[n] = 0;
         runs[n] = x + 1;
@@ -277,7 +283,7 @@ end_of_all:
           :: verdict = failed
           fi;
           if
-          :: may_fail && empty(late) -> wrong++; late!x, a, lease, verdict
+          :: may_fail && empty(late) -> wrong++; late!x, a, lease, verdict; printf("a report will arrive twice\n")
           :: true
           fi
         }
@@ -371,6 +377,7 @@ end_of_all:
       living--;
       alive[n] = false;
       promised[uses[n]] = false;
+      printf("node %d: dies\n", n);
       n = 0
     }
   :: atomic {
@@ -379,6 +386,7 @@ end_of_all:
       fi;
       wrong++;
       promised[uses[n]] = false;
+      printf("node %d: its lease runs out\n", n);
       n = 0
     }
   od
@@ -387,7 +395,7 @@ end_of_all:
 inline close_seen() {
   for (s : 1 .. SESSIONS) {
     if
-    :: (seen & (1 << s)) != 0 -> must(not_robbed, !promised[s]); closed[s] = true
+    :: (seen & (1 << s)) != 0 -> must(not_robbed, !promised[s]); closed[s] = true; printf("session %d is closed\n", s)
     :: else
     fi
   }
@@ -473,7 +481,8 @@ proctype Caller() {
       :: live && resting && (state[0] == ready || left_out(END_ATTEMPT)) -> finish(0, attempt[0], cancelled)
       :: live && !resting && state[0] != gone -> /* cancel.FLAG */
         must(cancel_decides, session[0] != 0);
-        cancelling[0] = true
+        cancelling[0] = true;
+        printf("0 is being cancelled\n")
       :: else
       fi;
       locked[0] = locked[0] && !(live && !left_out(CANCEL_LOCK))

@@ -85,16 +85,17 @@ end_of_all:
         a = attempt;
         lease = leases;
         holder = _pid;
-        lapsed = false
+        lapsed = false;
+        printf("dispatcher %d: claims attempt %d\n", _pid, a)
       :: else -> lease = 0
       fi
     }
     if
     :: lease == 0
-    :: atomic { lease != 0 && may_fail -> wrong++; lapsed = lapsed || lease == leases } /* it dies */
+    :: atomic { lease != 0 && may_fail -> wrong++; lapsed = lapsed || lease == leases; printf("dispatcher %d: dies\n", _pid) }
     :: lease != 0 ->
       if
-      :: atomic { may_fail -> wrong++; lapsed = lapsed || lease == leases } /* it is slow */
+      :: atomic { may_fail -> wrong++; lapsed = lapsed || lease == leases; printf("dispatcher %d: its lease runs out\n", _pid) }
       :: true
       fi;
       if /* webhook.send: the connection was given back */
@@ -112,7 +113,8 @@ end_of_all:
           :: taken -> state = delivered
           :: !taken && charged >= ATTEMPTS_MAX -> state = dead
           :: else -> state = pending
-          fi
+          fi;
+          printf("dispatcher %d: settles attempt %d, now %e\n", _pid, a, state)
         :: else
         fi;
         taken = false;
@@ -126,7 +128,8 @@ end_of_all:
       must(one_sends, lapsed);
       state = pending;
       holder = 0;
-      lapsed = false
+      lapsed = false;
+      printf("dispatcher %d: takes attempt %d back\n", _pid, attempt)
     }
   od
 }
