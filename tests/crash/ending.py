@@ -59,7 +59,7 @@ EVENTS = """
 select 'events' as name, jsonb_build_object('execution_id', execution_id, 'type', type)::text as row
 from events
 where type not in (
-  'execution.started', 'lease.released', 'lease.expired', 'memory.written', 'execution.note', 'execution.progress'
+  'execution.started', 'lease.released', 'lease.expired', 'memory.written', 'note.added', 'execution.progress'
 )
 """
 
@@ -94,6 +94,7 @@ OTHERWISE = frozenset(
 )
 """Columns that may differ: how often it was tried, and what is random or a clock's."""
 
+MOMENTS = ("_at", "_since", "_until")
 OTHERWISE_OF = {"bulks": frozenset({"state"})}
 """One that is stopped may just have come to its end."""
 

@@ -102,7 +102,7 @@ async def forgotten(world: World) -> None:
     await deliver_all(world, TAKEN, DeliveryState.DELIVERED)
     await world.one(submit.accept, submission(id=world.new_id("young")))
     world.time_passes(2 * daemons.KEPT_SECONDS)
-    await daemons.until_quiet(world, daemons.announcer(world.pool).tick)
+    await daemons.announced(world)
     would = await world.ask(_preview)
     await world.ask(forget.rouse, 0)
     await daemons.until_quiet(world, daemons.archivist(world.pool).tick)
@@ -124,7 +124,7 @@ async def forgotten_whole(world: World) -> None:
     await node.report(one, Verdict.FAILED, retryable=False)
     await deliver_all(world, REFUSED, DeliveryState.DEAD)
     world.time_passes(2 * daemons.KEPT_SECONDS)
-    await daemons.until_quiet(world, daemons.announcer(world.pool).tick)
+    await daemons.announced(world)
     await world.ask(forget.step, 0, keep=daemons.KEEP)
     for _ in range(4):
         world.time_passes(forget.REST_SECONDS + 1.0)
