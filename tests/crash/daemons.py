@@ -24,7 +24,7 @@ from controlplane.postgres.pool import Pool
 from controlplane.reads import bulks, executions
 from controlplane.security.secrets import KeyRing
 from tests.crash.world import World
-from tests.make import make_id, no_jitter
+from tests.make import horizon_passed, make_id, no_jitter
 
 STOCK = Placement()
 FOREVER_SECONDS = 1e9
@@ -136,6 +136,13 @@ async def all_once(world: World) -> None:
     pool = world.pool
     for one in (reaper(pool), waker(pool), scheduler(pool), admitter(pool), bulker(pool), announcer(pool)):
         await one.tick()
+
+
+async def announced(world: World) -> None:
+    """All that has happened is announced, once nobody on the server writes any more what began before now."""
+    async with world.pool.acquire() as conn:
+        await horizon_passed(conn)
+    await until_quiet(world, announcer(world.pool).tick)
 
 
 async def until_quiet(world: World, tick: Tick) -> None:

@@ -59,7 +59,7 @@ EVENTS = """
 select 'events' as name, jsonb_build_object('execution_id', execution_id, 'type', type)::text as row
 from events
 where type not in (
-  'execution.started', 'lease.released', 'lease.expired', 'memory.written', 'execution.note', 'execution.progress'
+  'execution.started', 'lease.released', 'lease.expired', 'memory.written', 'note.added', 'execution.progress'
 )
 """
 
@@ -70,6 +70,7 @@ OTHERWISE = frozenset(
         "attempts",
         "body",
         "crashes",
+        "event_seq",
         "generation",
         "hash",
         "headers_sealed",
@@ -93,13 +94,17 @@ OTHERWISE = frozenset(
 )
 """Columns that may differ: how often it was tried, and what is random or a clock's."""
 
+MOMENTS = ("_at", "_since", "_until")
+OTHERWISE_OF = {"bulks": frozenset({"state"})}
+"""One that is stopped may just have come to its end."""
+
 Ending = Counter[str]
 
 
 async def read(conn: Connection, names: Mapping[str, str]) -> Ending:
     """Each row as a line of text, and how often it is there."""
     rows = await conn.fetch(f"{ROWS}\nunion all\n{EVENTS}")
-    return Counter(f"{row['name']} {_line(json.loads(row['row']), names)}" for row in rows)
+    return Counter(f"{row['name']} {_line(row['name'], json.loads(row['row']), names)}" for row in rows)
 
 
 async def broken(conn: Connection) -> list[str]:
@@ -113,7 +118,12 @@ def difference(expected: Ending, found: Ending) -> list[str]:
     return lost + [f"surplus: {line}" for line in (found - expected).elements()]
 
 
-def _line(row: dict[str, Any], names: Mapping[str, str]) -> str:
-    kept = {name: value for name, value in row.items() if not (name in OTHERWISE or name.endswith(("_at", "_until")))}
+def _line(table: str, row: dict[str, Any], names: Mapping[str, str]) -> str:
+    left_out = OTHERWISE | OTHERWISE_OF.get(table, frozenset())
+    kept = {
+        name: value
+        for name, value in row.items()
+        if not (name in left_out or name.endswith(("_at", "_since", "_until")))
+    }
     text = json.dumps({name: value for name, value in kept.items() if value is not None}, sort_keys=True)
     return SHOWN.sub(r"\1_?", UUIDS.sub(lambda found: names.get(found[0], "?"), text))

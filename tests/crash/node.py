@@ -17,6 +17,8 @@ from tests.make import NAMESPACE, TARGET, a_report, make_id, no_jitter
 STOCK = Placement()
 BUCKET = 0
 CLAIMS_MAX = 6
+LEASE_SECONDS = 9_000.0
+"""Longer than a story lets pass between two signs of life, or a reaper that is back would take the node for dead."""
 
 
 class Node:
@@ -97,8 +99,8 @@ async def _open(conn: Connection, node_id: str, slots: int) -> Session:
         node_bucket=BUCKET,
         instance_id="instance",
         slots=slots,
-        heartbeat_seconds=1_000.0,
-        lease_floor_seconds=3_000.0,
+        heartbeat_seconds=LEASE_SECONDS / 3,
+        lease_floor_seconds=LEASE_SECONDS,
     )
 
 

@@ -215,22 +215,18 @@ async def a_listener(world: World) -> None:
     await ask(world, one, "r", callback_url=None)
     await decide(world, one.execution_id)
     await node.report(one)
-    await daemons.until_quiet(world, announcer(world))
+    await daemons.announced(world)
     await world.ask(endpoint.disable, 0, ref, namespace=NAMESPACE, by="boss", reason=None)
     await deliver_all(world, TAKEN, DeliveryState.DELIVERED)
     await world.ask(_revise, ref)
     await world.ask(_rotate, ref)
     await world.ask(endpoint.enable, 0, ref, namespace=NAMESPACE)
     await world.transaction(lambda conn: endpoint.lock(conn, 0, ref, namespace=NAMESPACE))
-    await daemons.until_quiet(world, announcer(world))
+    await daemons.announced(world)
     await deliver_all(world, TAKEN, DeliveryState.DELIVERED)
-    await daemons.until_quiet(world, announcer(world))
+    await daemons.announced(world)
     with suppress(EndpointNotFound):
         await world.ask(endpoint.remove, 0, ref, namespace=NAMESPACE)
-
-
-def announcer(world: World) -> daemons.Tick:
-    return daemons.announcer(world.pool).tick
 
 
 def _begin(world: World) -> daemons.Tick:
@@ -258,12 +254,12 @@ async def a_listener_fails(world: World) -> None:
     await listen(world, "other", events=("delivery.dead", "endpoint.disabled", "approval.requested"))
     node, one = await running(world)
     await node.report(one)
-    await daemons.until_quiet(world, announcer(world))
+    await daemons.announced(world)
     [due] = await due_once(world)
     dead = deliver.Sent(due=due, attempt=GONE, state=DeliveryState.DEAD, wait_seconds=0.0)
     await world.ask(_settle, [dead])
     await world.ask(_settle, [dead])
-    await daemons.until_quiet(world, announcer(world))
+    await daemons.announced(world)
     await deliver_all(world, TAKEN, DeliveryState.DELIVERED)
     await world.ask(deliver.retry, due.id, namespace=NAMESPACE)
     await world.ask(deliver.retry, due.id, namespace=NAMESPACE)

@@ -40,12 +40,12 @@ async def said(world: World, one: Lease, *entries: Any) -> None:
 
 async def what_it_says(world: World) -> None:
     """Lines, notes, progress, calls of its own and vectors; the crash before is forgiven; a last line after the end."""
-    node, one = await running(world, heartbeat_seconds=4_000.0)
+    node, one = await running(world, heartbeat_seconds=12_000.0)
     world.time_passes(GONE_SECONDS)
     await daemons.until_quiet(world, daemons.reaper(world.pool).tick)
     node = await Node.start(world)
     one = await node.take()
-    world.time_passes(1_000.0)
+    world.time_passes(2_000.0)
     fence, place = fence_of(one), run_place(one.run_id)
     line = Line(fence=fence, level="info", message="line")
     await said(world, one, line, Note(fence=fence, data=b"{}"), Progress(fence=fence, progress=b'{"done":1}'))
@@ -102,7 +102,7 @@ async def forgotten(world: World) -> None:
     await deliver_all(world, TAKEN, DeliveryState.DELIVERED)
     await world.one(submit.accept, submission(id=world.new_id("young")))
     world.time_passes(2 * daemons.KEPT_SECONDS)
-    await daemons.until_quiet(world, daemons.announcer(world.pool).tick)
+    await daemons.announced(world)
     would = await world.ask(_preview)
     await world.ask(forget.rouse, 0)
     await daemons.until_quiet(world, daemons.archivist(world.pool).tick)
@@ -124,7 +124,7 @@ async def forgotten_whole(world: World) -> None:
     await node.report(one, Verdict.FAILED, retryable=False)
     await deliver_all(world, REFUSED, DeliveryState.DEAD)
     world.time_passes(2 * daemons.KEPT_SECONDS)
-    await daemons.until_quiet(world, daemons.announcer(world.pool).tick)
+    await daemons.announced(world)
     await world.ask(forget.step, 0, keep=daemons.KEEP)
     for _ in range(4):
         world.time_passes(forget.REST_SECONDS + 1.0)

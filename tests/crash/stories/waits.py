@@ -26,13 +26,12 @@ from controlplane.stages import approve, cancel, signal, step, submit, wait
 from controlplane.stages.approve import Question
 from controlplane.stages.signal import Signal
 from tests.crash import daemons
-from tests.crash.node import Node, fence_of, report
+from tests.crash.node import LEASE_SECONDS, Node, fence_of, report
 from tests.crash.stories.work import TAKEN, deliver_all
 from tests.crash.world import World
 from tests.make import NAMESPACE, a_report, make_id, must, submission, webhook
 
 DAY_SECONDS = 86_400.0
-LEASE_SECONDS = 3_000.0
 CALLBACK = "http://agent.example:8001/webhooks/approval"
 
 
