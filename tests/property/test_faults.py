@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-import asyncpg
 import pytest
 
 from controlplane.domain.approval import Decision
 from controlplane.domain.lease import Verdict
-from controlplane.postgres.pool import Connection
+from controlplane.postgres.pool import PASSING, Connection
 from controlplane.stages import cancel
 from tests.make import make_execution, make_id, outcome_row, queued
 from tests.property.faults import Death, bury, connect, frail
@@ -27,8 +26,8 @@ async def cancel_and_die(conn: Connection, dsn: str, nth: int, death: Death) -> 
     dying = await frail(dsn, conn, nth=nth, death=death)
     try:
         await cancel.request(dying, [made.id], reason=None, make_id=make_id)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError):
-        assert dying.is_closed()
+    except PASSING:
+        assert dying.dead
     died = await bury(dying)
     done = not await queued(conn, made.id)
     if done:
