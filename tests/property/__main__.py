@@ -28,7 +28,7 @@ from tests.property.chunk import chunk
 from tests.property.course import LONG, Length, never
 from tests.property.tally import Tally
 
-CHUNK = 40
+CHUNK = 100
 """Examples of a chunk: what is lost when a run is stopped, and what a failure makes unknown."""
 MEMORY = Path("/dev/shm")
 SERVER = {"autovacuum": "off", "max_connections": "100"}

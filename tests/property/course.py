@@ -32,16 +32,23 @@ class Length:
     steps: int
 
 
-CI = Length(examples=660, steps=50)
+CI = Length(examples=250, steps=50)
 LONG = Length(examples=20_000, steps=100)
 
 
 def live(
-    loop: asyncio.AbstractEventLoop, conn: Connection, dsn: str, length: Length, tally: Tally, *, hasty: bool = False
+    loop: asyncio.AbstractEventLoop,
+    conn: Connection,
+    dsn: str,
+    length: Length,
+    tally: Tally,
+    *,
+    part: int = 0,
+    hasty: bool = False,
 ) -> None:
     """Live as many lives as that, invented from the seed of the tally. Raises what it found, with the way to it.
 
-    `hasty`: as it was found; the shortest way is looked for by living it again and again.
+    `part`: other lives than those of the parts before. `hasty`: as it was found, without looking for the shortest way.
     """
 
     class Here(Whole):
@@ -51,7 +58,7 @@ def live(
     wanted = settings(SETTINGS, max_examples=length.examples, stateful_step_count=length.steps)
     if hasty:
         wanted = settings(wanted, phases=[Phase.generate])
-    here: Any = seed(tally.seed)(Here)
+    here: Any = seed(tally.seed + part)(Here)
     run_state_machine_as_test(here, settings=wanted)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
-import asyncpg
 from hypothesis import strategies as st
 from hypothesis.stateful import Rule, rule
 
+from controlplane.postgres.pool import PASSING
 from tests.make import move_clock
 from tests.property.faults import Death, Frail, bury, frail
 from tests.property.machine import Answer
@@ -29,7 +29,6 @@ ask_people
 """
 # Most stages say few statements, of which the first and the last are BEGIN and COMMIT.
 nths = st.sampled_from([1, 2, 2, 3, 3, 3, 4, 4, 5, 6, 7, 8, 10, 12])
-CUT = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 
 class Crashes(Seen):
@@ -88,8 +87,8 @@ class Crashes(Seen):
         self.conn, self.told, self.answered = conn, [], deepcopy(self.model)
         try:
             asked.function.__wrapped__(self, **arguments)
-        except CUT:
-            if not conn.is_closed():
+        except PASSING:
+            if not conn.dead:
                 raise
         finally:
             before, told = self.answered, self.told

@@ -29,8 +29,9 @@ class Death(StrEnum):
 class Frail(asyncpg.Connection):
     """A connection that dies once, at its `nth` statement."""
 
-    __slots__ = ("death", "nth", "other", "pid", "said")
+    __slots__ = ("dead", "death", "nth", "other", "pid", "said")
 
+    dead: bool
     death: Death
     nth: int
     pid: int
@@ -52,6 +53,7 @@ class Frail(asyncpg.Connection):
     async def _say(self, say: Any, *args: Any, **options: Any) -> Any:
         self.said += 1
         mine = self.said == self.nth
+        self.dead = self.dead or mine
         if mine and self.death is Death.BEFORE:
             self.terminate()
         if mine and self.death is Death.ENDED:
@@ -71,14 +73,13 @@ async def connect(dsn: str) -> Connection:
 async def frail(dsn: str, other: Connection, *, nth: int, death: Death) -> Frail:
     """A connection that will die at its `nth` statement from now on; `other` is one that lives on."""
     conn = await asyncpg.connect(dsn, connection_class=Frail, server_settings=SESSION)
-    conn.death, conn.nth, conn.said, conn.other = death, nth, 0, other
-    conn.pid = conn.get_server_pid()
+    conn.dead, conn.death, conn.nth, conn.said = False, death, nth, 0
+    conn.other, conn.pid = other, conn.get_server_pid()
     return conn
 
 
 async def bury(conn: Frail) -> bool:
     """Its backend is gone when this returns, and with it what was not committed. Says whether it had died."""
-    died = conn.is_closed()
     conn.terminate()
     await conn.other.fetchval(END_BACKEND, conn.pid, GONE_MILLISECONDS)
-    return died
+    return conn.dead

@@ -293,12 +293,12 @@ class Machine(RuleBasedStateMachine):
         """In one flush, in which no key is there twice (its lane sees to that); each is answered by itself."""
         single = [(key, request) for n, (key, request) in enumerate(items) if key not in [one for one, _ in items[:n]]]
         hooks = (webhook(attempts_max=tiny.DELIVERY_ATTEMPTS_MAX),) if webhooks else ()
+        # They become ready at one moment, and their ids decide: in every run of an example in the same order.
+        ids = sorted(make_id(self.bucket) for _ in single)
         batch = self.same(
             lambda: [
-                submission(
-                    bucket=self.bucket, idempotency_key=key, request_hash=request, webhooks=hooks, line=self.line(None)
-                )
-                for key, request in single
+                submission(id=id_, idempotency_key=key, request_hash=request, webhooks=hooks, line=self.line(None))
+                for id_, (key, request) in zip(ids, single, strict=True)
             ]
         )
         at = self.model.moment()
