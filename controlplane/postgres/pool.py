@@ -118,3 +118,17 @@ async def persist(
                 raise DatabaseUnavailable from error
         await asyncio.sleep(wait)
         wait = min(wait * 2, RETRY_CAP_SECONDS)
+
+
+async def outlast(call: Callable[[], Awaitable[object]]) -> None:
+    """Call it again and again until the database is there for it: what follows on `open_pool` is as patient.
+
+    Only for calls that may be repeated, whatever they had done when the database went away.
+    """
+    while True:
+        try:
+            await call()
+            return
+        except (*PASSING, DatabaseUnavailable) as error:
+            log.warning("database.waiting", extra={"error": repr(error)})
+        await asyncio.sleep(OPEN_RETRY_SECONDS)
