@@ -319,7 +319,7 @@ async def _running(
         approval_secret=settings.approval_secret.get_secret_value() if settings.approval_secret else None,
         discover=caller.discover,
         send=partial(sender.send, total_seconds=settings.webhook_seconds),
-        catalogue=Catalogue(pool, placement),
+        catalogue=Catalogue(pool, placement, patience_seconds=settings.database_patience_seconds),
         caps=namespace_caps,
         waiting=Waiting(pool, hints),
         lookout=Lookout(pool, hints, placement),

@@ -18,7 +18,8 @@ from controlplane.reads import limits, nodes
 from controlplane.reads.nodes import Entry
 
 FRESH_SECONDS = 1.0
-RETRY_SECONDS = 10.0
+PATIENCE_SECONDS = 10.0
+"""How long a look waits for a database that is away, unless it is said otherwise."""
 NEAREST_MAX = 10
 """Unknown targets of one request for which the nearest known names are looked up."""
 
@@ -26,9 +27,10 @@ NEAREST_MAX = 10
 class Catalogue:
     """Known targets never vanish, so an old copy can only lack the newest; those are looked up before a 404."""
 
-    def __init__(self, pool: Pool, placement: Placement) -> None:
+    def __init__(self, pool: Pool, placement: Placement, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._pool = pool
         self._placement = placement
+        self._patience_seconds = patience_seconds
         self._entries: dict[tuple[int, str], Entry] = {}
         self._targets: dict[tuple[int, str], tuple[str, ...]] = {}
         self._limits: dict[int, set[str]] = {}
@@ -108,9 +110,9 @@ class Catalogue:
         entries: list[Entry] = []
         limited: list[tuple[int, str]] = []
         for bucket in self._placement.all():
-            limited += await persist(self._pool, partial(limits.known, bucket=bucket), seconds=RETRY_SECONDS)
+            limited += await persist(self._pool, partial(limits.known, bucket=bucket), seconds=self._patience_seconds)
             found: Sequence[Entry] = await persist(
-                self._pool, partial(nodes.catalogue, bucket=bucket), seconds=RETRY_SECONDS
+                self._pool, partial(nodes.catalogue, bucket=bucket), seconds=self._patience_seconds
             )
             entries += found
         targets: dict[tuple[int, str], list[str]] = {}

@@ -26,8 +26,9 @@ where bucket = $1
   and namespace > 0
 """
 
+# Before 17 PostgreSQL subtracts no infinite instants.
 AGE = """
-select extract(epoch from clock() - counted_at)::float8
+select case when isfinite(counted_at) then extract(epoch from clock() - counted_at)::float8 else 'infinity' end
 from census
 where bucket = $1
   and namespace = 0

@@ -66,7 +66,8 @@ set count = excluded.count, counted_at = excluded.counted_at
 where census.namespace = 0 or census.count <> excluded.count
 """
 
-# Seconds are counted, too: how long the oldest delivery has been due.
+# Seconds are counted, too: how long the oldest delivery has been due. Not of those that are held back: before 17
+# PostgreSQL subtracts no infinite instants.
 TOTALS = """
 with counted as (
   select 'deliveries.pending' as name, count(*) as count
@@ -79,6 +80,7 @@ with counted as (
   from deliveries
   where bucket = $1
     and state = 'pending'
+    and next_at < 'infinity'
   union all
   select 'deliveries.leased', count(*)
   from deliveries

@@ -10,7 +10,6 @@ import pytest
 
 from tests.chaos.faults import KillNode
 from tests.chaos.forwarder import Forwarder
-from tests.chaos.grounds.full_disk import FullDisk
 from tests.chaos.grounds.pgbouncer import PgBouncer
 from tests.chaos.grounds.standby import Standby
 from tests.chaos.run import Hand, Plan, run
@@ -22,7 +21,7 @@ CALM_SECONDS = 3.0
 PER_SECOND = 20.0
 LEAST_PER_SECOND = 2.0
 DRAIN_SECONDS = 60.0
-GROUNDS: dict[str, Callable[[Path], Ground]] = {"standby": Standby, "pgbouncer": PgBouncer, "full disk": FullDisk}
+GROUNDS: dict[str, Callable[[Path], Ground]] = {"standby": Standby, "pgbouncer": PgBouncer}
 
 
 @pytest.fixture
