@@ -2,7 +2,8 @@
 
 First each act is played without a death, which says what it passes (`survey`). Then each side of each point is died at
 in the first act that passes it (`deaths`): several places beside each other, each with its database and its server.
-Nothing but the seed decides at which of its visits a point kills and when something is cut off.
+The seed decides at which of its visits a point kills and when something is cut off; what real processes do meanwhile
+is up to the machine, so a seed tells the same story again, and not always to the millisecond.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class Called(AgentDouble):
     def _begin_badly(self, asked: Asked, name: str) -> Reply:
         if name == "cut":
             self.ring.append(json.dumps(_last_line(asked.id, {"echo": asked.json.get("n")})))
-        elif name in {"late", "stuck", "away"}:
+        elif name in {"late", "stuck"}:
             self.running.add(asked.id)
         if name == "away":
             self._do(self._end(asked.id, status="failed", error=UNREACHED))
