@@ -428,6 +428,7 @@ where e.bucket = $1
   and e.webhooks <> coalesce(w.n, 0)
 """
 
+# To a webhook everything that has not succeeded has failed (`domain/notice.py`); endpoints hear what it was.
 TOLD_WHAT_IS_TRUE = """
 select d.execution_id as id
 from deliveries d
@@ -435,7 +436,14 @@ left join outcomes o on o.bucket = $1 and o.id = d.execution_id
 where d.bucket = $1
   and (d.webhook_n > 0 or d.event in ('execution.completed', 'execution.failed', 'execution.cancelled',
     'execution.timeout'))
-  and d.event is distinct from 'execution.' || case o.status when 'succeeded' then 'completed' else o.status end
+  and (
+    o.id is null
+    or d.event <> 'execution.' || case
+      when o.status = 'succeeded' then 'completed'
+      when d.webhook_n > 0 then 'failed'
+      else o.status
+    end
+  )
 """
 
 ATTEMPTS_BELONG_TO_DELIVERIES = """

@@ -13,7 +13,7 @@ from controlplane.domain.step import AskApproval, AwaitEvent, Done
 from controlplane.postgres.pool import Connection, Pool
 from controlplane.reads import verify
 from controlplane.reads.verify import FOUND_MAX, INVARIANTS, violations
-from controlplane.stages import checkpoint, deliver
+from controlplane.stages import cancel, checkpoint, deliver
 from tests.integration.stages.test_announce import listen
 from tests.integration.stages.test_audit import append as append_audited
 from tests.integration.stages.test_audit import entry
@@ -25,6 +25,7 @@ from tests.make import (
     accept,
     append,
     lease,
+    make_id,
     make_session,
     must,
     report,
@@ -166,6 +167,9 @@ async def house(conn: Connection) -> House:
     ids["untold"] = await submit(conn, "untold", webhooks=(webhook("https://b.example/"),))
     await report(conn, await begin(conn, "n.untold"))
 
+    ids["cancelled"] = await submit(conn, "cancelled", webhooks=(webhook(),))
+    await cancel.request(conn, [ExecutionId(ids["cancelled"])], reason=None, make_id=make_id)
+
     ids["running"] = await submit(conn, "running")
     fence = await begin(conn, "n.running")
     made = Made(submission=submission(id=fence.execution_id), attempt=1)
@@ -201,7 +205,7 @@ async def broken(conn: Connection) -> dict[str, list[UUID]]:
 async def test_what_the_stages_do_breaks_nothing(conn: Connection, house: House) -> None:
     """Queued, running, waiting, asked, told, untold: every promise is kept."""
     assert await broken(conn) == {}
-    assert len(house) == 13
+    assert len(house) == 14
 
 
 @pytest.mark.parametrize("name", [one.name for one in INVARIANTS])
