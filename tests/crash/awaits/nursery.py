@@ -110,6 +110,7 @@ class Nursery:
         self._modules = list(modules)
         self._children: dict[str, Child] = {}
         self._numbers: Counter[str] = Counter()
+        self._lines: list[Child] = []
         self._turn = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -133,7 +134,7 @@ class Nursery:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for child in self._children.values():
+        for child in (*self._children.values(), *self._lines):
             child.close()
         self._hearing.cancel()
         await asyncio.gather(self._hearing, return_exceptions=True)
@@ -170,7 +171,10 @@ class Nursery:
                     await asyncio.sleep(0)  # it is known before its end is told
                     await asyncio.sleep(0)
                 else:
-                    self._children.pop(said["name"]).code.set_result(said["code"])
+                    child = self._children.pop(said["name"])
+                    child.code.set_result(said["code"])
+                    self._lines.append(child)
+                    loop.call_later(ANSWER_SECONDS, child.close)  # somebody may be asking it still
 
 
 def _counted(said: Mapping[str, int]) -> Counter[tuple[str, Side]]:
