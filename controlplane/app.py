@@ -112,7 +112,7 @@ from controlplane.outbound.node import NodeCaller
 from controlplane.outbound.webhook import WebhookSender
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import Hints
-from controlplane.postgres.pool import Connection, Pool, close_pool, open_pool
+from controlplane.postgres.pool import Connection, Pool, close_pool, open_pool, outlast
 from controlplane.reads import bulks
 from controlplane.reads import changes as change_rows
 from controlplane.reads import events as event_rows
@@ -345,9 +345,9 @@ async def _running(
         trigger_events_days=settings.trigger_events_days,
         audit_days=settings.keep_audit_days,
     )
-    await janitor.tick()  # before the first id is made
-    await doors.entrance.begin()
-    await doors.caps.refresh()
+    await outlast(janitor.tick)  # before the first id is made
+    await outlast(doors.entrance.begin)
+    await outlast(doors.caps.refresh)
     inspector = Inspector(pool, placement, keyring, found=doors.inspected)
     archivist = Archivist(pool, placement, settings.keep)
     census = Census(pool, placement, memory=doors.caps.wants_memory, stored=doors.caps.wants_stored)
@@ -403,7 +403,7 @@ async def _running(
             spacing_seconds=ANNOUNCER_SPACING_SECONDS,
             idle_seconds=ANNOUNCER_IDLE_SECONDS,
         )
-        await announcer.begin()
+        await outlast(announcer.begin)
         pusher = Pusher(
             pool,
             placement,

@@ -186,3 +186,17 @@ async def _try(
     finally:
         leave.cancel()
         await pool.release(conn, timeout=RELEASE_SECONDS)
+
+
+async def outlast(call: Callable[[], Awaitable[object]]) -> None:
+    """Call it again and again until the database is there for it: what follows on `open_pool` is as patient.
+
+    Only for calls that may be repeated, whatever they had done when the database went away.
+    """
+    while True:
+        try:
+            await call()
+            return
+        except (*PASSING, DatabaseUnavailable) as error:
+            log.warning("database.waiting", extra={"error": repr(error)})
+        await asyncio.sleep(OPEN_RETRY_SECONDS)

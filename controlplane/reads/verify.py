@@ -82,12 +82,15 @@ where o.bucket = $1
   and o.failures > e.retries_max + 1
 """
 
+# `clock()` is when this transaction began. What is seen was committed since by others, whose clocks are later: none of
+# them is later than the moment in which a row is looked at.
 NOT_BEFORE_ITS_TIME = """
 select id
 from queue
 where bucket = $1
   and state in ('ready', 'blocked', 'leased')
   and available_at > clock()
+  and available_at > clock() + (clock_timestamp() - now())
 """
 
 ENDS_ONCE = """

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from tests.chaos.stage import Actor, Stage
 
-LEASE_SECONDS = 2.0
+LEASE_SECONDS = 4.0
+"""Twice what a busy machine needs for four heartbeats; else leases would be lost without any fault."""
 DOWN_MAX_SECONDS = 0.5
 
 

@@ -15,7 +15,7 @@ from tests.chaos.work import NODE, ROOM, SIGNAL
 ME = uuid.uuid4().hex[:12]
 """This process: no two results that it and another give for one attempt are alike."""
 FOREVER_SECONDS = 3600.0
-app = Agent(NODE, slots=60, heartbeat_seconds=0.5, drain_seconds=5)
+app = Agent(NODE, slots=60, heartbeat_seconds=1.0, drain_seconds=5)
 journal = Journal(Path(os.environ["CHAOS_JOURNAL"]))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from controlplane.domain.ids import show_execution
 from controlplane.reads import verify
 from tests.chaos.journal import records
 from tests.chaos.stale import STALE
-from tests.chaos.work import ROOM, SCHEDULED, Piece, piece
+from tests.chaos.work import ROOM, SCHEDULED, Piece, piece, trivial
 
 SHOWN_MAX = 20
 """Cases that are named of one violation; the number of all of them is kept."""
@@ -79,6 +79,7 @@ class Seen:
     items: Counter[tuple[str, int]] = field(default_factory=Counter)
     steps: set[tuple[str, str]] = field(default_factory=set)
     late: Counter[str] = field(default_factory=Counter)
+    late_attempts: set[tuple[str, int]] = field(default_factory=set)
     late_accepted: list[str] = field(default_factory=list)
     heard: dict[str, list[tuple[str, str, bool]]] = field(default_factory=lambda: defaultdict(list))
 
@@ -95,6 +96,7 @@ def read_journals(folder: Path) -> Seen:
             seen.late_accepted.append(f"{what} {rest}")
         else:
             seen.late[what if word == "refused" else word] += 1
+            seen.late_attempts.add((rest[0], rest[1]))
     for _, webhook_id, sha, good, _, body in records(folder, "receiver*.journal"):
         seen.heard[orjson.loads(body)["execution_id"]].append((webhook_id, sha, good))
     return seen
@@ -131,10 +133,11 @@ async def judge(conn: asyncpg.Connection, folder: Path, *, seed: int, receivers:
     _nothing_is_lost(seen, rows, found)
     _nothing_is_there_twice(seen, rows, await conn.fetchval(TICKS), found)
     await _each_ends_once(conn, rows, found)
-    _ends_as_it_should(seen, rows, _pieces(seen, seed, receivers), found)
+    expected = _expected(seen, rows, seed=seed, receivers=receivers)
+    _ends_as_it_should(seen, rows, expected, found)
     await _memory_is_what_was_kept(conn, rows, found)
     _little_is_repeated(seen, rows, found)
-    await _everybody_is_told(conn, seen, rows, _pieces(seen, seed, receivers), found)
+    await _everybody_is_told(conn, seen, expected, found)
     _nobody_late_is_heard(seen, rows, found)
     for words in seen.odd:
         found.bad("an odd answer", words)
@@ -147,15 +150,17 @@ async def judge(conn: asyncpg.Connection, folder: Path, *, seed: int, receivers:
         "attempts_superseded": sum((row["attempt"] or 0) - 1 for row in rows.values() if (row["attempt"] or 0) > 1),
         "items": len(seen.items),
         "items_repeated": sum(seen.items.values()) - len(seen.items),
+        "late_attempts": len(seen.late_attempts),
         "webhooks_heard": sum(len(heard) for heard in seen.heard.values()),
         **{f"late_{what.replace(' ', '_')}": number for what, number in sorted(seen.late.items())},
     }
     return found
 
 
-def _pieces(seen: Seen, seed: int, receivers: int) -> Iterator[tuple[str, Piece]]:
-    for name, id_ in seen.accepted.items():
-        yield id_, piece(seed, int(name.rsplit("-", 1)[1]), receivers)
+def _expected(seen: Seen, rows: Mapping[str, asyncpg.Record], *, seed: int, receivers: int) -> list[tuple[str, Piece]]:
+    """What was to be done, by id. What nodes or a schedule asked for is trivial, and nobody is told of it."""
+    asked = {id_: piece(seed, int(name.rsplit("-", 1)[1]), receivers) for name, id_ in seen.accepted.items()}
+    return [(id_, asked.get(id_) or trivial(row["name"])) for id_, row in rows.items()]
 
 
 def _nothing_is_lost(seen: Seen, rows: Mapping[str, asyncpg.Record], found: Findings) -> None:
@@ -190,20 +195,20 @@ async def _each_ends_once(conn: asyncpg.Connection, rows: Mapping[str, asyncpg.R
 
 
 def _ends_as_it_should(
-    seen: Seen, rows: Mapping[str, asyncpg.Record], pieces: Iterator[tuple[str, Piece]], found: Findings
+    seen: Seen, rows: Mapping[str, asyncpg.Record], expected: Sequence[tuple[str, Piece]], found: Findings
 ) -> None:
     """Its result is the one that the attempt which it ended with has found, by its own account. Whoever was told that
     it is being cancelled sees it cancelled."""
     statuses: Counter[str] = Counter()
-    for id_, one in pieces:
-        row = rows.get(id_)
-        if row is None or row["status"] is None:
+    for id_, one in expected:
+        row = rows[id_]
+        if row["status"] is None:
             continue
         statuses[row["status"]] += 1
         if row["status"] == "cancelled" and one.act == "cancel":
             continue
         if row["status"] != one.end or id_ in seen.cancelled:
-            found.bad("ended otherwise", one.name, id_, row["status"], row["status_reason"], row["attempt"])
+            found.bad(f"ended otherwise: {row['status_reason'] or row['status']}", one.name, id_, row["attempt"])
         elif row["status"] == "succeeded" and (why := _wrong(seen, id_, one, row)):
             found.bad("a result that nobody found", one.name, id_, why)
     found.figures |= {f"ended_{status}": number for status, number in sorted(statuses.items())}
@@ -245,7 +250,7 @@ async def _memory_is_what_was_kept(
             found.bad("an item is missing or there twice", row["name"], id_, kept)
         if attempts != sorted(attempts) or (attempts and row["attempt"] is not None and attempts[-1] > row["attempt"]):
             found.bad("a stale write was accepted", row["name"], id_, attempts, row["attempt"])
-        if row["status"] == "succeeded" and kept and len(kept) != orjson.loads(row["result"])["value"]:
+        if row["status"] == "succeeded" and kept and len(kept) != orjson.loads(row["result"]).get("value"):
             found.bad("an item is missing or there twice", row["name"], id_, len(kept))
 
 
@@ -266,20 +271,16 @@ def _little_is_repeated(seen: Seen, rows: Mapping[str, asyncpg.Record], found: F
 
 
 async def _everybody_is_told(
-    conn: asyncpg.Connection,
-    seen: Seen,
-    rows: Mapping[str, asyncpg.Record],
-    pieces: Iterator[tuple[str, Piece]],
-    found: Findings,
+    conn: asyncpg.Connection, seen: Seen, expected: Sequence[tuple[str, Piece]], found: Findings
 ) -> None:
     """At least once, under one id, with one body, which is signed and is the one that was planned."""
     planned: dict[str, list[asyncpg.Record]] = defaultdict(list)
     for row in await conn.fetch(DELIVERIES):
         planned[show_execution(row["execution_id"])].append(row)
     told = 0
-    for id_, one in pieces:
+    for id_, one in expected:
         heard, rows_of = seen.heard.get(id_, []), planned.get(id_, [])
-        if one.receiver is None or id_ not in rows:
+        if one.receiver is None:
             if heard or rows_of:
                 found.bad("told, though nobody asked", one.name, id_)
             continue

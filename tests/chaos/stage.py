@@ -121,12 +121,16 @@ class Actor:
 
 
 class Stage:
-    """All that a run started. Each list has its order from the beginning, so that a choice by number is replayable."""
+    """All that a run started. Each list has its order from the beginning, so that a choice by number is replayable.
+
+    `over`: once it is set no more faults begin.
+    """
 
     def __init__(self, folder: Path, ground: Ground, front: Front) -> None:
         self.folder = folder
         self.ground = ground
         self.front = front
+        self.over = asyncio.Event()
         self.servers: list[Actor] = []
         self.nodes: list[Actor] = []
         self.receivers: list[Actor] = []

@@ -1,7 +1,7 @@
 """A process that lost its leases and will not hear of it.
 
-It leases work like any process of the node, is silent until another attempt was made of it, and then says with both
-words of its old fence how it went, and what to remember: each time it must be told that the lease is lost.
+It leases work like any process of the node, is silent until another attempt is made of it, and then says again and
+again under its old fence how it went, and what to remember: each time it must be told that the lease is lost.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from tests.chaos.journal import Journal
 from tests.chaos.work import NODE, ROOM
 
 LEASES = 8
-HEARTBEAT_SECONDS = 0.5
+HEARTBEAT_SECONDS = 1.0
 WAIT_SECONDS = 2.0
-SAYS = 2
+SAYS_MIN, SAYS_MAX = 2, 10
 """How often it says each thing: a refusal must hold."""
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 0.5
 ASK_SECONDS = 20.0
+LOST = (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError)
+"""How an answer can get lost."""
 COME_BACK = frozenset({429, 502, 503, 504})
 ENDED = frozenset({"succeeded", "failed", "cancelled", "timeout"})
 STALE = "stale"
@@ -38,6 +40,8 @@ class Stale:
         self._url = url
         self._journal = journal
         self._stopping = False
+        self._speaker = ""
+        self._opening = asyncio.Lock()
         self._http: aiohttp.ClientSession
 
     def stop(self) -> None:
@@ -47,15 +51,8 @@ class Stale:
         timeout = aiohttp.ClientTimeout(total=ASK_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout) as self._http:
             while not self._stopping:
-                session = await self._open()
-                leases = await self._lease(session)
-                speaker = None
-                for execution_id, attempt in leases:
-                    await self._superseded(execution_id, attempt)
-                    speaker = speaker or await self._open()
-                    await self._insist(speaker, execution_id, attempt)
-                if speaker is not None:
-                    await self._ask("POST", f"/sessions/{speaker}/close", {})
+                leases = await self._lease(await self._open())
+                await asyncio.gather(*(self._haunt(*lease) for lease in leases))
 
     async def _open(self) -> str:
         while True:
@@ -67,41 +64,43 @@ class Stale:
 
     async def _lease(self, session: str) -> list[tuple[str, int]]:
         """Asked once: an answer that is lost is work that nobody has, until the lease ends."""
+        body = {"max": LEASES, "wait_seconds": WAIT_SECONDS}
         try:
-            status, answer = await self._once(
-                "POST", f"/sessions/{session}/lease", {"max": LEASES, "wait_seconds": WAIT_SECONDS}
-            )
-        except (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError):
+            status, answer = await self._once("POST", f"/sessions/{session}/lease", body)
+        except LOST:
             return []
         return [(one["execution_id"], one["attempt"]) for one in answer["leases"]] if status == 200 else []
 
-    async def _superseded(self, execution_id: str, attempt: int) -> None:
-        while True:
-            status, shown = await self._ask("GET", f"/executions/{execution_id}", None)
-            if status == 200 and (shown["attempt"] > attempt or shown["status"] in ENDED):
-                return
+    async def _haunt(self, execution_id: str, attempt: int) -> None:
+        """From when another attempt was made until that has ended, and a little longer."""
+        said, ended = 0, False
+        while said < SAYS_MIN or (not ended and said < SAYS_MAX):
+            _, shown = await self._ask("GET", f"/executions/{execution_id}", None)
+            ended = shown.get("status") in ENDED
+            if shown.get("attempt", 0) > attempt or ended:
+                await self._insist(execution_id, attempt)
+                said += 1
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def _insist(self, session: str, execution_id: str, attempt: int) -> None:
+    async def _insist(self, execution_id: str, attempt: int) -> None:
         fence = {"execution_id": execution_id, "attempt": attempt}
         result = fence | {"status": "succeeded", "result": {STALE: True}}
         append = {"op": "append", "scope": "run", "key": ROOM, "items": [STALE]}
         put = {"op": "set", "scope": "run", "key": STALE, "value": STALE}
-        for _ in range(SAYS):
-            await self._say("completion", f"/sessions/{session}/results", {"results": [result]}, fence)
-            await self._say("append", "/memory/write", {"writes": [fence | {"ops": [append]}]}, fence)
-            await self._say("set", "/memory/write", {"writes": [fence | {"ops": [put]}]}, fence)
+        async with self._opening:
+            speaker = self._speaker = self._speaker or await self._open()
+        await self._say("completion", f"/sessions/{speaker}/results", {"results": [result]}, fence)
+        await self._say("append", "/memory/write", {"writes": [fence | {"ops": [append]}]}, fence)
+        await self._say("set", "/memory/write", {"writes": [fence | {"ops": [put]}]}, fence)
 
     async def _say(self, what: str, path: str, body: Any, fence: dict[str, Any]) -> None:
         status, answer = await self._ask("POST", path, body)
-        if status == 409 and answer.get("code") == "session_closed":  # silent again for too long
+        code = answer.get("code") if status != 200 else answer["results"][0].get("code")
+        if code in {"session_closed", "session_not_found"}:  # the one that speaks was silent for too long, too
+            self._speaker = ""
             return
-        if status == 200 and answer["results"][0].get("code") == "already_recorded":
-            word = "recorded"  # a cancel ended this very attempt: nothing is changed, and it is told what was recorded
-        elif status == 409 and answer.get("code") == "lease_lost":
-            word = "refused"
-        else:
-            word = "accepted"
+        # A cancel may have ended this very attempt: then it is told what was recorded, and changes nothing.
+        word = {"lease_lost": "refused", "already_recorded": "recorded"}.get(code, "accepted")
         await self._journal.write(word, what, fence["execution_id"], fence["attempt"], status, answer, time.time())
 
     async def _ask(self, method: str, path: str, body: Any) -> tuple[int, Any]:
@@ -111,7 +110,7 @@ class Stale:
                 status, answer = await self._once(method, path, body)
                 if status not in COME_BACK:
                     return status, answer
-            except (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError):
+            except LOST:
                 pass
             await asyncio.sleep(LOOK_SECONDS)
 

@@ -28,7 +28,7 @@ ONE_OF = """
 select o.id
 from outcomes o
 join executions e using (bucket, id)
-where o.status = 'succeeded' and e.target = 'chaos.quick' and e.parent_id is null
+where o.status = 'succeeded' and starts_with(convert_from(e.input, 'UTF8'), '{"name":"quick-')
 order by o.id
 limit 1
 """
@@ -46,7 +46,7 @@ IN_THE_DATABASE = {
         f"update events set type = 'execution.failed' where execution_id in ({ONE_OF})",
     ),
     "no end": ("not exactly one end", "delete from events where type = 'execution.completed'"),
-    "other end": ("ended otherwise", f"update outcomes set status = 'failed' where id in ({ONE_OF})"),
+    "other end": ("ended otherwise: failed", f"update outcomes set status = 'failed' where id in ({ONE_OF})"),
     "other attempt": ("a result that nobody found", f"update outcomes set attempt = 9 where id in ({ONE_OF})"),
     "item missing": ("an item is missing or there twice", "delete from memory_items where position = 1"),
     "old attempt": (
@@ -96,7 +96,7 @@ IN_A_JOURNAL: dict[str, tuple[str, str, Callable[[Lines], Lines]]] = {
     ),
     "not told": ("there, and nobody was told", "callers", _but_the_first("accepted")),
     "odd": ("an odd answer", "callers", lambda lines: [*lines, ["odd", "one key named two"]]),
-    "not cancelled": ("ended otherwise", "callers", _cancelled),
+    "not cancelled": ("ended otherwise: succeeded", "callers", _cancelled),
     "made up": ("a result that nobody found", "node", _never_ended),
     "begun twice": ("one attempt was begun twice", "node", _again("begin")),
     "repeated": ("more was repeated than there were attempts lost", "node", _again("item")),

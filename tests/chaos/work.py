@@ -35,7 +35,7 @@ KINDS = {
 """Of a thousand pieces so many. Most are trivial, so that there are many; those that take a while are hit by faults."""
 ACTS = {"": 90, "repeat": 5, "cancel": 3, "pause": 2}
 """What else its caller does with a piece that takes a while: asks again under its key, cancels it, holds it back."""
-TOLD_SHARE = 0.4
+TOLD_SHARE = 0.25
 """Of this share of them somebody is told by a webhook."""
 DELAYED_SHARE = 0.05
 """This share of the trivial ones begins later than it is asked for."""
@@ -96,3 +96,8 @@ def piece(seed: int, n: int, receivers: int) -> Piece:
         input_ |= {"count": rng.randint(2, 4)}
     told = rng.randrange(receivers) if receivers and rng.random() < TOLD_SHARE else None
     return Piece(name=name, kind=kind, input=input_, act=act, how=how, receiver=told)
+
+
+def trivial(name: str) -> Piece:
+    """What a parent or a schedule asks for."""
+    return Piece(name=name, kind="quick", input={"name": name}, act="", how={}, receiver=None)

@@ -10,7 +10,7 @@ from controlplane.domain.audit import AuditId
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import Fence
 from controlplane.domain.step import AskApproval, AwaitEvent, Done
-from controlplane.postgres.pool import Connection
+from controlplane.postgres.pool import Connection, Pool
 from controlplane.reads import verify
 from controlplane.reads.verify import FOUND_MAX, INVARIANTS, violations
 from controlplane.stages import checkpoint, deliver
@@ -178,3 +178,14 @@ async def test_no_more_are_read_than_are_named(conn: Connection) -> None:
     [query] = [one.query for one in INVARIANTS if one.name == "in_one_place"]
 
     assert len(await violations(conn, query, 0)) == FOUND_MAX
+
+
+async def test_what_comes_after_it_began_is_not_before_its_time(conn: Connection, pool: Pool) -> None:
+    """The clock of a transaction stands still while others go on: what they make ready by theirs is no offender."""
+    [query] = [one.query for one in INVARIANTS if one.name == "not_before_its_time"]
+    async with conn.transaction():
+        await conn.execute("select clock()")
+        async with pool.acquire() as other:
+            await submit(other, "queued")
+
+        assert await violations(conn, query, 0) == []
