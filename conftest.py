@@ -23,7 +23,7 @@ SHARES = {
     "tests/e2e": 16,
     "tests/docs": 2,
     "tests/crash": 6,
-    "tests/chaos": 5,
+    "tests/chaos": 12,
     "sdk/python/tests": 3,
 }
 

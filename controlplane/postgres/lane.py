@@ -30,6 +30,8 @@ BATCH_MAX = 256
 FLUSHERS = 2
 LOOK_AHEAD = 4
 RACED_SECONDS = 1.0
+FLUSH_SECONDS = 5.0
+"""What a flush is given at least, also where somebody was told to have less patience than that."""
 
 
 class Raced(Exception):
@@ -226,7 +228,14 @@ class Lane(Generic[Item, Result]):
         raced = False
         while True:
             try:
-                return await persist(self._pool, flush, seconds=self._retry_seconds, name=self.name, repeated=raced)
+                return await persist(
+                    self._pool,
+                    flush,
+                    seconds=self._retry_seconds,
+                    name=self.name,
+                    repeated=raced,
+                    try_seconds=FLUSH_SECONDS,
+                )
             except Raced as error:
                 raced = True
                 if time.monotonic() > until:

@@ -27,10 +27,10 @@ CLOSE_SECONDS = 2.0
 OPEN_RETRY_SECONDS = 0.2
 RETRY_FIRST_SECONDS = 0.02
 RETRY_CAP_SECONDS = 0.5
-TRY_SECONDS = 5.0
+TRY_SECONDS = 10.0
 TRY_SHARE = 2 / 3
 """What a try is given of the patience that is left, so that another one finds a way around what hangs; at least
-`TRY_SECONDS`, for it may only be slow."""
+`try_seconds`, for it may only be slow."""
 RELEASE_SECONDS = 1.0
 """How long a call that was given up may take to be ended by the server, until its connection is thrown away."""
 
@@ -127,6 +127,7 @@ async def persist(
     seconds: float,
     name: str = "call",
     repeated: bool = False,
+    try_seconds: float = TRY_SECONDS,
 ) -> Result:
     """Run this with a connection, again and again for at most so long while the database is out of reach.
 
@@ -139,7 +140,7 @@ async def persist(
     while True:
         try:
             seconds_left = until - time.monotonic()
-            return await _try(pool, call, seconds=max(TRY_SECONDS, seconds_left * TRY_SHARE), repeated=repeated)
+            return await _try(pool, call, seconds=max(try_seconds, seconds_left * TRY_SHARE), repeated=repeated)
         except PASSING as error:
             repeated = True
             if time.monotonic() + wait > until or pool.is_closing():

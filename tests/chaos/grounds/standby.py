@@ -24,6 +24,7 @@ from tests.chaos.stage import Fault, Stage
 NAMES = "synchronous_standby_names"
 IN_STEP_SECONDS = 60.0
 IN_STEP = "select exists (select from pg_stat_replication where sync_state in ('sync', 'quorum'))"
+CAUGHT_UP = "select exists (select from pg_stat_replication where flush_lsn >= pg_current_wal_lsn())"
 FOLLOWS = "select exists (select from pg_stat_replication where state = 'streaming')"
 
 
@@ -79,8 +80,20 @@ class Standby:
         await until("the standby to be in step", look, seconds=IN_STEP_SECONDS)
 
     async def fail_over(self, *, alone: bool) -> None:
-        """The primary dies and the standby takes its place. `alone`: it is told to go on without one of its own."""
+        """The primary dies and the standby takes its place."""
         self.primary.kill()
+        await self.take_over(alone=alone)
+
+    async def caught_up(self) -> None:
+        """Return when the standby has all that was committed until now."""
+
+        async def look() -> bool:
+            return bool(await self.primary.value(CAUGHT_UP))
+
+        await until("the standby to catch up", look, seconds=IN_STEP_SECONDS)
+
+    async def take_over(self, *, alone: bool) -> None:
+        """The standby becomes the primary. `alone`: it is told to go on without a standby of its own."""
         self.primary, self.standby = self.standby, self.primary
         await self.primary.promote()
         if alone and self.synchronous:
