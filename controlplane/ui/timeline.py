@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 Json = Any
+FOLLOWED = frozenset({"retried", "released", "expired", "suspended"})
+"""How an attempt ends behind which another one is waited for."""
 PERCENT_MIN = 0.4
 """So wide is a bar at least, that it can be seen."""
 
@@ -79,8 +81,8 @@ def _spans(
             says=f"{one['ended']} on {one.get('node_id') or 'a node'}",
             anchor=f"attempt-{one['attempt']}",
         )
-    over = _at(execution.get("completed_at"))
-    if waiting_since is not None and (over is None or (over - waiting_since) > timedelta(milliseconds=50)):
+    if waiting_since is not None and (not tries or tries[-1]["ended"] in FOLLOWED):
+        over = _at(execution.get("completed_at"))
         yield Span(kind="queue", label="queued", looks="queued", begin=waiting_since, end=over)
     for step in steps:
         begun = _at(step.get("created_at") or step.get("done_at"))
