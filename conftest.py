@@ -14,6 +14,7 @@ import pytest
 # Minutes of test time: two workers have eighty of them in the forty that a run may take.
 SHARES = {
     "tests/unit": 1,
+    "tests/browser": 4,
     "tests/integration": 34,
     "tests/migrations": 1,
     "tests/property": 5,

@@ -23,6 +23,8 @@ from controlplane.ui.paint import paint
 Json = Any
 LATELY_SECONDS = 3_600.0
 ATTENTION_MAX = 8
+STUCK_MAX = 200
+"""Of what waits, as many are looked at."""
 NEWEST = 8
 OVERDUE_SECONDS = 60.0
 """What has waited for so long is looked at: why."""
@@ -87,20 +89,24 @@ class Overview:
         return await doors.run(bulks.count, asked, placement=doors.placement)
 
     async def _attention(self, request: Request) -> list[Mapping[str, Json]]:
-        """The oldest things that wait, each with its why; what is paused; the last dead webhooks."""
+        """What has waited for long, those of a kind together with the why of the oldest; what is paused; the last dead webhooks."""
         now = made_at(doors_of(request).ids.new(0))
         before = (now - timedelta(seconds=OVERDUE_SECONDS)).isoformat().replace("+00:00", "Z")
         stuck = await self._api.get(
             request,
             "/api/v1/executions",
-            [("status", "queued,waiting"), ("created_before", before), ("limit", str(ATTENTION_MAX))],
+            [("status", "queued,waiting"), ("created_before", before), ("limit", str(STUCK_MAX))],
         )
-        found: list[Mapping[str, Json]] = []
+        alike: dict[tuple[str, str, str], list[Json]] = {}
         for one in stuck["items"]:
-            why = await self._api.get(request, f"/api/v1/executions/{one['execution_id']}/explain")
-            found.append({"kind": one["status"], "it": one, "why": why})
+            alike.setdefault((one["target"], one["status"], one.get("status_reason", "")), []).append(one)
+        found: list[Mapping[str, Json]] = []
+        for these in sorted(alike.values(), key=lambda these: these[-1]["created_at"])[:ATTENTION_MAX]:
+            oldest = these[-1]
+            why = await self._api.get(request, f"/api/v1/executions/{oldest['execution_id']}/explain")
+            found.append({"it": oldest, "why": why, "count": len(these), "more": len(stuck["items"]) == STUCK_MAX})
         pauses = await self._api.get(request, "/api/v1/pauses", [("limit", str(ATTENTION_MAX))])
-        found += [{"kind": "paused", "pause": one} for one in pauses["items"]]
+        found += [{"pause": one} for one in pauses["items"]]
         dead = await self._api.get(request, "/api/v1/deliveries", [("state", "dead"), ("limit", "4")])
-        found += [{"kind": "dead", "delivery": one} for one in dead["items"]]
+        found += [{"delivery": one} for one in dead["items"]]
         return found

@@ -336,14 +336,28 @@
     moved.add(said.execution_id);
     later();
   };
+  // What was missed while nobody listened is seen by looking at all of it.
+  const look = () => {
+    if (list) for (const row of $$("tbody tr", list)) moved.add(row.id);
+    else moved.add(page ? page.dataset.id : "all");
+    later();
+  };
   const listen = () => {
     stream?.close();
     stream = null;
     if (!button || !wanted || document.hidden) return;
     stream = new EventSource(at("api/ui/v1/executions/events"));
     stream.addEventListener("message", heard);
-    stream.addEventListener("open", () => button.classList.remove("lost"));
-    stream.addEventListener("error", () => button.classList.add("lost"));
+    stream.addEventListener("open", () => {
+      if (button.classList.contains("lost")) look();
+      button.classList.remove("lost");
+      $(".word", button).textContent = "live";
+    });
+    stream.addEventListener("error", () => {
+      button.classList.add("lost");
+      $(".word", button).textContent = "not connected";
+      if (stream?.readyState === EventSource.CLOSED) setTimeout(listen, 5000);  // a proxy has answered in our place
+    });
   };
   button?.addEventListener("click", () => {
     wanted = !wanted;
@@ -353,11 +367,7 @@
   });
   document.addEventListener("visibilitychange", () => {
     listen();
-    if (!document.hidden && wanted && button) {
-      if (list) for (const row of $$("tbody tr", list)) moved.add(row.id);
-      else moved.add(page ? page.dataset.id : "all");
-      later();
-    }
+    if (!document.hidden && wanted && button) look();
   });
   addEventListener("pagehide", () => stream?.close());
   listen();
