@@ -97,11 +97,13 @@ class Front:
 
 def wants_page(scope: Scope) -> bool:
     """Whether somebody looks with a browser: at one of our pages, or at what there is none for."""
+    fields = fields_of(scope)
+    if b"text/html" not in fields.get(b"accept", b"") and b"hx-request" not in fields:
+        return False
     found: Found | None = scope.get(FOUND)
     if found is not None:
         return found.operation.page
-    accepted = fields_of(scope).get(b"accept", b"")
-    return scope["method"] in ("GET", "HEAD") and b"text/html" in accepted and not scope["path"].startswith("/api/")
+    return scope["method"] in ("GET", "HEAD") and not scope["path"].startswith("/api/")
 
 
 class House(FastAPI):

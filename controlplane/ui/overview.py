@@ -89,7 +89,7 @@ class Overview:
         return await doors.run(bulks.count, asked, placement=doors.placement)
 
     async def _attention(self, request: Request) -> list[Mapping[str, Json]]:
-        """What has waited for long, those of a kind together with the why of the oldest; what is paused; the last dead webhooks."""
+        """What has waited for long, those of a kind as one, with why; what is paused; the last dead webhooks."""
         now = made_at(doors_of(request).ids.new(0))
         before = (now - timedelta(seconds=OVERDUE_SECONDS)).isoformat().replace("+00:00", "Z")
         stuck = await self._api.get(

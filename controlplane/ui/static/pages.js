@@ -6,6 +6,7 @@
   const html = document.documentElement;
   const root = html.dataset.root;
   const at = (path) => new URL(root + path, location.href).href;
+  const here = at("").replace(/\/$/, "");  // where people reach us, whatever stands between
   const $ = (selector, from = document) => from.querySelector(selector);
   const $$ = (selector, from = document) => [...from.querySelectorAll(selector)];
   const OURS = { "X-Controlplane-Page": "1", "X-Controlplane-Root": root };
@@ -54,7 +55,7 @@
   // ── Theme, signing in and out, copying ─────────────────────────────────────────────────────────────────────────
 
   const theme = $("#theme");
-  const themed = () => { theme.textContent = html.dataset.theme || "auto"; };
+  const themed = () => { $(".word", theme).textContent = html.dataset.theme || "auto"; };
   theme.addEventListener("click", () => {
     const next = { "": "dark", dark: "light", light: "" }[html.dataset.theme || ""];
     if (next) html.dataset.theme = next; else delete html.dataset.theme;
@@ -118,7 +119,7 @@
   };
 
   const curl = (form, method, path, body) => [
-    `curl -X ${method} ${shell(`${form.dataset.url}/${path}`)}`,
+    `curl -X ${method} ${shell(`${here}/${path}`)}`,
     ...(form.dataset.closed ? [`-H "X-API-Key: $CONTROLPLANE_API_KEY"`] : []),
     ...(body ? [`-H 'Content-Type: application/json'`, `-d ${shell(body)}`] : []),
   ].join(" \\\n  ");
@@ -130,11 +131,11 @@
     const call = form.dataset.python.replace(/, \{\}|\{\}/, (all) => (given ? all.replace("{}", () => given) : ""));
     return {
       curl: curl(form, form.dataset.method, path, body),
-      cli: [form.dataset.cli, ...words].join(" ") + server(form),
-      python: `${given.includes("json.loads") ? "import json\n" : ""}from controlplane_sdk import Client\n\nasync with Client(${python(form.dataset.url)}) as client:\n    ${call}`,
+      cli: [form.dataset.cli, ...words].join(" ") + server(),
+      python: `${given.includes("json.loads") ? "import json\n" : ""}from controlplane_sdk import Client\n\nasync with Client(${python(here)}) as client:\n    ${call}`,
     };
   };
-  const server = (form) => (form.dataset.url === "http://localhost:8080" ? "" : ` --server ${shell(form.dataset.url)}`);
+  const server = () => (here === "http://localhost:8080" ? "" : ` --server ${shell(here)}`);
 
   const show = (form, make) => {
     let all = { curl: "", cli: "", python: "" };
@@ -223,8 +224,8 @@
     const pairs = given.map(([name, value]) => `${name}=${Array.isArray(value) ? `[${value.map(python).join(", ")}]` : python(value)}`);
     return {
       curl: curl(bar, "POST", "api/v1/bulk", JSON.stringify({ action, ...(all ? { all } : { filter }), ...(reason ? { reason } : {}) })),
-      cli: ["controlplane bulk", action, ...(all ? ["--all"] : []), ...flags].join(" ") + server(bar),
-      python: `from controlplane_sdk import Client\n\nasync with Client(${python(bar.dataset.url)}) as client:\n    await client.bulk.${action}(${[...(all ? ["all=True"] : []), ...pairs].join(", ")})`,
+      cli: ["controlplane bulk", action, ...(all ? ["--all"] : []), ...flags].join(" ") + server(),
+      python: `from controlplane_sdk import Client\n\nasync with Client(${python(here)}) as client:\n    await client.bulk.${action}(${[...(all ? ["all=True"] : []), ...pairs].join(", ")})`,
     };
   };
   const openBulk = async (button) => {
@@ -273,16 +274,16 @@
   const moved = new Set();
 
   const refreshList = async (ids) => {
-    const here = ids.filter((id) => document.getElementById(id));
-    if (here.length) {
-      const text = await ask(`ui/x/executions/rows?ids=${here.slice(0, 200).join(",")}`);
+    const known = ids.filter((id) => document.getElementById(id));
+    if (known.length) {
+      const text = await ask(`ui/x/executions/rows?ids=${known.slice(0, 200).join(",")}`);
       if (text) for (const row of $$("tr", elements(`<table>${text}</table>`))) {
         const old = document.getElementById(row.id);
         if (old) morph(old, row.outerHTML, "outerHTML");
       }
     }
     const first = $("tbody tr", list);
-    if (ids.length > here.length && first && !list.dataset.paged) {
+    if (ids.length > known.length && first && !list.dataset.paged) {
       const query = list.dataset.query;
       const text = await ask(`ui/x/executions/new?${query ? `${query}&` : ""}above=${first.id}`);
       if (text !== null) $("#new").innerHTML = text;
@@ -464,16 +465,16 @@
     const find = $(".find input");
     if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") { event.preventDefault(); find.focus(); find.select(); return; }
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, dialog")) return;
-    const here = $("tr.here");
+    const row = $("tr.here");
     const all = rows();
-    const go = (row) => { if (!row) return; here?.classList.remove("here"); row.classList.add("here"); $("a", row)?.focus({ preventScroll: true }); row.scrollIntoView({ block: "nearest" }); };
+    const go = (next) => { if (!next) return; row?.classList.remove("here"); next.classList.add("here"); $("a", next)?.focus({ preventScroll: true }); next.scrollIntoView({ block: "nearest" }); };
     if (before === "g" && event.key in places) { location.href = at(places[event.key]) ; before = ""; return; }
     before = event.key;
     if (event.key === "/") { event.preventDefault(); find.focus(); }
     else if (event.key === "?") $("#keys").showModal();
-    else if (event.key === "j") go(here ? all[all.indexOf(here) + 1] : all[0]);
-    else if (event.key === "k") go(here ? all[all.indexOf(here) - 1] : all.at(-1));
-    else if (event.key === "o" && here) $("a", here)?.click();
-    else if (event.key === "x" && here) { const box = $("input[name=pick]", here); if (box) { box.checked = !box.checked; choose(); } }
+    else if (event.key === "j") go(row ? all[all.indexOf(row) + 1] : all[0]);
+    else if (event.key === "k") go(row ? all[all.indexOf(row) - 1] : all.at(-1));
+    else if (event.key === "o" && row) $("a", row)?.click();
+    else if (event.key === "x" && row) { const box = $("input[name=pick]", row); if (box) { box.checked = !box.checked; choose(); } }
   });
 })();
