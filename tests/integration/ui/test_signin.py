@@ -148,3 +148,12 @@ async def test_a_page_says_which_scope_is_missing(api: Api) -> None:
 
     assert answer.status_code == 403
     assert "scope read" in answer.text
+
+
+async def test_parts_and_programs_are_told_in_their_own_way(shared: Api, browser: httpx.AsyncClient) -> None:
+    """A part of a page leads the whole page to signing in; a program hears a problem."""
+    part = await browser.get("/ui/x/overview", headers={"HX-Request": "true"})
+    program = await shared.client.get("/executions")
+
+    assert (part.status_code, part.headers["hx-redirect"]) == (401, "../../login?next=ui%2Fx%2Foverview")
+    the_problem(program, 401, "unauthorized")
