@@ -60,9 +60,9 @@ async def test_pages_are_light(browser: Browser, stage: Stage) -> None:
         context = await browser.new_context()
         page = await context.new_page()
         answers: list[Response] = []
-        page.on("response", answers.append)
+        page.on("response", lambda answer: answers.append(answer))
         await page.goto(f"{stage.apart.url}/{path}", wait_until="load")
-        bodies = [await one.body() for one in answers if "text/event-stream" not in one.headers["content-type"]]
+        bodies = [await one.body() for one in answers if "text/event-stream" not in one.headers.get("content-type", "")]
         packed = [one.headers.get("content-encoding") for one in answers if one.url.endswith((".js", ".css"))]
         await context.close()
 
