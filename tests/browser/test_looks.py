@@ -54,17 +54,26 @@ async def test_every_page(browser: Browser, stage: Stage, scheme: Any, width: in
     assert not wrong, "\n".join(wrong)
 
 
+async def weight(browser: Browser, url: str) -> int:
+    """What a page and all that it brings along weigh, packed."""
+    answers: list[Response] = []
+
+    def came(answer: Response) -> None:
+        answers.append(answer)
+
+    context = await browser.new_context()
+    page = await context.new_page()
+    page.on("response", came)
+    await page.goto(url, wait_until="load")
+    kept = [one for one in answers if "text/event-stream" not in one.headers.get("content-type", "")]
+    bodies = [await one.body() for one in kept]
+    packed = {one.headers.get("content-encoding") for one in kept if one.url.endswith((".js", ".css"))}
+    await context.close()
+    assert packed == {"gzip"}
+    return sum(len(gzip.compress(body)) for body in bodies)
+
+
 async def test_pages_are_light(browser: Browser, stage: Stage) -> None:
     """With everything that they bring along, as it goes over the wire."""
     for path in ("", "executions", f"executions/{stage.scene.ids['running']}?tab=logs"):
-        context = await browser.new_context()
-        page = await context.new_page()
-        answers: list[Response] = []
-        page.on("response", lambda answer: answers.append(answer))
-        await page.goto(f"{stage.apart.url}/{path}", wait_until="load")
-        bodies = [await one.body() for one in answers if "text/event-stream" not in one.headers.get("content-type", "")]
-        packed = [one.headers.get("content-encoding") for one in answers if one.url.endswith((".js", ".css"))]
-        await context.close()
-
-        assert sum(len(gzip.compress(body)) for body in bodies) <= WEIGHT_BYTES_MAX
-        assert set(packed) == {"gzip"}
+        assert await weight(browser, f"{stage.apart.url}/{path}") <= WEIGHT_BYTES_MAX
