@@ -15,6 +15,7 @@ import pytest
 SHARES = {
     "tests/crash/awaits": 4,
     "tests/unit": 1,
+    "tests/browser": 4,
     "tests/integration": 34,
     "tests/migrations": 2,
     "tests/property": 5,

@@ -125,6 +125,8 @@ from controlplane.settings import Settings
 from controlplane.stages import checkpoint, complete, lease, log, renew, replay, step, submit
 from controlplane.stages.endpoint import Patience
 from controlplane.stages.expire import Stopped
+from controlplane.ui.pages import pages
+from controlplane.ui.paint import shown
 
 logger = logging.getLogger(__name__)
 
@@ -197,6 +199,7 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str |
     public_url = settings.public_url or url or f"http://{settings.host}:{settings.port}"
 
     operations = operations_of(settings)
+    seen = pages(operations)
     meter = Meter()
 
     @contextlib.asynccontextmanager
@@ -216,20 +219,26 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str |
             *_cors(settings),
             Middleware(
                 Gate,
-                operations=operations,
+                operations=[*operations, *seen],
+                shown=shown,
                 signed=[approvals.SIGNED_PATH] if settings.approval_secret else [],
             ),
             *_rates(settings),
             Middleware(Veil),
-            Middleware(Front),
+            Middleware(Front, shown=shown),
         ],
     )
-    install(app, operations)
+    install(app, [*operations, *seen])
     events.install_sockets(app)
     changes.install_sockets(app)
     if settings.jobs_target:
         sockets.install_sockets(app)
-    problems.install(app, paths=[one.path for one in operations], methods=Table(operations).methods)
+    problems.install(
+        app,
+        paths=[one.path for one in operations],
+        methods=Table([*operations, *seen]).methods,
+        shown=shown,
+    )
     document = openapi.document(operations)
     app.openapi = lambda: document  # type: ignore[method-assign]
     return app

@@ -7,11 +7,13 @@ import contextlib
 from collections.abc import Collection, Sequence
 from urllib.parse import parse_qsl, urlencode
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from controlplane.api import signin
 from controlplane.api.doors import CALLER, Doors
 from controlplane.api.fields import fields_of
-from controlplane.api.front import FOUND, Found, Table
+from controlplane.api.front import FOUND, Found, Shown, Table
 from controlplane.api.operation import OPEN, READ, Operation
 from controlplane.api.problems import answer
 from controlplane.domain.key import ANYBODY, Caller, KeyScope, wanting
@@ -32,10 +34,15 @@ class Gate:
     Without a key the `Host` header must name this machine, and so must the `Origin` of a page that asks: neither a name
     that somebody points at 127.0.0.1 nor a form on a foreign page may reach the API through a developer's browser.
     `signed`: paths that look for themselves who comes, by a signature. A key only says for which namespace.
+    A browser that has signed in sends a cookie instead; to change anything it needs `X-Controlplane-Page` beside it,
+    which no page of another origin can send. `shown`: makes a page of a refusal.
     """
 
-    def __init__(self, app: ASGIApp, *, operations: Sequence[Operation], signed: Collection[str] = ()) -> None:
+    def __init__(
+        self, app: ASGIApp, *, operations: Sequence[Operation], shown: Shown, signed: Collection[str] = ()
+    ) -> None:
         self._app = app
+        self._shown = shown
         self._table = Table(operations)
         self._signed = frozenset(signed)
 
@@ -54,7 +61,7 @@ class Gate:
                     _check(caller, found, READ if socket else None)
                 scope[CALLER] = caller
         except ControlPlaneError as error:
-            await _refuse(error, scope, receive, send)
+            await self._refuse(error, scope, receive, send)
             return
         if streams and caller is not None and (caller.key_id is not None or caller is ANYBODY):
             await self._stream(caller, scope, receive, send)
@@ -77,7 +84,7 @@ class Gate:
                 return await doors.entrance.redeem(ticket, scope["path"], host=host)
             said = in_query.encode("utf-8", "replace")
         try:
-            caller = await doors.entrance.admit(said, host=host)
+            caller = await _known(scope, doors, said, host)
         except Unauthorized:
             if scope["path"] in self._signed:
                 return None
@@ -92,6 +99,13 @@ class Gate:
         ):
             raise Unauthorized(fix=FROM_HERE)
         return ANYBODY
+
+    async def _refuse(self, error: ControlPlaneError, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": error.code})
+            return
+        await self._shown(Request(scope), answer(error))(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
         """Whether everything that the path takes is open to everybody."""
@@ -115,6 +129,12 @@ class Gate:
                 answering.cancel()
 
 
+async def _known(scope: Scope, doors: Doors, said: bytes, host: str) -> Caller | None:
+    """Whom a key lets in, or in its place the cookie of a browser that has shown one."""
+    caller = None if said else await signin.admit(scope, doors)
+    return caller or await doors.entrance.admit(said, host=host)
+
+
 def _check(caller: Caller, found: Found | None, otherwise: frozenset[KeyScope] | None) -> None:
     """Whether the key is for this. Of a key that may only speak as a node, the path must name one of its nodes.
 
@@ -134,14 +154,6 @@ def _check(caller: Caller, found: Found | None, otherwise: frozenset[KeyScope] |
     by_node = wanted & caller.scopes == {KeyScope.NODE}
     if node_id is not None and by_node and not caller.speaks_for(node_id):
         raise NodeNotAllowed
-
-
-async def _refuse(error: ControlPlaneError, scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "websocket":
-        await receive()
-        await send({"type": "websocket.close", "code": 1008, "reason": error.code})
-        return
-    await answer(error)(scope, receive, send)
 
 
 async def _cut(answering: asyncio.Future[None], scope: Scope, send: Send) -> None:

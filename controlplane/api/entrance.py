@@ -116,7 +116,7 @@ class Entrance:
         if self._starter is not None and same(mark, self._starter):
             self._meet_starter(host)
             return STARTER
-        entry = await self._find(said, mark, host)
+        entry = await self._find(id_in(said.decode("latin-1")), mark, host)
         if entry is None:
             if self.closed:
                 raise Unauthorized(fix=SEND_IT)
@@ -125,10 +125,20 @@ class Entrance:
             self._guesses.wrong()
             state = entry.known.state
             raise Unauthorized(fix=FIX_OF[KeyState.EXPIRED if state is KeyState.ACTIVE else state])
-        now = time.monotonic()
-        if now - entry.used_at > USED_EVERY_SECONDS:
-            entry.used_at = now
-            self._used.add(entry.known.id)
+        self._use(entry)
+        return entry.known.caller
+
+    async def readmit(self, id_: KeyId | None, mark: bytes, *, host: str) -> Caller | None:
+        """Who has come before with the key of this id and hash; None where it lets nobody in any more.
+
+        `id_`: None for the key that the server was started with. Raises: RateLimited, DatabaseUnavailable.
+        """
+        if id_ is None:
+            return STARTER if self._starter is not None and same(mark, self._starter) else None
+        entry = await self._find(id_, mark, host)
+        if entry is None or not entry.live:
+            return None
+        self._use(entry)
         return entry.known.caller
 
     async def redeem(self, text: str, path: str, *, host: str) -> Caller:
@@ -193,7 +203,13 @@ class Entrance:
         async with self._looks:
             return await persist(self._pool, use, seconds=LOOK_PATIENCE_SECONDS)
 
-    async def _find(self, said: bytes, mark: bytes, host: str) -> Entry | None:
+    def _use(self, entry: Entry) -> None:
+        now = time.monotonic()
+        if now - entry.used_at > USED_EVERY_SECONDS:
+            entry.used_at = now
+            self._used.add(entry.known.id)
+
+    async def _find(self, id_: KeyId | None, mark: bytes, host: str) -> Entry | None:
         """The key of this text, looked up unless that was done a moment ago. Where nobody needs one none is guessed.
 
         Raises: RateLimited, DatabaseUnavailable.
@@ -203,7 +219,7 @@ class Entrance:
             self._guesses.begin(host)
         entry = self._entries.get(mark)
         if entry is None or time.monotonic() - entry.looked_at > FRESH_SECONDS:
-            entry = await self._look(said, mark)
+            entry = await self._look(id_, mark)
         if entry is None:
             self._guesses.wrong()
         elif unknown:
@@ -236,10 +252,9 @@ class Entrance:
             look = partial(keys.any_key, buckets=range(self._placement.hashed))
             self.closed = await persist(self._pool, look, seconds=LOOK_PATIENCE_SECONDS)
 
-    async def _look(self, said: bytes, mark: bytes) -> Entry | None:
+    async def _look(self, id_: KeyId | None, mark: bytes) -> Entry | None:
         """The key of this text as the database has it now; None for a text that is no key of ours."""
         old = self._entries.get(mark)
-        id_ = id_in(said.decode("latin-1"))
         if id_ is None or bucket_of(id_) not in self._placement.all():
             return None
         try:

@@ -7,20 +7,26 @@ not pass through them. Everything else (OpenAPI, sockets, paths that do not exis
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controlplane.api import problems
+from controlplane.api.fields import fields_of
 from controlplane.api.operation import Operation
 
 PARAMETER = re.compile(r"\\\{(\w+)\\\}")
 FOUND = "controlplane.found"
 """Where in a request's scope the gate leaves what is asked for."""
+
+
+Shown = Callable[[Request, Response], Response]
+"""Makes a page of a refusal for whoever looks with a browser, and lets every other one be."""
 
 
 class Found(NamedTuple):
@@ -71,8 +77,9 @@ class Table:
 class Front:
     """Calls the handler of the operation that the gate has found, and turns whatever it raises into a problem."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, shown: Shown) -> None:
         self._app = app
+        self._shown = shown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found: Found | None = scope.get(FOUND)
@@ -84,8 +91,19 @@ class Front:
         try:
             response = await found.operation.handler(request)
         except Exception as error:  # noqa: BLE001 - a broken request must not take its connection with it
-            response = problems.of(request, error)
+            response = self._shown(request, problems.of(request, error))
         await response(scope, receive, send)
+
+
+def wants_page(scope: Scope) -> bool:
+    """Whether somebody looks with a browser: at one of our pages, or at what there is none for."""
+    fields = fields_of(scope)
+    if b"text/html" not in fields.get(b"accept", b"") and b"hx-request" not in fields:
+        return False
+    found: Found | None = scope.get(FOUND)
+    if found is not None:
+        return found.operation.page
+    return scope["method"] in ("GET", "HEAD") and not scope["path"].startswith("/api/")
 
 
 class House(FastAPI):

@@ -40,7 +40,8 @@ class Operation:
     `answers`: status → when. `streams`: a browser reads it, which can send its key in no header but as `?api_key=`.
     `slashes`: the parameter at the end of the path may hold some. `audit`: what the audit log calls it; without that no
     operation with the scope operate or admin changes anything. `reveals`: it names an address that payloads are sent
-    to, or finds by what is in them, and so is not for a key that hides them.
+    to, or finds by what is in them, and so is not for a key that hides them. `page`: people look at it and at its
+    refusals, and what it shows of payloads it has asked for as its reader would.
     """
 
     method: str
@@ -56,6 +57,7 @@ class Operation:
     answers: Mapping[int, str] = field(default_factory=lambda: {200: "Done."})
     streams: bool = False
     audit: str | None = None
+    page: bool = False
 
     def __post_init__(self) -> None:
         if self.method != "GET" and self.audit is None and self.scope & (OPERATE | ADMIN):

@@ -171,10 +171,17 @@ async def broken(request: Request, error: Exception) -> Response:
     return of(request, error)
 
 
-def install(app: FastAPI, *, paths: Sequence[str], methods: Callable[[str], Iterable[str]]) -> None:
+def install(
+    app: FastAPI,
+    *,
+    paths: Sequence[str],
+    methods: Callable[[str], Iterable[str]],
+    shown: Callable[[Request, Response], Response],
+) -> None:
     """Errors of what does not pass through `front.py` look the same. `paths`: what there is, to name the nearest.
 
-    `methods`: what a path takes; the framework only names those of the first route that has it.
+    `methods`: what a path takes; the framework only names those of the first route that has it. `shown` makes a page of
+    it for whoever looks with a browser.
     """
     known = tuple(dict.fromkeys(paths))
 
@@ -194,7 +201,7 @@ def install(app: FastAPI, *, paths: Sequence[str], methods: Callable[[str], Iter
             "message": detail or str(error.detail),
             "fix": fix,
         }
-        return Response(orjson.dumps(body), error.status_code, headers, media_type=MEDIA_TYPE)
+        return shown(request, Response(orjson.dumps(body), error.status_code, headers, media_type=MEDIA_TYPE))
 
     app.add_exception_handler(HTTPException, http)
     for kind in (errors.ControlPlaneError, ClientDisconnect, *PASSING, Exception):

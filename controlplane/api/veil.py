@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controlplane.api.doors import CALLER
 from controlplane.api.front import FOUND, Found
+from controlplane.api.operation import Operation
 from controlplane.api.problems import MEDIA_TYPE, answer
 from controlplane.domain.ids import is_execution
 from controlplane.domain.key import Caller
@@ -118,11 +119,27 @@ class Veil:
         found: Found | None = scope.get(FOUND)
         if found is not None and found.operation.reveals:
             await answer(PayloadsHidden(fix=SEEING_KEY))(scope, receive, send)
+        elif found is not None and found.operation.page:
+            await self._app(scope, receive, send)  # it asks for what it shows, and hears it through `seen_by`
         elif scope["type"] == "websocket":
             await self._app(scope, receive, _socket(send))
         else:
-            less = frozenset() if found is None else HIDDEN_OF.get(found.operation.tag, frozenset())
-            await self._app(scope, receive, _Answer(scope, receive, send, plain=PLAIN - less))
+            tag = "" if found is None else found.operation.tag
+            await self._app(scope, receive, _Answer(scope, receive, send, plain=plain_of(tag)))
+
+
+def plain_of(tag: str) -> frozenset[str]:
+    """What is shown in the answers of the routes with this tag."""
+    return PLAIN - HIDDEN_OF.get(tag, frozenset())
+
+
+def seen_by(caller: Caller, operation: Operation, body: bytes) -> bytes:
+    """What this caller is shown of an answer in JSON. Raises PayloadsHidden."""
+    if not caller.hide_payloads:
+        return body
+    if operation.reveals:
+        raise PayloadsHidden(fix=SEEING_KEY)
+    return veiled(body, plain_of(operation.tag))
 
 
 class _Answer:

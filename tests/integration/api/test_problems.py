@@ -11,7 +11,9 @@ from tests.integration.api.serving import Api
 FORM = {"type", "title", "status", "detail", "error", "message"}
 
 
-@pytest.mark.parametrize("path", ["/", "/api", "/api/v1/nothing", "/api/v1/executions/a/b/c", "/API/V1/NODES", "/%00"])
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/api", "/api/v1/nothing", "/api/v1/executions/a/b/c", "/API/V1/NODES", "/%00"]
+)
 async def test_a_path_that_does_not_exist(shared: Api, path: str) -> None:
     """404 in the form of every error, and quickly: AgentField's SDK tries paths we do not have."""
     answer = await shared.client.get(path)

@@ -1,0 +1,84 @@
+"""Actions: what a button does, which is one call of the API, and how the same is said elsewhere."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from controlplane.domain.key import Caller, KeyScope, wanting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One field of an action's form: a member of the body, an option of the command and an argument of the call.
+
+    `kind`: text, json (any JSON), or path (a part of the path). `choices` make a list of it.
+    """
+
+    name: str
+    label: str
+    kind: str = "text"
+    option: str = ""
+    argument: str = ""
+    value: str = ""
+    choices: Sequence[str] = ()
+    required: bool = False
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """`path` from the root on; `{name}` in it is an entry. `goes_to`: the member of the answer that is shown next.
+
+    `python`: the call of the SDK, in which `{}` stands for the arguments. `off`: why it cannot be done now.
+    """
+
+    name: str
+    label: str
+    path: str
+    cli: str
+    python: str
+    says: str = ""
+    method: str = "POST"
+    body: Mapping[str, Any] = field(default_factory=dict)
+    entries: Sequence[Entry] = ()
+    goes_to: str = ""
+    danger: bool = False
+    off: str | None = None
+
+    @property
+    def sent(self) -> str:
+        """What of the body is always the same."""
+        return json.dumps(dict(self.body)) if self.body else ""
+
+    @property
+    def form(self) -> str:
+        """The entries, for the script that makes a request and its copies of the form."""
+        return json.dumps(
+            [
+                {
+                    "name": one.name,
+                    "kind": one.kind,
+                    "option": one.option,
+                    "argument": one.argument or one.name,
+                    "whole": one.whole,
+                }
+                for one in self.entries
+            ]
+        )
+
+
+REASON = Entry(name="reason", label="Why (optional)", option="--reason")
+
+
+def command(*words: str) -> str:
+    """A command line whose words a shell takes as they are."""
+    return shlex.join(["controlplane", *words])
+
+
+def not_allowed(caller: Caller, any_of: frozenset[KeyScope]) -> str | None:
+    """Why this key may not, in words; None when it may."""
+    return None if caller.may(any_of) else f"Your key may not: this needs the scope {wanting(any_of)}."

@@ -1,0 +1,243 @@
+"""Nodes, reasoners, limits, schedules, webhooks, approvals, settings: what there is, and what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from controlplane.api.doors import asker_of
+from controlplane.api.operation import EXECUTE_OR_OPERATE, OPERATE
+from controlplane.domain.approval import WAITING_FOR_APPROVAL
+from controlplane.domain.key import KeyScope
+from controlplane.errors import ControlPlaneError, PayloadsHidden, ScopeMissing
+from controlplane.ui.action import REASON, Action, command, not_allowed
+from controlplane.ui.asking import Api
+from controlplane.ui.execution import resend
+from controlplane.ui.paint import paint
+
+Json = Any
+PAGE_ROWS = 50
+WAITING_MAX = 200
+STATES = ("pending", "leased", "delivered", "dead")
+
+
+class Places:
+    """`api`: what these pages ask."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def nodes(self, request: Request) -> Response:
+        """Every node that was ever here, those with a live process first."""
+        items = (await self._api.get(request, "/api/v1/nodes", [("show_all", "true")]))["nodes"]
+        items.sort(key=lambda one: (not one["sessions"], one["node_id"]))
+        off = not_allowed(asker_of(request), OPERATE)
+        return paint(request, "nodes.html", title="Nodes", at="nodes", nodes=[(one, drains(one, off)) for one in items])
+
+    async def node(self, request: Request) -> Response:
+        """One node: what it serves, and what it runs."""
+        node_id = request.path_params["node_id"]
+        it = await self._api.get(request, f"/api/v1/nodes/{quote(node_id, safe='')}")
+        going = await self._api.get(
+            request, "/api/v1/executions", [("node_id", node_id), ("status", "running,waiting"), ("limit", "50")]
+        )
+        off = not_allowed(asker_of(request), OPERATE)
+        return paint(
+            request,
+            "node.html",
+            title=node_id,
+            at="nodes",
+            it=it,
+            actions=drains(it, off),
+            items=going["items"],
+        )
+
+    async def reasoners(self, request: Request) -> Response:
+        """Every function that was ever registered, and whether somebody serves it."""
+        items = (await self._api.get(request, "/api/v1/reasoners"))["items"]
+        off = not_allowed(asker_of(request), OPERATE)
+        return paint(
+            request,
+            "reasoners.html",
+            title="Reasoners",
+            at="reasoners",
+            reasoners=[(one, pauses(one, off)) for one in items],
+        )
+
+    async def limits(self, request: Request) -> Response:
+        """What holds work back, how much it holds, and how many wait for it."""
+        found = await self._api.get(request, "/api/v1/limits", self._paged(request))
+        return paint(request, "limits.html", title="Limits", at="limits", **found)
+
+    async def schedules(self, request: Request) -> Response:
+        """What begins by itself, and when next."""
+        found = await self._api.get(request, "/api/v1/schedules", self._paged(request))
+        caller = asker_of(request)
+        rows = [
+            (one, turns(one, not_allowed(caller, OPERATE), not_allowed(caller, EXECUTE_OR_OPERATE)))
+            for one in found["items"]
+        ]
+        return paint(
+            request,
+            "schedules.html",
+            title="Schedules",
+            at="schedules",
+            schedules=rows,
+            next_cursor=found.get("next_cursor"),
+        )
+
+    async def webhooks(self, request: Request) -> Response:
+        """Deliveries, the newest first, and the endpoints that were registered."""
+        state = request.query_params.get("state", "")
+        wanted = [*self._paged(request), ("state", state if state in STATES else "")]
+        found = await self._api.get(request, "/api/v1/deliveries", wanted)
+        endpoints: list[Json] = []
+        refusal: ControlPlaneError | None = None
+        try:
+            endpoints = (await self._api.get(request, "/api/v1/endpoints", [("limit", "50")]))["items"]
+        except (PayloadsHidden, ScopeMissing) as error:
+            refusal = error
+        off = not_allowed(asker_of(request), OPERATE)
+        return paint(
+            request,
+            "webhooks.html",
+            title="Webhooks",
+            at="webhooks",
+            deliveries=[(one, resend(one, off)) for one in found["items"]],
+            next_cursor=found["next_cursor"],
+            state=state,
+            states=STATES,
+            endpoints=endpoints,
+            refusal=refusal,
+        )
+
+    async def bulk(self, request: Request) -> Response:
+        """How far a bulk is."""
+        path = f"/api/v1/bulk/{request.path_params['bulk_id']}"
+        it = await self._api.get(request, path)
+        caller = asker_of(request)
+        stop = Action(
+            name="stop",
+            label="Stop",
+            path=f"{path[1:]}/stop",
+            says="No further batch begins; what was done stays done.",
+            cli=command("bulk", "stop", it["bulk_id"]),
+            python=f"await client.bulk.stop({it['bulk_id']!r})",
+            danger=True,
+            off=(None if it["state"] == "running" else f"It is over: {it['state']}.") or not_allowed(caller, OPERATE),
+        )
+        return paint(request, "bulk.html", title=f"Bulk {it['action']}", at="executions", it=it, stop=stop)
+
+    async def settings(self, request: Request) -> Response:
+        """How it goes with the server; its keys and its audit log, for whoever may see them."""
+        health = await self._api.get(request, "/api/v1/health")
+        retention = await self._api.get(request, "/api/v1/retention")
+        keys: list[Json] = []
+        audit: list[Json] = []
+        if KeyScope.ADMIN in asker_of(request).scopes:
+            keys = (await self._api.get(request, "/api/v1/keys", [("limit", "200")]))["items"]
+            audit = (await self._api.get(request, "/api/v1/audit", [("limit", "50")]))["items"]
+        return paint(
+            request,
+            "settings.html",
+            title="Settings",
+            at="settings",
+            health=health,
+            retention=retention,
+            keys=keys,
+            audit=audit,
+        )
+
+    async def approvals(self, request: Request) -> Response:
+        """What executions ask people just now."""
+        waiting = await self._api.get(
+            request, "/api/v1/executions", [("status", "waiting"), ("limit", str(WAITING_MAX))]
+        )
+        asked = [one for one in waiting["items"] if one.get("status_reason") == WAITING_FOR_APPROVAL]
+        rows = [
+            (one, await self._api.get(request, f"/api/v1/executions/{one['execution_id']}/approval-status"))
+            for one in asked
+        ]
+        return paint(request, "approvals.html", title="Approvals", at="approvals", rows=rows)
+
+    @staticmethod
+    def _paged(request: Request) -> list[tuple[str, str]]:
+        return [("limit", str(PAGE_ROWS)), ("cursor", request.query_params.get("cursor", ""))]
+
+
+def drains(node: Mapping[str, Json], off: str | None) -> list[Action]:
+    """What can be done with a node."""
+    id_ = node["node_id"]
+    path = f"api/v1/nodes/{quote(id_, safe='')}"
+    gone = None if node["sessions"] else "No process of it is connected."
+    paused = node.get("paused", False)
+    verb = "resume" if paused else "pause"
+    drain = "undrain" if node.get("draining") else "drain"
+    return [
+        Action(
+            name=f"{drain}-{id_}",
+            label=drain.capitalize(),
+            path=f"{path}/{drain}",
+            says="Its processes finish what they run and take nothing new." if drain == "drain" else "",
+            cli=command("nodes", drain, id_),
+            python=f"await client.nodes.{drain}({id_!r}, {{}})",
+            entries=(REASON,) if drain == "drain" else (),
+            off=off or gone,
+        ),
+        Action(
+            name=f"{verb}-{id_}",
+            label=verb.capitalize(),
+            path=f"{path}/{verb}",
+            says="" if paused else "Nothing of it is handed out until it is resumed; what runs goes on.",
+            cli=command(verb, "--node", id_),
+            python=f"await client.pauses.{verb}(node={id_!r}, {{}})",
+            entries=() if paused else (REASON,),
+            off=off,
+        ),
+    ]
+
+
+def pauses(reasoner: Mapping[str, Json], off: str | None) -> Action:
+    """Hold one reasoner back, or let it go on."""
+    target = reasoner["target"]
+    verb = "resume" if reasoner.get("paused") else "pause"
+    return Action(
+        name=f"{verb}-{target}",
+        label=verb.capitalize(),
+        path=f"api/v1/reasoners/{quote(target, safe='')}/{verb}",
+        says="" if verb == "resume" else "Nothing of it is handed out until it is resumed; what runs goes on.",
+        cli=command(verb, "--reasoner", target),
+        python=f"await client.pauses.{verb}(reasoner={target!r}, {{}})",
+        entries=() if verb == "resume" else (REASON,),
+        off=off,
+    )
+
+
+def turns(schedule: Mapping[str, Json], operate: str | None, run: str | None) -> list[Action]:
+    """What can be done with a schedule."""
+    name = schedule["name"]
+    path = f"api/v1/schedules/{quote(name, safe='')}"
+    verb = "resume" if schedule.get("paused") else "pause"
+    return [
+        Action(
+            name=f"run-{name}",
+            label="Run now",
+            path=f"{path}/run",
+            cli=command("schedules", "run", name),
+            python=f"await client.schedules.run({name!r})",
+            goes_to="execution_id",
+            off=run,
+        ),
+        Action(
+            name=f"{verb}-{name}",
+            label=verb.capitalize(),
+            path=f"{path}/{verb}",
+            cli=command("schedules", verb, name),
+            python=f"await client.schedules.{verb}({name!r})",
+            off=operate,
+        ),
+    ]

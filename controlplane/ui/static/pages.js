@@ -1,0 +1,480 @@
+// The little that a page does by itself. What it shows comes from the server, ready; what it changes goes through the
+// same API as everybody's, with a header that no page of another origin can send.
+(() => {
+  "use strict";
+
+  const html = document.documentElement;
+  const root = html.dataset.root;
+  const at = (path) => new URL(root + path, location.href).href;
+  const here = at("").replace(/\/$/, "");  // where people reach us, whatever stands between
+  const $ = (selector, from = document) => from.querySelector(selector);
+  const $$ = (selector, from = document) => [...from.querySelectorAll(selector)];
+  const OURS = { "X-Controlplane-Page": "1", "X-Controlplane-Root": root };
+
+  const tell = (text) => {
+    const toast = document.createElement("div");
+    toast.className = "toast";
+    toast.textContent = text;
+    $("#told").append(toast);
+    setTimeout(() => toast.remove(), 6000);
+  };
+
+  const ask = async (path) => {
+    const answer = await fetch(at(path), { headers: { ...OURS, "HX-Request": "true" } });
+    if (answer.status === 401) location.reload();
+    return answer.ok ? answer.text() : null;
+  };
+
+  const elements = (text) => {
+    const template = document.createElement("template");
+    template.innerHTML = text;
+    return template.content;
+  };
+
+  // What somebody has opened stays open when the server's newer text comes.
+  const morph = (old, text, style = "innerHTML") => { window.Idiomorph.morph(old, text, {
+    morphStyle: style,
+    callbacks: { beforeAttributeUpdated: (name, node) => !(name === "open" || (name === "checked" && node.name === "pick")) },
+  }); ages(); };
+
+  document.addEventListener("htmx:configRequest", (event) => Object.assign(event.detail.headers, OURS));
+
+  // Ages by the clock of the server, of which the page was told when it was made.
+  const skew = Date.parse(html.dataset.now) - Date.now();
+  const ages = () => {
+    for (const time of $$("time.ago")) {
+      const seconds = Math.max(0, Math.round((Date.now() + skew - Date.parse(time.dateTime)) / 1000));
+      const text = seconds < 60 ? `${seconds} s ago` : seconds < 3600 ? `${Math.floor(seconds / 60)} min ago`
+        : seconds < 86400 ? `${Math.floor(seconds / 3600)} h ${Math.floor(seconds % 3600 / 60)} min ago` : time.title.slice(0, 16).replace("T", " ");
+      if (time.textContent !== text) time.textContent = text;
+    }
+  };
+  ages();
+  setInterval(ages, 5000);
+
+  // ── Theme, signing in and out, copying ─────────────────────────────────────────────────────────────────────────
+
+  const theme = $("#theme");
+  const themed = () => { $(".word", theme).textContent = html.dataset.theme || "auto"; };
+  theme.addEventListener("click", () => {
+    const next = { "": "dark", dark: "light", light: "" }[html.dataset.theme || ""];
+    if (next) html.dataset.theme = next; else delete html.dataset.theme;
+    try { localStorage.setItem("controlplane.theme", next); } catch { /* it holds until the next page */ }
+    themed();
+  });
+  themed();
+
+  const problem = async (answer) => {
+    try {
+      const said = await answer.json();
+      return [said.detail || said.message || said.title, said.fix].filter(Boolean).join(" ");
+    } catch { return `The server answered ${answer.status}.`; }
+  };
+
+  $("#login")?.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const form = event.target;
+    const said = $(".said", form);
+    const answer = await fetch(form.action, { method: "POST", headers: OURS, body: new URLSearchParams(new FormData(form)) });
+    if (answer.ok) {
+      const home = new URL(root, location.href);
+      const next = new URL(root + (new URLSearchParams(location.search).get("next") || "").replace(/^[/\\]+/, ""), location.href);
+      location.href = next.origin === home.origin && next.pathname.startsWith(home.pathname) ? next.href : home.href;
+    } else { said.textContent = await problem(answer); said.hidden = false; }
+  });
+  $("#leave")?.addEventListener("click", async () => {
+    await fetch(at("logout"), { method: "POST", headers: OURS });
+    location.href = at("login");
+  });
+
+  const copied = async (button, text) => {
+    try { await navigator.clipboard.writeText(text); } catch { tell("The browser does not let this page copy."); return; }
+    button.classList.add("done");
+    setTimeout(() => button.classList.remove("done"), 1500);
+  };
+
+  // ── Actions: one call of the API, and the same in words for elsewhere ──────────────────────────────────────────
+
+  const shell = (text) => /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\"'\"'")}'`;
+  const python = (text) => JSON.stringify(text).replace(/[\u007f-\uffff]/g, (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
+  const pythonJson = (text) => `json.loads(${python(text)})`;
+
+  // JSON is put together from the letters that were typed: a large number must not become another one on its way.
+  const made = (form) => {
+    const filled = JSON.parse(form.dataset.entries || "[]").map((entry) => {
+      const field = form.elements[entry.name];
+      const first = field.tagName === "SELECT" ? field.options[0].value : "";
+      return { ...entry, value: field.value.trim(), usual: field.value.trim() === first };
+    }).filter((entry) => entry.value && (!entry.usual || entry.kind === "path"));
+    let path = form.dataset.path;
+    const members = Object.entries(JSON.parse(form.dataset.body || "{}")).map(([name, value]) => `${JSON.stringify(name)}: ${JSON.stringify(value)}`);
+    let whole = null;
+    for (const entry of filled) {
+      if (entry.kind === "path") path = path.replace(`{${entry.name}}`, encodeURIComponent(entry.value));
+      else if (entry.whole) whole = entry.value;
+      else members.push(`${JSON.stringify(entry.name)}: ${entry.kind === "json" ? entry.value : JSON.stringify(entry.value)}`);
+      if (entry.kind === "json") JSON.parse(entry.value);
+    }
+    return { path, filled, body: whole ?? (members.length ? `{${members.join(", ")}}` : "") };
+  };
+
+  const curl = (form, method, path, body) => [
+    `curl -X ${method} ${shell(`${here}/${path}`)}`,
+    ...(form.dataset.closed ? [`-H "X-API-Key: $CONTROLPLANE_API_KEY"`] : []),
+    ...(body ? [`-H 'Content-Type: application/json'`, `-d ${shell(body)}`] : []),
+  ].join(" \\\n  ");
+
+  const snippets = (form) => {
+    const { path, filled, body } = made(form);
+    const words = filled.map((one) => (one.kind === "path" ? shell(one.value) : one.option ? `${one.option} ${shell(one.value)}` : "")).filter(Boolean);
+    const given = filled.map((one) => one.kind === "path" ? python(one.value) : `${one.argument}=${one.kind === "json" ? pythonJson(one.value) : python(one.value)}`).join(", ");
+    const call = form.dataset.python.replace(/, \{\}|\{\}/, (all) => (given ? all.replace("{}", () => given) : ""));
+    return {
+      curl: curl(form, form.dataset.method, path, body),
+      cli: [form.dataset.cli, ...words].join(" ") + server(),
+      python: `${given.includes("json.loads") ? "import json\n" : ""}from controlplane_sdk import Client\n\nasync with Client(${python(here)}) as client:\n    ${call}`,
+    };
+  };
+  const server = () => (here === "http://localhost:8080" ? "" : ` --server ${shell(here)}`);
+
+  const show = (form, make) => {
+    let all = { curl: "", cli: "", python: "" };
+    try { all = make(form); } catch { all.curl = all.cli = all.python = "This is no JSON yet."; }
+    for (const pre of $$("[data-says]", form)) pre.textContent = all[pre.dataset.says];
+  };
+
+  const send = async (method, path, body) => fetch(at(path), {
+    method, headers: { ...OURS, ...(body ? { "Content-Type": "application/json" } : {}) }, body: body || undefined,
+  });
+
+  const act = async (form) => {
+    const said = $(".said", form);
+    said.hidden = true;
+    const refuse = (text) => { said.textContent = text; said.hidden = false; };
+    let asked;
+    try { asked = made(form); } catch { refuse("This is no JSON."); return; }
+    const button = $("[type=submit]", form);
+    button.disabled = true;
+    try {
+      const answer = await send(form.dataset.method, asked.path, asked.body);
+      if (!answer.ok) { refuse(await problem(answer)); return; }
+      const found = await answer.json().catch(() => ({}));
+      form.closest("dialog").close();
+      const goes = form.dataset.goesTo;
+      if (goes && found[goes]) location.href = at(`executions/${found[goes]}`);
+      else if ($("#execution")) { tell("Done."); refresh(); }
+      else location.reload();
+    } catch { refuse("The server cannot be reached. Try again."); }
+    finally { button.disabled = false; }
+  };
+
+  document.addEventListener("click", (event) => {
+    const target = event.target.closest("button, a");
+    if (!target) return;
+    const { opens, copy, copies, off, bulk, closes } = target.dataset;
+    if (opens) {
+      const dialog = document.getElementById(opens);
+      show($("form", dialog), snippets);
+      dialog.showModal();
+    } else if (copy !== undefined) copied(target, copy);
+    else if (copies) copied(target, $(`[data-says=${copies}]`, target.closest("form")).textContent);
+    else if (closes !== undefined) target.closest("dialog").close();
+    else if (off) tell(off);
+    else if (bulk) openBulk(target);
+  });
+  document.addEventListener("submit", (event) => {
+    if (event.target.matches("form.act")) { event.preventDefault(); act(event.target); }
+  });
+  document.addEventListener("input", (event) => {
+    const form = event.target.closest("form.act");
+    if (form) show(form, snippets);
+  });
+
+  // ── Many at once ───────────────────────────────────────────────────────────────────────────────────────────────
+
+  const bar = $("#bulk");
+  const picked = () => $$("input[name=pick]:checked").map((box) => box.value);
+  const everything = () => $("input[name=all]", bar)?.checked;
+  const choose = () => {
+    if (!bar) return;
+    const n = picked().length;
+    $(".chosen", bar).textContent = everything() ? "all that match" : n ? `${n} chosen` : "none chosen";
+    for (const button of $$("[data-bulk]", bar)) {
+      const why = bar.dataset.off || (n || everything() ? "" : "Choose some first.");
+      button.setAttribute("aria-disabled", why ? "true" : "false");
+      button.title = why;
+    }
+  };
+  document.addEventListener("change", (event) => {
+    if (event.target.id === "pick-all") for (const box of $$("input[name=pick]")) box.checked = event.target.checked;
+    if (event.target.closest("#bulk, #list")) choose();
+  });
+  choose();
+
+  const bulkBody = (action, more) => {
+    const filter = everything() ? JSON.parse(bar.dataset.filter) : { ids: picked() };
+    return { action, ...(Object.keys(filter).length ? { filter } : { all: true }), ...more };
+  };
+  const options = { status: "--status", target: "--target", node_id: "--node", run_id: "--run", session_key: "--session", actor_key: "--actor",
+    error_class: "--error-class", created_after: "--created-after", created_before: "--created-before", ended_after: "--ended-after", ended_before: "--ended-before", ids: "--id", reason: "--reason" };
+  const bulkSnippets = (form) => {
+    const { action, filter = {}, all, reason } = bulkBody(form.dataset.action, form.elements.reason.value ? { reason: form.elements.reason.value } : {});
+    const given = Object.entries({ ...filter, ...(reason ? { reason } : {}) });
+    const flags = given.flatMap(([name, value]) => [value].flat().map((one) => `${options[name]} ${shell(one)}`));
+    const pairs = given.map(([name, value]) => `${name}=${Array.isArray(value) ? `[${value.map(python).join(", ")}]` : python(value)}`);
+    return {
+      curl: curl(bar, "POST", "api/v1/bulk", JSON.stringify({ action, ...(all ? { all } : { filter }), ...(reason ? { reason } : {}) })),
+      cli: ["controlplane bulk", action, ...(all ? ["--all"] : []), ...flags].join(" ") + server(),
+      python: `from controlplane_sdk import Client\n\nasync with Client(${python(here)}) as client:\n    await client.bulk.${action}(${[...(all ? ["all=True"] : []), ...pairs].join(", ")})`,
+    };
+  };
+  const openBulk = async (button) => {
+    if (button.getAttribute("aria-disabled") === "true") { tell(button.title); return; }
+    const dialog = $("#bulk-do");
+    const form = $("form", dialog);
+    const [go, said, count, typed] = [$("[type=submit]", form), $(".said", form), $(".count", form), $(".typed", form)];
+    form.dataset.action = button.dataset.bulk;
+    $("#bulk-title").textContent = `${button.textContent} many`;
+    said.hidden = true; go.disabled = true; typed.hidden = true; form.elements.typed.value = "";
+    count.textContent = "Counting …";
+    show(form, bulkSnippets);
+    dialog.showModal();
+    const answer = await send("POST", "api/v1/bulk", JSON.stringify(bulkBody(form.dataset.action, { dry_run: true })));
+    if (!answer.ok) { count.textContent = ""; said.textContent = await problem(answer); said.hidden = false; return; }
+    const { matched, exact } = await answer.json();
+    count.textContent = matched ? `${matched.toLocaleString("en")}${exact ? "" : " or more"} would be meant.` : "Nothing would be meant: none of them can be.";
+    form.dataset.matched = matched;
+    if (matched && form.dataset.action === "cancel" && everything()) {
+      typed.hidden = false;
+      $("b", typed).textContent = "cancel";
+    } else go.disabled = !matched;
+  };
+  const bulkForm = $("#bulk-do form");
+  bulkForm?.addEventListener("input", () => {
+    if (!$(".typed", bulkForm).hidden) $("[type=submit]", bulkForm).disabled = bulkForm.elements.typed.value.trim() !== "cancel";
+    show(bulkForm, bulkSnippets);
+  });
+  bulkForm?.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const more = bulkForm.elements.reason.value.trim() ? { reason: bulkForm.elements.reason.value.trim() } : {};
+    const answer = await send("POST", "api/v1/bulk", JSON.stringify(bulkBody(bulkForm.dataset.action, more)));
+    if (answer.ok) location.href = at(`bulk/${(await answer.json()).bulk_id}`);
+    else { const said = $(".said", bulkForm); said.textContent = await problem(answer); said.hidden = false; }
+  });
+
+  // ── Live: the stream says which execution moved; the page asks for that part of itself again ──────────────────────
+
+  const button = $("#live");
+  const page = $("#execution");
+  const list = $("#list");
+  let stream = null;
+  let wanted = Boolean(button);
+  let due = false;
+  let busy = false;
+  const moved = new Set();
+
+  const refreshList = async (ids) => {
+    const known = ids.filter((id) => document.getElementById(id));
+    if (known.length) {
+      const text = await ask(`ui/x/executions/rows?ids=${known.slice(0, 200).join(",")}`);
+      if (text) for (const row of $$("tr", elements(`<table>${text}</table>`))) {
+        const old = document.getElementById(row.id);
+        if (old) morph(old, row.outerHTML, "outerHTML");
+      }
+    }
+    const first = $("tbody tr", list);
+    if (ids.length > known.length && first && !list.dataset.paged) {
+      const query = list.dataset.query;
+      const text = await ask(`ui/x/executions/new?${query ? `${query}&` : ""}above=${first.id}`);
+      if (text !== null) $("#new").innerHTML = text;
+    }
+  };
+  const refresh = async () => {
+    const id = page.dataset.id;
+    const head = await ask(`ui/x/executions/${id}/head`);
+    if (head) {
+      const before = $$("#head [data-opens]").map((one) => one.dataset.opens).join();
+      morph($("#head"), head);
+      const after = $$("#head [data-opens]").map((one) => one.dataset.opens).join();
+      if (before !== after && !$("dialog[open]")) {
+        const whole = new DOMParser().parseFromString(await (await fetch(location.href, { headers: OURS })).text(), "text/html");
+        $("#dialogs").innerHTML = $("#dialogs", whole).innerHTML;
+      }
+    }
+    const panel = $("#panel");
+    if (panel.dataset.tab === "logs") { await tail(); return; }
+    if (["data"].includes(panel.dataset.tab) && page.dataset.over) return;
+    if ($("dialog[open]", panel)) return;
+    const query = new URLSearchParams(location.search);
+    query.delete("tab");
+    const text = await ask(`ui/x/executions/${id}/tabs/${panel.dataset.tab}?${query}`);
+    if (text && $("#panel").dataset.tab === panel.dataset.tab) morph($("#tab"), text);
+  };
+
+  const turn = async () => {
+    if (busy || !moved.size || document.hidden || !wanted) return;
+    busy = true;
+    const ids = [...moved];
+    moved.clear();
+    try {
+      if (list) await refreshList(ids);
+      else if (page) await refresh();
+      else { const text = await ask("ui/x/overview"); if (text) morph($("#overview"), text); }
+    } catch { /* the stream says when the server is there again */ }
+    finally { busy = false; }
+    if (moved.size) later();
+  };
+  const later = () => {
+    if (due) return;
+    due = true;
+    setTimeout(() => { due = false; turn(); }, 700);
+  };
+  const heard = (event) => {
+    const said = JSON.parse(event.data);
+    if (!said.execution_id) return;
+    if (page && said.execution_id !== page.dataset.id && !($("#panel").dataset.tab === "children" || $("#panel").dataset.tab === "timeline")) return;
+    if (page && said.execution_id !== page.dataset.id && said.run_id !== page.dataset.run) return;
+    moved.add(said.execution_id);
+    later();
+  };
+  // What was missed while nobody listened is seen by looking at all of it.
+  const look = () => {
+    if (list) for (const row of $$("tbody tr", list)) moved.add(row.id);
+    else moved.add(page ? page.dataset.id : "all");
+    later();
+  };
+  const listen = () => {
+    stream?.close();
+    stream = null;
+    if (!button || !wanted || document.hidden) return;
+    stream = new EventSource(at("api/ui/v1/executions/events"));
+    stream.addEventListener("message", heard);
+    stream.addEventListener("open", () => {
+      if (button.classList.contains("lost")) look();
+      button.classList.remove("lost");
+      $(".word", button).textContent = "live";
+    });
+    stream.addEventListener("error", () => {
+      button.classList.add("lost");
+      $(".word", button).textContent = "not connected";
+      if (stream?.readyState === EventSource.CLOSED) setTimeout(listen, 5000);  // a proxy has answered in our place
+    });
+  };
+  button?.addEventListener("click", () => {
+    wanted = !wanted;
+    button.setAttribute("aria-pressed", String(wanted));
+    $(".word", button).textContent = wanted ? "live" : "paused";
+    listen();
+  });
+  document.addEventListener("visibilitychange", () => {
+    listen();
+    if (!document.hidden && wanted && button) look();
+  });
+  addEventListener("pagehide", () => stream?.close());
+  listen();
+
+  // ── The tabs of an execution, and its log ──────────────────────────────────────────────────────────────────────
+
+  page?.addEventListener("click", async (event) => {
+    const tab = event.target.closest("[data-tab]:is(a)");
+    if (!tab || event.metaKey || event.ctrlKey || event.shiftKey) return;
+    event.preventDefault();
+    history.pushState({}, "", tab.href);
+    await openTab();
+    $(`.tabs a[data-tab=${tab.dataset.tab}]`)?.focus();
+  });
+  const openTab = async () => {
+    const query = new URLSearchParams(location.search);
+    const name = query.get("tab") || "timeline";
+    query.delete("tab");
+    const text = await ask(`ui/x/executions/${page.dataset.id}/tabs/${encodeURIComponent(name)}?${query}`);
+    if (text) { $("#tab").innerHTML = text; logs(); }
+  };
+  if (page) addEventListener("popstate", openTab);
+
+  const lines = async () => {
+    const log = $("#log");
+    if (!log || log.dataset.asks) return 0;
+    log.dataset.asks = "yes";
+    try {
+      const last = $$(".line", log).at(-1)?.dataset.id || "0";
+      const attempt = $("#log-attempt").value;
+      const text = await ask(`ui/x/executions/${page.dataset.id}/lines?after=${last}&attempt=${attempt}`);
+      if (!text) return 0;
+      const fresh = elements(text);
+      const n = $$(".line", fresh).length;
+      $$("[data-more-lines]", log).forEach((one) => one.parentElement.remove());
+      if (n) $("#log-empty")?.remove();
+      log.append(fresh);
+      filterLog();
+      return n;
+    } finally { delete log.dataset.asks; }
+  };
+  const tail = async () => {
+    const log = $("#log");
+    if (!log || !$("#log-follow").checked) return;
+    let n = await lines();
+    while (n && $("[data-more-lines]", log)) n = await lines();
+    if (n !== undefined) log.scrollTop = log.scrollHeight;
+  };
+  const filterLog = () => {
+    const level = $("#log-level").value;
+    const text = $("#log-text").value.toLowerCase();
+    const loud = { "": null, warning: ["warning", "warn", "error", "critical"], error: ["error", "critical"] }[level];
+    for (const line of $$("#log .line")) {
+      line.classList.toggle("off", Boolean((loud && !loud.includes(line.dataset.level)) || (text && !line.textContent.toLowerCase().includes(text))));
+    }
+  };
+  const logs = () => {
+    const log = $("#log");
+    if (!log) return;
+    filterLog();
+    if ($("#log-follow").checked) log.scrollTop = log.scrollHeight;
+  };
+  document.addEventListener("input", (event) => { if (["log-level", "log-text"].includes(event.target.id)) filterLog(); });
+  document.addEventListener("change", (event) => {
+    if (event.target.id === "log-follow") tail();
+    if (event.target.id === "log-attempt") {
+      const url = new URL(location.href);
+      if (event.target.value) url.searchParams.set("attempt", event.target.value); else url.searchParams.delete("attempt");
+      history.pushState({}, "", url);
+      openTab();
+    }
+  });
+  document.addEventListener("click", (event) => {
+    if (event.target.matches("[data-more-lines]")) lines();
+    if (event.target.id === "log-first-error") {
+      const line = $("#log .level-error, #log .level-critical");
+      if (line) { line.scrollIntoView({ block: "center" }); location.hash = line.id; } else tell("No error was logged, as far as the lines are here.");
+    }
+  });
+  logs();
+  // Lines are no events: while somebody follows them, they are asked for.
+  if (page) setInterval(() => {
+    if (!document.hidden && wanted && $("#log") && !page.dataset.over) tail();
+  }, 2000);
+  const bulkState = $("#bulk-state");
+  if (bulkState && !bulkState.dataset.over) setInterval(() => { if (!document.hidden && !$("dialog[open]")) location.reload(); }, 2000);
+
+  // ── Keys ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  let before = "";
+  const places = { o: "", e: "executions", r: "reasoners", n: "nodes", l: "limits", s: "schedules", w: "webhooks" };
+  const rows = () => $$(".list tbody tr");
+  document.addEventListener("keydown", (event) => {
+    const find = $(".find input");
+    if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") { event.preventDefault(); find.focus(); find.select(); return; }
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, dialog")) return;
+    const row = $("tr.here");
+    const all = rows();
+    const go = (next) => { if (!next) return; row?.classList.remove("here"); next.classList.add("here"); $("a", next)?.focus({ preventScroll: true }); next.scrollIntoView({ block: "nearest" }); };
+    if (before === "g" && event.key in places) { location.href = at(places[event.key]) ; before = ""; return; }
+    before = event.key;
+    if (event.key === "/") { event.preventDefault(); find.focus(); }
+    else if (event.key === "?") $("#keys").showModal();
+    else if (event.key === "j") go(row ? all[all.indexOf(row) + 1] : all[0]);
+    else if (event.key === "k") go(row ? all[all.indexOf(row) - 1] : all.at(-1));
+    else if (event.key === "o" && row) $("a", row)?.click();
+    else if (event.key === "x" && row) { const box = $("input[name=pick]", row); if (box) { box.checked = !box.checked; choose(); } }
+  });
+})();

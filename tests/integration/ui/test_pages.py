@@ -1,0 +1,163 @@
+"""Pages as text: what stands in them, for whom, and what does not."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+
+import pytest
+
+from controlplane.app import OPERATIONS
+from controlplane.ui.pages import pages
+from tests.integration.api.corpus import WORDS
+from tests.integration.api.serving import Api, Receiver
+from tests.integration.api.test_veil import keyed
+
+PAGES = [one for one in pages(OPERATIONS) if one.page]
+HTML = {"Accept": "text/html"}
+BIG = b"12345678901234567890123"
+XSS = [
+    '"><script>alert(1)</script>',
+    "<img src=x onerror=alert(1)>",
+    "javascript:alert(1)",
+    "{{7*7}}",
+    "' autofocus x='",
+]
+LONG = 1_000
+
+
+@pytest.mark.parametrize("path", [one.path for one in PAGES if "{" not in one.path])
+async def test_a_page_of_nothing(shared: Api, path: str) -> None:
+    """Each is there before anything has happened."""
+    answer = await shared.client.get(path, headers=HTML)
+
+    assert answer.status_code in (200, 303), answer.text
+    assert answer.is_redirect or "script-src 'self'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("name", ["executions", "find", "webhooks", "limits", "schedules", "login", "executions/x"])
+async def test_hostile_addresses(shared: Api, name: str) -> None:
+    """They are refused in words, or mean nothing; nothing breaks, and nothing becomes a tag."""
+    fields = ("q", "status", "target", "cursor", "since", "created_after", "run_id", "next", "tab", "ids", "above")
+    for text in [*(one for one in WORDS if len(one) < LONG), *XSS]:
+        answer = await shared.client.get(f"/{name}", params=dict.fromkeys(fields, text), headers=HTML)
+        assert answer.status_code < 500, (name, text)
+        assert "<script>alert" not in answer.text
+        assert "<img" not in answer.text
+
+
+async def test_numbers_are_exact(api: Api) -> None:
+    """Through submit, run and page."""
+    session = await api.node()
+    sent = await api.client.post("/api/v1/execute/async/n.echo", content=b'{"input":{"id":' + BIG + b',"x":1.10}}')
+    lease = await api.take(session)
+    body = b'{"results":[{"execution_id":"%b","attempt":1,"status":"succeeded","result":%b}]}'
+    await api.client.post(f"/api/v1/sessions/{session}/results", content=body % (lease["execution_id"].encode(), BIG))
+    answer = await api.client.get(f"/executions/{sent.json()['execution_id']}?tab=data", headers=HTML)
+
+    assert answer.text.count(BIG.decode()) >= 2
+    assert ">1.10<" in answer.text
+
+
+async def test_a_page_that_is_not_there(shared: Api) -> None:
+    """For people a page, for programs a problem."""
+    page = await shared.client.get("/no/such/page", headers=HTML)
+    problem = await shared.client.get("/no/such/page")
+
+    assert (page.status_code, problem.status_code) == (404, 404)
+    assert "<h1>Not found</h1>" in page.text
+    assert 'href="../../"' in page.text
+    assert problem.headers["content-type"] == "application/problem+json"
+
+
+async def test_an_unknown_execution_says_so(shared: Api) -> None:
+    """With the shell around it, from which other pages are one click away."""
+    answer = await shared.client.get(f"/executions/exec_{'0' * 26}", headers=HTML)
+
+    assert answer.status_code == 404
+    assert "There is no such execution" in unescape(answer.text) or "Not found" in answer.text
+
+
+async def test_a_filter_that_cannot_be_stays_in_its_form(shared: Api) -> None:
+    """With what was typed, and what is wrong with it."""
+    answer = await shared.client.get("/executions?created_after=yesterday&target=n.echo", headers=HTML)
+
+    assert answer.status_code == 422
+    assert 'value="yesterday"' in answer.text
+    assert "Not an instant" in answer.text
+
+
+async def test_files_are_kept_for_good(shared: Api) -> None:
+    """By what is in them; asked for by an old mark they are not."""
+    page = await shared.client.get("/", headers=HTML)
+    name = re.search(r"static/\w+/pages\.css", page.text)[0]
+    kept, other = await shared.client.get(f"/{name}"), await shared.client.get("/static/0/pages.css")
+
+    assert kept.headers["cache-control"] == "public, max-age=31536000, immutable"
+    assert other.headers["cache-control"] == "no-store"
+    assert kept.headers["x-content-type-options"] == "nosniff"
+    for wrong in ("vendored.json", "htmx.LICENSE", "..%2Fpaint.py", "nothing.js"):
+        assert (await shared.client.get(f"/static/0/{wrong}")).status_code == 404
+
+
+async def test_rows_are_what_was_asked_for(api: Api) -> None:
+    """In the order of the page, without what is not there."""
+    await api.node()
+    ids = [(await api.submit())["execution_id"] for _ in range(3)]
+    text = (await api.client.get(f"/ui/x/executions/rows?ids={ids[2]},nonsense,{ids[0]}", headers=HTML)).text
+
+    assert re.findall(r'<tr id="(\w+)"', text) == [ids[2], ids[0]]
+
+
+async def test_how_many_are_newer(api: Api) -> None:
+    """Of those that match."""
+    await api.node()
+    first = (await api.submit())["execution_id"]
+    await api.submit()
+    await api.submit()
+    text = (await api.client.get(f"/ui/x/executions/new?above={first}&status=queued", headers=HTML)).text
+    none = (await api.client.get(f"/ui/x/executions/new?above={first}&status=failed", headers=HTML)).text
+
+    assert "2 new" in text
+    assert "new" not in none
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (f"exec_{'0' * 26}", f"executions/exec_{'0' * 26}"),
+        ("run_abc", "executions?run_id=run_abc"),
+        ("n.echo", "executions?target=n.echo"),
+        ("corpus", "executions?node_id=corpus"),
+        ("//evil.example", "executions?target=%2F%2Fevil.example"),
+        ("", "executions"),
+    ],
+)
+async def test_the_search_box_leads_somewhere(shared: Api, text: str, where: str) -> None:
+    """Never out of the house."""
+    answer = await shared.client.get("/find", params={"q": text}, headers=HTML)
+
+    assert answer.headers["location"] == f"./{where}"
+
+
+async def test_a_button_says_why_it_is_off(api: Api) -> None:
+    """What has ended is not cancelled; a key that may not is told."""
+    session = await api.node()
+    ended = await api.run(session, {})
+    answer = await api.client.get(f"/executions/{ended}", headers=HTML)
+    async with keyed(api, hide_payloads=False, scopes=["read"]) as one:
+        for_reader = await one.client.get(f"/executions/{ended}", headers=HTML)
+
+    assert 'data-off="It has ended: succeeded."' in answer.text
+    assert "Your key may not: this needs the scope execute." in for_reader.text
+
+
+async def test_a_webhook_can_be_sent_again(api: Api, receiver: Receiver) -> None:
+    """Its page has every try, and the button for one more."""
+    session = await api.node()
+    ended = await api.run(session, {}, webhook={"url": receiver.url})
+    await receiver.wait_for(1)
+    answer = await api.client.get(f"/executions/{ended}?tab=webhooks", headers=HTML)
+
+    assert "execution.completed" in answer.text
+    assert "Send again" in answer.text
