@@ -61,7 +61,7 @@ class Plan:
     """What a run consists of, and the least that it must have done in order to mean anything.
 
     `least_share`: of what the calm beginning of the same run ended per second, so much per second under faults;
-    `least_per_second`: and never less than this.
+    `least_ended`: so many executions, until which the storm goes on.
     """
 
     seed: int
@@ -73,7 +73,7 @@ class Plan:
     nodes: int = 4
     receivers: int = 2
     least_share: float = 0.6
-    least_per_second: float = 0.0
+    least_ended: int = 0
     drain_seconds: float = DRAIN_SECONDS
 
 
@@ -85,7 +85,9 @@ class Report:
     seconds: float
     faults: dict[str, int] = field(default_factory=dict)
     strikes: list[str] = field(default_factory=list)
+    calm_ended: int = 0
     calm_per_second: float = 0.0
+    storm_ended: int = 0
     storm_per_second: float = 0.0
     drain_seconds: float | None = None
     told_seconds: float | None = None
@@ -118,12 +120,12 @@ async def play(plan: Plan, stage: Stage, *, say: Callable[[str], None] = print) 
     say(f"seed {plan.seed}")
     await _begin(plan, stage)
     await asyncio.sleep(plan.calm_seconds)
-    calm = await _count(stage, ENDED)
-    report.calm_per_second = calm / plan.calm_seconds
+    report.calm_ended = await _count(stage, ENDED)
+    report.calm_per_second = report.calm_ended / plan.calm_seconds
     say(f"calm: {report.calm_per_second:.1f} ended per second")
-    began = time.monotonic()
     await storm(plan, stage, report, say)
-    report.storm_per_second = (await _count(stage, ENDED) - calm) / (time.monotonic() - began)
+    if plan.hands:
+        await _was_enough(plan, stage, report)
     await _settle(plan, stage, report, say)
     await _judge(plan, stage, report)
     return report
@@ -166,9 +168,29 @@ async def _end(plan: Plan, stage: Stage, report: Report) -> None:
     for seconds in (plan.seconds, *[LOOK_SECONDS] * round(plan.seconds * LONGER / LOOK_SECONDS)):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stage.over.wait(), seconds)
-        if stage.over.is_set() or not _too_few(plan, report):
+        if stage.over.is_set() or not (_too_few(plan, report) or await _too_little(plan, stage, report)):
             break
     stage.over.set()
+
+
+async def _was_enough(plan: Plan, stage: Stage, report: Report) -> None:
+    """What did not happen proves nothing."""
+    report.storm_ended = await _ended(stage, report)
+    report.storm_per_second = report.storm_ended / report.seconds
+    least = plan.least_share * report.calm_per_second
+    if report.storm_per_second < least or report.storm_ended < plan.least_ended:
+        report.bad(
+            "too little was done", report.storm_ended, f"{report.storm_per_second:.1f} per second of {least:.1f}"
+        )
+
+
+async def _too_little(plan: Plan, stage: Stage, report: Report) -> bool:
+    return plan.least_ended > 0 and await _ended(stage, report) < plan.least_ended
+
+
+async def _ended(stage: Stage, report: Report) -> int:
+    """The executions that ended in the storm so far."""
+    return await _count(stage, ENDED) - report.calm_ended
 
 
 def _too_few(plan: Plan, report: Report) -> dict[str, int]:
@@ -253,9 +275,6 @@ async def _judge(plan: Plan, stage: Stage, report: Report) -> None:
     report.figures |= found.figures
     report.violations |= found.violations
     report.counts |= found.counts
-    least = max(plan.least_share * report.calm_per_second, plan.least_per_second)
-    if plan.hands and report.storm_per_second < least:
-        report.bad("too little was done", f"{report.storm_per_second:.1f} per second of {least:.1f}")
     for server in stage.servers:
         for line in server.process.log().splitlines():
             if any(word in line for word in BROKEN) and GRACE_IS_OVER not in line:
