@@ -245,6 +245,7 @@ async def test_keys_lead_around(watched: Watched) -> None:
     await page.keyboard.press("?")
     await expect(page.locator("#keys")).to_be_visible()
     await page.keyboard.press("Escape")
+    await expect(page.locator("#keys")).to_be_hidden()
     await page.keyboard.press("g")
     await page.keyboard.press("n")
     await page.wait_for_url("**/nodes")

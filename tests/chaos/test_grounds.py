@@ -19,7 +19,7 @@ SEED = 64
 STORM_SECONDS = 15.0
 CALM_SECONDS = 3.0
 PER_SECOND = 20.0
-LEAST_PER_SECOND = 2.0
+LEAST_ENDED = 30
 DRAIN_SECONDS = 60.0
 GROUNDS: dict[str, Callable[[Path], Ground]] = {"standby": Standby, "pgbouncer": PgBouncer}
 
@@ -48,7 +48,7 @@ async def test_nothing_is_lost_and_nothing_is_done_twice(ground: str, folder: Pa
         hands=hands,
         nodes=2,
         least_share=0.0,
-        least_per_second=LEAST_PER_SECOND,
+        least_ended=LEAST_ENDED,
         drain_seconds=DRAIN_SECONDS,
     )
 

@@ -19,6 +19,7 @@ from controlplane.domain.retry import RetryPolicy, delay_seconds
 from controlplane.domain.standing import AHEAD_MAX, FINISHES_LEAST
 from controlplane.reads.explain import FINISHES_LOOK_MAX, FINISHES_SECONDS
 from controlplane.settings import Settings
+from tests.docs.reliability import reliability
 from tests.standings import CHILD_ID, ID, SAMPLES
 
 ROOT = Path(__file__).parents[2]
@@ -156,6 +157,7 @@ PAGES = {
     "docs/reference/http.md": routes,
     "docs/reference/delays.md": delays,
     "docs/howto/why-does-it-wait.md": waits,
+    "docs/reliability.md": reliability,
     "sdk/conformance/openapi.json": document,
 }
 
