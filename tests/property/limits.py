@@ -73,7 +73,7 @@ class Limits(Waits):
         assert len(let_in) == len(admitted.ready)
         for first in let_in:
             for later in left:
-                assert (-first.asked.priority, first.available) < (-later.asked.priority, later.available)
+                assert (-first.asked.priority, first.available) <= (-later.asked.priority, later.available)
         at = self.model.moment()
         for one in stood:
             one.line = rows[one.id]["line"]
