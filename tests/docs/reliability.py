@@ -84,7 +84,7 @@ def _runs() -> Iterator[str]:
 
 def _chaos(name: str, told: dict[str, Any]) -> Iterator[str]:
     figures, broken = told["figures"], told["counts"]
-    yield f"\n### {name}: seed {told['seed']}, {told['seconds'] / 60:g} minutes\n"
+    yield f"\n### {name}: seed {told['seed']}, {told['seconds'] / 60:.0f} minutes\n"
     yield "| fault | rounds |"
     yield "|---|---|"
     for fault, rounds in sorted(told["faults"].items()):
@@ -92,7 +92,7 @@ def _chaos(name: str, told: dict[str, Any]) -> Iterator[str]:
     yield "\n| what | figure |"
     yield "|---|---|"
     for what, count in sorted(figures.items()):
-        yield f"| {what} | {count:,} |"
+        yield f"| {what.replace('_', ' ')} | {count:,} |"
     calm, storm = told["calm_per_second"], told["storm_per_second"]
     yield f"| ended per second, in calm and under faults | {calm:.1f}, {storm:.1f} |"
     if told["drain_seconds"] is not None:
