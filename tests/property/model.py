@@ -548,13 +548,13 @@ class Model:
 
     def signal(self, one: Execution, event: str, payload: bytes, key: str | None) -> str:
         """`already_finished`, `idempotency_conflict`, `invalid_state`, `delivered` or `kept`."""
-        if one.outcome is not None:
-            return "already_finished"
         before = next((sent for sent in one.signals if key is not None and sent.key == key), None)
         if before is not None:
             if (before.event, before.payload) != (event, payload):
                 return "idempotency_conflict"
             return "kept" if before.step is None else "delivered"
+        if one.outcome is not None:
+            return "already_finished"
         if one.cancelling is not None:
             return "invalid_state"
         sent = Signal(event, payload, key)
