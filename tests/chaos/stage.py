@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from tests.e2e.processes import Process
 
@@ -40,6 +41,19 @@ class Ground(Protocol):
         """Return once it takes connections and has our newest schema."""
 
     async def stop(self) -> None: ...
+
+
+Ours = TypeVar("Ours", bound=Ground)
+
+
+@contextmanager
+def standing(ground: Ours) -> Iterator[Ours]:
+    """A ground that has started, for tests without a stage; whatever of it came to be is stopped."""
+    try:
+        asyncio.run(ground.start())
+        yield ground
+    finally:
+        asyncio.run(ground.stop())
 
 
 class Front(Protocol):

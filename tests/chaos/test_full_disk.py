@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
 
 from tests.chaos.grounds.full_disk import FullDisk
+from tests.chaos.stage import standing
 from tests.integration.api.serving import Apart, Api, the_problem
 
 PATIENCE_SECONDS = 1.0
@@ -20,12 +20,8 @@ SUBMIT = "/execute/async/n.echo"
 @pytest.fixture(scope="module")
 def ground() -> Iterator[FullDisk]:
     """A cluster on a small disk."""
-    ground = FullDisk()
-    try:
-        asyncio.run(ground.start())
+    with standing(FullDisk()) as ground:
         yield ground
-    finally:
-        asyncio.run(ground.stop())
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import SESSION_SETTINGS, open_pool
 from controlplane.reads import verify
 from tests.chaos.grounds.pgbouncer import PgBouncer
+from tests.chaos.stage import standing
 from tests.integration.api.serving import Apart, Api, Receiver
 
 AT_ONCE = 40
@@ -23,12 +24,8 @@ HEARS_SECONDS = 20.0
 @pytest.fixture(scope="module")
 def ground() -> Iterator[PgBouncer]:
     """A pooler before a cluster; six connections for everybody."""
-    ground = PgBouncer()
-    try:
-        asyncio.run(ground.start())
+    with standing(PgBouncer()) as ground:
         yield ground
-    finally:
-        asyncio.run(ground.stop())
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 from tests.chaos.grounds.cluster import Cluster
 from tests.chaos.grounds.standby import Standby
 from tests.chaos.patience import until
+from tests.chaos.stage import standing
 from tests.integration.api.serving import Apart, Api, the_problem
 
 PATIENCE_SECONDS = 3.0
@@ -25,12 +26,8 @@ SUBMIT = "/execute/async/n.echo"
 @pytest.fixture(scope="module")
 def ground() -> Iterator[Standby]:
     """Two clusters, in step."""
-    ground = Standby()
-    try:
-        asyncio.run(ground.start())
+    with standing(Standby()) as ground:
         yield ground
-    finally:
-        asyncio.run(ground.stop())
 
 
 @pytest.fixture(scope="module")
