@@ -103,6 +103,8 @@ where whole
       'execution.queued', 'execution.retrying', 'execution.woken', 'lease.released', 'lease.expired'
     )
     when 'execution.woken' then attempt = attempt_before and type_before = 'execution.suspended'
+    -- A process that was only busy is heard after its lease, too.
+    when 'execution.retrying' then attempt = attempt_before and type_before in ('execution.started', 'lease.expired')
     else attempt = attempt_before and type_before = 'execution.started'
   end
 """

@@ -7,13 +7,15 @@ from uuid import UUID
 import pytest
 
 from controlplane.domain.audit import AuditId
+from controlplane.domain.execution import Status
 from controlplane.domain.ids import ExecutionId
-from controlplane.domain.lease import Fence
+from controlplane.domain.lease import Fence, Verdict
+from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.step import AskApproval, AwaitEvent, Done
 from controlplane.postgres.pool import Connection, Pool
 from controlplane.reads import verify
 from controlplane.reads.verify import FOUND_MAX, INVARIANTS, violations
-from controlplane.stages import cancel, checkpoint, deliver
+from controlplane.stages import cancel, checkpoint, deliver, expire
 from tests.integration.stages.test_announce import listen
 from tests.integration.stages.test_audit import append as append_audited
 from tests.integration.stages.test_audit import entry
@@ -26,7 +28,9 @@ from tests.make import (
     append,
     lease,
     make_id,
+    make_process,
     make_session,
+    move_clock,
     must,
     report,
     send,
@@ -206,6 +210,18 @@ async def test_what_the_stages_do_breaks_nothing(conn: Connection, house: House)
     """Queued, running, waiting, asked, told, untold: every promise is kept."""
     assert await broken(conn) == {}
     assert len(house) == 14
+
+
+async def test_who_is_heard_late_breaks_nothing(conn: Connection) -> None:
+    """A called process that was only busy fails after its lease: what was freed waits for its retry."""
+    await submit(conn, "busy", retry=RetryPolicy(retries_max=1))
+    [taken] = await lease(conn, await make_process(conn), ("n.busy",))
+    await move_clock(conn, "1 hour")
+    await expire.close_expired(conn, 0, up_seconds=1e9)
+    await expire.sweep(conn, 0, make_id=make_id)
+
+    assert (await report(conn, Fence(taken.execution_id, 1), Verdict.FAILED)).status is Status.QUEUED
+    assert await broken(conn) == {}
 
 
 @pytest.mark.parametrize("name", [one.name for one in INVARIANTS])
