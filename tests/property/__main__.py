@@ -14,7 +14,6 @@ import secrets
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -84,9 +83,7 @@ def _run(dsn: str, asked: argparse.Namespace, wanted: list[int], until: float) -
 def _tell(asked: argparse.Namespace, chunks: list[dict[str, Any]]) -> int:
     tally = Tally(seed=asked.seed)
     for one in chunks:
-        tally.examples += one["examples"]
-        tally.rules += Counter(one["rules"])
-        tally.happened += Counter(one["happened"])
+        tally.add(one)
     failures = [one for one in chunks if one["failure"]]
     found = {
         **tally.facts(),

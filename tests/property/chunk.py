@@ -21,25 +21,36 @@ TEMPLATE = "controlplane"
 
 def chunk(dsn: str, seed: int, number: int, length: Length, hasty: bool) -> dict[str, Any]:
     """Live so many lives in a database of their own."""
-    began = time.monotonic()
-    tally = Tally(seed=seed * SEEDS_APART + number)
     name = f"chunk_{number}"
+    with asyncio.Runner() as runner:
+        server = runner.run(asyncpg.connect(dsn))
+        runner.run(server.execute(f"create database {name} template {TEMPLATE} strategy file_copy"))
+        try:
+            lived = lives(urlsplit(dsn)._replace(path=f"/{name}").geturl(), seed * SEEDS_APART + number, length, hasty)
+        finally:
+            runner.run(server.execute(f"drop database {name} with (force)"))
+            runner.run(server.close())
+    return {"number": number, **lived}
+
+
+def lives(dsn: str, seed: int, length: Length, hasty: bool) -> dict[str, Any]:
+    """What was lived through in this database, and what was found.
+
+    For a process of its own: Hypothesis draws from the constants of all modules that are loaded, so that elsewhere the
+    same seed is another course.
+    """
+    began = time.monotonic()
+    tally = Tally(seed=seed)
     failure = None
     with asyncio.Runner() as runner:
-        loop = runner.get_loop()
-        server = loop.run_until_complete(asyncpg.connect(dsn))
-        loop.run_until_complete(server.execute(f"create database {name} template {TEMPLATE} strategy file_copy"))
-        place = urlsplit(dsn)._replace(path=f"/{name}").geturl()
-        conn = loop.run_until_complete(connect(place))
+        conn = runner.run(connect(dsn))
         try:
-            live(loop, conn, place, length, tally, hasty=hasty)
+            live(runner.get_loop(), conn, dsn, length, tally, hasty=hasty)
         except Exception as error:  # noqa: BLE001 - whatever it is, it was found
             failure = "\n".join([*traceback.format_tb(error.__traceback__)[-4:], repr(error), *_steps(error)])
         finally:
-            loop.run_until_complete(conn.close())
-            loop.run_until_complete(server.execute(f"drop database {name} with (force)"))
-            loop.run_until_complete(server.close())
-    return {"number": number, "seconds": time.monotonic() - began, "failure": failure, **tally.facts()}
+            runner.run(conn.close())
+    return {"seconds": time.monotonic() - began, "failure": failure, **tally.facts()}
 
 
 def _steps(error: Exception) -> list[str]:

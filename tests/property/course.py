@@ -43,12 +43,11 @@ def live(
     length: Length,
     tally: Tally,
     *,
-    part: int = 0,
     hasty: bool = False,
 ) -> None:
     """Live as many lives as that, invented from the seed of the tally. Raises what it found, with the way to it.
 
-    `part`: other lives than those of the parts before. `hasty`: as it was found, without looking for the shortest way.
+    `hasty`: as it was found, without looking for the shortest way.
     """
 
     class Here(Whole):
@@ -58,7 +57,7 @@ def live(
     wanted = settings(SETTINGS, max_examples=length.examples, stateful_step_count=length.steps)
     if hasty:
         wanted = settings(wanted, phases=[Phase.generate])
-    here: Any = seed(tally.seed + part)(Here)
+    here: Any = seed(tally.seed)(Here)
     run_state_machine_as_test(here, settings=wanted)
 
 

@@ -786,9 +786,9 @@ class Machine(RuleBasedStateMachine):
     def retry_delivery(self, n: int) -> None:
         ids = list(self.model.deliveries)
         id_ = self.same(lambda: ids[n % len(ids)])
-        self.model.retry_delivery(id_)
         found = "select id from deliveries where bucket = $1 and execution_id = $2"
         delivery = self.do(self.conn.fetchval(found, self.bucket, id_))
+        self.model.retry_delivery(id_)
         self.do(deliver.retry(self.conn, delivery, namespace=NAMESPACE))
 
     # what must always be true

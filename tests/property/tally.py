@@ -24,6 +24,12 @@ class Tally:
     def steps(self) -> int:
         return self.rules.total()
 
+    def add(self, facts: dict[str, Any]) -> None:
+        """What another run has done is done here, too."""
+        self.examples += facts["examples"]
+        self.rules += Counter(facts["rules"])
+        self.happened += Counter(facts["happened"])
+
     def facts(self) -> dict[str, Any]:
         """All that is known, as JSON has it."""
         return {

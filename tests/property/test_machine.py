@@ -6,15 +6,15 @@ blob that repeats it.
 
 from __future__ import annotations
 
-import asyncio
+import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from controlplane.postgres.pool import Connection
-from tests.property.course import CI, live, never
-from tests.property.faults import connect
+from tests.property.chunk import lives
+from tests.property.course import CI, never
 from tests.property.tally import Tally
 
 EXAMPLES_MIN = 500
@@ -28,35 +28,17 @@ HASTY = "CI" in os.environ
 SEED = int(os.environ.get("PROPERTY_SEED", "6"))
 
 
-@pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """The machine's own loop: its rules are plain functions."""
-    loop = asyncio.new_event_loop()
-    yield loop
-    loop.close()
-
-
-@pytest.fixture
-def connection(database: str, loop: asyncio.AbstractEventLoop) -> Iterator[Connection]:
-    """A connection that lives on the machine's loop."""
-    conn = loop.run_until_complete(connect(database))
-    yield conn
-    loop.run_until_complete(conn.close())
-
-
 @pytest.mark.timeout(1500)
-def test_the_stages_keep_their_promises(
-    loop: asyncio.AbstractEventLoop,
-    connection: Connection,
-    database: str,
-    record_property: Callable[[str, object], None],
-) -> None:
+def test_the_stages_keep_their_promises(database: str, record_property: Callable[[str, object], None]) -> None:
     """Whatever is asked, repeated, lost or cancelled, the database looks as the model says; and every rule is drawn."""
     tally = Tally(seed=SEED)
 
-    for part in range(PARTS_MAX):
-        if tally.examples < EXAMPLES_MIN or tally.steps < STEPS_MIN:
-            live(loop, connection, database, CI, tally, part=part, hasty=HASTY)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
+        for part in range(PARTS_MAX):
+            if tally.examples < EXAMPLES_MIN or tally.steps < STEPS_MIN:
+                lived = alone.submit(lives, database, SEED + part, CI, HASTY).result()
+                assert lived["failure"] is None, lived["failure"]
+                tally.add(lived)
 
     record_property("said", str(tally))
     assert tally.steps >= STEPS_MIN
