@@ -3,6 +3,7 @@
 The runs are files in docs/reliability, as the harnesses write them:
 
     make chaos ARGS="--seed 7 --minutes 30 --folder /tmp/chaos"      ->  chaos-*.json      (its report.json)
+    make property ARGS="--seed 1 --folder /tmp/property"             ->  property.json
     make crash ARGS="--json docs/reliability/crash.json"             ->  crash.json
     make crash-awaits ARGS="--json docs/reliability/awaits.json"     ->  awaits.json
 """
@@ -79,7 +80,8 @@ def _runs() -> Iterator[str]:
     yield AS_IT_WAS.rstrip()
     for path in sorted(FOLDER.glob("*.json")):
         told = json.loads(path.read_text())
-        yield from _chaos(path.stem, told) if "faults" in told else _kills(path.stem, told)
+        tell = _chaos if "faults" in told else _lives if "rules" in told else _kills
+        yield from tell(path.stem, told)
 
 
 def _chaos(name: str, told: dict[str, Any]) -> Iterator[str]:
@@ -99,6 +101,19 @@ def _chaos(name: str, told: dict[str, Any]) -> Iterator[str]:
         yield f"| seconds from the last fault until nothing was unfinished | {told['drain_seconds']:.1f} |"
     named = ", ".join(f"{what}: {count:,}" for what, count in sorted(broken.items()))
     yield f"| **did not hold** | {named or NOTHING} |"
+
+
+def _lives(name: str, told: dict[str, Any]) -> Iterator[str]:
+    yield f"\n### {name}: seed {told['seed']}\n"
+    yield "| what | figure |"
+    yield "|---|---|"
+    yield f"| lives | {told['examples']:,} |"
+    yield f"| steps, at most {told['steps_each']} of a life | {told['steps']:,} |"
+    yield f"| kinds of step | {len(told['rules']):,} |"
+    deaths = {what: count for what, count in told["happened"].items() if not what.startswith("died in ")}
+    for what, count in sorted(deaths.items()):
+        yield f"| {what} | {count:,} |"
+    yield f"| **did not hold** | {len(told['failures']) or NOTHING} |"
 
 
 def _kills(name: str, told: dict[str, Any]) -> Iterator[str]:
