@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test unit integration property model crash-awaits fuzz crash chaos e2e bench bench-webhooks cost lint lock sbom audit docs schema clean
+.PHONY: help install demo dev test unit integration property model crash-awaits fuzz crash chaos e2e bench bench-peers bench-webhooks cost lint lock sbom audit docs schema clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ e2e: $(INSTALLED) ## Real processes, real signals
 
 bench: $(INSTALLED) ## Submits and lifecycles per second beside the machine's own limit
 	@$(BIN)/python bench/lifecycle.py
+
+bench-peers: $(INSTALLED) ## Ours beside DBOS, Procrastinate, PgQueuer, Celery, taskiq and a naive route (ARGS="--rounds 1"; needs the network once)
+	@$(BIN)/python bench/peers $(ARGS)
 
 bench-webhooks: $(INSTALLED) ## Receivers that answer beside thousands that hang
 	@$(BIN)/python bench/webhooks.py

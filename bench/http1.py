@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 class Connection:
@@ -36,10 +36,19 @@ def post(path: str) -> bytes:
 
 
 async def load(
-    port: int, head: bytes, body: Callable[[], bytes], *, connections: int, requests: int, expect: int
+    port: int,
+    head: bytes,
+    body: Callable[[], bytes],
+    *,
+    connections: int,
+    requests: int | Iterator[object],
+    expect: int,
 ) -> list[float]:
-    """Send so many requests over so many connections; the seconds that each took. Raises on any other status."""
-    left = iter(range(requests))
+    """Send so many requests over so many connections; the seconds that each took. Raises on any other status.
+
+    `requests` may be an iterator, too: one request for each of its items, such as `for_seconds` gives.
+    """
+    left = iter(range(requests)) if isinstance(requests, int) else requests
     took: list[float] = []
 
     async def one() -> None:
@@ -54,3 +63,10 @@ async def load(
 
     await asyncio.gather(*[one() for _ in range(connections)])
     return took
+
+
+def for_seconds(seconds: float) -> Iterator[None]:
+    """Items until the time is over, from the first on."""
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        yield

@@ -23,7 +23,7 @@ from tests.docs.generated import ROOT
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [ROOT / "README.md", ROOT / "sdk" / "python" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-TARGET = re.compile(r"^(\w+):", re.MULTILINE)
+TARGET = re.compile(r"^([\w-]+):", re.MULTILINE)
 START_SECONDS = 60.0
 
 

@@ -1,0 +1,123 @@
+"""What was measured, put together: medians, spread, ratios, and the bars that they are held to. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+OURS = "controlplane"
+SUBMITS, LIVES = "submits/s", "lifecycles/s"
+NAIVE, NO_DATABASE = "fastapi, one insert", "fastapi, no database"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """Ours at least so many times the best of these."""
+
+    measure: str
+    times: float
+    of: tuple[str, ...]
+
+
+BARS = (
+    Bar(measure=SUBMITS, times=2.0, of=(NAIVE,)),
+    Bar(measure=SUBMITS, times=0.6, of=(NO_DATABASE,)),
+    Bar(measure=SUBMITS, times=5.0, of=("dbos",)),
+    Bar(measure=LIVES, times=4.0, of=("dbos", "procrastinate", "celery")),
+    Bar(measure=LIVES, times=1.5, of=("pgqueuer", "taskiq")),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    bar: Bar
+    best: str | None
+    """Whom the ratio is of; None if none of them was measured."""
+    ratio: float | None
+    missing: tuple[str, ...]
+    """Those that could not be measured, so that the ratio says nothing of them."""
+
+    @property
+    def met(self) -> bool | None:
+        """None where that cannot be said: something is not measured."""
+        if self.ratio is None:
+            return None
+        if self.ratio < self.bar.times:
+            return False
+        return None if self.missing else True
+
+
+@dataclass
+class Tally:
+    rates: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    """Per second, round by round, of a subject and a measure."""
+    absent: dict[str, str] = field(default_factory=dict)
+    """Who could not be measured, or not to the end, and why."""
+
+    def add(self, subject: str, measure: str, rate: float) -> None:
+        self.rates.setdefault((subject, measure), []).append(rate)
+
+    def median(self, subject: str, measure: str) -> float | None:
+        rates = self.rates.get((subject, measure))
+        return statistics.median(rates) if rates else None
+
+    def ratio(self, measure: str, subject: str) -> float | None:
+        """Ours to theirs."""
+        ours, theirs = self.median(OURS, measure), self.median(subject, measure)
+        return ours / theirs if ours is not None and theirs else None
+
+    def verdicts(self, bars: Iterable[Bar] = BARS) -> list[Verdict]:
+        return [self._verdict(bar) for bar in bars]
+
+    def lines(self) -> list[str]:
+        """The table: what is per second, spread, and ours to it."""
+        made = [f"  {'':<24}{'':<14}{'median':>9}  {'spread':<18}{'ours to it':>10}"]
+        for (subject, measure), rates in self.rates.items():
+            ratio = self.ratio(measure, subject)
+            spread = f"{min(rates):,.0f} to {max(rates):,.0f}"
+            times = "" if ratio is None or subject == OURS else f"{ratio:.2f}"
+            made.append(f"  {subject:<24}{measure:<14}{statistics.median(rates):>9,.0f}  {spread:<18}{times:>10}")
+        made += [f"  {subject:<24}{reason}" for subject, reason in self.absent.items()]
+        made += ["", *[_line(verdict) for verdict in self.verdicts()]]
+        return made
+
+    def json(self) -> dict[str, object]:
+        return {
+            "figures": {
+                f"{subject}: {measure}": {
+                    "median": round(statistics.median(rates), 1),
+                    "low": round(min(rates), 1),
+                    "high": round(max(rates), 1),
+                    "rounds": len(rates),
+                }
+                for (subject, measure), rates in self.rates.items()
+            },
+            "bars": [
+                {
+                    "measure": verdict.bar.measure,
+                    "of": list(verdict.bar.of),
+                    "times": verdict.bar.times,
+                    "best": verdict.best,
+                    "ratio": None if verdict.ratio is None else round(verdict.ratio, 3),
+                    "missing": list(verdict.missing),
+                    "met": verdict.met,
+                }
+                for verdict in self.verdicts()
+            ],
+            "absent": self.absent,
+        }
+
+    def _verdict(self, bar: Bar) -> Verdict:
+        ratios = {name: ratio for name in bar.of if (ratio := self.ratio(bar.measure, name)) is not None}
+        best = min(ratios, key=lambda name: ratios[name], default=None)
+        missing = tuple(name for name in bar.of if name not in ratios)
+        return Verdict(bar=bar, best=best, ratio=None if best is None else ratios[best], missing=missing)
+
+
+def _line(verdict: Verdict) -> str:
+    bar = verdict.bar
+    said = {True: "met", False: "NOT met", None: "not known"}[verdict.met]
+    found = "not measured" if verdict.ratio is None else f"{verdict.ratio:.2f} of {verdict.best}"
+    without = f", without {', '.join(verdict.missing)}" if verdict.missing and verdict.ratio is not None else ""
+    return f"  {bar.measure:<14}at least {bar.times:g} times {' / '.join(bar.of)}: {found}{without}: {said}"
