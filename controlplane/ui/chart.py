@@ -39,12 +39,17 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hour:
-    """One bar, the most pressing at its foot. `label`: where the time is written below. `cells`: a row of the table."""
+    """One bar, the most pressing at its foot. `label`: where the time is written below. `cells`: a row of the table.
+
+    `top`: where the bar ends; `more`: there are more of it than were looked at.
+    """
 
     begins: str
     ends: str
     middle: float
     label: str
+    top: float
+    more: bool
     pieces: Sequence[Piece]
     cells: Sequence[Piece]
 
@@ -107,6 +112,8 @@ def _hour(
         ends=f"{ends:%H:%M}",
         middle=round(n * STEP + STEP / 2, 3),
         label=f"{begins:%H:%M}" if begins.hour % LABEL_EVERY == 0 else "",
+        top=round(foot, 2),
+        more=any(one.more and one.count for one in cells),
         pieces=[one for one in cells if one.count],
         cells=cells[::-1],
     )
