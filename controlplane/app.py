@@ -76,6 +76,7 @@ from controlplane.api.facades import jobs, sockets, tasks
 from controlplane.api.facades.intake import Facades
 from controlplane.api.front import Front, House, Table
 from controlplane.api.guard import Guard
+from controlplane.api.lately import LatelyKept
 from controlplane.api.lookout import Lookout
 from controlplane.api.operation import Operation, install
 from controlplane.api.rate import Limiter, Rates
@@ -330,6 +331,7 @@ async def _running(
         send=partial(sender.send, total_seconds=settings.webhook_seconds),
         catalogue=Catalogue(pool, placement, patience_seconds=settings.database_patience_seconds),
         caps=namespace_caps,
+        lately=LatelyKept(pool, placement),
         waiting=Waiting(pool, hints),
         lookout=Lookout(pool, hints, placement),
         streams=Streams(pool, hints, placement, topic=EVENTS_TOPIC, page=event_rows.stream),

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from controlplane.api.catalogue import Catalogue
     from controlplane.api.entrance import Entrance
     from controlplane.api.facades.intake import Facades
+    from controlplane.api.lately import LatelyKept
     from controlplane.api.leases import Sessions
     from controlplane.api.lookout import Lookout
     from controlplane.api.streams import Streams
@@ -159,6 +160,7 @@ class Doors:
     send: Send
     catalogue: Catalogue
     caps: Caps
+    lately: LatelyKept
     waiting: Waiting
     lookout: Lookout
     streams: Streams[EventView]

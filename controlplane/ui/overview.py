@@ -18,6 +18,7 @@ from controlplane.domain.execution import Status
 from controlplane.domain.ids import made_at
 from controlplane.reads import bulks
 from controlplane.ui.asking import Api
+from controlplane.ui.chart import chart
 from controlplane.ui.paint import paint
 
 Json = Any
@@ -56,7 +57,9 @@ class Overview:
         return paint(request, "overview_part.html", **await self._shown(request))
 
     async def _shown(self, request: Request) -> dict[str, Json]:
+        lately = await doors_of(request).lately.of(namespace_of(request))
         return {
+            "chart": lately and chart(lately, lately.whole),
             "tiles": await self._tiles(request),
             "attention": await self._attention(request),
             "nodes": (await self._api.get(request, "/api/v1/nodes", [("show_all", "true")]))["nodes"],

@@ -9,6 +9,7 @@ from controlplane.ui import entry, files
 from controlplane.ui.asking import Api
 from controlplane.ui.execution import Execution
 from controlplane.ui.executions import Executions
+from controlplane.ui.figures import Figures
 from controlplane.ui.overview import Overview
 from controlplane.ui.places import Places
 
@@ -33,6 +34,7 @@ def pages(operations: Sequence[Operation]) -> list[Operation]:
         _page("/reasoners", places.reasoners, "Reasoners"),
         _page("/nodes", places.nodes, "Nodes"),
         _page("/nodes/{node_id}", places.node, "One node"),
+        _page("/reasoners/{target}/figures", Figures(api).page, "What became of the work of one reasoner"),
         _page("/limits", places.limits, "Limits"),
         _page("/schedules", places.schedules, "Schedules"),
         _page("/webhooks", places.webhooks, "Webhooks"),

@@ -9,13 +9,14 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response
 
-from controlplane.api.doors import asker_of
+from controlplane.api.doors import asker_of, doors_of, namespace_of
 from controlplane.api.operation import EXECUTE_OR_OPERATE, OPERATE
 from controlplane.domain.approval import WAITING_FOR_APPROVAL
 from controlplane.domain.key import KeyScope
 from controlplane.errors import ControlPlaneError, PayloadsHidden, ScopeMissing
 from controlplane.ui.action import REASON, Action, command, not_allowed
 from controlplane.ui.asking import Api
+from controlplane.ui.chart import sparkline
 from controlplane.ui.execution import resend
 from controlplane.ui.paint import paint
 
@@ -57,7 +58,8 @@ class Places:
         )
 
     async def reasoners(self, request: Request) -> Response:
-        """Every function that was ever registered, and whether somebody serves it."""
+        """Every function that was ever registered, whether somebody serves it, and what became of its work lately."""
+        lately = await doors_of(request).lately.of(namespace_of(request))
         items = (await self._api.get(request, "/api/v1/reasoners"))["items"]
         off = not_allowed(asker_of(request), OPERATE)
         return paint(
@@ -66,6 +68,9 @@ class Places:
             title="Reasoners",
             at="reasoners",
             reasoners=[(one, pauses(one, off)) for one in items],
+            figures={one["target"]: lately.of(one["target"]) for one in items} if lately else {},
+            sparks={one["target"]: sparkline(lately, lately.of(one["target"])) for one in items} if lately else {},
+            lately=lately,
         )
 
     async def limits(self, request: Request) -> Response:

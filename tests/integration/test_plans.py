@@ -32,6 +32,7 @@ from controlplane.reads import (
 from controlplane.reads import audit as audit_reads
 from controlplane.reads import deliveries as deliveries_reads
 from controlplane.reads import keys as keys_reads
+from controlplane.reads import lately as lately_reads
 from controlplane.reads import local as local_reads
 from controlplane.reads import nodes as nodes_reads
 from controlplane.reads import runs as run_reads
@@ -383,6 +384,9 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "pauses.PROCESSES": case(pauses.PROCESSES, 0, 1, "p8", 1_000, by="sessions_node"),
         "pauses.RUNNING": case(pauses.RUNNING, 0, [sessions[0], called[0]], None, 1_000, by="queue_session"),
         "withhold.DRAIN": case(withhold.DRAIN, 0, 1, "p8", "ops", "why", by="sessions_node sessions_pkey"),
+        "lately.READ": case(
+            lately_reads.READ, 0, 1, ["failed", "timeout", "cancelled", "succeeded"], 24, 144, 20, None
+        ),
         "keys.KNOWN": case(keys_reads.KNOWN, 0, let_in[0], by="api_keys_pkey"),
         "keys.PAGE": case(keys_reads.PAGE, 0, 1, None, 51, by="api_keys_namespace"),
         "keys.WHOSE": case(keys_reads.WHOSE, 0, leased),
