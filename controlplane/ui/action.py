@@ -15,7 +15,8 @@ from controlplane.domain.key import Caller, KeyScope, wanting
 class Entry:
     """One field of an action's form: a member of the body, an option of the command and an argument of the call.
 
-    `kind`: text, json (any JSON), or path (a part of the path). `choices` make a list of it.
+    `kind`: text, number, json (any JSON), path (a part of the path), or word (a member of the body that is an argument
+    by position elsewhere, as a path is). `choices` make a list of it. `whole`: it is the body.
     """
 
     name: str

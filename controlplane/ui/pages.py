@@ -12,6 +12,7 @@ from controlplane.ui.executions import Executions
 from controlplane.ui.figures import Figures
 from controlplane.ui.overview import Overview
 from controlplane.ui.places import Places
+from controlplane.ui.reasoner import Reasoner
 
 TAG = "pages"
 
@@ -20,6 +21,7 @@ def pages(operations: Sequence[Operation]) -> list[Operation]:
     """The pages beside these routes, which they ask."""
     api = Api(operations)
     overview, executions, execution, places = Overview(api), Executions(api), Execution(api), Places(api)
+    reasoner = Reasoner(api)
     return [
         _page("/", overview.page, "Overview"),
         _page("/ui/x/overview", overview.part, "What changes of the overview"),
@@ -32,6 +34,7 @@ def pages(operations: Sequence[Operation]) -> list[Operation]:
         _page("/ui/x/executions/{execution_id}/lines", execution.log_lines, "More of its log"),
         _page("/ui/x/executions/{execution_id}/tabs/{tab}", execution.tab, "One tab of an execution"),
         _page("/reasoners", places.reasoners, "Reasoners"),
+        _page("/reasoners/{target}", reasoner.page, "One reasoner, and a form to run it"),
         _page("/nodes", places.nodes, "Nodes"),
         _page("/nodes/{node_id}", places.node, "One node"),
         _page("/reasoners/{target}/figures", Figures(api).page, "What became of the work of one reasoner"),

@@ -14,7 +14,7 @@ from controlplane.api.operation import EXECUTE_OR_OPERATE, OPERATE
 from controlplane.domain.approval import WAITING_FOR_APPROVAL
 from controlplane.domain.key import KeyScope
 from controlplane.errors import ControlPlaneError, PayloadsHidden, ScopeMissing
-from controlplane.ui.action import REASON, Action, command, not_allowed
+from controlplane.ui.action import REASON, Action, Entry, command, not_allowed
 from controlplane.ui.asking import Api
 from controlplane.ui.chart import sparkline
 from controlplane.ui.execution import resend
@@ -24,6 +24,12 @@ Json = Any
 PAGE_ROWS = 50
 WAITING_MAX = 200
 STATES = ("pending", "leased", "delivered", "dead")
+SETS = "The limit is what stands here; a lower one lets what runs run to its end."
+NUMBERS = (
+    ("concurrency_max", "Under way at once, at most", "--concurrency-max"),
+    ("rate_max", "Begin, at most", "--rate-max"),
+    ("rate_seconds", "in so many seconds", "--rate-seconds"),
+)
 
 
 class Places:
@@ -76,7 +82,16 @@ class Places:
     async def limits(self, request: Request) -> Response:
         """What holds work back, how much it holds, and how many wait for it."""
         found = await self._api.get(request, "/api/v1/limits", self._paged(request))
-        return paint(request, "limits.html", title="Limits", at="limits", **found)
+        off = not_allowed(asker_of(request), OPERATE)
+        return paint(
+            request,
+            "limits.html",
+            title="Limits",
+            at="limits",
+            new=new_limit(off),
+            limits=[(one, holds(one, off)) for one in found["items"]],
+            next_cursor=found["next_cursor"],
+        )
 
     async def schedules(self, request: Request) -> Response:
         """What begins by itself, and when next."""
@@ -91,6 +106,7 @@ class Places:
             "schedules.html",
             title="Schedules",
             at="schedules",
+            new=new_schedule(not_allowed(caller, OPERATE)),
             schedules=rows,
             next_cursor=found.get("next_cursor"),
         )
@@ -245,4 +261,104 @@ def turns(schedule: Mapping[str, Json], operate: str | None, run: str | None) ->
             python=f"await client.schedules.{verb}({name!r})",
             off=operate,
         ),
+        Action(
+            name=f"delete-{name}",
+            label="Delete",
+            path=path,
+            method="DELETE",
+            says="Nothing begins by it any more; what it has submitted goes on.",
+            cli=command("schedules", "delete", name),
+            python=f"await client.schedules.delete({name!r})",
+            danger=True,
+            off=operate,
+        ),
     ]
+
+
+def new_schedule(off: str | None) -> Action:
+    """Say what shall begin, and when."""
+    return Action(
+        name="new",
+        label="New schedule",
+        path="api/v1/schedules",
+        says="When: a cron expression or an interval, one of them.",
+        cli=command("schedules", "create"),
+        python="await client.schedules.create({})",
+        entries=(
+            Entry(name="name", label="Name", kind="word", required=True),
+            Entry(name="target", label="Target (node.reasoner)", kind="word", required=True),
+            Entry(name="cron", label="Cron (as 30 9 * * MON-FRI)", option="--cron"),
+            Entry(name="time_zone", label="Time zone of it (else UTC)", option="--time-zone"),
+            Entry(name="interval_seconds", label="Interval in seconds", kind="number", option="--interval-seconds"),
+            Entry(
+                name="overlap",
+                label="While one runs",
+                option="--overlap",
+                choices=("skip", "queue", "cancel_other"),
+            ),
+            Entry(name="input", label="Input (JSON object, optional)", kind="json", option="--input"),
+        ),
+        off=off,
+    )
+
+
+def new_limit(off: str | None) -> Action:
+    """Hold something back that is not held back yet."""
+    key = Entry(
+        name="key",
+        label="Of (reasoner:node.name, node:name or key: and a concurrency key)",
+        kind="path",
+        required=True,
+    )
+    return Action(
+        name="new",
+        label="Set a limit",
+        path="api/v1/limits/{key}",
+        method="PUT",
+        says=SETS,
+        cli=command("limits", "set"),
+        python="await client.limits.set({})",
+        entries=(key, *_most({})),
+        off=off,
+    )
+
+
+def holds(limit: Mapping[str, Json], off: str | None) -> list[Action]:
+    """What can be done with a limit. What its node says of it is the node's."""
+    key = limit["key"]
+    path = f"api/v1/limits/{quote(key, safe='/:')}"
+    declared = limit.get("declared_max")
+    own = "rate_max" in limit or limit.get("concurrency_max") != declared
+    return [
+        Action(
+            name=f"set-{key}",
+            label="Change",
+            path=path,
+            method="PUT",
+            says=SETS,
+            cli=command("limits", "set", key),
+            python=f"await client.limits.set({key!r}, {{}})",
+            entries=_most(limit),
+            off=off,
+        ),
+        Action(
+            name=f"delete-{key}",
+            label="Delete",
+            path=path,
+            method="DELETE",
+            says="What waits for it is let in."
+            + (f" What its node says, {declared} at once, holds again." if declared is not None else ""),
+            cli=command("limits", "delete", key),
+            python=f"await client.limits.delete({key!r})",
+            danger=True,
+            off=(None if own else "It is what its node declares: there is nothing to delete.") or off,
+        ),
+    ]
+
+
+def _most(limit: Mapping[str, Json]) -> tuple[Entry, ...]:
+    """The numbers of a limit, as they stand."""
+    return tuple(
+        Entry(name=name, label=label, kind="number", option=option, value=f"{limit.get(name, '')}".removesuffix(".0"))
+        for name, label, option in NUMBERS
+    )

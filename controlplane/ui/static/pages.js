@@ -99,21 +99,31 @@
   const python = (text) => JSON.stringify(text).replace(/[\u007f-\uffff]/g, (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
   const pythonJson = (text) => `json.loads(${python(text)})`;
 
+  const NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/;
+  const literal = (entry) => entry.kind === "json" || entry.kind === "number";
+  class Wrong extends Error {
+    constructor(field, text) { super(text); this.field = field; }
+  }
+  const placed = (entry) => entry.kind === "path" || entry.kind === "word";  // elsewhere an argument by its place
+
   // JSON is put together from the letters that were typed: a large number must not become another one on its way.
   const made = (form) => {
     const filled = JSON.parse(form.dataset.entries || "[]").map((entry) => {
       const field = form.elements[entry.name];
       const first = field.tagName === "SELECT" ? field.options[0].value : "";
-      return { ...entry, value: field.value.trim(), usual: field.value.trim() === first };
-    }).filter((entry) => entry.value && (!entry.usual || entry.kind === "path"));
+      return { ...entry, field, value: field.value.trim(), usual: field.value.trim() === first };
+    }).filter((entry) => entry.value && (!entry.usual || placed(entry)));
     let path = form.dataset.path;
     const members = Object.entries(JSON.parse(form.dataset.body || "{}")).map(([name, value]) => `${JSON.stringify(name)}: ${JSON.stringify(value)}`);
     let whole = null;
     for (const entry of filled) {
       if (entry.kind === "path") path = path.replace(`{${entry.name}}`, encodeURIComponent(entry.value));
       else if (entry.whole) whole = entry.value;
-      else members.push(`${JSON.stringify(entry.name)}: ${entry.kind === "json" ? entry.value : JSON.stringify(entry.value)}`);
-      if (entry.kind === "json") JSON.parse(entry.value);
+      else members.push(`${JSON.stringify(entry.name)}: ${literal(entry) ? entry.value : JSON.stringify(entry.value)}`);
+      if (entry.kind === "json") {
+        try { JSON.parse(entry.value); } catch (error) { throw new Wrong(entry.field, `This is no JSON: ${error.message}.`); }
+      }
+      if (entry.kind === "number" && !NUMBER.test(entry.value)) throw new Wrong(entry.field, "This takes a number, such as 4 or 0.5.");
     }
     return { path, filled, body: whole ?? (members.length ? `{${members.join(", ")}}` : "") };
   };
@@ -126,8 +136,8 @@
 
   const snippets = (form) => {
     const { path, filled, body } = made(form);
-    const words = filled.map((one) => (one.kind === "path" ? shell(one.value) : one.option ? `${one.option} ${shell(one.value)}` : "")).filter(Boolean);
-    const given = filled.map((one) => one.kind === "path" ? python(one.value) : `${one.argument}=${one.kind === "json" ? pythonJson(one.value) : python(one.value)}`).join(", ");
+    const words = filled.map((one) => (placed(one) ? shell(one.value) : one.option ? `${one.option} ${shell(one.value)}` : "")).filter(Boolean);
+    const given = filled.map((one) => placed(one) ? python(one.value) : `${one.argument}=${one.kind === "json" ? pythonJson(one.value) : one.kind === "number" ? one.value : python(one.value)}`).join(", ");
     const call = form.dataset.python.replace(/, \{\}|\{\}/, (all) => (given ? all.replace("{}", () => given) : ""));
     return {
       curl: curl(form, form.dataset.method, path, body),
@@ -139,27 +149,39 @@
 
   const show = (form, make) => {
     let all = { curl: "", cli: "", python: "" };
-    try { all = make(form); } catch { all.curl = all.cli = all.python = "This is no JSON yet."; }
+    try { all = make(form); } catch (error) { all.curl = all.cli = all.python = error.message; }
     for (const pre of $$("[data-says]", form)) pre.textContent = all[pre.dataset.says];
   };
 
-  const send = async (method, path, body) => fetch(at(path), {
-    method, headers: { ...OURS, ...(body ? { "Content-Type": "application/json" } : {}) }, body: body || undefined,
+  const send = async (method, path, body, more = {}) => fetch(at(path), {
+    method, headers: { ...OURS, ...more, ...(body ? { "Content-Type": "application/json" } : {}) }, body: body || undefined,
   });
 
   const act = async (form) => {
-    const said = $(".said", form);
+    const said = $("[data-refused]", form);
     said.hidden = true;
     const refuse = (text) => { said.textContent = text; said.hidden = false; };
+    const off = form.dataset.off;
+    if (off) { tell(off); return; }
+    for (const field of $$("[aria-invalid]", form)) field.removeAttribute("aria-invalid");
     let asked;
-    try { asked = made(form); } catch { refuse("This is no JSON."); return; }
+    try {
+      if (form.matches(".run") && !fits(form)) return;
+      asked = made(form);
+    } catch (error) {
+      refuse(error.message);
+      error.field?.setAttribute("aria-invalid", "true");
+      error.field?.focus();
+      return;
+    }
     const button = $("[type=submit]", form);
     button.disabled = true;
     try {
-      const answer = await send(form.dataset.method, asked.path, asked.body);
+      const answer = await send(form.dataset.method, asked.path, asked.body, form.matches(".run") ? keyOf(form, asked.body) : {});
       if (!answer.ok) { refuse(await problem(answer)); return; }
       const found = await answer.json().catch(() => ({}));
-      form.closest("dialog").close();
+      form.closest("dialog")?.close();
+      delete form.dataset.key;
       const goes = form.dataset.goesTo;
       if (goes && found[goes]) location.href = at(`executions/${found[goes]}`);
       else if ($("#execution")) { tell("Done."); refresh(); }
@@ -189,6 +211,137 @@
     const form = event.target.closest("form.act");
     if (form) show(form, snippets);
   });
+
+  // ── Running a reasoner: fields made from its schema, or JSON. Either way one JSON text is sent, that of the editor ──
+
+  // The members of a JSON object as the letters that were typed.
+  const membersOf = (text) => {
+    const value = JSON.parse(text);
+    if (value === null || typeof value !== "object" || Array.isArray(value)) throw new TypeError("it is no object");
+    const found = new Map();
+    let [depth, start, name] = [0, -1, ""];
+    for (const { 0: mark, index } of text.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\],:]/g)) {
+      if (depth === 1 && start < 0 && mark[0] === '"') name = JSON.parse(mark);
+      else if (depth === 1 && mark === ":") start = index + 1;
+      else if (depth === 1 && (mark === "," || mark === "}") && start >= 0) {
+        found.set(name, text.slice(start, index).trim());
+        start = -1;
+      }
+      if (mark === "{" || mark === "[") depth += 1;
+      else if (mark === "}" || mark === "]") depth -= 1;
+    }
+    return found;
+  };
+
+  const controls = (form) => $$("[data-field]", form).map((control) => ({ control, ...JSON.parse(control.dataset.field) }));
+  const typed = ({ control, kind }) => {
+    if (control.value === "" || (kind !== "text" && !control.value.trim())) return undefined;
+    return kind === "text" ? JSON.stringify(control.value) : control.value.trim();
+  };
+  const flaw = (field, raw) => {
+    if (raw === undefined) return field.required ? "This is required." : "";
+    let value;
+    try { value = JSON.parse(raw); } catch (error) {
+      return field.kind === "number" || field.kind === "integer" ? "This takes a number, such as 4." : `This is no JSON: ${error.message}.`;
+    }
+    if (value === null && field.nullable) return "";
+    if (field.choices && !field.choices.some((one) => JSON.stringify(JSON.parse(one)) === JSON.stringify(value))) return `One of ${field.choices.join(", ")}.`;
+    if (field.kind === "text" && typeof value !== "string") return "This takes a text.";
+    if (field.kind === "boolean" && typeof value !== "boolean") return "This takes true or false.";
+    if ((field.kind === "number" || field.kind === "integer") && typeof value !== "number") return "This takes a number, such as 4.";
+    if (field.kind === "integer" && !Number.isInteger(value)) return "This takes a whole number.";
+    if (field.kind === "array" && !Array.isArray(value)) return "This takes a JSON array, such as [].";
+    if (field.kind === "object" && (value === null || typeof value !== "object" || Array.isArray(value))) return "This takes a JSON object, such as {}.";
+    if (typeof value === "number" && value < field.minimum) return `At least ${field.minimum}.`;
+    if (typeof value === "number" && value > field.maximum) return `At most ${field.maximum}.`;
+    if (typeof value === "string" && [...value].length < field.shortest) return `At least ${field.shortest} characters.`;
+    if (typeof value === "string" && [...value].length > field.longest) return `At most ${field.longest} characters.`;
+    return "";
+  };
+  const mark = (control, text) => {
+    const said = document.getElementById(control.getAttribute("aria-describedby").split(" ")[0]);
+    said.textContent = text;
+    said.hidden = !text;
+    if (text) control.setAttribute("aria-invalid", "true"); else control.removeAttribute("aria-invalid");
+  };
+  const byFields = (form) => $("[name=way]:checked", form)?.value === "fields";
+  const compose = (form) => {
+    const pairs = controls(form).map((one) => [one.name, typed(one)]).filter(([, raw]) => raw !== undefined);
+    form.elements.input.value = pairs.length ? `{${pairs.map(([name, raw]) => `${JSON.stringify(name)}: ${raw}`).join(", ")}}` : "{}";
+  };
+  // Whether it can be sent. If not, each flaw stands beside what has it.
+  const fits = (form) => {
+    const fields = controls(form);
+    const editor = form.elements.input;
+    mark(editor, "");
+    if (byFields(form)) {
+      compose(form);
+      for (const one of fields) mark(one.control, flaw(one, typed(one)));
+    } else {
+      for (const one of fields) mark(one.control, "");
+      try {
+        const members = membersOf(editor.value.trim() || "{}");
+        mark(editor, fields.map((one) => [one.name, flaw(one, members.get(one.name))]).filter(([, text]) => text).map((one) => one.join(": ")).join(" "));
+      } catch (error) { mark(editor, `The input is a JSON object, and this is none: ${error.message}.`); }
+    }
+    const wrong = $("[aria-invalid]:not([hidden])", form);
+    wrong?.focus();
+    return !wrong;
+  };
+  // From JSON to fields only if they can show all of it: nothing that was typed is lost.
+  const fill = (form) => {
+    const members = membersOf(form.elements.input.value.trim() || "{}");
+    const fields = controls(form);
+    const values = new Map();
+    for (const [name, raw] of members) {
+      const field = fields.find((one) => one.name === name);
+      const value = JSON.parse(raw);
+      const choice = field?.control.tagName === "SELECT" && [...field.control.options].find((one) => one.value && JSON.stringify(JSON.parse(one.value)) === JSON.stringify(value));
+      if (!field || (field.control.tagName === "SELECT" && !choice) || (field.kind === "text" && (typeof value !== "string" || !value))) throw new TypeError(`no field can show ${name}`);
+      values.set(field, choice ? choice.value : field.kind === "text" ? value : raw);
+    }
+    for (const field of fields) field.control.value = values.get(field) ?? "";
+  };
+  const turnTo = (form, way) => {
+    for (const part of $$("[data-way]", form)) part.hidden = part.dataset.way !== way;
+  };
+  // A lost answer, and the same asked again, is one execution.
+  const keyOf = (form, body) => {
+    if (form.dataset.asked !== body || !form.dataset.key) {
+      form.dataset.key = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+      form.dataset.asked = body;
+    }
+    return { "Idempotency-Key": form.dataset.key };
+  };
+  const running = $("form.run");
+  if (running) {
+    running.addEventListener("change", (event) => {
+      if (event.target.name !== "way") return;
+      const said = $("#way-said", running);
+      said.hidden = true;
+      if (event.target.value === "json") compose(running);
+      else {
+        try { fill(running); } catch (error) {
+          said.textContent = `It stays JSON: ${error.message}.`;
+          said.hidden = false;
+          $("[name=way][value=json]", running).checked = true;
+          return;
+        }
+      }
+      turnTo(running, event.target.value);
+      show(running, snippets);
+    });
+    for (const kind of ["input", "change"]) running.addEventListener(kind, (event) => {
+      if (event.target.matches("[data-field]")) { compose(running); mark(event.target, ""); show(running, snippets); }
+      else if (event.target.name === "input") mark(event.target, "");
+    });
+    // A reload keeps what was typed (a browser does), and what it was typed into.
+    addEventListener("pageshow", () => {
+      if (byFields(running)) compose(running);
+      turnTo(running, byFields(running) ? "fields" : "json");
+      show(running, snippets);
+    });
+  }
 
   // ── Many at once ───────────────────────────────────────────────────────────────────────────────────────────────
 

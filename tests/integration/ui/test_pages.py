@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html import unescape
 
@@ -161,3 +162,99 @@ async def test_a_webhook_can_be_sent_again(api: Api, receiver: Receiver) -> None
 
     assert "execution.completed" in answer.text
     assert "Send again" in answer.text
+
+
+SCHEMA = {
+    "type": "object",
+    "required": ["city", "days"],
+    "properties": {
+        "city": {"type": "string", "description": "Where it <b>rains</b>", "maxLength": 20},
+        "days": {"type": "integer", "minimum": 1, "maximum": 14},
+        "scale": {"enum": ["celsius", "kelvin"], "default": "celsius"},
+        "fast": {"type": "boolean"},
+        "share": {"anyOf": [{"type": "number"}, {"type": "null"}]},
+        "tags": {"type": "array", "items": {"type": "string"}},
+    },
+}
+
+
+async def test_a_form_is_made_from_the_schema(api: Api) -> None:
+    """A field for each member, with what its author says of it, and the editor beside them."""
+    await api.node(input_schema=SCHEMA)
+    text = (await api.client.get("/reasoners/n.echo", headers=HTML)).text
+
+    assert len(re.findall(r"data-field=", text)) == len(SCHEMA["properties"])
+    assert text.count("(required)") == 2
+    assert "Where it &lt;b&gt;rains&lt;/b&gt;" in text
+    assert '<option value="&#34;kelvin&#34;">kelvin</option>' in text
+    assert re.search(r'<textarea id="run-input" name="input"', text)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        [],
+        "x",
+        True,
+        {"properties": []},
+        {"properties": {"a": 1e999}},
+        {"properties": {str(n): {} for n in range(99)}},
+        {"properties": {"a": {"enum": [{"x": 1}], "$ref": 4, "anyOf": 7, "type": ["string"], "description": {}}}},
+    ],
+    ids=range(8),
+)
+async def test_whatever_a_node_says_of_its_input(api: Api, schema: object) -> None:
+    """There is a page with an editor: a schema is the word of a node, and may be nonsense."""
+    body = {"id": "n", "reasoners": [{"id": "echo", "input_schema": schema}]}
+    await api.client.post("/api/v1/nodes/register", content=json.dumps(body).replace("Infinity", "1e999"))
+    answer = await api.client.get("/reasoners/n.echo", headers=HTML)
+
+    assert answer.status_code in (200, 404)
+    assert answer.status_code == 404 or 'name="input"' in answer.text
+
+
+@pytest.mark.parametrize("target", ["n.other", "nobody.echo", "n", "n.", "%00", "n.echo.echo"])
+async def test_a_reasoner_that_nobody_registered(api: Api, target: str) -> None:
+    """Has no page."""
+    await api.node()
+
+    assert (await api.client.get(f"/reasoners/{target}", headers=HTML)).status_code in (404, 422)
+
+
+async def test_why_a_reasoner_is_not_run_now(api: Api) -> None:
+    """Nobody serves it, it is paused, the key may not: each is said."""
+    await api.register("n")
+    gone = (await api.client.get("/reasoners/n.echo", headers=HTML)).text
+    await api.open_session("n")
+    await api.post("/reasoners/n.echo/pause", {})
+    paused = (await api.client.get("/reasoners/n.echo", headers=HTML)).text
+    await api.post("/reasoners/n.echo/resume", {})
+    async with keyed(api, hide_payloads=False, scopes=["read"]) as one:
+        reader = (await one.client.get("/reasoners/n.echo", headers=HTML)).text
+
+    assert 'data-off="No node serves it just now."' in gone
+    assert 'data-off="It is paused: resume it first."' in paused
+    assert 'data-off="Your key may not: this needs the scope execute."' in reader
+
+
+async def test_limits_and_schedules_say_what_a_reader_may_not(api: Api) -> None:
+    """Every button of both is off for a key that reads, and none is for one that operates."""
+    await api.node()
+    await api.client.put("/api/v1/limits/key:openai", json={"concurrency_max": 3})
+    await api.post("/schedules", {"name": "s", "target": "n.echo", "cron": "0 2 * * *"})
+    for path in ("/limits", "/schedules"):
+        full = (await api.client.get(path, headers=HTML)).text
+        async with keyed(api, hide_payloads=False, scopes=["read"]) as one:
+            reader = (await one.client.get(path, headers=HTML)).text
+        assert "data-off" not in full, path
+        assert '<dialog id="do-' not in reader, path
+        assert reader.count("this needs the scope operate") >= 3, path
+
+
+async def test_what_a_node_declares_is_not_deleted(api: Api) -> None:
+    """There is nothing that the delete would take away."""
+    await api.node(concurrency_max=2)
+    text = (await api.client.get("/limits", headers=HTML)).text
+
+    assert 'data-off="It is what its node declares: there is nothing to delete."' in text
