@@ -7,8 +7,8 @@ function, result kept and readable) with producers and workers at once, from the
 goes over HTTP, the peers talk to their store directly; a FastAPI route with one INSERT stands beside our submits, with
 and without its database. Each subject begins every round on an empty database of the same PostgreSQL (fsync and
 synchronous_commit on), or an empty Redis (appendonly yes, appendfsync everysec: up to a second is lost with the
-machine, which is what its documentation recommends). A peer that fails is named with its last words and left out; the
-run ends within `--minutes`. The last line is JSON.
+machine, which is what its documentation recommends). Who fails twice is left out, and whoever failed is named with the
+last words; the run ends within `--minutes`. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,7 @@ SETUP_SECONDS = 60.0
 START_SECONDS = 90.0  # of a worker, until its first result is there
 SLACK_SECONDS = 20.0  # of a client: imports, connections, the requests that are under way at the end
 STOP_SECONDS = 5.0
+FAILURES_MAX = 2  # rounds, then a subject is left out
 DRAIN = 2.0  # times the seconds of producing: what is not finished then is left out of the rate
 
 
@@ -71,6 +73,7 @@ class Ground:
     latencies: list[float] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     pythons: dict[str, Path] = field(default_factory=dict)
+    failures: Counter[str] = field(default_factory=Counter)
     redis_url: str | None = None
 
     def patience(self, seconds: float) -> float:
@@ -120,7 +123,7 @@ def rounds(ground: Ground, peers: list[Peer], count: int) -> None:
     subjects += [(peer.name, lambda peer=peer: beside(ground, peer)) for peer in peers]  # type: ignore[misc]
     for number in range(count):
         for name, measure in subjects if number % 2 == 0 else subjects[::-1]:
-            if name not in ground.tally.absent:
+            if ground.failures[name] < FAILURES_MAX:
                 with missing(ground, name):
                     ground.patience(0.0)
                     print(f"round {number + 1}: {name}", file=sys.stderr, flush=True)
@@ -133,8 +136,10 @@ def missing(ground: Ground, name: str) -> Iterator[None]:
     try:
         yield
     except Absent as error:
+        ground.failures[name] = FAILURES_MAX
         ground.tally.absent[name] = str(error)
     except Exception as error:  # noqa: BLE001 - the others are measured all the same
+        ground.failures[name] += 1
         ground.tally.absent[name] = f"failed: {last_words(str(error)) if str(error) else type(error).__name__}"
 
 

@@ -133,10 +133,3 @@ async def test_a_driver_reads_a_result_before_it_measures() -> None:
     """A peer that keeps something else is not compared."""
     with pytest.raises(RuntimeError, match="result of the first"):
         await speak.answer(peer(lambda _: None, threads=True), "lives", 0.05, 4, 1.0)
-
-
-async def test_a_driver_names_its_versions() -> None:
-    """What is compared is said with the figures."""
-    answer = await speak.answer(peer(lambda payload: payload, threads=True), "setup", 0.0, 0, 0.0)
-
-    assert answer == {"versions": {"pytest": pytest.__version__}}
