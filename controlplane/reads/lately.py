@@ -14,7 +14,7 @@ from controlplane.domain.execution import Status
 from controlplane.domain.lately import ENDS, HOURS, Figures, Lately
 from controlplane.postgres.pool import Connection
 
-LOOK_MAX = 500
+LOOK_MAX = 200
 """Outcomes of one hour and status that are looked at, in each bucket."""
 BEFORE_HOURS = 144
 """How much longer ago something may have been accepted that is counted when it ends."""
