@@ -16,7 +16,7 @@ AXE = (Path(__file__).parent / "vendored" / "axe.js").read_text()
 SERIOUS = {"serious", "critical"}
 WEIGHT_BYTES_MAX = 120_000
 PLAIN = ["", "executions", "reasoners", "nodes", "nodes/corpus", "limits", "schedules", "approvals", "webhooks"]
-PLAIN += ["settings", "login"]
+PLAIN += ["settings", "login", "reasoners/corpus.process"]
 
 
 def places(stage: Stage) -> list[str]:
