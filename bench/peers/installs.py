@@ -29,7 +29,7 @@ class Peer:
     """`postgres` or `redis`."""
     packages: tuple[str, ...]
     settings: str
-    """What its documentation recommends and we did, and what that leaves out."""
+    """What is not its default, from earlier pilots on two cores, and what that leaves out."""
 
 
 PEERS = (
