@@ -37,7 +37,7 @@ def dsn_of(settings: Settings) -> str:
 
 
 def ask(dsn: str, question: Callable[[Connection], Awaitable[Answer]], *, patience_seconds: float = 0.0) -> Answer:
-    """What one connection answers. A database that cannot be reached yet is waited for as long as `patience_seconds`.
+    """What one connection answers. A database that is away, or goes meanwhile, has `patience_seconds` to be back.
 
     Raises Failure: a DSN that is none, nobody there, wrong password, no such database, too old, not allowed.
     """
@@ -94,8 +94,7 @@ async def _ask(dsn: str, question: Callable[[Connection], Awaitable[Answer]], pa
     said = False
     while True:
         try:
-            conn = await _connect(dsn)
-            break
+            return await _ask_once(dsn, question)
         except Unreachable as error:
             if time.monotonic() + REPEAT_SECONDS > until:
                 raise
@@ -103,6 +102,10 @@ async def _ask(dsn: str, question: Callable[[Connection], Awaitable[Answer]], pa
                 log.warning("database.waiting", extra={"error": error.what, "at_most_seconds": patience_seconds})
                 said = True
         await asyncio.sleep(REPEAT_SECONDS)
+
+
+async def _ask_once(dsn: str, question: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+    conn = await _connect(dsn)
     try:
         major = conn.get_server_version().major
         if major < OLDEST_MAJOR:

@@ -15,7 +15,7 @@ from controlplane.settings import Settings
 log = logging.getLogger(__name__)
 
 MAKE_KEY = 'Make one: export CONTROLPLANE_SECRET_KEY="$(controlplane generate-secret-key)", and keep it safe.'
-DATABASE_PATIENCE_SECONDS = 10.0  # both may have been started at the same moment
+DATABASE_PATIENCE_SECONDS = 10.0  # both may have been started, or fallen, at the same moment
 
 
 def serve(*, host: str | None, port: int | None, database_url: str | None) -> None:
@@ -26,8 +26,9 @@ def serve(*, host: str | None, port: int | None, database_url: str | None) -> No
         serving.require_key_if_open(settings)
     dsn = dsn_of(settings)
     keyring = _keyring(settings)
-    require_newest(dsn, patience_seconds=DATABASE_PATIENCE_SECONDS)
-    serving.require_key_if_open(settings, keyed=lambda: serving.has_key(dsn, settings))
+    patience = {"patience_seconds": DATABASE_PATIENCE_SECONDS}
+    require_newest(dsn, **patience)
+    serving.require_key_if_open(settings, keyed=lambda: serving.has_key(dsn, settings, **patience))
     listener = serving.listen(settings)
     url = serving.url_of(listener, settings)
     app = build(settings, database_url=dsn, keyring=keyring, url=url)

@@ -88,9 +88,9 @@ def require_key_if_open(settings: Settings, *, keyed: Callable[[], bool] = lambd
         )
 
 
-def has_key(dsn: str, settings: Settings) -> bool:
+def has_key(dsn: str, settings: Settings, *, patience_seconds: float = 0.0) -> bool:
     """Whether this database holds a key, or ever did."""
-    return ask(dsn, lambda conn: any_key(conn, range(settings.buckets_hashed)))
+    return ask(dsn, lambda conn: any_key(conn, range(settings.buckets_hashed)), patience_seconds=patience_seconds)
 
 
 def listen(settings: Settings, *, next_free: bool = False) -> socket.socket:
