@@ -10,7 +10,7 @@ from playwright.async_api import Page, expect
 
 from tests.browser.conftest import Stage, Watched
 from tests.browser.test_acts import run
-from tests.browser.test_looks import AXE, SERIOUS
+from tests.browser.test_looks import flaws
 from tests.integration.api.serving import Api, until
 
 Json = Any
@@ -214,14 +214,6 @@ async def test_forms_are_for_everybody(watched: Watched, api: Api, stage: Stage,
     for path, button in (("reasoners/seen.echo", "Run"), ("limits", "Set a limit"), ("schedules", "New schedule")):
         await watched.go(path)
         await watched.page.locator("main").get_by_role("button", name=button, exact=True).first.click()
-        await watched.page.evaluate(AXE)
-        found = await watched.page.evaluate("axe.run({resultTypes: ['violations']})")
-        wrong += [
-            f"{path}: {one['id']} {one['nodes'][0]['html'][:200]}"
-            for one in found["violations"]
-            if one["impact"] in SERIOUS
-        ]
-        if await watched.page.evaluate("document.documentElement.scrollWidth > innerWidth"):
-            wrong.append(f"{path}: wider than the window")
+        wrong += [f"{path}: {one}" for one in await flaws(watched.page)]
 
     assert not wrong, "\n".join(wrong)

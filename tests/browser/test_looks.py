@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Response
+from playwright.async_api import Browser, Page, Response
 
 from controlplane.ui.execution import TABS
 from tests.browser.conftest import PATIENCE_MILLISECONDS, Stage, watch
@@ -27,6 +27,20 @@ def places(stage: Stage) -> list[str]:
     return [*PLAIN, *tabs, f"executions/{ids['parent']}", f"executions/{ids['paused']}"]
 
 
+async def flaws(page: Page) -> list[str]:
+    """What is serious for axe in a page as it stands, and whether it is wider than the window."""
+    await page.evaluate(AXE)
+    found = await page.evaluate("axe.run({resultTypes: ['violations']})")
+    wrong = [
+        f"{one['id']} {one['nodes'][0]['html'][:200]} {one['nodes'][0]['failureSummary'][:300]}"
+        for one in found["violations"]
+        if one["impact"] in SERIOUS
+    ]
+    if await page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+        wrong.append("wider than the window")
+    return wrong
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.timeout(400)
@@ -38,16 +52,7 @@ async def test_every_page(browser: Browser, stage: Stage, scheme: Any, width: in
     for path in places(stage):
         seen = watch(await context.new_page(), stage.apart.url)
         await seen.go(path)
-        await seen.page.evaluate(AXE)
-        found = await seen.page.evaluate("axe.run({resultTypes: ['violations']})")
-        wrong += [
-            f"{path}: {one['id']} {one['nodes'][0]['html'][:200]} {one['nodes'][0]['failureSummary'][:300]}"
-            for one in found["violations"]
-            if one["impact"] in SERIOUS
-        ]
-        if await seen.page.evaluate("document.documentElement.scrollWidth > innerWidth"):
-            wrong.append(f"{path}: wider than the window")
-        wrong += [f"{path}: {one}" for one in seen.said + seen.asked]
+        wrong += [f"{path}: {one}" for one in [*await flaws(seen.page), *seen.said, *seen.asked]]
         await seen.page.close()
     await context.close()
 
