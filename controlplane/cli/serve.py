@@ -26,9 +26,9 @@ def serve(*, host: str | None, port: int | None, database_url: str | None) -> No
         serving.require_key_if_open(settings)
     dsn = dsn_of(settings)
     keyring = _keyring(settings)
-    patience = {"patience_seconds": DATABASE_PATIENCE_SECONDS}
-    require_newest(dsn, **patience)
-    serving.require_key_if_open(settings, keyed=lambda: serving.has_key(dsn, settings, **patience))
+    patience = DATABASE_PATIENCE_SECONDS
+    require_newest(dsn, patience_seconds=patience)
+    serving.require_key_if_open(settings, keyed=lambda: serving.has_key(dsn, settings, patience_seconds=patience))
     listener = serving.listen(settings)
     url = serving.url_of(listener, settings)
     app = build(settings, database_url=dsn, keyring=keyring, url=url)
