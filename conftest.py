@@ -28,6 +28,15 @@ SHARES = {
     "sdk/python/tests": 3,
 }
 
+FIRST = (
+    "tests/property/test_machine.py",
+    "tests/crash",
+    "tests/browser",
+    "tests/chaos",
+    "tests/e2e",
+)
+"""Files of minutes begin first, so that at the end neither worker waits for the other to end one."""
+
 RACES_MAX = 3
 """Tests that may pass only when run once more."""
 
@@ -35,6 +44,10 @@ _raced: dict[str, str] = {}
 _spent: Counter[str] = Counter()
 _said: list[str] = []
 _began = time.monotonic()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: next((i for i, name in enumerate(FIRST) if item.nodeid.startswith(name)), len(FIRST)))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
