@@ -1,7 +1,8 @@
 """All deaths at the awaits: `make crash-awaits ARGS="--seed 1 --places 4"`.
 
-Prints the seed with which it can be done again; the exit status is 1 when a promise was broken. How to read the rest:
-`campaign`. With `--only` the deaths whose names hold this text, as they are printed.
+Prints the seed with which it can be done again; the exit status is 1 when a promise was broken. Every death is a line
+of the file `--json` with an `l` at its end as soon as it has come: the same command after a stop goes on there. How to
+read the rest: `campaign`. With `--only` the deaths whose names hold this text, as they are printed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import random
 import shutil
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +24,7 @@ import asyncpg
 
 from controlplane.postgres.embedded import EmbeddedPostgres
 from controlplane.postgres.schema import migrate
-from tests.crash import points
 from tests.crash.awaits import campaign
-from tests.crash.awaits.modules import EXCEPTIONS, MODULES
 
 MEMORY = Path("/dev/shm")
 
@@ -34,6 +32,7 @@ MEMORY = Path("/dev/shm")
 def main() -> None:
     asked = _arguments()
     print(f"seed: {asked.seed}", flush=True)
+    asked.journal = Path(f"{asked.json}l")
     with _databases(asked.places) as (dsns, folder):
         told = asyncio.run(_run(asked, dsns, folder))
     _print(told)
@@ -57,37 +56,29 @@ def _arguments() -> argparse.Namespace:
 async def _run(asked: argparse.Namespace, dsns: list[str], folder: Path) -> dict[str, Any]:
     async with campaign.company(dsns, folder) as places:
         deaths = campaign.deaths(await campaign.survey(places, seed=asked.seed))
-        passed = {(one.name, one.side) for one in deaths}
-        print(f"{len(passed)} sides are passed", flush=True)
-        wanted = [one for one in deaths if asked.only in str(one)]
+        done = _died(asked.journal)
+        wanted = [one for one in deaths if asked.only in str(one) and str(one) not in done]
+        print(f"{len(deaths)} sides are passed, {len(wanted)} of them are to be died at", flush=True)
         random.Random(asked.seed).shuffle(wanted)
-        result = await campaign.run(places, wanted, seed=asked.seed, beside=asked.beside, seconds=asked.seconds)
-    return {
-        "form": "awaits",
-        "seed": asked.seed,
-        "seconds": round(result.seconds, 1),
-        "kills": len(result.died),
-        "modules": _by_module(passed, set(result.died)),
-        "exceptions": EXCEPTIONS,
-        "not_passed": sorted(
-            f"{name} {side}" for name, side in campaign.known() - passed if not campaign.excepted(name)
-        ),
-        "missed": result.missed,
-        "failures": result.failures,
-    }
+        with asked.journal.open("a", buffering=1) as journal:
+
+            def told(death: campaign.Death, ended: campaign.Ended) -> None:
+                how, said = ended
+                journal.write(json.dumps({"death": str(death), "how": how, "said": said}) + "\n")
+                if said:
+                    print(said, flush=True)
+
+            result = await campaign.run(
+                places, wanted, seed=asked.seed, beside=asked.beside, seconds=asked.seconds, told=told
+            )
+    result.died += [(one.name, one.side) for one in deaths if str(one) in done]
+    return result.facts(deaths)
 
 
-def _by_module(passed: set[campaign.Sides], killed: set[campaign.Sides]) -> dict[str, dict[str, int]]:
-    sides = {"passed": Counter(map(_module, passed)), "killed": Counter(map(_module, killed))}
-    counted: dict[str, dict[str, int]] = {}
-    for module in MODULES:
-        name, count = module.removeprefix(points.PACKAGE), len(points.points_of(module))
-        counted[name] = {"points": count, "sides": 2 * count} | {word: of[name] for word, of in sides.items()}
-    return counted
-
-
-def _module(side: campaign.Sides) -> str:
-    return side[0].partition(":")[0]
+def _died(journal: Path) -> set[str]:
+    """Those of an earlier run under the same seed; what failed or was missed is tried again."""
+    lines = map(json.loads, journal.read_text().splitlines()) if journal.exists() else iter(())
+    return {line["death"] for line in lines if line["how"] == "died"}
 
 
 @contextmanager

@@ -13,20 +13,22 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tests.crash.awaits.modules import EXCEPTIONS, MODULES
 from tests.crash.awaits.nursery import At, Nursery
 from tests.crash.awaits.outside import unique
 from tests.crash.awaits.place import Broken, Place
 from tests.crash.awaits.scenes import ACTS, Act, Passed, play
-from tests.crash.points import Side, points_of
+from tests.crash.points import PACKAGE, Side, points_of
 
 Sides = tuple[str, Side]
+Ended = tuple[Literal["died", "missed", "failed"], str]
+"""How it came, and what failed."""
 SURVEYS = 3
 TRIES = 3
 EARLY = 3
@@ -55,6 +57,34 @@ class Result:
     missed: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+    def facts(self, passed: Sequence[Death]) -> dict[str, Any]:
+        """What docs/reliability shows of it. `passed`: the deaths that there were."""
+        sides = {
+            "passed": Counter(module_of(one.name) for one in passed),
+            "killed": Counter(module_of(name) for name, _ in self.died),
+        }
+        counted = {module: len(points_of(module)) for module in MODULES}
+        return {
+            "form": "awaits",
+            "seed": self.seed,
+            "seconds": round(self.seconds, 1),
+            "kills": len(self.died),
+            "modules": {
+                (name := module.removeprefix(PACKAGE)): {"points": count, "sides": 2 * count}
+                | {word: of[name] for word, of in sides.items()}
+                for module, count in counted.items()
+            },
+            "exceptions": EXCEPTIONS,
+            "not_passed": sorted(f"{name} {side}" for name, side in missing(passed)),
+            "missed": self.missed,
+            "failures": self.failures,
+        }
+
+
+def module_of(name: str) -> str:
+    """Of the name of a point."""
+    return name.partition(":")[0]
 
 
 @asynccontextmanager
@@ -121,9 +151,18 @@ def deaths(passed: dict[Act, Passed], acts: Sequence[Act] = ACTS) -> list[Death]
 
 
 async def run(
-    places: Sequence[Place], wanted: Sequence[Death], *, seed: int, beside: int = 1, seconds: float = math.inf
+    places: Sequence[Place],
+    wanted: Sequence[Death],
+    *,
+    seed: int,
+    beside: int = 1,
+    seconds: float = math.inf,
+    told: Callable[[Death, Ended], None] = lambda *_: None,
 ) -> Result:
-    """Die these deaths, as many as there is time for. `beside`: so many agents or callers die at once in one place."""
+    """Die these deaths, as many as there is time for. `beside`: so many agents or callers die at once in one place.
+
+    `told` hears of each as it comes to its end, so that a run that is stopped has not been for nothing.
+    """
     result = Result(seed)
     began = time.monotonic()
     servers = [one for one in reversed(wanted) if one.act.who == "server"]
@@ -131,7 +170,8 @@ async def run(
 
     async def go_on(place: Place, waiting: list[Death], until: float) -> None:
         while waiting and time.monotonic() - began < until:
-            await _die(place, waiting.pop(), result)
+            death = waiting.pop()
+            told(death, await _die(place, death, result))
 
     await _all(go_on(place, servers, seconds * len(servers) / max(1, len(wanted))) for place in places)
     await _all(go_on(place, others, seconds) for place in places for _ in range(beside))
@@ -139,7 +179,7 @@ async def run(
     return result
 
 
-async def _die(place: Place, death: Death, result: Result) -> None:
+async def _die(place: Place, death: Death, result: Result) -> Ended:
     rng = random.Random(f"{result.seed} {death}")
     for turn in range(TRIES):
         visit = rng.randint(1, min(EARLY, max(1, death.visits // 2))) if turn == 0 else 1
@@ -150,11 +190,12 @@ async def _die(place: Place, death: Death, result: Result) -> None:
         except Exception as error:  # noqa: BLE001 - whatever is wrong is told of this death, and the others go on
             result.failures.append(f"{death}, visit {visit}: {type(error).__name__}: {error}")
             await place.recover()
-            return
+            return "failed", result.failures[-1]
         if died:
             result.died.append((death.name, death.side))
-            return
+            return "died", ""
     result.missed.append(str(death))
+    return "missed", ""
 
 
 async def _all(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -78,11 +78,24 @@ def test_whoever_dies_breaks_no_promise(surveyed: Surveyed) -> None:
     wanted = list(surveyed.deaths)
     random.Random(SEED).shuffle(wanted)
 
-    result = surveyed.runner.run(campaign.run(surveyed.places, wanted, seed=SEED, beside=BESIDE, seconds=KILL_SECONDS))
+    told: list[str] = []
+    result = surveyed.runner.run(
+        campaign.run(
+            surveyed.places,
+            wanted,
+            seed=SEED,
+            beside=BESIDE,
+            seconds=KILL_SECONDS,
+            told=lambda _, ended: told.append(ended[0]),
+        )
+    )
 
     print(f"measured: {len(result.died)} deaths in {result.seconds:.0f} s")
     assert result.failures == []
     assert len(result.died) >= KILLS_LEAST
+    facts = result.facts(surveyed.deaths)
+    assert facts["kills"] == told.count("died") == sum(one["killed"] for one in facts["modules"].values())
+    assert facts["not_passed"] == []
 
 
 async def execute(dsn: str, *statements: str) -> None:
