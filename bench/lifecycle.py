@@ -161,7 +161,11 @@ def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[subp
         yield process
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:  # nothing is left behind, and what went wrong before it is still told
+            process.kill()
+            process.wait()
 
 
 def until_ready(port: int, path: str, ready: object) -> None:
