@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test unit integration property model crash-awaits fuzz crash chaos e2e bench bench-peers bench-webhooks cost lint lock sbom audit docs schema clean
+.PHONY: help install demo dev test unit integration property model crash-awaits fuzz crash chaos e2e bench bench-peers bench-latency bench-memory bench-logs bench-webhooks cost lint lock sbom audit docs schema clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,11 +61,20 @@ chaos: $(INSTALLED) ## Kill everything under load and compare what was seen with
 e2e: $(INSTALLED) ## Real processes, real signals
 	@$(PYTEST) tests/e2e
 
-bench: $(INSTALLED) ## Submits and lifecycles per second beside the machine's own limit
-	@$(BIN)/python bench/lifecycle.py
+bench: $(INSTALLED) ## Submits, one by one and in batches, and lifecycles per second beside the machine's own limit
+	@$(BIN)/python bench/lifecycle.py $(ARGS)
 
 bench-peers: $(INSTALLED) ## Ours beside DBOS, Procrastinate, PgQueuer, Celery, taskiq and a naive route (ARGS="--rounds 1"; needs the network once)
 	@$(BIN)/python bench/peers $(ARGS)
+
+bench-latency: $(INSTALLED) ## From submit to start, result and webhook, at a calm pace and at half of the most (ARGS="--rounds 1")
+	@$(BIN)/python bench/latency.py $(ARGS)
+
+bench-memory: $(INSTALLED) ## Checkpoints awaited one by one, from many runs at once, and of a list that grows (ARGS="--rounds 1")
+	@$(BIN)/python bench/memory.py $(ARGS)
+
+bench-logs: $(INSTALLED) ## Log lines, one per request, and what they do to submits beside them (ARGS="--rounds 1")
+	@$(BIN)/python bench/logs.py $(ARGS)
 
 bench-webhooks: $(INSTALLED) ## Receivers that answer beside thousands that hang
 	@$(BIN)/python bench/webhooks.py

@@ -35,6 +35,10 @@ def post(path: str) -> bytes:
     return f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n".encode()
 
 
+def get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n".encode()
+
+
 async def load(
     port: int,
     head: bytes,

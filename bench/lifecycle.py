@@ -1,10 +1,11 @@
 """Submits and whole lifecycles per second over HTTP, beside the machine's own limit, in one run on one machine.
 
-    python bench/lifecycle.py [--requests 5000] [--runs 3] [--connections 64]
+    python bench/lifecycle.py [--requests 5000] [--runs 3] [--connections 64] [--batched 30000] [--batch 500]
 
 Everything shares the machine: load generator, server, node, PostgreSQL (fsync and synchronous_commit on). The limit is
 pgbench with prepared statements on the same server: insert, claim with SKIP LOCKED and finish of one plain row, one per
-transaction and in batches of 50. Prints settings, medians and spread; the last line is JSON.
+transaction and in batches of 50. Submits are measured one per request and `--batch` per request. Prints settings,
+medians and spread; the last line is JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
 import re
 import socket
 import statistics
@@ -22,19 +22,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import asyncpg
 import httpx
 from http1 import load, post
+from record import Record, keeping
 
-from controlplane import __version__
 from controlplane.postgres.embedded import EmbeddedPostgres
 from controlplane.security.secrets import KeyRing
 
 HERE = Path(__file__).parent
-BODY = json.dumps({"input": {"text": "x" * 180}}).encode()
+POSTGRES = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
+INPUT = {"text": "x" * 180}
+BODY = json.dumps({"input": INPUT}).encode()
+BATCH_CONNECTIONS = 4
+BATCHED_PER_SECOND_MIN = 15_000
+
+RAW = "pgbench: lifecycles, one per transaction"
+RAW_OF_50 = "pgbench: lifecycles, in batches of 50"
+SUBMITS = "submits, one per request"
+BATCHED = "submits, many per request"
+LIVES = "lifecycles, submitting meanwhile"
 
 SCHEMA = """
 drop table if exists plain;
@@ -69,23 +79,35 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=int, default=5, help="of each pgbench run")
+    parser.add_argument("--batched", type=int, default=30_000, help="executions of each run that come in batches")
+    parser.add_argument("--batch", type=int, default=500, help="executions of one request")
+    keeping(parser)
     options = parser.parse_args()
+    record = Record(
+        bench="lifecycle",
+        title="Submits and lifecycles over HTTP",
+        what="Durable submits and whole lifecycles per second, beside what this PostgreSQL does with a plain row.",
+        command="make bench",
+        settings={name: getattr(options, name) for name in ("requests", "runs", "connections", "batched", "batch")}
+        | POSTGRES,
+    )
     with tempfile.TemporaryDirectory(prefix="controlplane-bench-") as folder, contextlib.ExitStack() as stack:
-        settings = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
-        postgres = stack.enter_context(EmbeddedPostgres(Path(folder) / "postgres", settings=settings))
-        print(f"controlplane {__version__}, Python {platform.python_version()}, {os.cpu_count()} cores, {settings}")
-        print(f"{options.runs} runs, {options.requests} requests over {options.connections} connections each\n")
-        figures: dict[str, list[float]] = {
-            "pgbench lifecycles/s, one per transaction": pgbench(postgres, CYCLE, 1, 16, options),
-            "pgbench lifecycles/s, batches of 50": pgbench(postgres, CYCLE_OF_50, 50, 4, options),
-        }
+        postgres = stack.enter_context(EmbeddedPostgres(Path(folder) / "postgres", settings=POSTGRES))
+        record.add(RAW, "per second", *pgbench(postgres, CYCLE, 1, 16, options))
+        record.add(RAW_OF_50, "per second", *pgbench(postgres, CYCLE_OF_50, 50, 4, options))
         port = stack.enter_context(server(postgres, Path(folder)))
         register(port)
-        submits, latencies = asyncio.run(measure_submits(postgres.dsn, port, options))
-        figures["submits/s"] = submits
+        rates, latencies = asyncio.run(measure_submits(postgres.dsn, port, options))
+        record.add(SUBMITS, "per second", *rates)
+        record.add("submits: p50", "ms", *[statistics.median(took) * 1000 for took in latencies])
+        record.add("submits: p99", "ms", *[statistics.quantiles(took, n=100)[98] * 1000 for took in latencies])
+        record.add(BATCHED, "per second", *asyncio.run(measure_batches(postgres.dsn, port, options)))
         with node(port, Path(folder)):
-            figures["lifecycles/s, submitting meanwhile"] = asyncio.run(measure_lifecycles(postgres.dsn, port, options))
-        report(figures, latencies)
+            record.add(LIVES, "per second", *asyncio.run(measure_lifecycles(postgres.dsn, port, options)))
+    raw, of_50 = record.ratio(LIVES, RAW), record.ratio(LIVES, RAW_OF_50)
+    record.notes.append(f"Lifecycles over HTTP are {raw:.2f} of the raw limit and {of_50:.2f} of the batched one.")
+    record.bar("executions per second in batches", record.median(BATCHED), at_least=BATCHED_PER_SECOND_MIN)
+    record.tell(options.json)
 
 
 def pgbench(
@@ -109,12 +131,13 @@ def pgbench(
 
 
 @contextlib.contextmanager
-def server(postgres: EmbeddedPostgres, folder: Path) -> Iterator[int]:
+def server(postgres: EmbeddedPostgres, folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[int]:
+    """The port of a server with these settings, by the names of their environment variables."""
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     env = os.environ | {"DATABASE_URL": postgres.dsn, "CONTROLPLANE_SECRET_KEY": KeyRing.generate()}
-    env["CONTROLPLANE_LOG_LEVEL"] = "WARNING"
+    env |= {"CONTROLPLANE_LOG_LEVEL": "WARNING", **(settings or {})}
     subprocess.run([sys.executable, "-m", "controlplane", "migrate"], env=env, check=True)
     command = [sys.executable, "-m", "controlplane", "serve", "--port", str(port)]
     with running(command, env, folder / "server.log"):
@@ -138,7 +161,11 @@ def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[subp
         yield process
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:  # nothing is left behind, and what went wrong before it is still told
+            process.kill()
+            process.wait()
 
 
 def until_ready(port: int, path: str, ready: object) -> None:
@@ -157,15 +184,35 @@ def register(port: int) -> None:
     httpx.post(f"http://127.0.0.1:{port}/api/v1/nodes/register", json=body).raise_for_status()
 
 
-async def measure_submits(dsn: str, port: int, options: argparse.Namespace) -> tuple[list[float], list[float]]:
+async def measure_submits(dsn: str, port: int, options: argparse.Namespace) -> tuple[list[float], list[list[float]]]:
+    """Accepted per second, and how long each took, run by run."""
     rates: list[float] = []
-    latencies: list[float] = []
+    latencies: list[list[float]] = []
     for _ in range(options.runs):
         began = time.perf_counter()
-        latencies += await submit(port, options)
+        latencies.append(await submit(port, options))
         rates.append(options.requests / (time.perf_counter() - began))
         await execute(dsn, "truncate queue")
     return rates, latencies
+
+
+async def measure_batches(dsn: str, port: int, options: argparse.Namespace) -> list[float]:
+    """Executions accepted per second, many of them with one request."""
+    rates: list[float] = []
+    body = json.dumps({"items": [{"target": "bench.echo", "input": INPUT}] * options.batch}).encode()
+    requests = max(1, options.batched // options.batch)
+    conn = await asyncpg.connect(dsn)
+    for _ in range(options.runs):
+        began = time.perf_counter()
+        head = post("/api/v1/execute/batch")
+        await load(port, head, lambda: body, connections=BATCH_CONNECTIONS, requests=requests, expect=200)
+        rates.append(requests * options.batch / (time.perf_counter() - began))
+        accepted = await conn.fetchval("select count(*) from queue")
+        if accepted != requests * options.batch:  # each item is answered by itself, whatever the request is answered
+            raise RuntimeError(f"{accepted} of {requests * options.batch} were accepted")
+        await conn.execute("truncate queue")
+    await conn.close()
+    return rates
 
 
 async def measure_lifecycles(dsn: str, port: int, options: argparse.Namespace) -> list[float]:
@@ -195,22 +242,6 @@ async def execute(dsn: str, sql: str) -> None:
     conn = await asyncpg.connect(dsn)
     await conn.execute(sql)
     await conn.close()
-
-
-def report(figures: dict[str, list[float]], latencies: list[float]) -> None:
-    medians = {name: statistics.median(rates) for name, rates in figures.items()}
-    for name, rates in figures.items():
-        print(f"  {name:<44} {medians[name]:>9,.0f}   ({min(rates):,.0f} to {max(rates):,.0f})")
-    cuts = statistics.quantiles(latencies, n=100)
-    limit = medians["pgbench lifecycles/s, one per transaction"]
-    batched = medians["pgbench lifecycles/s, batches of 50"]
-    ours = medians["lifecycles/s, submitting meanwhile"]
-    print(f"  {'submit latency, ms':<44} {cuts[49] * 1000:>9.1f}   (p99 {cuts[98] * 1000:.1f})")
-    print(
-        f"\n  lifecycles over HTTP are {ours / limit:.2f} of the raw limit, {ours / batched:.2f} of the batched one\n"
-    )
-    ratios = {"to_raw": round(ours / limit, 3), "to_raw_of_50": round(ours / batched, 3)}
-    print(json.dumps({name: round(value, 1) for name, value in medians.items()} | ratios))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """Log lines per second as AgentField's SDK posts them, one per request, and what they do to submits beside them.
 
-    python bench/logs.py [--requests 20000] [--runs 3] [--connections 64]
+    python bench/logs.py [--rounds 3] [--requests 20000] [--connections 64] [--pace 5000] [--submits 100]
 
-Everything shares the machine: load generator, server, PostgreSQL (fsync and synchronous_commit on). A line is answered
+Everything shares the machine: load generators, server, PostgreSQL (fsync and synchronous_commit on). A line is answered
 before it is written; how many of those that were answered stand in the database afterwards is counted. Submits are
-measured alone, and beside a load of lines at half of what was sustained. The last line is JSON.
+measured alone and beside `--pace` lines per second, which another process sends so that the one that measures is not
+slowed down by them itself: `--submits` per second at a steady pace, and 8 callers who submit again as soon as they are
+answered. The latter take all that the server has, so that whatever runs beside them costs them time. The last line is
+JSON.
 """
 
 from __future__ import annotations
@@ -14,75 +17,110 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import asyncpg
 import httpx
+import uvloop
 from http1 import Connection, load, post
-from lifecycle import BODY, register, server
+from lifecycle import BODY, POSTGRES, register, running, server
+from record import Record, keeping
 
-from controlplane import __version__
 from controlplane.postgres.embedded import EmbeddedPostgres
 
-SUBMITS = 2_000
-SUBMIT_CONNECTIONS = 8
+LINES_PER_SECOND_MIN = 5_000
+P99_RATIO_MAX = 1.2
+CLOSED_SUBMITS = 2_000
+CLOSED_CONNECTIONS = 8
+PACED_SECONDS = 10.0
+LINE_CONNECTIONS = 16
+START_SECONDS = 60.0
+"""Until the first line of the other process is there."""
+SETTLE_SECONDS = 1.0
+"""And then until it is at its pace."""
+PACE_SHARE_MIN = 0.95
+
+COUNT = "select count(*) from logs"
+BESIDE = "lines written beside submits"
+
+PACED, CLOSED = "submits at a pace", "8 who submit again at once"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=20_000)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=20_000, help="lines of each round of as many as there can be")
     parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--pace", type=float, default=5_000.0, help="lines per second beside the submits")
+    parser.add_argument("--submits", type=float, default=100.0, help="per second, of those at a pace")
+    parser.add_argument("--seconds", type=float, default=PACED_SECONDS, help="of submits at a pace, in each round")
+    parser.add_argument("--closed", type=int, default=CLOSED_SUBMITS, help="submits of the 8, in each round")
+    parser.add_argument("--steady", nargs=2, metavar=("PORT", "FENCE"), help=argparse.SUPPRESS)
+    keeping(parser)
     options = parser.parse_args()
+    if options.steady is not None:
+        uvloop.run(steady_lines(int(options.steady[0]), options.steady[1], per_second=options.pace))
+        return
+    names = ("rounds", "requests", "connections", "pace", "submits", "seconds", "closed")
+    record = Record(
+        bench="logs",
+        title="Log lines, one per request",
+        what="Log lines as AgentField's SDK posts them, and the p99 of submits beside them.",
+        command="make bench-logs",
+        settings={name: getattr(options, name) for name in names} | POSTGRES,
+    )
     with tempfile.TemporaryDirectory(prefix="controlplane-bench-") as folder, contextlib.ExitStack() as stack:
-        settings = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
-        postgres = stack.enter_context(EmbeddedPostgres(Path(folder) / "postgres", settings=settings))
-        print(f"controlplane {__version__}, Python {platform.python_version()}, {os.cpu_count()} cores, {settings}")
-        print(f"{options.runs} runs, {options.requests} requests over {options.connections} connections each\n")
+        postgres = stack.enter_context(EmbeddedPostgres(Path(folder) / "postgres", settings=POSTGRES))
         port = stack.enter_context(server(postgres, Path(folder)))
         register(port)
-        asyncio.run(measure(postgres.dsn, port, options))
+        asyncio.run(measure(record, postgres.dsn, port, Path(folder), options))
+    record.bar("lines per second", record.median("lines answered"), at_least=LINES_PER_SECOND_MIN)
+    # Without this one a server that took fewer lines would look as if they cost nothing.
+    record.bar(BESIDE, record.median(BESIDE), at_least=PACE_SHARE_MIN * options.pace)
+    for what in (PACED, CLOSED):
+        says = f"{what}: p99 beside the lines to p99 alone"
+        record.bar(says, record.ratio(_beside(what), _alone(what)), at_most=P99_RATIO_MAX)
+    record.tell(options.json)
 
 
-async def measure(dsn: str, port: int, options: argparse.Namespace) -> None:
+async def measure(record: Record, dsn: str, port: int, folder: Path, options: argparse.Namespace) -> None:
     fence = await asyncio.to_thread(running_attempt, port)
     conn = await asyncpg.connect(dsn)
-    rates, kept, alone, beside = [], [], [], []
-    for _ in range(options.runs):
-        before = await conn.fetchval("select count(*) from logs")
+    for _ in range(options.rounds):
+        before = await conn.fetchval(COUNT)
         began = time.perf_counter()
         await lines(port, fence, options.connections, options.requests)
-        rates.append(options.requests / (time.perf_counter() - began))
-        kept.append((await settled(conn) - before) / options.requests)
-    half = statistics.median(rates) / 2
-    for _ in range(options.runs):
-        alone.append(p99(await submits(port)))
-        steady = asyncio.create_task(steady_lines(port, fence, per_second=half))
-        await asyncio.sleep(0.5)
-        beside.append(p99(await submits(port)))
-        steady.cancel()
-        await asyncio.gather(steady, return_exceptions=True)
-    await conn.close()
-    figures = {
-        "lines_per_second": statistics.median(rates),
-        "kept": statistics.median(kept),
-        "submit_p99_ms": statistics.median(alone) * 1000,
-        "submit_p99_ms_beside": statistics.median(beside) * 1000,
+        record.add("lines answered", "per second", options.requests / (time.perf_counter() - began))
+        record.add("of them kept", "", (await settled(conn) - before) / options.requests)
+    submits: dict[str, Callable[[], Awaitable[list[float]]]] = {
+        PACED: lambda: paced_submits(port, options.submits, options.seconds),
+        CLOSED: lambda: closed_submits(port, options.closed),
     }
-    print(
-        f"  lines answered per second   {figures['lines_per_second']:>9,.0f}   ({min(rates):,.0f} to {max(rates):,.0f})"
-    )
-    print(f"  of them in the database     {figures['kept']:>9.3f}")
-    print(f"  submit p99, ms              {figures['submit_p99_ms']:>9.1f}")
-    print(f"  beside {half:,.0f} lines/s         {figures['submit_p99_ms_beside']:>9.1f}\n")
-    ratio = figures["submit_p99_ms_beside"] / figures["submit_p99_ms"]
-    print(
-        json.dumps({name: round(value, 3) for name, value in figures.items()} | {"submit_p99_ratio": round(ratio, 3)})
-    )
+    command = [sys.executable, __file__, "--steady", str(port), fence, "--pace", str(options.pace)]
+    for _ in range(options.rounds):
+        for what, submit in submits.items():
+            record.add(_alone(what), "ms", p99(await submit()) * 1000)
+            with running(command, dict(os.environ), folder / "lines.log"):
+                await until_they_come(conn)
+                before, began = await conn.fetchval(COUNT), time.perf_counter()
+                record.add(_beside(what), "ms", p99(await submit()) * 1000)
+                written = await conn.fetchval(COUNT) - before
+            record.add(BESIDE, "per second", written / (time.perf_counter() - began))
+            await settled(conn)
+    await conn.close()
+
+
+def _alone(what: str) -> str:
+    return f"{what}: p99 alone"
+
+
+def _beside(what: str) -> str:
+    return f"{what}: p99 beside lines"
 
 
 def running_attempt(port: int) -> str:
@@ -119,30 +157,65 @@ async def lines(port: int, fence: str, connections: int, requests: int) -> None:
 
 
 async def steady_lines(port: int, fence: str, *, per_second: float) -> None:
-    """Lines at a steady pace over 16 connections, until cancelled."""
+    """Lines at a steady pace, until the process is ended."""
     body, head = line(fence), post(f"/api/v1/executions/{fence}/logs")
 
     async def one() -> None:
         connection = await Connection.open(port)
         due = time.perf_counter()
         while True:
-            due += 16 / per_second
+            due += LINE_CONNECTIONS / per_second
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             await connection.request(head, body)
 
-    await asyncio.gather(*[one() for _ in range(16)])
+    await asyncio.gather(*[one() for _ in range(LINE_CONNECTIONS)])
 
 
-async def submits(port: int) -> list[float]:
+async def closed_submits(port: int, count: int) -> list[float]:
     head = post("/api/v1/execute/async/bench.echo")
-    return await load(port, head, lambda: BODY, connections=SUBMIT_CONNECTIONS, requests=SUBMITS, expect=202)
+    return await load(port, head, lambda: BODY, connections=CLOSED_CONNECTIONS, requests=count, expect=202)
+
+
+async def paced_submits(port: int, per_second: float, seconds: float) -> list[float]:
+    """Whether those before are answered or not."""
+    head = post("/api/v1/execute/async/bench.echo")
+    free: list[Connection] = []
+    took: list[float] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    async def submit() -> None:
+        connection = free.pop() if free else await Connection.open(port)
+        began = time.perf_counter()
+        status, answer = await connection.request(head, BODY)
+        took.append(time.perf_counter() - began)
+        free.append(connection)
+        if status != 202:
+            raise RuntimeError(f"{status}: {answer[:300]!r}")
+
+    began = time.perf_counter()
+    for turn in range(max(2, round(per_second * seconds))):
+        await asyncio.sleep(max(0.0, began + turn / per_second - time.perf_counter()))
+        tasks.append(asyncio.create_task(submit()))
+    await asyncio.gather(*tasks)
+    for connection in free:
+        connection.close()
+    return took
+
+
+async def until_they_come(conn: asyncpg.Connection) -> None:
+    """Return when the other process sends. Raises TimeoutError."""
+    before = await conn.fetchval(COUNT)
+    async with asyncio.timeout(START_SECONDS):
+        while await conn.fetchval(COUNT) == before:
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(SETTLE_SECONDS)
 
 
 async def settled(conn: asyncpg.Connection) -> int:
     """How many lines there are once no more are being written."""
     last = -1
     while True:
-        count: int = await conn.fetchval("select count(*) from logs")
+        count: int = await conn.fetchval(COUNT)
         if count == last:
             return count
         last = count
