@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test unit integration property model crash-awaits fuzz crash chaos e2e bench bench-peers bench-latency bench-memory bench-logs bench-webhooks cost lint lock sbom audit docs schema clean
+.PHONY: help install demo dev test unit integration property model crash-awaits fuzz crash chaos e2e bench bench-peers bench-latency bench-memory bench-logs bench-webhooks bench-full bench-lifecycle bench-replicas bench-resident cost lint lock sbom audit docs schema clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,7 +61,13 @@ chaos: $(INSTALLED) ## Kill everything under load and compare what was seen with
 e2e: $(INSTALLED) ## Real processes, real signals
 	@$(PYTEST) tests/e2e
 
-bench: $(INSTALLED) ## Submits, one by one and in batches, and lifecycles per second beside the machine's own limit
+bench: $(INSTALLED) ## Every bench in its short form, at most 10 minutes (ARGS="--only latency,replicas")
+	@$(BIN)/python bench/all.py $(ARGS)
+
+bench-full: $(INSTALLED) ## Every bench in its long form, for hours; keeps what it measured in docs/performance
+	@$(BIN)/python bench/all.py --full $(ARGS)
+
+bench-lifecycle: $(INSTALLED) ## Submits, one by one and in batches, and lifecycles per second beside the machine's own limit
 	@$(BIN)/python bench/lifecycle.py $(ARGS)
 
 bench-peers: $(INSTALLED) ## Ours beside DBOS, Procrastinate, PgQueuer, Celery, taskiq and a naive route (ARGS="--rounds 1"; needs the network once)
@@ -75,6 +81,12 @@ bench-memory: $(INSTALLED) ## Checkpoints awaited one by one, from many runs at 
 
 bench-logs: $(INSTALLED) ## Log lines, one per request, and what they do to submits beside them (ARGS="--rounds 1")
 	@$(BIN)/python bench/logs.py $(ARGS)
+
+bench-replicas: $(INSTALLED) ## A second server and node, a thousand idle nodes, a thousand readers of events (ARGS="--only idle")
+	@$(BIN)/python bench/replicas.py $(ARGS)
+
+bench-resident: $(INSTALLED) ## Memory of the server over 100,000 lifecycles and with 10,000 who wait (ARGS="--lifecycles 1000000")
+	@$(BIN)/python bench/resident.py $(ARGS)
 
 bench-webhooks: $(INSTALLED) ## Receivers that answer beside thousands that hang
 	@$(BIN)/python bench/webhooks.py

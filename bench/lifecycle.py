@@ -87,7 +87,7 @@ def main() -> None:
         bench="lifecycle",
         title="Submits and lifecycles over HTTP",
         what="Durable submits and whole lifecycles per second, beside what this PostgreSQL does with a plain row.",
-        command="make bench",
+        command="make bench-lifecycle",
         settings={name: getattr(options, name) for name in ("requests", "runs", "connections", "batched", "batch")}
         | POSTGRES,
     )

@@ -40,6 +40,7 @@ import asyncpg  # noqa: E402
 from http1 import for_seconds, load, post  # noqa: E402
 from installs import PEERS, Absent, Peer, environment, last_words, redis_server  # noqa: E402
 from lifecycle import BODY, node, register, running, server, until_ready  # noqa: E402
+from record import Record, keeping  # noqa: E402
 from tally import LIVES, NAIVE, NO_DATABASE, OURS, SUBMITS, Tally  # noqa: E402
 
 from controlplane import __version__  # noqa: E402
@@ -48,6 +49,7 @@ from controlplane.postgres.embedded import EmbeddedPostgres  # noqa: E402
 PRODUCERS = 64
 POSTGRES = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
 REDIS = ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--bind", "127.0.0.1"]
+REDIS_SETTINGS = "appendonly yes, appendfsync everysec (up to a second is lost with the machine)"
 SETUP_SECONDS = 60.0
 START_SECONDS = 90.0  # of a worker, until its first result is there
 SLACK_SECONDS = 20.0  # of a client: imports, connections, the requests that are under way at the end
@@ -90,6 +92,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of producing, for each measure in each round")
     parser.add_argument("--only", default="", help="these peers alone, by name")
     parser.add_argument("--minutes", type=float, default=12.0, help="of the whole run; rounds that do not fit are cut")
+    keeping(parser)
     options = parser.parse_args()
     only = [name for name in options.only.split(",") if name]
     if unknown := set(only) - {peer.name for peer in PEERS}:
@@ -317,19 +320,24 @@ def report(ground: Ground, peers: list[Peer], options: argparse.Namespace) -> No
     with contextlib.suppress(OSError, asyncpg.PostgresError):
         ground.versions["postgresql"] = asyncio.run(execute(ground.postgres.dsn, "show server_version"))
     print("\n".join(ground.tally.lines()))
-    latency = {}
+    print()
+    record = Record(
+        bench="peers",
+        title="Beside the peers",
+        what="Submits and whole lifecycles per second, ours over HTTP beside what people would take instead.",
+        command="make bench-peers",
+        settings={
+            "rounds": options.rounds, "seconds": options.seconds, "producers": PRODUCERS, "postgres": POSTGRES,
+            **{peer.name: peer.settings for peer in peers}, "redis": REDIS_SETTINGS,
+        },
+        versions=ground.versions,
+    )  # fmt: skip
+    ground.tally.fill(record)
     if len(ground.latencies) > 1:
         cuts = statistics.quantiles(ground.latencies, n=100)
-        latency = {"p50_ms": round(cuts[49] * 1000, 1), "p99_ms": round(cuts[98] * 1000, 1)}
-        print(f"\n  our submit latency: p50 {latency['p50_ms']} ms, p99 {latency['p99_ms']} ms")
-    print()
-    for peer in peers:
-        print(f"  {peer.name}: {peer.settings}")
-    print("  redis: appendonly yes, appendfsync everysec (up to a second is lost with the machine)")
-    print(f"  versions: {', '.join(f'{name} {number}' for name, number in ground.versions.items())}\n")
-    settings = {"rounds": options.rounds, "seconds": options.seconds, "producers": PRODUCERS, "postgres": POSTGRES}
-    facts = {"settings": settings, "versions": ground.versions, "submit_latency": latency}
-    print(json.dumps(ground.tally.json() | facts))
+        for name, cut in (("p50", cuts[49]), ("p99", cuts[98])):
+            record.add(f"our submit latency, {name} of all rounds", "ms", cut * 1000)
+    record.tell(options.json)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.record import Record
 
 OURS = "controlplane"
 SUBMITS, LIVES = "submits/s", "lifecycles/s"
+RATE = "per second"
 NAIVE, NO_DATABASE = "fastapi, one insert", "fastapi, no database"
 
 
@@ -82,31 +87,17 @@ class Tally:
         made += ["", *[_line(verdict) for verdict in self.verdicts()]]
         return made
 
-    def json(self) -> dict[str, object]:
-        return {
-            "figures": {
-                f"{subject}: {measure}": {
-                    "median": round(statistics.median(rates), 1),
-                    "low": round(min(rates), 1),
-                    "high": round(max(rates), 1),
-                    "rounds": len(rates),
-                }
-                for (subject, measure), rates in self.rates.items()
-            },
-            "bars": [
-                {
-                    "measure": verdict.bar.measure,
-                    "of": list(verdict.bar.of),
-                    "times": verdict.bar.times,
-                    "best": verdict.best,
-                    "ratio": None if verdict.ratio is None else round(verdict.ratio, 3),
-                    "missing": list(verdict.missing),
-                    "met": verdict.met,
-                }
-                for verdict in self.verdicts()
-            ],
-            "absent": self.absent,
-        }
+    def fill(self, record: Record) -> None:
+        """Everything that is known, as a record has it. A bar that misses somebody is not known; what is, is a note."""
+        for (subject, measure), rates in self.rates.items():
+            record.add(f"{subject}: {measure}", RATE, *rates)
+        for verdict in self.verdicts():
+            bar = verdict.bar
+            known = None if verdict.met is None else verdict.ratio
+            record.bar(f"{bar.measure}, ours to the best of {', '.join(bar.of)}", known, at_least=bar.times)
+            if verdict.met is None and verdict.ratio is not None:
+                record.notes.append(f"{_line(verdict).strip()}.")
+        record.notes += [f"{subject} was not measured to the end: {reason}" for subject, reason in self.absent.items()]
 
     def _verdict(self, bar: Bar) -> Verdict:
         ratios = {name: ratio for name in bar.of if (ratio := self.ratio(bar.measure, name)) is not None}

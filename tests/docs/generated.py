@@ -19,6 +19,7 @@ from controlplane.domain.retry import RetryPolicy, delay_seconds
 from controlplane.domain.standing import AHEAD_MAX, FINISHES_LEAST
 from controlplane.reads.explain import FINISHES_LOOK_MAX, FINISHES_SECONDS
 from controlplane.settings import Settings
+from tests.docs.performance import performance
 from tests.docs.reliability import reliability
 from tests.standings import CHILD_ID, ID, SAMPLES
 
@@ -157,6 +158,7 @@ PAGES = {
     "docs/reference/http.md": routes,
     "docs/reference/delays.md": delays,
     "docs/howto/why-does-it-wait.md": waits,
+    "docs/performance.md": performance,
     "docs/reliability.md": reliability,
     "sdk/conformance/openapi.json": document,
 }

@@ -14,6 +14,7 @@ from bench.http1 import for_seconds
 from bench.peers.drivers import speak
 from bench.peers.installs import PEERS, last_words
 from bench.peers.tally import BARS, LIVES, OURS, SUBMITS, Bar, Tally
+from bench.record import Record
 
 BAR = Bar(measure=LIVES, times=1.5, of=("quick", "slow"))
 
@@ -26,11 +27,19 @@ def tally(**rates: list[float]) -> Tally:
     return made
 
 
+def record_of(made: Tally) -> Record:
+    """What of it is kept."""
+    record = Record("peers", "Peers", "Beside the peers.", "make bench-peers")
+    made.fill(record)
+    return record
+
+
 def test_the_median_stands_for_all_rounds() -> None:
     """One round that somebody disturbed moves the spread and not the figure."""
-    figures: Any = tally(ours=[100.0, 3.0, 110.0]).json()["figures"]
+    [(name, figure)] = record_of(tally(ours=[100.0, 3.0, 110.0])).figures.items()
 
-    assert figures == {"controlplane: lifecycles/s": {"median": 100.0, "low": 3.0, "high": 110.0, "rounds": 3}}
+    assert (name, figure.median) == ("controlplane: lifecycles/s", 100.0)
+    assert figure.rounds == [100.0, 3.0, 110.0]
 
 
 def test_a_ratio_is_ours_to_theirs() -> None:
@@ -58,6 +67,16 @@ def test_a_bar_is_not_met_by_who_is_missing() -> None:
     assert verdict.met is None
 
 
+def test_what_is_known_of_a_bar_that_misses_somebody_is_kept_as_a_note() -> None:
+    """The bar has no figure, which would look like one of all of them."""
+    made = tally(ours=[1_000.0], celery=[1.0])
+
+    record = record_of(made)
+
+    assert all(bar.found is None for bar in record.bars)
+    assert any("1000.00 of celery, without dbos, procrastinate: not known" in note for note in record.notes)
+
+
 def test_a_bar_that_one_of_them_breaks_is_broken() -> None:
     """Whoever is missing, ours is not fast enough."""
     [verdict] = tally(ours=[1.0], slow=[1.0]).verdicts([BAR])
@@ -69,10 +88,10 @@ def test_nothing_measured_is_nothing_known() -> None:
     """A run in which all fail still ends with a table and a last line that a machine reads."""
     made = Tally(absent={"dbos": "not installed: no network"})
 
-    said: Any = json.loads(json.dumps(made.json()))
+    said: Any = json.loads(json.dumps(record_of(made).facts()))
 
     assert [bar["met"] for bar in said["bars"]] == [None] * len(BARS)
-    assert said["absent"] == {"dbos": "not installed: no network"}
+    assert said["notes"] == ["dbos was not measured to the end: not installed: no network"]
     assert any("no network" in line for line in made.lines())
 
 
