@@ -44,7 +44,8 @@ OUTCOMES = """
 insert into {table} (
   bucket, id, namespace, status, result, error, error_class, attempt, failures, started_at, finished_at
 )
-select 0, made_id('f', n, at), 1, case when n % 20 = 0 then 'failed' when n % 97 = 0 then 'cancelled' else 'succeeded' end,
+select 0, made_id('f', n, at), 1,
+  case when n % 20 = 0 then 'failed' when n % 97 = 0 then 'cancelled' else 'succeeded' end,
   case when n % 20 > 0 then convert_to('{{"text": "' || repeat(md5(n::text), 5) || '"}}', 'UTF8') end,
   case when n % 20 = 0 then '"it was not to be"'::bytea end, case when n % 20 = 0 then 'ValueError' end,
   1, (n % 20 = 0)::int, at + interval '1 second', at + interval '2 seconds'

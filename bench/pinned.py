@@ -86,7 +86,7 @@ def main() -> None:
         record = Record(
             bench="pinned",
             title="Claims while somebody holds a snapshot",
-            what="The time of a claim over HTTP in calm, and while one transaction is idle and four readers hold theirs.",
+            what="The time of a claim over HTTP in calm, and while an idle transaction and four readers hold theirs.",
             command=f"make bench-pinned ARGS='--seconds {options.seconds:g} --rounds {options.rounds}'",
             settings=SETTINGS | {"seconds": options.seconds, "load": options.load, "readers": READERS},
         )
@@ -123,9 +123,7 @@ async def measure(dsn: str, port: int, options: argparse.Namespace, record: Reco
     record.add("bytes of queue, pinned", "bytes", left["queue"][1])
     record.add("lifecycles while pinned", "lifecycles", done)
     record.add("until dead rows are gone again", "s", recovered)
-    record.bar(
-        "claim p99 while pinned, of calm", record.ratio("claim p99, pinned", "claim p99, calm"), at_most=3.0
-    )
+    record.bar("claim p99 while pinned, of calm", record.ratio("claim p99, pinned", "claim p99, calm"), at_most=3.0)
     record.bar("dead rows of queue for each lifecycle under the pin", left["queue"][0] / max(done, 1), at_most=2.5)
     record.bar("seconds until the dead rows are gone, once it has ended", recovered, at_most=60.0)
     record.bar("those who pin, named by doctor", float(len(named)), at_least=1.0)
@@ -150,7 +148,7 @@ async def run(port: int, *, rate: float | None, seconds: float) -> Seen:
     )
     seen.seconds = time.perf_counter() - began
     for session in sessions:
-        httpx.post(f"http://127.0.0.1:{port}{session}/close", json={}).raise_for_status()
+        close_session(port, session)
     return seen
 
 
@@ -158,6 +156,10 @@ def open_session(port: int, n: int) -> str:
     body = {"instance_id": f"pinned-{n}", "slots": 10_000, "heartbeat_seconds": 200}
     opened = httpx.post(f"http://127.0.0.1:{port}/api/v1/nodes/bench/sessions", json=body).raise_for_status()
     return f"/api/v1/sessions/{opened.json()['session_id']}"
+
+
+def close_session(port: int, session: str) -> None:
+    httpx.post(f"http://127.0.0.1:{port}{session}/close", json={}).raise_for_status()
 
 
 async def submit(port: int, until: float, rate: float | None) -> None:
@@ -245,9 +247,7 @@ async def _version(dsn: str) -> str:
 def doctor(dsn: str) -> list[str]:
     """What the operator is told of those who pin."""
     command = [sys.executable, "-m", "controlplane", "doctor", "--json"]
-    done = subprocess.run(
-        command, env=os.environ | {"DATABASE_URL": dsn}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=os.environ | {"DATABASE_URL": dsn}, capture_output=True, text=True, check=False)
     checks = json.loads(done.stdout)["checks"]
     return [one["detail"] for one in checks if one["name"] == "snapshots" and one["state"] != "ok"]
 
