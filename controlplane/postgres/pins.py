@@ -92,25 +92,6 @@ class Pin:
     application: str | None = None
     state: str | None = None
 
-    @property
-    def says(self) -> str:
-        """Who it is, and for how long."""
-        who = f"pid {self.pid}" if self.name is None else f"{self.kind} {self.name!r}"
-        about = [f"application {self.application!r}"] if self.application else []
-        about += [f"role {self.role}"] if self.role else []
-        about += [self.state] if self.state else []
-        held = f"{self.transactions:,} transactions" if self.seconds is None else f"{self.seconds:.0f} s"
-        return f"{who} ({', '.join(about) or self.kind}) holds back what is dead since {held}"
-
-    @property
-    def ends(self) -> str:
-        """The statement that ends it."""
-        if self.kind is Kind.PREPARED:
-            return f"rollback prepared {_literal(self.name)}"
-        if self.kind is Kind.SLOT:
-            return f"select pg_drop_replication_slot({_literal(self.name)})"
-        return f"select pg_terminate_backend({self.pid})"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pins:
@@ -134,5 +115,7 @@ async def pins(conn: Connection, *, longer_than_seconds: float) -> Pins:
     return Pins(found=tuple(found), unseen=await conn.fetchval(UNSEEN))
 
 
-def _literal(text: str | None) -> str:
-    return "'" + (text or "").replace("'", "''") + "'"
+async def oldest_seconds(conn: Connection) -> float:
+    """For how long somebody has held back what is dead; 0 where nobody does, or nobody says for how long."""
+    found = (await pins(conn, longer_than_seconds=0.0)).found
+    return max((pin.seconds for pin in found if pin.seconds is not None), default=0.0)

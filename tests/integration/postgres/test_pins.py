@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-from controlplane.cli.doctor import State, pinned
+from controlplane.cli.doctor import State, ends, pinned, says
 from controlplane.postgres.pins import Kind, Pin, Pins, pins
 from controlplane.postgres.pool import Connection
 from tests.make import DEADLINE_SECONDS
@@ -26,12 +26,12 @@ async def test_one_that_has_written_and_is_idle(conn: Connection, other: Connect
     await other.execute("begin; select pg_current_xact_id()")
 
     pin = (await look(conn))[pid]
-    await conn.execute(pin.ends)
+    await conn.execute(ends(pin))
 
     assert (pin.kind, pin.application, pin.state) == (Kind.SESSION, "forgotten", "idle in transaction")
-    assert f"pid {pin.pid} (application 'forgotten'" in pin.says
+    assert f"pid {pin.pid} (application 'forgotten'" in says(pin)
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while pin.pid in await look(conn):
+        while pin.pid in await look(conn):  # noqa: ASYNC110 - the end of a backend has no event
             await asyncio.sleep(0.01)
 
 
@@ -94,5 +94,5 @@ def test_a_prepared_transaction_is_rolled_back() -> None:
     """It has no session that could be ended."""
     pin = Pin(kind=Kind.PREPARED, name="two-phase", role="app", transactions=3, seconds=90.0)
 
-    assert pin.ends == "rollback prepared 'two-phase'"
-    assert pin.says == "prepared transaction 'two-phase' (role app) holds back what is dead since 90 s"
+    assert ends(pin) == "rollback prepared 'two-phase'"
+    assert says(pin) == "prepared transaction 'two-phase' (role app) holds back what is dead since 90 s"
