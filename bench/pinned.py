@@ -124,7 +124,11 @@ async def measure(dsn: str, port: int, options: argparse.Namespace, record: Reco
     record.add("lifecycles while pinned", "lifecycles", done)
     record.add("until dead rows are gone again", "s", recovered)
     record.bar("claim p99 while pinned, of calm", record.ratio("claim p99, pinned", "claim p99, calm"), at_most=3.0)
-    record.bar("dead rows of queue for each lifecycle under the pin", left["queue"][0] / max(done, 1), at_most=2.5)
+    record.bar(
+        "dead rows of queue for each lifecycle under the pin",
+        (left["queue"][0] - before["queue"][0]) / max(done, 1),
+        at_most=2.5,
+    )
     record.bar("seconds until the dead rows are gone, once it has ended", recovered, at_most=60.0)
     record.bar("those who pin, named by doctor", float(len(named)), at_least=1.0)
     record.notes += [f"doctor says: {one}" for one in named]
