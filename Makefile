@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test unit integration property model crash-awaits fuzz crash chaos e2e bench bench-peers bench-latency bench-memory bench-logs bench-webhooks bench-full bench-lifecycle bench-replicas bench-resident cost lint lock sbom audit docs schema clean
+.PHONY: help install demo dev test unit integration property model crash-awaits fuzz crash chaos e2e bench bench-peers bench-latency bench-memory bench-logs bench-webhooks bench-full bench-lifecycle bench-replicas bench-resident bench-growth bench-pinned cost lint lock sbom audit docs schema clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,6 +90,12 @@ bench-resident: $(INSTALLED) ## Memory of the server over 100,000 lifecycles and
 
 bench-webhooks: $(INSTALLED) ## Receivers that answer beside thousands that hang
 	@$(BIN)/python bench/webhooks.py
+
+bench-growth: $(INSTALLED) ## Each step with years of work in the database, beside an empty one (ARGS="--scale 1" is the long form)
+	@$(BIN)/python bench/growth.py $(ARGS)
+
+bench-pinned: $(INSTALLED) ## Claims while somebody holds a snapshot for a minute (ARGS="--minutes 10")
+	@$(BIN)/python bench/pinned.py $(ARGS)
 
 cost: $(INSTALLED) ## CPU, round trips, log and buffers of a submit, a claim, a report and a lifecycle
 	@$(BIN)/python bench/flush.py

@@ -348,6 +348,7 @@ async def _running(
         ),
         whose=Whose(pool),
         meter=meter,
+        snapshot_seconds=settings.snapshot_seconds,
         verifies=settings.verify_seconds > 0,
     )
     app.state.doors = doors

@@ -306,6 +306,12 @@ class Settings(BaseSettings):
         le=86_400,
         description="How often the invariants that are cheap to ask are asked of the database; 0: never.",
     )
+    snapshot_seconds: float = Field(
+        default=60.0,
+        ge=0,
+        le=86_400,
+        description="How long a snapshot may be held by others of the database until health says `snapshot_pinned`.",
+    )
     drain_seconds: float = Field(
         default=5.0, ge=0, le=600, description="How long requests under way may take after SIGTERM."
     )

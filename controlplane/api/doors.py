@@ -171,6 +171,8 @@ class Doors:
     entrance: Entrance
     whose: Whose
     meter: Meter
+    snapshot_seconds: float
+    """For how long somebody may hold a snapshot until that is said."""
     verifies: bool
     """Whether this replica asks the database if every promise is kept, and so knows what the answer was."""
     stopping: bool = False

@@ -20,6 +20,7 @@ from controlplane.domain.notice import moment
 from controlplane.observe.metrics import MEDIA_TYPE, LaneLook, Look, text
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import PING
+from controlplane.postgres.pins import oldest_seconds, pins
 from controlplane.postgres.pool import PASSING
 from controlplane.reads import caps, endpoints
 
@@ -28,6 +29,8 @@ ENDPOINTS_DISABLED = "endpoints_disabled"
 """Of some webhook endpoint the receiver has failed for so long that it is sent nothing any more."""
 INVARIANTS_VIOLATED = "invariants_violated"
 """Something is not as it was promised: the log and `controlplane verify` say what."""
+SNAPSHOT_PINNED = "snapshot_pinned"
+"""Somebody keeps the database from clearing away what is dead: `controlplane doctor` says who, and how to end it."""
 
 
 async def livez(_: Request) -> Response:
@@ -62,11 +65,13 @@ async def metrics(request: Request) -> Response:
     doors = doors_of(request)
     totals: Mapping[str, int] | None = None
     ago: float | None = None
+    snapshot: float | None = None
     try:
         async with asyncio.timeout(READY_SECONDS), doors.pool.acquire() as conn:
             buckets = doors.placement.all()
             totals = await caps.totals(conn, buckets=buckets)
             ago, _ = await caps.counted(conn, Cap.EXECUTIONS, buckets=buckets)
+            snapshot = await oldest_seconds(conn)
     except PASSING:
         totals = None
     look = Look(
@@ -77,6 +82,7 @@ async def metrics(request: Request) -> Response:
         connections_idle=doors.pool.get_idle_size(),
         connections_max=doors.pool.get_max_size(),
         verifies=doors.verifies,
+        snapshot_seconds=snapshot,
     )
     return Response(text(doors.meter, look), media_type=MEDIA_TYPE)
 
@@ -111,9 +117,11 @@ async def _degraded(request: Request) -> list[str]:
             buckets = doors.placement.all()
             disabled = await endpoints.count_given_up(conn, buckets) > 0
             violated = doors.verifies and await caps.violations(conn, buckets=buckets) > 0
+            pinned = (await pins(conn, longer_than_seconds=doors.snapshot_seconds)).found
     except PASSING:
         return []
-    return [word for word, said in ((ENDPOINTS_DISABLED, disabled), (INVARIANTS_VIOLATED, violated)) if said]
+    words = {ENDPOINTS_DISABLED: disabled, INVARIANTS_VIOLATED: violated, SNAPSHOT_PINNED: pinned}
+    return [word for word, said in words.items() if said]
 
 
 OPERATIONS = [

@@ -21,6 +21,7 @@ from controlplane.cli.environment import settings_with
 from controlplane.cli.failure import ExitCode, Failure
 from controlplane.postgres.embedded import EmbeddedPostgresError
 from controlplane.postgres.footing import find_binaries
+from controlplane.postgres.pins import Kind, Pin, Pins, pins
 from controlplane.postgres.pool import Connection
 from controlplane.postgres.roles import Standing, standing
 from controlplane.postgres.schema import behind, head
@@ -30,6 +31,8 @@ from controlplane.settings import Settings
 OLDEST_PYTHON = (3, 11)
 CLOCK = "select extract(epoch from clock_timestamp())::float8"
 SKEW_SECONDS_MAX = 5.0
+PINNED_SECONDS = 10.0
+"""A transaction of ours is ended by the database when it rests for so long."""
 
 
 class State(StrEnum):
@@ -111,7 +114,7 @@ def _database(settings: Settings) -> Iterator[Check]:
         return
     where = place(settings.database_url)
     try:
-        major, at, ahead, role = ask(settings.database_url, _look)
+        major, at, ahead, role, found = ask(settings.database_url, _look)
     except Failure as failure:
         yield Check(name=name, state=State.FAILED, detail=failure.what, fix=failure.fix)
         return
@@ -133,6 +136,7 @@ def _database(settings: Settings) -> Iterator[Check]:
         fix="Synchronize both machines (NTP)." if skewed else None,
     )
     yield _role(role)
+    yield pinned(found)
 
 
 def _role(role: Standing) -> Check:
@@ -148,11 +152,42 @@ def _role(role: Standing) -> Check:
     )
 
 
-async def _look(conn: Connection) -> tuple[int, str | None, float, Standing]:
+def pinned(found: Pins) -> Check:
+    """Who holds a snapshot, and how to end that: a queue gets slower for as long as somebody does."""
+    name = "snapshots"
+    if found.found:
+        detail = "; ".join(map(says, found.found))
+        return Check(name=name, state=State.ADVICE, detail=detail, fix="; ".join(map(ends, found.found)))
+    detail = f"none is held for longer than {PINNED_SECONDS:.0f} s"
+    if found.unseen:
+        detail += f" by this role; of {found.unseen} sessions of others it sees nothing without pg_read_all_stats"
+    return Check(name=name, state=State.OK, detail=detail)
+
+
+def says(pin: Pin) -> str:
+    """Who it is, and for how long."""
+    who = f"pid {pin.pid}" if pin.name is None else f"{pin.kind} {pin.name!r}"
+    about = [f"application {pin.application!r}"] if pin.application else []
+    about += [f"role {pin.role}"] if pin.role else []
+    about += [pin.state] if pin.state else []
+    held = f"{pin.transactions:,} transactions" if pin.seconds is None else f"{pin.seconds:.0f} s"
+    return f"{who} ({', '.join(about) or pin.kind}) holds back what is dead since {held}"
+
+
+def ends(pin: Pin) -> str:
+    """The statement that ends it, for a person to run."""
+    if pin.name is None:
+        return f"select pg_terminate_backend({pin.pid})"
+    name = "'" + pin.name.replace("'", "''") + "'"
+    return f"rollback prepared {name}" if pin.kind is Kind.PREPARED else f"select pg_drop_replication_slot({name})"
+
+
+async def _look(conn: Connection) -> tuple[int, str | None, float, Standing, Pins]:
     asked = time.time()
     theirs: float = await conn.fetchval(CLOCK)
     ours = (asked + time.time()) / 2
-    return conn.get_server_version().major, await behind(conn), theirs - ours, await standing(conn)
+    found = await pins(conn, longer_than_seconds=PINNED_SECONDS)
+    return conn.get_server_version().major, await behind(conn), theirs - ours, await standing(conn), found
 
 
 def _keyring(settings: Settings) -> Check:

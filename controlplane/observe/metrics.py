@@ -72,6 +72,7 @@ class Look:
     connections_idle: int
     connections_max: int
     verifies: bool
+    snapshot_seconds: float | None = None
 
 
 def text(meter: Meter, look: Look) -> bytes:
@@ -102,6 +103,12 @@ class _Ours(Collector):
             yield from _totals(self._look.totals, self._look.counted_seconds_ago)
             if self._look.verifies:
                 yield _violations(self._look.totals)
+        if self._look.snapshot_seconds is not None:
+            yield GaugeMetricFamily(
+                "controlplane_oldest_snapshot_seconds",
+                "For how long somebody keeps the database from clearing away what is dead.",
+                value=self._look.snapshot_seconds,
+            )
 
 
 def _answers(meter: Meter) -> Iterator[Metric]:

@@ -198,6 +198,20 @@ async def kept(api: Api) -> bool:
     return not await violated(api)
 
 
+@pytest.mark.parametrize("settings", [{"snapshot_seconds": 0}], ids=["at-once"])
+async def test_a_snapshot_that_somebody_holds(api: Api, database: str) -> None:
+    """Is a number of its own, and health says it in a word; both are over when its transaction is."""
+    reader = await asyncpg.connect(database)
+    await reader.execute("begin isolation level repeatable read")
+    await reader.execute("select 1 from pg_class limit 1")
+
+    assert await violated(api) == ["snapshot_pinned"]
+    assert await value(api, "controlplane_oldest_snapshot_seconds") > 0
+    await reader.execute("rollback")
+    await reader.close()
+    await until(lambda: kept(api))
+
+
 @pytest.mark.parametrize("settings", [{"verify_seconds": 0}], ids=["off"])
 async def test_who_does_not_ask_says_nothing(api: Api, conn: asyncpg.Connection) -> None:
     """A server that was told not to look shows no number, not even an old one, and is not degraded by it."""
