@@ -187,7 +187,6 @@ async def cases(conn: Connection) -> dict[str, Case]:
         ),
         "finish.READ_ANNOUNCED": case(finish.READ_ANNOUNCED, 0, leased),
         "expire.HOLDERS": case(expire.HOLDERS, 0, by="queue_session"),
-        "expire.CLOSED": case(expire.CLOSED, 0),
         "expire.ORPHANED": case(expire.ORPHANED, 0, sessions, 256, by="queue_session"),
         "expire.LEASED_LONG": case(expire.LEASED_LONG, 0, sessions[:1], 20.0, by="queue_session"),
         "expire.UNNAMED": case(expire.UNNAMED, 0, leased, [1] * len(leased), sessions[0], 20.0, by="queue_pkey"),
