@@ -349,6 +349,7 @@ async def _running(
         whose=Whose(pool),
         meter=meter,
         verifies=settings.verify_seconds > 0,
+        ui_read_only=settings.ui_read_only,
     )
     app.state.doors = doors
     janitor = Janitor(

@@ -172,6 +172,7 @@ class Doors:
     whose: Whose
     meter: Meter
     verifies: bool
+    ui_read_only: bool = False
     """Whether this replica asks the database if every promise is kept, and so knows what the answer was."""
     stopping: bool = False
     secrets_broken: int = 0
