@@ -10,7 +10,7 @@ from controlplane.domain.execution import Status
 from controlplane.domain.placement import Placement
 from controlplane.postgres.pool import Connection
 from controlplane.reads import executions
-from controlplane.reads.executions import HELD_MAX, LOOKED_MAX, Filter
+from controlplane.reads.executions import HELD_MAX, LOOK_MAX, LOOKED_MAX, Filter
 from tests.integration import plan_rows
 from tests.make import NAMESPACE, STOCK, accept, make_execution, submission
 
@@ -84,10 +84,13 @@ async def test_what_runs_is_found_behind_all_that_waits(conn: Connection) -> Non
     """On the first page, by who holds it; what waits there is found where the walk comes to it."""
     old = await make_execution(conn, "running", id=UUID("01800000-0000-7000-8000-000000000000"))
     await plan_rows.prepare(conn)
-    await conn.execute(BACKLOG, LOOKED_MAX + 1, "ready", 0)
+    await conn.execute(BACKLOG, LOOKED_MAX + LOOK_MAX, "ready", 0)
 
     assert await pages(conn, 10, statuses=(Status.RUNNING,)) == [[old.id]]
-    assert await pages(conn, 10, statuses=(Status.RUNNING, Status.QUEUED), target=old.target) == [[], [old.id]]
+    assert await pages(conn, 10, statuses=(Status.RUNNING, Status.QUEUED), target=old.submission.target) == [
+        [],
+        [old.id],
+    ]
 
 
 async def test_so_much_runs_that_it_is_found_on_the_way(conn: Connection) -> None:
@@ -97,4 +100,4 @@ async def test_so_much_runs_that_it_is_found_on_the_way(conn: Connection) -> Non
     await plan_rows.prepare(conn)
     await conn.execute(BACKLOG, HELD_MAX, "leased", 1)
 
-    assert await pages(conn, 10, statuses=(Status.RUNNING,), target=old.target) == [[new.id, old.id]]
+    assert await pages(conn, 10, statuses=(Status.RUNNING,), target=old.submission.target) == [[new.id, old.id]]
