@@ -97,7 +97,7 @@ async def log_lines(request: Request) -> Response:
 def _backwards(found: list[shapes.Shape], limit: int) -> shapes.Shape:
     """A page that ends before something; `previous_cursor` is the `before` of the page before it."""
     kept = found[-limit:]
-    return {"items": kept, "next_cursor": None, "previous_cursor": kept[0]["id"] if len(found) > limit else None}
+    return {"items": kept, "next_cursor": None, "previous_cursor": str(kept[0]["id"]) if len(found) > limit else None}
 
 
 async def add_note(request: Request) -> Response:

@@ -8,7 +8,7 @@ from controlplane.domain.ids import bucket_of, read_execution
 from controlplane.postgres.pool import Connection
 from controlplane.reads import events, explain, logs
 from controlplane.ui.execution import EVENTS_PAGE, LOGS_PAGE, SEQ_MAX, TIMELINE_ROWS_MAX
-from tests.integration.api.serving import Api, fenced
+from tests.integration.api.serving import Api, fence, fenced
 from tests.integration.test_plans import case, looked_at, plan, walk
 
 HTML = {"Accept": "text/html", "Accept-Encoding": "gzip"}
@@ -80,3 +80,22 @@ async def test_every_read_is_bounded(api: Api, conn: Connection, large: str) -> 
     }
 
     assert {name: rows for name, rows in found.items() if rows > LOOKED_MAX} == {}
+
+
+@pytest.mark.parametrize("what", ["logs", "events"])
+async def test_backwards_nothing_is_left_out(api: Api, what: str) -> None:
+    """From the newest page by page to the first, each once."""
+    session = await api.node()
+    id_ = (await api.submit())["execution_id"]
+    lease = await api.take(session)
+    await api.post(f"/sessions/{session}/logs", {"entries": [fence(lease) | {"message": f"{n}"} for n in range(7)]})
+    path = f"/executions/{id_}/{what}"
+    found: list[int] = []
+    before: str | None = str(SEQ_MAX)
+    while before:
+        page = await api.get(path, before=before, limit=2)
+        found = [one["id"] for one in page["items"]] + found
+        before = page["previous_cursor"]
+
+    assert found == [one["id"] for one in (await api.get(path))["items"]]
+    assert (await api.client.get(f"/api/v1{path}?before=-1")).status_code == 422
