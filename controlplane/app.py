@@ -350,6 +350,7 @@ async def _running(
         meter=meter,
         snapshot_seconds=settings.snapshot_seconds,
         verifies=settings.verify_seconds > 0,
+        ui_read_only=settings.ui_read_only,
     )
     app.state.doors = doors
     janitor = Janitor(

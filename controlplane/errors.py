@@ -10,7 +10,7 @@
     │                  NamespaceExists  KeyReplaced  KeyRevoked
     │                  TriggerExists  EndpointExists  EndpointsFull
     ├── Refused        Malformed  Invalid  InvalidParameter  TooLarge  TargetMalformed  EgressRefused  NoWebhook
-    │                  Unauthorized  NotItsNode  ScopeMissing  NodeNotAllowed  NamespaceNotAllowed
+    │                  Unauthorized  NotItsNode  ScopeMissing  NodeNotAllowed  NamespaceNotAllowed  PagesReadOnly
     │                  NotHttp  HeadTooLarge  TooSlow  RateLimited  CapReached  NamespaceFull  PayloadsHidden
     └── Unavailable    DatabaseUnavailable (DatabaseFull)  ShuttingDown  WaitedTooLong  TooManyConnections
 
@@ -349,6 +349,12 @@ class ScopeMissing(Refused):
     """The API key is valid, but not for this."""
 
     code = "scope_missing"
+
+
+class PagesReadOnly(Refused):
+    """The dashboard of this server is read-only."""
+
+    code = "pages_read_only"
 
 
 class NodeNotAllowed(Refused):

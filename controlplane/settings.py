@@ -215,6 +215,9 @@ class Settings(BaseSettings):
         default=(),
         description="Web pages that may call the API from a browser, as a JSON list of origins (https://host[:port]).",
     )
+    ui_read_only: bool = Field(
+        default=False, description="Whether the dashboard only shows: its buttons are off, and it can change nothing."
+    )
     sync_wait_seconds: float = Field(
         default=90.0, gt=0, le=3600, description="How long a synchronous execute waits for its result."
     )

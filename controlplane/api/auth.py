@@ -17,7 +17,7 @@ from controlplane.api.front import FOUND, Found, Shown, Table
 from controlplane.api.operation import OPEN, READ, Operation
 from controlplane.api.problems import answer
 from controlplane.domain.key import ANYBODY, Caller, KeyScope, wanting
-from controlplane.errors import ControlPlaneError, NodeNotAllowed, ScopeMissing, Unauthorized
+from controlplane.errors import ControlPlaneError, NodeNotAllowed, PagesReadOnly, ScopeMissing, Unauthorized
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/api/v1/health"})
 """Whoever looks after us is answered, however full the house is."""
@@ -35,7 +35,8 @@ class Gate:
     that somebody points at 127.0.0.1 nor a form on a foreign page may reach the API through a developer's browser.
     `signed`: paths that look for themselves who comes, by a signature. A key only says for which namespace.
     A browser that has signed in sends a cookie instead; to change anything it needs `X-Controlplane-Page` beside it,
-    which no page of another origin can send. `shown`: makes a page of a refusal.
+    which no page of another origin can send. Where the pages are read-only, whatever carries it changes nothing.
+    `shown`: makes a page of a refusal.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Gate:
             if caller is not None:
                 if scope["path"] not in self._signed:
                     _check(caller, found, READ if socket else None)
+                    _look_only(scope)
                 scope[CALLER] = caller
         except ControlPlaneError as error:
             await self._refuse(error, scope, receive, send)
@@ -154,6 +156,15 @@ def _check(caller: Caller, found: Found | None, otherwise: frozenset[KeyScope] |
     by_node = wanted & caller.scopes == {KeyScope.NODE}
     if node_id is not None and by_node and not caller.speaks_for(node_id):
         raise NodeNotAllowed
+
+
+def _look_only(scope: Scope) -> None:
+    """Whether a page may change anything here: neither keys nor other clients are meant. Raises: PagesReadOnly."""
+    doors: Doors = scope["app"].state.doors
+    if doors.ui_read_only and not signin.is_safe(scope) and signin.PAGE_HEADER in fields_of(scope):
+        raise PagesReadOnly(
+            fix="Use the API, the command line or an SDK, or start the server without CONTROLPLANE_UI_READ_ONLY."
+        )
 
 
 async def _cut(answering: asyncio.Future[None], scope: Scope, send: Send) -> None:

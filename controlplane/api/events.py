@@ -35,6 +35,7 @@ from controlplane.reads.events import EventView, Position
 from controlplane.stages.log import Note
 
 NOTES_MAX = 1_000
+SEQ_MAX = 2**63 - 1
 TAGS_MAX = 50
 ENDED = frozenset({"execution.completed", "execution.failed", "execution.cancelled", "execution.timeout"})
 
@@ -55,7 +56,12 @@ async def trace(request: Request) -> Response:
     doors, namespace = doors_of(request), namespace_of(request)
     id_ = await _known(request)
     limit = limit_of(request, default=200, most=1_000)
-    after = integer(request, "cursor", default=0, least=0, most=2**63 - 1)
+    after = integer(request, "cursor", default=0, least=0, most=SEQ_MAX)
+    if before := integer(request, "before", default=0, least=0, most=SEQ_MAX):
+        last = await doors.run(
+            events.trace_before, bucket_of(id_), id_, namespace=namespace, before_seq=before, limit=limit + 1
+        )
+        return answer(_backwards([shapes.event(one) for one in last], limit))
     page = await doors.run(events.trace, bucket_of(id_), id_, namespace=namespace, after_seq=after, limit=limit + 1)
     more = len(page) > limit
     next_cursor = str(page[limit - 1].position.seq) if more else None
@@ -67,14 +73,31 @@ async def log_lines(request: Request) -> Response:
     doors, namespace = doors_of(request), namespace_of(request)
     id_ = await _known(request)
     limit = limit_of(request, default=200, most=1_000)
-    after = integer(request, "after", default=0, least=0, most=2**63 - 1)
+    after = integer(request, "after", default=0, least=0, most=SEQ_MAX)
     attempt = integer(request, "attempt", default=0, least=0, most=2**31 - 1) or None
+    if before := integer(request, "before", default=0, least=0, most=SEQ_MAX):
+        last = await doors.run(
+            logs.before,
+            bucket_of(id_),
+            id_,
+            namespace=namespace,
+            before_seq=before,
+            attempt=attempt,
+            limit=limit + 1,
+        )
+        return answer(_backwards([shapes.line(one) for one in last], limit))
     page = await doors.run(
         logs.page, bucket_of(id_), id_, namespace=namespace, after_seq=after, attempt=attempt, limit=limit + 1
     )
     more = len(page) > limit
     next_cursor = str(page[limit - 1].seq) if more else None
     return answer({"items": [shapes.line(one) for one in page[:limit]], "next_cursor": next_cursor})
+
+
+def _backwards(found: list[shapes.Shape], limit: int) -> shapes.Shape:
+    """A page that ends before something; `previous_cursor` is the `before` of the page before it."""
+    kept = found[-limit:]
+    return {"items": kept, "next_cursor": None, "previous_cursor": str(kept[0]["id"]) if len(found) > limit else None}
 
 
 async def add_note(request: Request) -> Response:
@@ -241,7 +264,8 @@ def install_sockets(app: FastAPI) -> None:
 
 
 READ_ANSWERS = {200: "Found.", 404: "Unknown.", 422: "Not valid.", 503: "Try again."}
-PAGE_QUERY = {"limit": "1 to 1000", "cursor": "next_cursor of the page before"}
+BEFORE = f"The newest before this id (the newest of all: {SEQ_MAX}); `previous_cursor` leads to those before them"
+PAGE_QUERY = {"limit": "1 to 1000", "cursor": "next_cursor of the page before", "before": BEFORE}
 STREAM_QUERY = {"after": "Resume after this cursor (as Last-Event-ID)"}
 
 OPERATIONS = [
@@ -287,7 +311,12 @@ OPERATIONS = [
         handler=log_lines,
         summary="Log lines of one execution",
         tag="events",
-        query={"attempt": "Only of this attempt", "after": "The last id of the page before", "limit": "1 to 1000"},
+        query={
+            "attempt": "Only of this attempt",
+            "after": "The last id of the page before",
+            "before": BEFORE,
+            "limit": "1 to 1000",
+        },
         answers=READ_ANSWERS,
     ),
     Operation(

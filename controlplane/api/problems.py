@@ -86,6 +86,7 @@ STATUS_OF: dict[type[errors.ControlPlaneError], int] = {
     errors.CapReached: 422,
     errors.NamespaceFull: 429,
     errors.ScopeMissing: 403,
+    errors.PagesReadOnly: 403,
     errors.NodeNotAllowed: 403,
     errors.NamespaceNotAllowed: 403,
     errors.PayloadsHidden: 403,

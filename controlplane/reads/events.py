@@ -40,6 +40,17 @@ order by seq
 limit $5
 """
 
+TRACE_BEFORE = """
+select execution_id, seq, xid::text::bigint as xid, namespace, run_id, target, type, attempt, at, data
+from events
+where bucket = $1
+  and execution_id = $2
+  and namespace = $3
+  and seq < $4
+order by seq desc
+limit $5
+"""
+
 TRACE_STREAM = """
 select execution_id, seq, xid::text::bigint as xid, namespace, run_id, target, type, attempt, at, data
 from events
@@ -104,6 +115,14 @@ async def trace(
 ) -> list[EventView]:
     """What happened to one execution, page by page."""
     return [_view(row) for row in await conn.fetch(TRACE, bucket, execution_id, namespace, after_seq, limit)]
+
+
+async def trace_before(
+    conn: Connection, bucket: int, execution_id: UUID, *, namespace: int, before_seq: int, limit: int
+) -> list[EventView]:
+    """The newest that happened to one execution before an event, the oldest of them first."""
+    rows = await conn.fetch(TRACE_BEFORE, bucket, execution_id, namespace, before_seq, limit)
+    return [_view(row) for row in reversed(rows)]
 
 
 async def trace_after(

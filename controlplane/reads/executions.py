@@ -32,6 +32,8 @@ LOOK_MAX = 5_000
 """Rows that one statement of a list looks at, at first and at most."""
 LOOKED_MAX = 50_000
 """Rows that are looked at for one page: where few match, it says how far it came."""
+HELD_MAX = 5_000
+"""Executions that processes of one bucket hold which are looked at at once; where there are more, the newest first."""
 BEFORE_ALL, AFTER_ALL = UUID(int=0), UUID(int=2**128 - 1)
 
 READ = """
@@ -152,28 +154,81 @@ order by e.id desc
 limit $6
 """
 
+# As above, of what has not ended. `offset 0`: asked of each row that is left, never of all executions at once.
 LIST_QUEUED = """
-select q.id
-from queue q
-where q.bucket = $1
-  and q.namespace = $2
-  and q.state = any($12::text[])
-  and q.id < $3
-  and ($4::text is null or q.target = $4)
-  and ($5::text is null or starts_with(q.target, $5))
-  and q.id > $7
-  and (num_nonnulls($8::text, $9::text, $10::timestamptz, $11::timestamptz) = 0 or exists (
-    select 1
-    from executions e
-    where e.bucket = $1
-      and e.id = q.id
-      and ($8 is null or e.session_key = $8)
-      and ($9 is null or e.actor_key = $9)
-      and ($10 is null or e.created_at >= $10)
-      and ($11 is null or e.created_at < $11)
-  ))
-order by q.id desc
-limit $6
+with looked as materialized (
+  select q.id, q.namespace, q.state, q.target
+  from queue q
+  where q.bucket = $1
+    and q.id < $3
+    and q.id > $7
+  order by q.id desc
+  limit $13
+)
+select seen.rows, seen.last_id, found.id
+from (select count(*) as rows, (select id from looked order by id limit 1) as last_id from looked) as seen
+left join (
+  select l.id
+  from looked l
+  where l.namespace = $2
+    and l.state = any($12::text[])
+    and ($4::text is null or l.target = $4)
+    and ($5::text is null or starts_with(l.target, $5))
+    and (num_nonnulls($8::text, $9::text, $10::timestamptz, $11::timestamptz) = 0 or exists (
+      select 1
+      from executions e
+      where e.bucket = $1
+        and e.id = l.id
+        and ($8 is null or e.session_key = $8)
+        and ($9 is null or e.actor_key = $9)
+        and ($10 is null or e.created_at >= $10)
+        and ($11 is null or e.created_at < $11)
+      offset 0
+    ))
+  order by l.id desc
+  limit $6
+) as found on true
+order by found.id desc
+"""
+
+# What runs is the oldest of what has not ended: behind a million that wait, the walk above finds it last. There is no
+# more of it than processes have slots, so it is found by them.
+LIST_HELD = """
+with looked as materialized (
+  select q.id, q.namespace, q.state, q.target
+  from queue q
+  where q.bucket = $1
+    and q.state in ('leased', 'waiting')
+    and q.session_id is not null
+  order by q.session_id
+  limit $13
+)
+select seen.rows, found.id
+from (select count(*) as rows from looked) as seen
+left join (
+  select l.id
+  from looked l
+  where l.namespace = $2
+    and l.state = any($12::text[])
+    and l.id < $3
+    and l.id > $7
+    and ($4::text is null or l.target = $4)
+    and ($5::text is null or starts_with(l.target, $5))
+    and (num_nonnulls($8::text, $9::text, $10::timestamptz, $11::timestamptz) = 0 or exists (
+      select 1
+      from executions e
+      where e.bucket = $1
+        and e.id = l.id
+        and ($8 is null or e.session_key = $8)
+        and ($9 is null or e.actor_key = $9)
+        and ($10 is null or e.created_at >= $10)
+        and ($11 is null or e.created_at < $11)
+      offset 0
+    ))
+  order by l.id desc
+  limit $6
+) as found on true
+order by found.id desc
 """
 
 # As above, status by status along its index; `reads/bulks.py` says why status and id are compared as one.
@@ -440,10 +495,19 @@ async def _ids(conn: Connection, bucket: int, wanted: Filter, namespace: int, li
         return Looked([row["id"] for row in await conn.fetch(LIST_RUN, *arguments, *over, wanted.run_id, any_of)])
     if not statuses:
         return await _look(conn, LIST_ACCEPTED, arguments, ())
-    queued = [row["id"] for row in await conn.fetch(LIST_QUEUED, *arguments, states)] if states else []
+    queued = await _unfinished(conn, arguments, states) if states else Looked([])
     finished = await _look(conn, LIST_FINISHED, arguments, (*over, finals)) if finals else Looked([])
-    ids = sorted({*queued, *finished.ids}, reverse=True)  # one that ends between the two looks is found by both
-    return Looked(ids, finished.reached)
+    ids = sorted({*queued.ids, *finished.ids}, reverse=True)  # one that ends between the two looks is found by both
+    return Looked(ids, max((one for one in (queued.reached, finished.reached) if one is not None), default=None))
+
+
+async def _unfinished(conn: Connection, arguments: tuple[object, ...], states: list[str]) -> Looked:
+    """What runs by who holds it, unless that is so much that it is met on the way; the rest window by window."""
+    if states == [State.LEASED.value]:
+        rows = await conn.fetch(LIST_HELD, *arguments, states, HELD_MAX)
+        if rows[0]["rows"] < HELD_MAX:
+            return Looked([row["id"] for row in rows if row["id"] is not None])
+    return await _look(conn, LIST_QUEUED, arguments, (states,))
 
 
 async def _look(conn: Connection, statement: str, arguments: tuple[object, ...], more: tuple[object, ...]) -> Looked:

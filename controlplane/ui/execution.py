@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api.doors import asker_of, doors_of
+from controlplane.api.events import SEQ_MAX
 from controlplane.api.operation import EXECUTE, EXECUTE_OR_OPERATE, OPERATE
 from controlplane.domain.execution import FINAL, Status
 from controlplane.domain.ids import made_at
@@ -36,6 +37,7 @@ TIMELINE_ROWS_MAX = 200
 CHILDREN_MAX = 1_000
 LOGS_PAGE = 500
 EVENTS_PAGE = 200
+YES = "yes"
 ENDED = {one.value for one in FINAL}
 UNHAPPY = {Status.FAILED.value, Status.TIMEOUT.value, Status.CANCELLED.value}
 
@@ -69,7 +71,7 @@ class Execution:
 
     async def log_lines(self, request: Request) -> Response:
         """The lines behind the one that was shown last."""
-        return paint(request, "lines.html", **await self._logs(request))
+        return paint(request, "lines.html", **await self._lines(request))
 
     async def _head(self, request: Request) -> dict[str, Json]:
         path = _path(request)
@@ -79,7 +81,7 @@ class Execution:
 
     async def _tab(self, request: Request, tab: str, it: Mapping[str, Json]) -> dict[str, Json]:
         find = getattr(self, f"_{tab}")
-        shown: dict[str, Json] = await find(request, it) if tab != "logs" else await self._logs(request)
+        shown: dict[str, Json] = await find(request, it)
         return shown | {"tab": tab}
 
     async def _timeline(self, request: Request, it: Mapping[str, Json]) -> dict[str, Json]:
@@ -122,21 +124,29 @@ class Execution:
         return {"deliveries": [(one, resend(one, off)) for one in items]}
 
     async def _events(self, request: Request, _: Mapping[str, Json]) -> dict[str, Json]:
-        cursor = request.query_params.get("cursor", "")
-        found = await self._api.get(
-            request, f"{_path(request)}/events", [("limit", str(EVENTS_PAGE)), ("cursor", cursor)]
-        )
-        return {"events": found["items"], "next_cursor": found["next_cursor"]}
-
-    async def _logs(self, request: Request) -> dict[str, Json]:
         query = request.query_params
-        attempt, after = query.get("attempt", ""), query.get("after", "")
+        before = str(SEQ_MAX) if query.get("newest") == YES else query.get("before", "")
+        wanted = [("limit", str(EVENTS_PAGE)), ("cursor", query.get("cursor", "")), ("before", before)]
+        found = await self._api.get(request, f"{_path(request)}/events", wanted)
+        return {"events": found["items"], "later": found["next_cursor"], "earlier": found.get("previous_cursor")}
+
+    async def _logs(self, request: Request, it: Mapping[str, Json]) -> dict[str, Json]:
+        """Of what goes on, the newest lines, which are followed; of what has ended, the first."""
+        query = request.query_params
+        placed = any(query.get(name) for name in ("after", "before", "newest"))
+        newest = query.get("newest") == YES or (not placed and it["status"] not in ENDED)
+        found = await self._lines(request, before=str(SEQ_MAX) if newest else query.get("before", ""))
+        return found | {"follows": newest and it["status"] not in ENDED}
+
+    async def _lines(self, request: Request, before: str = "") -> dict[str, Json]:
+        attempt, after = request.query_params.get("attempt", ""), request.query_params.get("after", "")
         found = await self._api.get(
             request,
             f"{_path(request)}/logs",
-            [("limit", str(LOGS_PAGE)), ("attempt", attempt), ("after", after)],
+            [("limit", str(LOGS_PAGE)), ("attempt", attempt), ("after", after), ("before", before)],
         )
-        return {"lines": found["items"], "more": found["next_cursor"], "attempt": attempt, "after": after}
+        more = found["next_cursor"] or before not in ("", str(SEQ_MAX))
+        return {"lines": found["items"], "more": more, "earlier": found.get("previous_cursor"), "attempt": attempt}
 
     async def _tree(self, request: Request, it: Mapping[str, Json], limit: int) -> Json:
         path = f"/api/v1/runs/{quote(it['run_id'], safe='')}"

@@ -36,6 +36,25 @@ FILTERS = (
 )
 SINCE = {"15m": 900, "1h": 3_600, "24h": 86_400, "7d": 7 * 86_400}
 """`since` in an address: a view that stays fresh when it is opened again."""
+COLUMNS = {
+    "execution_id": "Id",
+    "run_id": "Run",
+    "session_key": "Session",
+    "actor_key": "Actor",
+    "concurrency_key": "Concurrency key",
+    "priority": "Priority",
+    "duration_ms": "Ran",
+    "attempt": "Try",
+    "failures": "Failures",
+    "created_at": "Created",
+    "started_at": "Began",
+    "completed_at": "Ended",
+}
+"""What a list may show beside status and target, by the names of the API, in the order in which it stands."""
+USUAL = ("execution_id", "duration_ms", "attempt", "created_at")
+"""`columns` of an address that says nothing of them."""
+ALWAYS = "target"
+"""A choice of columns that names no other is a list of targets."""
 PAGE_ROWS = 50
 ROWS_MAX = 200
 """Rows that are looked at again at once."""
@@ -74,6 +93,12 @@ class Executions:
             since=request.query_params.get("since", ""),
             since_choices=tuple(SINCE),
             query=_query(request),
+            columns={name: COLUMNS[name] for name in _columns(request)},
+            choices=COLUMNS,
+            usual=_columns(request) == USUAL,
+            columned=_encoded(_columned(request)),
+            plain=_encoded([*_kept(request), *_since(request)]),
+            kept=[*_kept(request), *_since(request)],
             bulk=orjson.dumps(bulk).decode(),
             filtered=bool(pairs),
             paged="cursor" in request.query_params,
@@ -87,7 +112,8 @@ class Executions:
         ids = [read_execution(one.partition("~")[0]) for one in texts]
         views = await doors_of(request).run(executions.read, ids, namespace=namespace_of(request))
         shape = {"items": [shapes.execution(views[id_], payloads=False) for id_ in ids if id_ in views]}
-        return paint(request, "rows.html", items=self._api.seen(request, LIST, shape)["items"])
+        items = self._api.seen(request, LIST, shape)["items"]
+        return paint(request, "rows.html", items=items, columns={name: COLUMNS[name] for name in _columns(request)})
 
     async def new(self, request: Request) -> Response:
         """How many match that are newer than the first row of the page."""
@@ -131,11 +157,30 @@ def _cursor(request: Request) -> list[tuple[str, str]]:
 
 
 def _query(request: Request) -> str:
-    """The filter as it stands in the address, without the place in the list."""
+    """The filter and the columns as they stand in the address, without the place in the list."""
+    return _encoded([*_kept(request), *_since(request), *_columned(request)])
+
+
+def _kept(request: Request) -> list[tuple[str, str]]:
+    return [*_said(request).items(), *(("status", one) for one in words(request, "status"))]
+
+
+def _since(request: Request) -> list[tuple[str, str]]:
     since = request.query_params.get("since", "")
-    pairs = [*_said(request).items(), *(("status", one) for one in words(request, "status"))]
-    return _encoded(pairs + ([("since", since)] if since in SINCE else []))
+    return [("since", since)] if since in SINCE else []
+
+
+def _columns(request: Request) -> tuple[str, ...]:
+    """The columns of the address that there are, in their order; the usual ones if it names none."""
+    asked = words(request, "columns")
+    return tuple(name for name in COLUMNS if name in asked) if {*COLUMNS, ALWAYS} & {*asked} else USUAL
+
+
+def _columned(request: Request) -> list[tuple[str, str]]:
+    """The columns as an address says them, unless they are the usual ones."""
+    columns = _columns(request)
+    return [] if columns == USUAL else [("columns", ",".join(columns) or ALWAYS)]
 
 
 def _encoded(pairs: list[tuple[str, str]]) -> str:
-    return urlencode(pairs)
+    return urlencode(pairs, safe=",")

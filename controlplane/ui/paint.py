@@ -39,6 +39,9 @@ NAVIGATION = (
     ("settings", "settings", "Settings"),
 )
 LOGIN = "login"
+ACTS = frozenset(KeyScope) - {KeyScope.READ}
+KEY_READS = "Your key may look and change nothing: it has the scope read alone."
+READ_ONLY = "This dashboard is read-only: use the API, the command line or an SDK."
 NOTHING = "\u2013"
 ROOT_HEADER = "x-controlplane-root"
 EXECUTION = re.compile(r"(exec_[0-9a-z]{26})")
@@ -72,6 +75,8 @@ def paint(request: Request, template: str, status: int = 200, **shown: Any) -> R
             closed=doors.entrance.closed,
             scopes=caller.scopes if known else frozenset[KeyScope](),
             public_url=doors.public_url,
+            read_only=READ_ONLY if doors.ui_read_only else "",
+            looks_only=READ_ONLY if doors.ui_read_only else KEY_READS if known and not caller.may(ACTS) else "",
             now=moment(made_at(doors.ids.new(0))),
             version=__version__,
             **shown,

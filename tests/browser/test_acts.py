@@ -281,3 +281,51 @@ async def test_a_hidden_tab_asks_nothing(watched: Watched, api: Api) -> None:
     assert asked == []
     await page.evaluate(HIDE % "false")
     await expect(page.locator("#head .badge")).to_contain_text("cancelled")
+
+
+async def test_a_view_is_a_name_for_an_address(watched: Watched) -> None:
+    """With its filter and its columns, kept by the browser until it is forgotten."""
+    page = watched.page
+    await watched.go("executions?status=failed&target=mail.classify")
+    await page.locator("#columns summary").click()
+    await page.locator("#columns [value=run_id]").check()
+    await page.locator("#columns").get_by_role("button", name="Show").click()
+    await page.locator("#views summary").click()
+    await page.get_by_label("Name of this view").fill("<i>mail</i>")
+    await page.get_by_role("button", name="Keep").click()
+    await watched.go("executions")
+    await expect(page.locator("#list thead")).not_to_contain_text("Run")
+    await page.locator("#views summary").click()
+    await page.get_by_role("link", name="<i>mail</i>").click()
+    await expect(page.locator("#list thead")).to_contain_text("Run")
+
+    assert await page.get_by_label("Target", exact=True).input_value() == "mail.classify"
+    await page.locator("#views summary").click()
+    await page.get_by_role("button", name="Forget the view").click()
+    await page.reload()
+    assert await page.locator("#views li").count() == 0
+
+
+async def test_following_a_log_ends_where_somebody_reads(watched: Watched, api: Api) -> None:
+    """Scrolled up it stays where it is, whatever comes; at its end it goes on."""
+    session = await work(api, "tail")
+    id_ = (await api.submit("tail.echo"))["execution_id"]
+    lease = await api.take(session)
+    for first in range(0, 600, 100):
+        lines = [fence(lease) | {"message": f"line {n}"} for n in range(first, first + 100)]
+        assert (await api.post(f"/sessions/{session}/logs", {"entries": lines})).is_success
+    await watched.go(f"executions/{id_}?tab=logs")
+    page = watched.page
+    log, follow, last = page.locator("#log"), page.locator("#log-follow"), page.locator("#log .line").last
+    await expect(last).to_contain_text("line 599")
+    await expect(page.locator("#log .line")).to_have_count(500)
+    await log.evaluate("it => it.scrollTop = 100")
+    await expect(follow).not_to_be_checked()
+    await api.post(f"/sessions/{session}/logs", {"entries": [fence(lease) | {"message": "the newest"}]})
+    await page.locator("#log-newest").click()
+    await expect(follow).to_be_checked()
+
+    await expect(last).to_contain_text("the newest")
+    await page.locator("#log-begin").click()
+    await expect(page.locator("#log .line").first).to_contain_text("line 0")
+    await expect(follow).not_to_be_checked()

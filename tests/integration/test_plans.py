@@ -34,6 +34,7 @@ from controlplane.reads import deliveries as deliveries_reads
 from controlplane.reads import keys as keys_reads
 from controlplane.reads import lately as lately_reads
 from controlplane.reads import local as local_reads
+from controlplane.reads import logs as log_reads
 from controlplane.reads import nodes as nodes_reads
 from controlplane.reads import runs as run_reads
 from controlplane.reads import steps as step_reads
@@ -427,6 +428,24 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "executions.LIST_ACCEPTED": case(
             executions.LIST_ACCEPTED, 0, 1, last, "n.none", None, 51, first, *nothing, *nothing, 1_000
         ),
+        "executions.READ": case(executions.READ, 0, [*leased, *ended], 1),
+        "executions.LIST_RUN": case(
+            executions.LIST_RUN,
+            *(0, 1, last, None, None, 51, first, *nothing, *nothing, None, *nothing, "run-31", None),
+        ),
+        "executions.LIST_QUEUED": case(
+            executions.LIST_QUEUED, 0, 1, last, "n.none", None, 51, first, *nothing, *nothing, ["ready"], 1_000
+        ),
+        "executions.LIST_QUEUED, of a session": case(
+            executions.LIST_QUEUED, 0, 1, last, None, "n.", 51, first, "s", *nothing, now, ["ready"], 1_000
+        ),
+        "executions.LIST_HELD": case(
+            executions.LIST_HELD, 0, 1, last, "n.none", None, 51, first, *nothing, *nothing, ["leased"], 1_000
+        ),
+        "events.TRACE": case(events.TRACE, 0, ended[0], 1, 0, 201),
+        "events.TRACE_BEFORE": case(events.TRACE_BEFORE, 0, ended[0], 1, 2**62, 201),
+        "logs.LIST_BEFORE": case(log_reads.LIST_BEFORE, 0, ended[0], 1, 2**62, None, 501),
+        "logs.LIST": case(log_reads.LIST, 0, ended[0], 1, 0, None, 501),
         "executions.LIST_FINISHED": case(
             executions.LIST_FINISHED,
             *(0, 1, last, "n.none", None, 51, first, *nothing, *nothing, "Boom", *nothing),

@@ -55,8 +55,11 @@ class EventAnswer(Struct):
 
 
 class EventPage(Struct):
+    """`previous_cursor`: of a page that was asked for by `before`, the `before` of the one before it."""
+
     items: list[EventAnswer]
     next_cursor: Digits | None
+    previous_cursor: Maybe[Digits | None] = UNSET
 
 
 class LineAnswer(Struct):
@@ -71,8 +74,11 @@ class LineAnswer(Struct):
 
 
 class LinePage(Struct):
+    """`previous_cursor`: of a page that was asked for by `before`, the `before` of the one before it."""
+
     items: list[LineAnswer]
     next_cursor: Digits | None
+    previous_cursor: Maybe[Digits | None] = UNSET
 
 
 class NoteAnswer(Struct):

@@ -415,6 +415,70 @@
     else { const said = $(".said", bulkForm); said.textContent = await problem(answer); said.hidden = false; }
   });
 
+  // ── The list: a filter that leaves no empty words in the address, and views: names for addresses, kept by the browser ──
+
+  const filter = $("#filter");
+  filter?.addEventListener("formdata", ({ formData }) => {
+    for (const [name, value] of [...formData]) if (!value) formData.delete(name);
+  });
+  const narrow = matchMedia("(max-width: 760px)");
+  const fold = () => { if ($("#fold")) $("#fold").open = !narrow.matches; };
+  narrow.addEventListener("change", fold);
+  fold();
+
+  const views = $("#views");
+  const VIEWS_MAX = 50;
+  const shelf = `controlplane.views ${new URL(at("")).pathname}`;
+  const addressOf = (search) => new URLSearchParams([...new URLSearchParams(search)].filter(([name, value]) => value && name !== "cursor")).toString();
+  const kept = () => {
+    try {
+      const found = JSON.parse(localStorage.getItem(shelf) || "[]");
+      return Array.isArray(found) ? found.filter((one) => typeof one?.name === "string" && typeof one?.query === "string") : [];
+    } catch { return []; }
+  };
+  const keep = (all) => {
+    try { localStorage.setItem(shelf, JSON.stringify(all)); } catch { tell("The browser does not let this page keep anything."); }
+    drawViews();
+  };
+  const drawViews = () => {
+    const all = kept();
+    $(".none", views).hidden = all.length > 0;
+    $("ul", views).replaceChildren(...all.map(({ name, query }) => {
+      const [item, link, drop] = ["li", "a", "button"].map((tag) => document.createElement(tag));
+      link.href = at("executions") + (query ? `?${addressOf(query)}` : "");
+      link.textContent = name;
+      if (addressOf(query) === addressOf(location.search)) link.setAttribute("aria-current", "page");
+      drop.type = "button";
+      drop.className = "copy-less";
+      drop.textContent = "×";
+      drop.setAttribute("aria-label", `Forget the view ${name}`);
+      drop.addEventListener("click", () => keep(kept().filter((one) => one.name !== name)));
+      item.append(link, drop);
+      return item;
+    }));
+  };
+  if (views) {
+    views.hidden = false;
+    drawViews();
+    $("form", views).addEventListener("submit", (event) => {
+      event.preventDefault();
+      const name = event.target.elements.view.value.trim();
+      const others = kept().filter((one) => one.name !== name);
+      if (!name) return;
+      if (others.length >= VIEWS_MAX) { tell(`There are ${VIEWS_MAX} views already: forget one first.`); return; }
+      keep([...others, { name, query: addressOf(location.search) }].sort((one, two) => one.name.localeCompare(two.name)));
+      event.target.reset();
+    });
+    addEventListener("storage", (event) => { if (event.key === shelf) drawViews(); });
+  }
+  document.addEventListener("click", (event) => {
+    for (const menu of $$(".menu[open]")) if (!menu.contains(event.target)) menu.open = false;
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    for (const menu of $$(".menu[open]")) { menu.open = false; $("summary", menu).focus(); }
+  });
+
   // ── Live: the stream says which execution moved; the page asks for that part of itself again ──────────────────────
 
   const button = $("#live");
@@ -424,12 +488,13 @@
   let wanted = Boolean(button);
   let due = false;
   let busy = false;
+  let took = 0;
   const moved = new Set();
 
   const refreshList = async (ids) => {
     const known = ids.filter((id) => document.getElementById(id));
     if (known.length) {
-      const text = await ask(`ui/x/executions/rows?ids=${known.slice(0, 200).join(",")}`);
+      const text = await ask(`ui/x/executions/rows?columns=${list.dataset.columns}&ids=${known.slice(0, 200).join(",")}`);
       if (text) for (const row of $$("tr", elements(`<table>${text}</table>`))) {
         const old = document.getElementById(row.id);
         if (old) morph(old, row.outerHTML, "outerHTML");
@@ -467,6 +532,7 @@
   const turn = async () => {
     if (busy || !moved.size || document.hidden || !wanted) return;
     busy = true;
+    const began = performance.now();
     const ids = [...moved];
     moved.clear();
     try {
@@ -474,13 +540,13 @@
       else if (page) await refresh();
       else { const text = await ask("ui/x/overview"); if (text) morph($("#overview"), text); }
     } catch { /* the stream says when the server is there again */ }
-    finally { busy = false; }
+    finally { busy = false; took = performance.now() - began; }
     if (moved.size) later();
   };
   const later = () => {
     if (due) return;
     due = true;
-    setTimeout(() => { due = false; turn(); }, 700);
+    setTimeout(() => { due = false; turn(); }, Math.max(700, 4 * took));  // a tree of a thousand is not drawn all the time
   };
   const heard = (event) => {
     const said = JSON.parse(event.data);
@@ -567,8 +633,8 @@
     const log = $("#log");
     if (!log || !$("#log-follow").checked) return;
     let n = await lines();
-    while (n && $("[data-more-lines]", log)) n = await lines();
-    if (n !== undefined) log.scrollTop = log.scrollHeight;
+    while (n && $("[data-more-lines]", log) && $("#log-follow").checked) n = await lines();
+    if ($("#log-follow").checked) log.scrollTop = log.scrollHeight;
   };
   const filterLog = () => {
     const level = $("#log-level").value;
@@ -582,13 +648,24 @@
     const log = $("#log");
     if (!log) return;
     filterLog();
-    if ($("#log-follow").checked) log.scrollTop = log.scrollHeight;
+    if ($("#log-follow").checked || new URLSearchParams(location.search).get("newest")) log.scrollTop = log.scrollHeight;
+    // Who scrolls up wants to read, and who comes back to the end wants to go on.
+    let was = log.scrollTop;
+    log.addEventListener("scroll", () => {
+      const end = log.scrollHeight - log.clientHeight - log.scrollTop < 24;
+      if (log.scrollTop < was && !end) $("#log-follow").checked = false;
+      else if (end && log.scrollTop > was && !page.dataset.over && !$("[data-more-lines]", log)) $("#log-follow").checked = true;
+      was = log.scrollTop;
+    });
   };
   document.addEventListener("input", (event) => { if (["log-level", "log-text"].includes(event.target.id)) filterLog(); });
   document.addEventListener("change", (event) => {
-    if (event.target.id === "log-follow") tail();
+    if (event.target.id === "log-follow" && event.target.checked) {
+      if ($("[data-more-lines]")) $("#log-newest").click(); else tail();
+    }
     if (event.target.id === "log-attempt") {
       const url = new URL(location.href);
+      for (const name of ["after", "before"]) url.searchParams.delete(name);
       if (event.target.value) url.searchParams.set("attempt", event.target.value); else url.searchParams.delete("attempt");
       history.pushState({}, "", url);
       openTab();

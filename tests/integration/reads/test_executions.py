@@ -10,9 +10,19 @@ from controlplane.domain.execution import Status
 from controlplane.domain.placement import Placement
 from controlplane.postgres.pool import Connection
 from controlplane.reads import executions
-from controlplane.reads.executions import LOOKED_MAX, Filter
+from controlplane.reads.executions import HELD_MAX, LOOK_MAX, LOOKED_MAX, Filter
 from tests.integration import plan_rows
 from tests.make import NAMESPACE, STOCK, accept, make_execution, submission
+
+BACKLOG = """
+insert into queue (
+  bucket, id, namespace, target, run_id, state, priority, available_at, attempt, retries_max, webhooks, session_id,
+  leased_at
+)
+select 0, made_id('e', n), 1, 'n.other', 'r', $2, 0, clock(), $3, 0, 1, case when $3 > 0 then made_id('s', n) end,
+  case when $3 > 0 then clock() end
+from generate_series(1, $1::int) as n
+"""
 
 
 async def pages(conn: Connection, limit: int, placement: Placement = STOCK, **wanted: object) -> list[list[UUID]]:
@@ -68,3 +78,26 @@ async def test_what_is_looked_for_may_lie_behind_much_else(conn: Connection) -> 
     [found] = await pages(conn, 10, target="m.echo")
 
     assert found == [one.id for one in wanted][::-1]
+
+
+async def test_what_runs_is_found_behind_all_that_waits(conn: Connection) -> None:
+    """On the first page, by who holds it; what waits there is found where the walk comes to it."""
+    old = await make_execution(conn, "running", id=UUID("01800000-0000-7000-8000-000000000000"))
+    await plan_rows.prepare(conn)
+    await conn.execute(BACKLOG, LOOKED_MAX + LOOK_MAX, "ready", 0)
+
+    assert await pages(conn, 10, statuses=(Status.RUNNING,)) == [[old.id]]
+    assert await pages(conn, 10, statuses=(Status.RUNNING, Status.QUEUED), target=old.submission.target) == [
+        [],
+        [old.id],
+    ]
+
+
+async def test_so_much_runs_that_it_is_found_on_the_way(conn: Connection) -> None:
+    """Of more than is looked at by who holds it, the newest come first all the same."""
+    old = await make_execution(conn, "running", id=UUID("01800000-0000-7000-8000-000000000000"))
+    new = await make_execution(conn, "running", id=UUID("01ffffff-0000-7000-8000-000000000000"))
+    await plan_rows.prepare(conn)
+    await conn.execute(BACKLOG, HELD_MAX, "leased", 1)
+
+    assert await pages(conn, 10, statuses=(Status.RUNNING,), target=old.submission.target) == [[new.id, old.id]]

@@ -9,6 +9,7 @@ from html import unescape
 import pytest
 
 from controlplane.app import OPERATIONS
+from controlplane.ui.executions import USUAL
 from controlplane.ui.pages import pages
 from tests.integration.api.corpus import WORDS
 from tests.integration.api.serving import Api, Receiver
@@ -39,7 +40,8 @@ async def test_a_page_of_nothing(shared: Api, path: str) -> None:
 @pytest.mark.parametrize("name", ["executions", "find", "webhooks", "limits", "schedules", "login", "executions/x"])
 async def test_hostile_addresses(shared: Api, name: str) -> None:
     """They are refused in words, or mean nothing; nothing breaks, and nothing becomes a tag."""
-    fields = ("q", "status", "target", "cursor", "since", "created_after", "run_id", "next", "tab", "ids", "above")
+    fields = ["q", "status", "target", "cursor", "since", "created_after", "run_id", "next", "tab", "ids", "above"]
+    fields += ["columns", "before", "newest"]
     for text in [*(one for one in WORDS if len(one) < LONG), *XSS]:
         answer = await shared.client.get(f"/{name}", params=dict.fromkeys(fields, text), headers=HTML)
         assert answer.status_code < 500, (name, text)
@@ -108,6 +110,34 @@ async def test_rows_are_what_was_asked_for(api: Api) -> None:
     text = (await api.client.get(f"/ui/x/executions/rows?ids={ids[2]},nonsense,{ids[0]}", headers=HTML)).text
 
     assert re.findall(r'<tr id="(\w+)"', text) == [ids[2], ids[0]]
+
+
+async def test_columns_are_in_the_address(api: Api) -> None:
+    """The list, its rows as they stand later, and every link that goes on from it keep the columns that were chosen."""
+    await api.node()
+    id_ = (await api.submit(headers={"X-Session-ID": "a session"}))["execution_id"]
+    page = (
+        await api.client.get("/executions?columns=session_key&columns=run_id&columns=x&since=1h", headers=HTML)
+    ).text
+    rows = (await api.client.get(f"/ui/x/executions/rows?columns=session_key&ids={id_}", headers=HTML)).text
+
+    assert re.findall(r'<th class="(?:num|text)">([^<]+)</th>', page) == ["Run", "Session"]
+    assert 'data-query="since=1h&amp;columns=run_id,session_key"' in page
+    assert 'name="columns" value="run_id,session_key"' in page
+    assert 'data-says="Session"' in rows
+    assert "session_key=a%20session" in rows
+    assert (
+        "data-says" not in (await api.client.get(f"/ui/x/executions/rows?columns=target&ids={id_}", headers=HTML)).text
+    )
+
+
+@pytest.mark.parametrize("said", ["", "columns=", "columns=x", "columns=status", "columns=x,'%22%3E"])
+async def test_columns_that_are_none_are_the_usual_ones(shared: Api, said: str) -> None:
+    """And no word of them gets into an address that we make."""
+    text = (await shared.client.get(f"/executions?{said}", headers=HTML)).text
+
+    assert re.findall(r'name="columns" value="(\w+)" checked', text) == list(USUAL)
+    assert "As usual" not in text
 
 
 async def test_how_many_are_newer(api: Api) -> None:
