@@ -16,7 +16,7 @@ AXE = (Path(__file__).parent / "vendored" / "axe.js").read_text()
 SERIOUS = {"serious", "critical"}
 WEIGHT_BYTES_MAX = 120_000
 PLAIN = ["", "executions", "reasoners", "nodes", "nodes/corpus", "limits", "schedules", "approvals", "webhooks"]
-PLAIN += ["settings", "login", "reasoners/corpus.process", "reasoners/mail.classify/figures"]
+PLAIN += ["settings", "login", "reasoners/corpus.process", "reasoners/nightly.report", "nodes/nightly"]
 
 
 def places(stage: Stage) -> list[str]:
