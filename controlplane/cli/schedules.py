@@ -11,7 +11,7 @@ import orjson
 
 from controlplane.cli import output
 from controlplane.cli.client import PREFIX, Client, members, text_of
-from controlplane.cli.payload import read_input
+from controlplane.cli.payload import read_input, read_json
 
 PATH = f"{PREFIX}/schedules"
 TICKS_SHOWN = 10
@@ -119,12 +119,20 @@ def show(client: Client, name: str, *, ticks: bool, as_json: bool) -> None:
 
 
 def create(
-    client: Client, name: str, asked: Mapping[str, object], *, input_given: str | None, replace: bool, as_json: bool
+    client: Client,
+    name: str,
+    asked: Mapping[str, object],
+    objects: Mapping[str, str | None],
+    *,
+    replace: bool,
+    as_json: bool,
 ) -> None:
-    """Create it, or with `replace` make it what is said, and print when it comes."""
+    """Create it, or with `replace` make it what is said, and print when it comes. `objects`: what is given as JSON."""
     said = {word: value for word, value in asked.items() if value is not None}
-    if input_given is not None:
-        said["input"] = orjson.Fragment(read_input(input_given, []))
+    if (given := objects["input"]) is not None:
+        said["input"] = orjson.Fragment(read_input(given, []))
+    if (given := objects["context"]) is not None:
+        said["context"] = orjson.Fragment(read_json(given, "--context"))
     if replace:
         body = client.put(_path(name), orjson.dumps(said), about=name)
     else:

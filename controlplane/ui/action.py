@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,15 +15,15 @@ from controlplane.domain.key import Caller, KeyScope, wanting
 class Entry:
     """One field of an action's form: a member of the body, an option of the command and an argument of the call.
 
-    `kind`: text, number, json (any JSON), path (a part of the path), or word (a member of the body that is an argument
-    by position elsewhere, as a path is). `choices` make a list of it. `whole`: it is the body.
+    `kind`: text, number, moment, json (any JSON), path (a part of the path), or word (a member of the body that is an
+    argument by position elsewhere, as a path is). `choices` make a list of it; to say nothing means the first of them.
+    `whole`: it is the body.
     """
 
     name: str
     label: str
     kind: str = "text"
     option: str = ""
-    argument: str = ""
     value: str = ""
     choices: Sequence[str] = ()
     required: bool = False
@@ -32,9 +32,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """`path` from the root on; `{name}` in it is an entry. `goes_to`: the member of the answer that is shown next.
+    """`path` from the root on; `{name}` in it is an entry. `python`: the call of the SDK; `{}` in it is the arguments.
 
-    `python`: the call of the SDK, in which `{}` stands for the arguments. `off`: why it cannot be done now.
+    `goes_to`: the page that is shown next, `{name}` in it a member of the answer; else the same again.
+    `off`: why it cannot be done now.
     """
 
     name: str
@@ -59,20 +60,42 @@ class Action:
     def form(self) -> str:
         """The entries, for the script that makes a request and its copies of the form."""
         return json.dumps(
-            [
-                {
-                    "name": one.name,
-                    "kind": one.kind,
-                    "option": one.option,
-                    "argument": one.argument or one.name,
-                    "whole": one.whole,
-                }
-                for one in self.entries
-            ]
+            [{"name": one.name, "kind": one.kind, "option": one.option, "whole": one.whole} for one in self.entries]
         )
 
 
+HOLDS_BACK = "Nothing of it is handed out until it is resumed; what runs goes on."
+EXECUTION = "executions/{execution_id}"
 REASON = Entry(name="reason", label="Why (optional)", option="--reason")
+
+
+def turn(
+    verbs: tuple[str, str],
+    of: str,
+    path: str,
+    elsewhere: Callable[[str], tuple[str, str]],
+    *,
+    back: bool,
+    says: str = "",
+    entries: Sequence[Entry] = (REASON,),
+    off: str | None,
+) -> Action:
+    """One of two verbs, of which the second takes the first `back` and asks for nothing.
+
+    `elsewhere`: the command and the call of the SDK for a verb.
+    """
+    verb = verbs[back]
+    cli, python = elsewhere(verb)
+    return Action(
+        name=f"{verb}-{of}",
+        label=verb.capitalize(),
+        path=f"{path}/{verb}",
+        says="" if back else says,
+        cli=cli,
+        python=python,
+        entries=() if back else entries,
+        off=off,
+    )
 
 
 def command(*words: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode
 
 import msgspec
 import orjson
@@ -25,6 +25,7 @@ from controlplane.errors import NotFound, ScopeMissing
 from controlplane.ui.payload import Payload
 
 Json = Any
+PAGE_ROWS = 50
 PAYLOADS = frozenset(
     {"input", "context", "result", "error", "error_details", "value", "data", "attributes", "response", "body"}
     | {"response_body", "metadata", "traceback", "input_schema", "output_schema"}
@@ -39,18 +40,18 @@ class Api:
         self._table = Table(operations)
 
     async def get(self, request: Request, path: str, query: Sequence[tuple[str, str]] = ()) -> Json:
-        """What `GET path` answers to who looks at this page.
+        """What `GET path` answers to who looks at this page. What is no plain letter in the path is quoted, as outside.
 
         Raises: whatever the route raises, ScopeMissing, PayloadsHidden.
         """
-        found = self._table.find("GET", path)
+        found = self._table.find("GET", unquote(path))
         if found is None:
             raise NotFound("There is no such page.")
         check(request, found.operation)
         scope = {
             **{name: value for name, value in request.scope.items() if name != FIELDS},
             "method": "GET",
-            "path": path,
+            "path": unquote(path),
             "raw_path": path.encode(),
             "query_string": urlencode([pair for pair in query if pair[1]]).encode(),
             "headers": [],
@@ -66,6 +67,11 @@ class Api:
         assert found is not None, path
         check(request, found.operation)
         return read(seen_by(asker_of(request), found.operation, orjson.dumps(shape)))
+
+
+def paged(request: Request) -> list[tuple[str, str]]:
+    """The page of a list that the address of this page names."""
+    return [("limit", str(PAGE_ROWS)), ("cursor", request.query_params.get("cursor", ""))]
 
 
 def check(request: Request, operation: Operation) -> None:

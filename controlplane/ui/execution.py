@@ -17,7 +17,7 @@ from controlplane.domain.ids import made_at
 from controlplane.domain.key import Caller
 from controlplane.domain.notice import moment
 from controlplane.errors import ControlPlaneError, NotFound, PayloadsHidden, ScopeMissing
-from controlplane.ui.action import REASON, Action, Entry, command, not_allowed
+from controlplane.ui.action import EXECUTION, REASON, Action, Entry, command, not_allowed, turn
 from controlplane.ui.asking import Api
 from controlplane.ui.paint import paint
 from controlplane.ui.timeline import timeline
@@ -180,14 +180,13 @@ def actions(caller: Caller, it: Mapping[str, Json], why: Mapping[str, Json]) -> 
             danger=True,
             off=over or either or cancelling,
         ),
-        Action(
-            name="resume" if paused else "pause",
-            label="Resume" if paused else "Pause",
-            path=f"{path}/{'resume' if paused else 'pause'}",
-            says="" if paused else "An attempt that runs goes on to its end; what comes after it waits.",
-            cli=command("executions", "resume" if paused else "pause", id_),
-            python=f"await client.{'resume' if paused else 'pause'}({id_!r}, {{}})",
-            entries=() if paused else (REASON,),
+        turn(
+            ("pause", "resume"),
+            id_,
+            path,
+            lambda verb: (command("executions", verb, id_), f"await client.{verb}({id_!r}, {{}})"),
+            back=paused,
+            says="An attempt that runs goes on to its end; what comes after it waits.",
             off=over or operate,
         ),
         Action(
@@ -206,7 +205,7 @@ def actions(caller: Caller, it: Mapping[str, Json], why: Mapping[str, Json]) -> 
                     choices=("succeeded-before", "none"),
                 ),
             ),
-            goes_to="execution_id",
+            goes_to=EXECUTION,
             off=(None if status in UNHAPPY else going or "It has succeeded; run it again instead.") or execute,
         ),
         Action(
@@ -232,7 +231,7 @@ def actions(caller: Caller, it: Mapping[str, Json], why: Mapping[str, Json]) -> 
                 Entry(name="input", label="Other input (JSON object, optional)", kind="json", option="--input"),
                 REASON,
             ),
-            goes_to="execution_id",
+            goes_to=EXECUTION,
             off=execute,
         ),
         Action(

@@ -9,10 +9,11 @@ from controlplane.ui import entry, files
 from controlplane.ui.asking import Api
 from controlplane.ui.execution import Execution
 from controlplane.ui.executions import Executions
-from controlplane.ui.figures import Figures
+from controlplane.ui.nodes import Nodes
 from controlplane.ui.overview import Overview
 from controlplane.ui.places import Places
 from controlplane.ui.reasoner import Reasoner
+from controlplane.ui.schedules import Schedules
 
 TAG = "pages"
 
@@ -21,7 +22,7 @@ def pages(operations: Sequence[Operation]) -> list[Operation]:
     """The pages beside these routes, which they ask."""
     api = Api(operations)
     overview, executions, execution, places = Overview(api), Executions(api), Execution(api), Places(api)
-    reasoner = Reasoner(api)
+    reasoner, nodes, schedules = Reasoner(api), Nodes(api), Schedules(api)
     return [
         _page("/", overview.page, "Overview"),
         _page("/ui/x/overview", overview.part, "What changes of the overview"),
@@ -34,12 +35,12 @@ def pages(operations: Sequence[Operation]) -> list[Operation]:
         _page("/ui/x/executions/{execution_id}/lines", execution.log_lines, "More of its log"),
         _page("/ui/x/executions/{execution_id}/tabs/{tab}", execution.tab, "One tab of an execution"),
         _page("/reasoners", places.reasoners, "Reasoners"),
-        _page("/reasoners/{target}", reasoner.page, "One reasoner, and a form to run it"),
-        _page("/nodes", places.nodes, "Nodes"),
-        _page("/nodes/{node_id}", places.node, "One node"),
-        _page("/reasoners/{target}/figures", Figures(api).page, "What became of the work of one reasoner"),
+        _page("/reasoners/{target}", reasoner.page, "One reasoner: how it does, and a form to run it"),
+        _page("/nodes", nodes.page, "Nodes"),
+        _page("/nodes/{node_id}", nodes.one, "One node"),
         _page("/limits", places.limits, "Limits"),
-        _page("/schedules", places.schedules, "Schedules"),
+        _page("/schedules", schedules.page, "Schedules"),
+        _page("/schedules/{name}", schedules.one, "One schedule, and a form to change it"),
         _page("/webhooks", places.webhooks, "Webhooks"),
         _page("/approvals", places.approvals, "Approvals"),
         _page("/bulk/{bulk_id}", places.bulk, "How far a bulk is"),

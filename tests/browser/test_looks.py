@@ -21,7 +21,8 @@ PLAIN += [
     "settings",
     "login",
     "reasoners/corpus.process",
-    "reasoners/mail.classify/figures",
+    "reasoners/nightly.report",
+    "nodes/nightly",
 ]
 
 

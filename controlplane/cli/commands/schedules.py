@@ -80,6 +80,9 @@ def schedules_create(
         str | None,
         typer.Option("--input", metavar="JSON|@FILE|-", help="The arguments as a JSON object, from a file or stdin."),
     ] = None,
+    context_given: Annotated[
+        str | None, typer.Option("--context", metavar="JSON|@FILE", help="What travels beside the input.")
+    ] = None,
     priority: Annotated[int | None, typer.Option("--priority", help="As of a submit.")] = None,
     retries: Annotated[int | None, typer.Option("--retries", min=0, help="Else what the reasoner says.")] = None,
     timeout: Annotated[
@@ -116,7 +119,8 @@ def schedules_create(
         "paused": paused or None,
     }
     with client_of(server, api_key) as client:
-        create(client, name, asked, input_given=input_given, replace=replace, as_json=as_json)
+        objects = {"input": input_given, "context": context_given}
+        create(client, name, asked, objects, replace=replace, as_json=as_json)
 
 
 @app.command("pause")

@@ -64,12 +64,13 @@
   });
   themed();
 
-  const problem = async (answer) => {
+  const refusal = async (answer) => {
     try {
       const said = await answer.json();
-      return [said.detail || said.message || said.title, said.fix].filter(Boolean).join(" ");
-    } catch { return `The server answered ${answer.status}.`; }
+      return { text: [said.detail || said.message || said.title, said.fix].filter(Boolean).join(" "), where: said.where || "" };
+    } catch { return { text: `The server answered ${answer.status}.`, where: "" }; }
   };
+  const problem = async (answer) => (await refusal(answer)).text;
 
   $("#login")?.addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -97,7 +98,13 @@
 
   const shell = (text) => /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\"'\"'")}'`;
   const python = (text) => JSON.stringify(text).replace(/[\u007f-\uffff]/g, (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
-  const pythonJson = (text) => `json.loads(${python(text)})`;
+  const SAID = {
+    json: (text) => `json.loads(${python(text)})`,
+    number: (text) => text,
+    moment: (text) => `datetime.fromisoformat(${python(text)})`,
+  };
+  const NEEDS = { "json.loads": "import json\n", "datetime.from": "from datetime import datetime\n" };
+  const needed = (call) => Object.entries(NEEDS).filter(([name]) => call.includes(name)).map(([, line]) => line).join("");
 
   const NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/;
   const literal = (entry) => entry.kind === "json" || entry.kind === "number";
@@ -137,12 +144,12 @@
   const snippets = (form) => {
     const { path, filled, body } = made(form);
     const words = filled.map((one) => (placed(one) ? shell(one.value) : one.option ? `${one.option} ${shell(one.value)}` : "")).filter(Boolean);
-    const given = filled.map((one) => placed(one) ? python(one.value) : `${one.argument}=${one.kind === "json" ? pythonJson(one.value) : one.kind === "number" ? one.value : python(one.value)}`).join(", ");
+    const given = filled.map((one) => placed(one) ? python(one.value) : `${one.name}=${(SAID[one.kind] || python)(one.value)}`).join(", ");
     const call = form.dataset.python.replace(/, \{\}|\{\}/, (all) => (given ? all.replace("{}", () => given) : ""));
     return {
       curl: curl(form, form.dataset.method, path, body),
       cli: [form.dataset.cli, ...words].join(" ") + server(),
-      python: `${given.includes("json.loads") ? "import json\n" : ""}from controlplane_sdk import Client\n\nasync with Client(${python(here)}) as client:\n    ${call}`,
+      python: `${needed(given)}from controlplane_sdk import Client\n\nasync with Client(${python(here)}) as client:\n    ${call}`,
     };
   };
   const server = () => (here === "http://localhost:8080" ? "" : ` --server ${shell(here)}`);
@@ -160,7 +167,17 @@
   const act = async (form) => {
     const said = $("[data-refused]", form);
     said.hidden = true;
-    const refuse = (text) => { said.textContent = text; said.hidden = false; };
+    // Beside the field that has the flaw, if it is to be seen; else above the buttons.
+    const refuse = (text, field) => {
+      said.textContent = text;
+      said.hidden = false;
+      const part = field?.closest("label, .field");
+      if (part?.checkVisibility()) {
+        part.after(said);
+        field.setAttribute("aria-invalid", "true");
+        field.focus();
+      } else $(".buttons", form).before(said);
+    };
     const off = form.dataset.off;
     if (off) { tell(off); return; }
     for (const field of $$("[aria-invalid]", form)) field.removeAttribute("aria-invalid");
@@ -169,21 +186,23 @@
       if (form.matches(".run") && !fits(form)) return;
       asked = made(form);
     } catch (error) {
-      refuse(error.message);
-      error.field?.setAttribute("aria-invalid", "true");
-      error.field?.focus();
+      refuse(error.message, error.field);
       return;
     }
     const button = $("[type=submit]", form);
     button.disabled = true;
     try {
       const answer = await send(form.dataset.method, asked.path, asked.body, form.matches(".run") ? keyOf(form, asked.body) : {});
-      if (!answer.ok) { refuse(await problem(answer)); return; }
+      if (!answer.ok) {
+        const { text, where } = await refusal(answer);
+        refuse(text, form.elements.namedItem(/^(?:body\.|path\/)?(\w+)/.exec(where)?.[1] ?? ""));
+        return;
+      }
       const found = await answer.json().catch(() => ({}));
       form.closest("dialog")?.close();
       delete form.dataset.key;
-      const goes = form.dataset.goesTo;
-      if (goes && found[goes]) location.href = at(`executions/${found[goes]}`);
+      const goes = form.dataset.goesTo.replace(/\{(\w+)\}/, (_, name) => encodeURIComponent(found[name] ?? ""));
+      if (goes) location.href = at(goes);
       else if ($("#execution")) { tell("Done."); refresh(); }
       else location.reload();
     } catch { refuse("The server cannot be reached. Try again."); }
@@ -211,6 +230,9 @@
     const form = event.target.closest("form.act");
     if (form) show(form, snippets);
   });
+
+  // A form that stands open on its page.
+  addEventListener("pageshow", () => { for (const form of $$("form.act.open")) show(form, snippets); });
 
   // ── Running a reasoner: fields made from its schema, or JSON. Either way one JSON text is sent, that of the editor ──
 

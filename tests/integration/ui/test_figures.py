@@ -41,32 +41,28 @@ async def test_the_overview_counts_what_ended(api: Api) -> None:
 
 
 async def test_a_reasoner_says_how_it_goes(api: Api) -> None:
-    """Its row and its figures: how many, which share failed, and who serves it."""
+    """Its row and its page: how many, which share failed, who serves it, what it did last, what begins it."""
     await ended(api, "succeeded", "failed", "succeeded", "failed")
-    rows, figures = await text(api, "/reasoners"), await text(api, "/reasoners/n.echo/figures")
+    await api.post("/schedules", {"name": "nightly", "target": "n.echo", "cron": "0 2 * * *"})
+    rows, page = await text(api, "/reasoners"), await text(api, "/reasoners/n.echo")
 
     assert "50.0 %" in rows
-    assert 'href="./reasoners/n.echo/figures"' in rows
-    assert "50.0 %" in figures
-    assert "1 process, 0 of" in figures
-    assert "target=n.echo" in figures
+    assert 'href="./reasoners/n.echo#figures"' in rows
+    assert "50.0 %" in page
+    assert "1 process, 0 of" in page
+    assert page.count('class="age"') == 4
+    assert 'href="../executions?target=n.echo&status=failed' in page
+    assert 'href="../schedules/nightly"' in page
 
 
 async def test_a_day_without_an_end(api: Api) -> None:
     """The pages say so, and draw nothing."""
     await api.node()
 
-    for path in ("/", "/reasoners/n.echo/figures"):
+    for path in ("/", "/reasoners/n.echo"):
         page = await text(api, path)
         assert "Nothing has ended in the last 24 hours" in page
         assert 'class="piece"' not in page
-
-
-async def test_a_reasoner_that_nobody_registered(shared: Api) -> None:
-    """There is no page of it."""
-    answer = await shared.client.get("/reasoners/no.body/figures", headers=HTML)
-
-    assert answer.status_code == 404
 
 
 async def test_no_other_namespace_is_counted(api: Api) -> None:

@@ -289,3 +289,43 @@ async def test_what_a_node_declares_is_not_deleted(api: Api) -> None:
     text = (await api.client.get("/limits", headers=HTML)).text
 
     assert 'data-off="It is what its node declares: there is nothing to delete."' in text
+
+
+async def test_a_schedule_says_what_comes(api: Api) -> None:
+    """When in its zone, what became of its ticks, and who declares it; also under a name with a colon."""
+    await api.node()
+    body = {"target": "n.echo", "cron": "30 2 * * *", "time_zone": "Asia/Tokyo", "input": {"n": 1}}
+    await api.client.put("/api/v1/schedules/code:n:x", json=body)
+    ran = (await api.post("/schedules/code:n:x/run", {})).json()["execution_id"]
+    text = unescape((await api.client.get("/schedules/code:n:x", headers=HTML)).text)
+
+    assert len(re.findall(r"<time>\S+ 02:30:00</time>", text)) == len(re.findall(r">\S+ 17:30:00</time>", text)) == 5
+    assert f'href="../executions/{ran}"' in text
+    assert "submitted" in text
+    assert "declares it: what is changed here holds until" in text
+    assert '<textarea name="input" rows="4" spellcheck="false">{"n":1}</textarea>' in text
+
+
+async def test_a_key_that_sees_no_input_cannot_change_it(api: Api) -> None:
+    """A form without the input, or with what stands in its place, would replace it."""
+    await api.node()
+    await api.post("/schedules", {"name": "s", "target": "n.echo", "cron": "0 2 * * *", "input": {"n": 1}})
+    async with keyed(api, hide_payloads=True, scopes=["read", "operate"]) as one:
+        text = (await one.client.get("/schedules/s", headers=HTML)).text
+
+    assert "Your key hides payloads" in text
+    assert 'name="cron"' not in text
+
+
+async def test_a_node_says_what_drains(api: Api) -> None:
+    """Of how many processes, what is free, and that one which is gone is waited for; a colon is a letter."""
+    await api.register("n:1")
+    for _ in range(2):
+        await api.open_session("n:1", slots=4)
+    text = unescape((await api.client.get("/nodes/n:1", headers=HTML)).text)
+    await api.post("/nodes/n:1/drain", {})
+    drains = unescape((await api.client.get("/nodes/n:1", headers=HTML)).text)
+
+    assert "<dt>Free</dt><dd>8</dd>" in text
+    assert "Draining, 2 of 2 processes: nothing still runs there" in drains
+    assert "/undrain" in drains
