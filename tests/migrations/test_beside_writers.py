@@ -146,13 +146,13 @@ async def test_a_lock_that_is_not_to_be_had_keeps_nobody_waiting(first: str, old
     """While somebody reads the queue for long, the migration asks again and again, and writers go on between."""
     writers = Writers(first)
     watch = Watch()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(110):
         async with old.transaction():
             await old.execute("select from queue")
             working = asyncio.create_task(writers.run())
             with watch.watching():
                 migrating = asyncio.create_task(asyncio.to_thread(migrate, first))
-                while watch.refused < 2:  # noqa: ASYNC110 - the migration runs in a thread
+                while watch.refused < 2 and not migrating.done():  # noqa: ASYNC110 - the migration runs in a thread
                     await asyncio.sleep(0.01)
                 await writers.more(20)
                 assert not migrating.done()

@@ -125,8 +125,12 @@ class Limits(Waits):
                 new = held - self.held.get(key, set())
                 assert not [id_ for id_ in new if not self.goes_on(before.get(id_), id_)], "let in beyond the limit"
         self.held = now
+        self.model.came.clear()
         self.stood = {one.id: one.state for one in self.model.executions.values()}
 
     def goes_on(self, before: str | None, id_: ExecutionId) -> bool:
-        state = self.model.executions[id_].state
-        return before in ("ready", "leased") or (before == "waiting" and state == "leased")
+        """It has its place rightly, whatever became of it and of others later in the same step.
+
+        `advance` has looked for room when it let one in; who goes on may be lost at once, and keeps the place.
+        """
+        return before in ("ready", "leased") or (before in ("blocked", "waiting") and id_ in self.model.came)

@@ -211,6 +211,8 @@ class Model:
     memory: dict[tuple[str, str], Value] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
     limits: dict[str, Limit] = field(default_factory=dict)
+    came: set[ExecutionId] = field(default_factory=set)
+    """Who came to a place since somebody last looked: let in, or its process has ended its wait."""
     paused: set[str] = field(default_factory=set)
     schedules: dict[str, Planned] = field(default_factory=dict)
     host_failures: int = 0
@@ -368,6 +370,7 @@ class Model:
         if not self.holds(fence) or (one.state, one.reason) != ("waiting", reason) or one.cancelling is not None:
             return False
         one.state = "leased"
+        self.came.add(one.id)
         self.begin_attempt(one, one.remaining)
         return True
 
@@ -764,6 +767,7 @@ class Model:
         one.available = (self.now + RETRY_SECONDS, at[1])
 
     def let_in(self, one: Execution, at: Moment) -> None:
+        self.came.add(one.id)
         one.state, one.available = "ready", at
 
     # checkpoint
