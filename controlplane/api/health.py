@@ -20,7 +20,7 @@ from controlplane.domain.notice import moment
 from controlplane.observe.metrics import MEDIA_TYPE, LaneLook, Look, text
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.listen import PING
-from controlplane.postgres.pins import oldest_seconds, pins
+from controlplane.postgres.pins import holding, oldest_seconds
 from controlplane.postgres.pool import PASSING
 from controlplane.reads import caps, endpoints
 
@@ -117,7 +117,7 @@ async def _degraded(request: Request) -> list[str]:
             buckets = doors.placement.all()
             disabled = await endpoints.count_given_up(conn, buckets) > 0
             violated = doors.verifies and await caps.violations(conn, buckets=buckets) > 0
-            pinned = (await pins(conn, longer_than_seconds=doors.snapshot_seconds)).found
+            pinned = await holding(conn, longer_than_seconds=doors.snapshot_seconds)
     except PASSING:
         return []
     words = {ENDPOINTS_DISABLED: disabled, INVARIANTS_VIOLATED: violated, SNAPSHOT_PINNED: pinned}

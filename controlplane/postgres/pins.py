@@ -102,20 +102,31 @@ class Pins:
 
 
 async def pins(conn: Connection, *, longer_than_seconds: float) -> Pins:
+    """Who holds, and how many there are of whom this role cannot say."""
+    found = await holding(conn, longer_than_seconds=longer_than_seconds)
+    return Pins(found=found, unseen=await conn.fetchval(UNSEEN))
+
+
+async def holding(conn: Connection, *, longer_than_seconds: float) -> tuple[Pin, ...]:
     """Everything that has held back for longer than this what is dead in the database of this connection."""
-    found = [
-        Pin(kind=Kind.SESSION, **row) for row in await conn.fetch(SESSIONS, longer_than_seconds, PINS_MAX)
-    ]  # fmt: skip
-    found += [Pin(kind=Kind.PREPARED, **row) for row in await conn.fetch(PREPARED, longer_than_seconds, PINS_MAX)]
+    found = await _timed(conn, longer_than_seconds)
     for row in await conn.fetch(SLOTS, SLOT_TRANSACTIONS, PINS_MAX):
         state = "active" if row["active"] else "nobody reads it"
         found.append(Pin(kind=Kind.SLOT, name=row["name"], state=state, transactions=row["transactions"]))
     found += [Pin(kind=Kind.STANDBY, **row) for row in await conn.fetch(STANDBYS, SLOT_TRANSACTIONS, PINS_MAX)]
-    found.sort(key=lambda pin: (pin.transactions, pin.seconds or 0.0), reverse=True)
-    return Pins(found=tuple(found), unseen=await conn.fetchval(UNSEEN))
+    return tuple(sorted(found, key=lambda pin: (pin.transactions, pin.seconds or 0.0), reverse=True))
 
 
 async def oldest_seconds(conn: Connection) -> float:
     """For how long somebody has held back what is dead; 0 where nobody does, or nobody says for how long."""
-    found = (await pins(conn, longer_than_seconds=0.0)).found
-    return max((pin.seconds for pin in found if pin.seconds is not None), default=0.0)
+    return max((pin.seconds for pin in await _timed(conn, 0.0) if pin.seconds is not None), default=0.0)
+
+
+async def _timed(conn: Connection, longer_than_seconds: float) -> list[Pin]:
+    """Those of whom it is known since when."""
+    asked = ((Kind.SESSION, SESSIONS), (Kind.PREPARED, PREPARED))
+    return [
+        Pin(kind=kind, **row)
+        for kind, statement in asked
+        for row in await conn.fetch(statement, longer_than_seconds, PINS_MAX)
+    ]

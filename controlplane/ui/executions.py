@@ -97,8 +97,8 @@ class Executions:
             choices=COLUMNS,
             usual=_columns(request) == USUAL,
             columned=_encoded(_columned(request)),
-            plain=_encoded([*_kept(request), *_since(request)]),
-            kept=[*_kept(request), *_since(request)],
+            plain=_encoded(_kept(request)),
+            kept=_kept(request),
             bulk=orjson.dumps(bulk).decode(),
             filtered=bool(pairs),
             paged="cursor" in request.query_params,
@@ -158,16 +158,14 @@ def _cursor(request: Request) -> list[tuple[str, str]]:
 
 def _query(request: Request) -> str:
     """The filter and the columns as they stand in the address, without the place in the list."""
-    return _encoded([*_kept(request), *_since(request), *_columned(request)])
+    return _encoded([*_kept(request), *_columned(request)])
 
 
 def _kept(request: Request) -> list[tuple[str, str]]:
-    return [*_said(request).items(), *(("status", one) for one in words(request, "status"))]
-
-
-def _since(request: Request) -> list[tuple[str, str]]:
+    """The filter as an address says it."""
     since = request.query_params.get("since", "")
-    return [("since", since)] if since in SINCE else []
+    pairs = [*_said(request).items(), *(("status", one) for one in words(request, "status"))]
+    return pairs + ([("since", since)] if since in SINCE else [])
 
 
 def _columns(request: Request) -> tuple[str, ...]:
