@@ -36,6 +36,7 @@ import asyncpg
 import httpx
 from http1 import Connection, load, post
 from lifecycle import BODY, node, register, server
+from proc import children
 
 import controlplane
 from controlplane import __version__
@@ -112,7 +113,7 @@ def bench(tree: Path, options: argparse.Namespace) -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="controlplane-bench-") as folder, contextlib.ExitStack() as stack:
         postgres = stack.enter_context(EmbeddedPostgres(Path(folder) / "postgres", settings=SETTINGS))
         os.environ["PYTHONPATH"] = f"{tree}:{tree}/sdk/python/src"
-        port = stack.enter_context(server(postgres, Path(folder)))
+        port = stack.enter_context(server(postgres.dsn, Path(folder)))
         register(port)
         yield Bench(postgres, port, Path(folder), options, stack)
 
@@ -302,15 +303,6 @@ def constants() -> dict[str, str]:
 
 def rounded(figures: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in figures.items() if not name.startswith("  ")}
-
-
-def children(pid: int) -> Iterator[int]:
-    """This process' descendants, however they were started."""
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for child in task.read_text().split():
-                yield int(child)
-                yield from children(int(child))
 
 
 def command_of(pid: int) -> str:

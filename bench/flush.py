@@ -67,7 +67,7 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="controlplane-bench-") as folder,
         EmbeddedPostgres(Path(folder) / "postgres", settings={"shared_buffers": "512MB"}) as postgres,
     ):
-        with server(postgres, Path(folder)) as port:
+        with server(postgres.dsn, Path(folder)) as port:
             register(port)
             opened = httpx.post(f"http://127.0.0.1:{port}/api/v1/nodes/bench/sessions", json=SESSION)
             session_id = opened.raise_for_status().json()["session_id"]

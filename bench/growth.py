@@ -14,17 +14,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import os
 import random
 import secrets
 import shutil
-import socket
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,8 +31,8 @@ from uuid import UUID
 import asyncpg
 import httpx
 from backlog import ROWS, SIZE, Backlog, fill
-from lifecycle import running, until_ready
-from record import Record, keeping
+from lifecycle import server
+from record import Record, keeping, p99
 
 from controlplane.domain.execution import Status, Submission, Webhook
 from controlplane.domain.ids import ExecutionId, IdMaker, SessionId
@@ -47,7 +44,6 @@ from controlplane.postgres.pool import SESSION_SETTINGS
 from controlplane.postgres.schema import migrate
 from controlplane.reads import executions
 from controlplane.reads.executions import Filter
-from controlplane.security.secrets import KeyRing
 from controlplane.stages import complete, deliver, expire, lease, register, renew, submit
 
 SETTINGS = {
@@ -109,7 +105,7 @@ class Cost:
 
     @property
     def p99(self) -> list[float]:
-        return [1e3 * statistics.quantiles(one, n=100)[98] for one in self.rounds]
+        return [1e3 * p99(one) for one in self.rounds]
 
 
 class Place:
@@ -399,7 +395,7 @@ def tell(record: Record, empty: Place, full: Place) -> None:
 
 def serve(dsn: str, folder: Path, record: Record) -> None:
     """The pages and lists of a server with all of it."""
-    with serving(dsn, folder) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+    with server(dsn, folder) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         for name, path in (
             ("UI list", "/executions"),
             ("UI list of failed", "/executions?status=failed"),
@@ -416,23 +412,6 @@ def serve(dsn: str, folder: Path, record: Record) -> None:
             record.add(f"{name} over HTTP, median", "ms", cuts[9])
             record.add(f"{name} over HTTP, p95", "ms", cuts[18])
     record.bar("UI list p95, ms", record.median("UI list over HTTP, p95"), at_most=150.0)
-
-
-@contextlib.contextmanager
-def serving(dsn: str, folder: Path) -> Iterator[int]:
-    port = _free_port()
-    env = os.environ | {"DATABASE_URL": dsn, "CONTROLPLANE_SECRET_KEY": KeyRing.generate()}
-    env["CONTROLPLANE_LOG_LEVEL"] = "WARNING"
-    command = [sys.executable, "-m", "controlplane", "serve", "--port", str(port)]
-    with running(command, env, folder / "server.log"):
-        until_ready(port, "/readyz", lambda answer: answer.status_code == 200)
-        yield port
-
-
-def _free_port() -> int:
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from uuid import UUID
 import asyncpg
 from http1 import Connection, get, post
 from lifecycle import POSTGRES, node, server
-from record import Record, keeping
+from record import Record, keeping, p99
 
 from controlplane.domain.ids import read_execution
 from controlplane.postgres.embedded import EmbeddedPostgres
@@ -230,10 +230,6 @@ def _seconds(at: datetime) -> float:
     return at.timestamp()
 
 
-def p99(figures: list[float]) -> float:
-    return statistics.quantiles(figures, n=100)[98]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
@@ -251,7 +247,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="controlplane-bench-") as folder, contextlib.ExitStack() as stack:
         postgres = stack.enter_context(EmbeddedPostgres(Path(folder) / "postgres", settings=POSTGRES))
-        port = stack.enter_context(server(postgres, Path(folder), LOOPBACK))
+        port = stack.enter_context(server(postgres.dsn, Path(folder), LOOPBACK))
         stack.enter_context(node(port, Path(folder)))
         asyncio.run(measure(record, postgres.dsn, port, options))
     for what, which, most in BARS_MS:

@@ -17,7 +17,6 @@ import asyncio
 import contextlib
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -29,7 +28,7 @@ import httpx
 import uvloop
 from http1 import Connection, load, post
 from lifecycle import BODY, POSTGRES, register, running, server
-from record import Record, keeping
+from record import Record, keeping, p99
 
 from controlplane.postgres.embedded import EmbeddedPostgres
 
@@ -76,7 +75,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="controlplane-bench-") as folder, contextlib.ExitStack() as stack:
         postgres = stack.enter_context(EmbeddedPostgres(Path(folder) / "postgres", settings=POSTGRES))
-        port = stack.enter_context(server(postgres, Path(folder)))
+        port = stack.enter_context(server(postgres.dsn, Path(folder)))
         register(port)
         asyncio.run(measure(record, postgres.dsn, port, Path(folder), options))
     record.bar("lines per second", record.median("lines answered"), at_least=LINES_PER_SECOND_MIN)
@@ -220,10 +219,6 @@ async def settled(conn: asyncpg.Connection) -> int:
             return count
         last = count
         await asyncio.sleep(0.3)
-
-
-def p99(seconds: list[float]) -> float:
-    return statistics.quantiles(seconds, n=100)[98]
 
 
 if __name__ == "__main__":

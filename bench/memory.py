@@ -27,7 +27,7 @@ from typing import Any
 import asyncpg
 import httpx
 from lifecycle import POSTGRES, node, server
-from record import Record, keeping
+from record import Record, keeping, p99
 
 from controlplane.postgres.embedded import EmbeddedPostgres
 
@@ -67,7 +67,7 @@ async def one_by_one(record: Record, port: int, count: int) -> None:
     moments = (await run(port, "sets", count))["moments"]
     took = [(after - before) * 1000 for before, after in pairwise(moments)]
     record.add("one by one: p50", "ms", statistics.median(took))
-    record.add("one by one: p99", "ms", statistics.quantiles(took, n=100)[98])
+    record.add("one by one: p99", "ms", p99(took))
 
 
 async def at_once(record: Record, port: int, runs: int, count: int) -> None:
@@ -169,7 +169,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="controlplane-bench-") as folder, contextlib.ExitStack() as stack:
         postgres = stack.enter_context(EmbeddedPostgres(Path(folder) / "postgres", settings=POSTGRES))
-        port = stack.enter_context(server(postgres, Path(folder)))
+        port = stack.enter_context(server(postgres.dsn, Path(folder)))
         asyncio.run(measure(record, postgres.dsn, port, Path(folder), options))
     record.bar("one by one, p50 (ms)", record.median("one by one: p50"), at_most=ONE_P50_MS_MAX)
     record.bar("sets per second at once", record.median(f"{options.runs} runs at once"), at_least=MANY_PER_SECOND_MIN)

@@ -28,12 +28,11 @@ from pathlib import Path
 import asyncpg
 import httpx
 from http1 import Connection, post
-from lifecycle import BODY, register, server
-from record import Record, keeping
+from lifecycle import BODY, POSTGRES, register, server
+from record import Record, keeping, p99
 
 from controlplane.postgres.embedded import EmbeddedPostgres
 
-SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
 READERS = 4
 CLAIMERS = 2
 SUBMITTERS = 16
@@ -66,7 +65,7 @@ class Seen:
 
     @property
     def p99(self) -> float:
-        return 1e3 * statistics.quantiles(self.claims, n=100)[98]
+        return 1e3 * p99(self.claims)
 
 
 def main() -> None:
@@ -80,15 +79,15 @@ def main() -> None:
     if options.minutes is not None:
         options.seconds = 60.0 * options.minutes
     with tempfile.TemporaryDirectory(prefix="controlplane-bench-") as folder, contextlib.ExitStack() as stack:
-        postgres = stack.enter_context(EmbeddedPostgres(Path(folder) / "postgres", settings=SETTINGS))
-        port = stack.enter_context(server(postgres, Path(folder)))
+        postgres = stack.enter_context(EmbeddedPostgres(Path(folder) / "postgres", settings=POSTGRES))
+        port = stack.enter_context(server(postgres.dsn, Path(folder)))
         register(port)
         record = Record(
             bench="pinned",
             title="Claims while somebody holds a snapshot",
             what="The time of a claim over HTTP in calm, and while an idle transaction and four readers hold theirs.",
             command=f"make bench-pinned ARGS='--seconds {options.seconds:g} --rounds {options.rounds}'",
-            settings=SETTINGS | {"seconds": options.seconds, "load": options.load, "readers": READERS},
+            settings=POSTGRES | {"seconds": options.seconds, "load": options.load, "readers": READERS},
         )
         asyncio.run(measure(postgres.dsn, port, options, record))
     record.tell(options.json)

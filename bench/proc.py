@@ -16,6 +16,11 @@ UTIME, CUTIME = 11, 13
 def family(pid: int) -> Iterator[int]:
     """This process and its descendants, however they were started."""
     yield pid
+    yield from children(pid)
+
+
+def children(pid: int) -> Iterator[int]:
+    """The descendants alone."""
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
             for child in task.read_text().split():

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -133,6 +134,11 @@ class Record:
 def keeping(parser: argparse.ArgumentParser) -> None:
     """The option that every bench has."""
     parser.add_argument("--json", type=Path, help="the file to keep the record in, e.g. docs/performance/latency.json")
+
+
+def p99(figures: Sequence[float]) -> float:
+    """In the unit of the figures."""
+    return statistics.quantiles(figures, n=100)[98]
 
 
 def machine() -> dict[str, Any]:

@@ -29,14 +29,13 @@ from pathlib import Path
 import asyncpg
 from crowd import Crowd, crowd
 from http1 import Connection, for_seconds, load, post
-from lifecycle import BODY, execute, node, register, server
+from lifecycle import BODY, POSTGRES, execute, node, register, server
 from proc import cpu_seconds, family, open_files
 from record import Record, keeping
 
 from controlplane.postgres.embedded import EmbeddedPostgres
 from controlplane.reads.events import STREAM
 
-SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
 PARTS = ("lives", "idle", "readers")
 CONNECTIONS = 64
 WARM_REQUESTS = 500
@@ -98,12 +97,12 @@ def main() -> None:
         settings={
             "rounds": options.rounds, "seconds": options.seconds, "watch_seconds": options.watch_seconds,
             "nodes": options.nodes, "readers": options.readers, "executions_per_second": options.rate,
-            "connections": CONNECTIONS, "postgres": SETTINGS,
+            "connections": CONNECTIONS, "postgres": POSTGRES,
         },
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="controlplane-bench-")))
-        place = Place(stack.enter_context(EmbeddedPostgres(folder / "postgres", settings=SETTINGS)), folder)
+        place = Place(stack.enter_context(EmbeddedPostgres(folder / "postgres", settings=POSTGRES)), folder)
         record.versions["postgresql"] = str(asyncio.run(_ask(place.postgres.dsn, "show server_version")))
         for part, measure in (("lives", measure_lives), ("idle", measure_idle), ("readers", measure_readers)):
             if options.only in (None, part):
@@ -129,7 +128,7 @@ def measure_lives(place: Place, options: argparse.Namespace, record: Record) -> 
 def pair(place: Place, name: str) -> Iterator[int]:
     """A server, and a process of the node `bench` that takes its work there."""
     folder = place.sub(name)
-    with server(place.postgres, folder) as port, node(port, folder):
+    with server(place.postgres.dsn, folder) as port, node(port, folder):
         yield port
 
 
@@ -169,7 +168,7 @@ async def _until_processes(dsn: str, count: int) -> None:
 def measure_idle(place: Place, options: argparse.Namespace, record: Record) -> None:
     waiting = WAITING.format(options.nodes)
     folder = place.sub("idle")
-    with server(place.postgres, folder) as port:
+    with server(place.postgres.dsn, folder) as port:
         time.sleep(SETTLE_SECONDS)
         watch(place, port, EMPTY, options, record)
         with crowd("nodes", options.nodes, port, folder) as nodes:
@@ -220,7 +219,7 @@ def measure_readers(place: Place, options: argparse.Namespace, record: Record) -
     folder, dsn = place.sub("readers"), place.postgres.dsn
     asyncio.run(execute(dsn, "alter system set log_min_duration_statement = 0"))
     asyncio.run(execute(dsn, "select pg_reload_conf()"))
-    with server(place.postgres, folder) as port:
+    with server(place.postgres.dsn, folder) as port:
         register(port)
         with node(port, folder):
             asyncio.run(steady(port, 2.0, options.rate))

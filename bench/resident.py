@@ -23,10 +23,10 @@ from pathlib import Path
 import asyncpg
 from crowd import crowd
 from http1 import load
-from lifecycle import BODY, node, register, server
+from lifecycle import BODY, POSTGRES, node, register, server
 from proc import open_files, pss_mb, slope
 from record import Record, keeping
-from replicas import CONNECTIONS, SETTINGS, SUBMIT, Place, server_pid
+from replicas import CONNECTIONS, SUBMIT, Place, server_pid
 
 from controlplane.postgres.embedded import EmbeddedPostgres
 
@@ -60,12 +60,12 @@ def main() -> None:
         command="make bench-resident",
         settings={
             "lifecycles": options.lifecycles, "warm": options.warm, "polls": options.polls,
-            "readers": options.readers, "connections": CONNECTIONS, "postgres": SETTINGS,
+            "readers": options.readers, "connections": CONNECTIONS, "postgres": POSTGRES,
         },
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="controlplane-bench-")))
-        place = Place(stack.enter_context(EmbeddedPostgres(folder / "postgres", settings=SETTINGS)), folder)
+        place = Place(stack.enter_context(EmbeddedPostgres(folder / "postgres", settings=POSTGRES)), folder)
         measure_growth(place, options, record)
         for kind, count, each in (("nodes", options.polls, POLLS_PER_NODE), ("readers", options.readers, 1)):
             if count:
@@ -75,7 +75,7 @@ def main() -> None:
 
 def measure_growth(place: Place, options: argparse.Namespace, record: Record) -> None:
     folder = place.sub("growth")
-    with server(place.postgres, folder) as port:
+    with server(place.postgres.dsn, folder) as port:
         register(port)
         pid = server_pid(port)
         record.add("server without work", "MB", pss_mb(pid))
@@ -143,7 +143,7 @@ def measure_waiting(
         record.notes.append(f"{name} were not measured: {wanted:,} files are needed, {files:,} can be had (ulimit -n).")
         return
     folder = place.sub(kind)
-    with roomy(wanted), server(place.postgres, folder) as port:
+    with roomy(wanted), server(place.postgres.dsn, folder) as port:
         pid = server_pid(port)
         time.sleep(SETTLE_SECONDS)
         empty = pss_mb(pid)

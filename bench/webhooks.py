@@ -21,7 +21,6 @@ import os
 import platform
 import re
 import secrets
-import socket
 import statistics
 import sys
 import tempfile
@@ -32,7 +31,8 @@ from pathlib import Path
 
 import asyncpg
 import httpx
-from lifecycle import running, until_ready
+from lifecycle import free_port, running, until_ready
+from record import p99
 
 from controlplane import __version__
 from controlplane.domain.ids import IdMaker
@@ -119,7 +119,7 @@ class Phase:
 
     @property
     def p99(self) -> float:
-        return statistics.quantiles(self.seconds, n=100)[98]
+        return p99(self.seconds)
 
     @property
     def rate(self) -> float:
@@ -247,9 +247,7 @@ async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 @contextlib.contextmanager
 def server(dsn: str, key: str, folder: Path) -> Iterator[tuple[int, int]]:
     """A server of its own: its port and its process."""
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     env = os.environ | {"DATABASE_URL": dsn, "CONTROLPLANE_SECRET_KEY": key, "CONTROLPLANE_LOG_LEVEL": "ERROR"}
     env["CONTROLPLANE_EGRESS_ALLOW_LOOPBACK"] = "true"
     with running([sys.executable, "-m", "controlplane", "serve", "--port", str(port)], env, folder / "server.log") as p:

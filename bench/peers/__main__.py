@@ -39,7 +39,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 import asyncpg  # noqa: E402
 from http1 import for_seconds, load, post  # noqa: E402
 from installs import PEERS, Absent, Peer, environment, last_words, redis_server  # noqa: E402
-from lifecycle import BODY, node, register, running, server, until_ready  # noqa: E402
+from lifecycle import BODY, POSTGRES, free_port, node, register, running, server, until_ready  # noqa: E402
 from record import Record, keeping  # noqa: E402
 from tally import LIVES, NAIVE, NO_DATABASE, OURS, SUBMITS, Tally  # noqa: E402
 
@@ -47,7 +47,6 @@ from controlplane import __version__  # noqa: E402
 from controlplane.postgres.embedded import EmbeddedPostgres  # noqa: E402
 
 PRODUCERS = 64
-POSTGRES = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
 REDIS = ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--bind", "127.0.0.1"]
 REDIS_SETTINGS = "appendonly yes, appendfsync everysec (up to a second is lost with the machine)"
 SETUP_SECONDS = 60.0
@@ -56,11 +55,6 @@ SLACK_SECONDS = 20.0  # of a client: imports, connections, the requests that are
 STOP_SECONDS = 5.0
 FAILURES_MAX = 2  # rounds, then a subject is left out
 DRAIN = 2.0  # times the seconds of producing: what is not finished then is left out of the rate
-
-
-@dataclass(frozen=True)
-class Database:
-    dsn: str
 
 
 @dataclass
@@ -148,7 +142,7 @@ def missing(ground: Ground, name: str) -> Iterator[None]:
 
 def ours(ground: Ground) -> None:
     """The server and a node of the SDK; submits over HTTP."""
-    with database(ground) as dsn, server(Database(dsn), ground.folder) as port:
+    with database(ground) as dsn, server(dsn, ground.folder) as port:
         register(port)
         ground.tally.add(OURS, SUBMITS, asyncio.run(submits(ground, port, "/api/v1/execute/async/bench.echo")))
         asyncio.run(execute(dsn, "truncate queue"))
@@ -300,12 +294,6 @@ def redis(ground: Ground) -> Iterator[str]:
         version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=True).stdout
         ground.versions["redis-server"] = version.split("v=")[1].split()[0]
         yield f"redis://127.0.0.1:{port}"
-
-
-def free_port() -> int:
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def execute(dsn: str, sql: str) -> Any:
