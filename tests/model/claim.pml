@@ -410,7 +410,7 @@ proctype Reaper() {
 end_of_all:
   do
   :: atomic { /* expire.CLOSE_EXPIRED */
-      lapsed(1) || lapsed(2) || lapsed(3) || lapsed(SESSIONS) -> seen = 0;
+      lapsed(1) || lapsed(2) || lapsed(3) || lapsed(SESSIONS - 1) || lapsed(SESSIONS) -> seen = 0;
       for (s : 1 .. SESSIONS) {
         seen = seen | (lapsed(s) << s)
       }
