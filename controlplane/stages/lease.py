@@ -86,7 +86,7 @@ with pick as materialized (
       and namespace = $2
       and target = t.target
       and state = 'ready'
-    order by priority desc, available_at
+    order by priority desc, available_at, id
     limit $4
     for update skip locked
   ) q

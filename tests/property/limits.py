@@ -5,7 +5,6 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
-from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import Verdict
 from controlplane.domain.limit import KEY, NODE, REASONER, Rule
 from controlplane.domain.step import Done
@@ -20,9 +19,6 @@ limit_keys = st.sampled_from([REASONER + TARGET, NODE + "n", KEY + "a"])
 
 
 class Limits(Waits):
-    held: dict[str, set[ExecutionId]]
-    stood: dict[ExecutionId, str]
-
     @rule(key=limit_keys, most=st.sampled_from([0, 1, 1, 2]))
     def put_limit(self, key: str, most: int) -> None:
         """A new one, a higher or a lower one."""
@@ -114,23 +110,13 @@ class Limits(Waits):
 
     @invariant()
     def nobody_is_let_in_beyond_a_limit(self) -> None:
-        """Who comes to hold a place, and had none in its hands before, finds room for it (I-27).
+        """Whoever is beyond a limit has found room when it came, or went on, and has had its place ever since (I-27).
 
-        One that was let in and only waited, for its children or in its process, goes on in any case.
+        Others may have come beside it: one that was let in and only waited, for its children or in its process, goes
+        on in any case, and so does what ran before its limit; a limit may be lowered. That there is room for whom
+        `advance` lets in is asked there: a step is many moves.
         """
-        now = {key: self.model.held(key) for key in self.model.limits}
-        before = getattr(self, "stood", {})
-        for key, held in now.items():
-            if len(held) > self.model.limits[key].most:
-                new = held - self.held.get(key, set())
-                assert not [id_ for id_ in new if not self.goes_on(before.get(id_), id_)], "let in beyond the limit"
-        self.held = now
-        self.model.came.clear()
-        self.stood = {one.id: one.state for one in self.model.executions.values()}
-
-    def goes_on(self, before: str | None, id_: ExecutionId) -> bool:
-        """It has its place rightly, whatever became of it and of others later in the same step.
-
-        `advance` has looked for room when it let one in; who goes on may be lost at once, and keeps the place.
-        """
-        return before in ("ready", "leased") or (before in ("blocked", "waiting") and id_ in self.model.came)
+        for key, one in self.model.limits.items():
+            held = self.model.held(key)
+            assert len(held) <= one.most or held <= self.model.placed, "let in beyond the limit"
+        self.model.placed = {one.id for one in self.model.unfinished() if one.state in ("ready", "leased")}

@@ -153,6 +153,7 @@ class Delivery:
     charged: int = 0
     due: int = 0
     lease_until: int | None = None
+    settled: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -211,8 +212,8 @@ class Model:
     memory: dict[tuple[str, str], Value] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
     limits: dict[str, Limit] = field(default_factory=dict)
-    came: set[ExecutionId] = field(default_factory=set)
-    """Who came to a place since somebody last looked: let in, or its process has ended its wait."""
+    placed: set[ExecutionId] = field(default_factory=set)
+    """Who has a place rightly: had it when somebody last looked, or came to it since, and has not given it back."""
     paused: set[str] = field(default_factory=set)
     schedules: dict[str, Planned] = field(default_factory=dict)
     host_failures: int = 0
@@ -360,6 +361,7 @@ class Model:
         if not self.holds(fence) or one.state != "leased" or one.cancelling is not None or one.withdrawing:
             return False
         one.state, one.reason, one.accepted = "waiting", reason, one.sent is not None
+        self.placed.discard(one.id)
         until = one.deadline if one.asked.heartbeat_seconds is None else one.attempt_deadline
         one.remaining = None if until is None else until - self.now
         one.deadline, one.attempt_deadline = one.total_deadline, None
@@ -370,7 +372,7 @@ class Model:
         if not self.holds(fence) or (one.state, one.reason) != ("waiting", reason) or one.cancelling is not None:
             return False
         one.state = "leased"
-        self.came.add(one.id)
+        self.placed.add(one.id)
         self.begin_attempt(one, one.remaining)
         return True
 
@@ -382,6 +384,7 @@ class Model:
             return "invalid_state"
         if one.session is None:
             one.state, one.silent = "paused", False
+            self.placed.discard(one.id)
         else:
             one.pausing = True
         return "turned"
@@ -673,6 +676,7 @@ class Model:
                 if not one.limited:
                     one.limited, one.line = True, key
                     one.state = "blocked" if one.state == "ready" else one.state
+                    self.placed -= {one.id} if one.state == "blocked" else set()
 
     # pauses, drains and the children of what has ended
 
@@ -767,7 +771,7 @@ class Model:
         one.available = (self.now + RETRY_SECONDS, at[1])
 
     def let_in(self, one: Execution, at: Moment) -> None:
-        self.came.add(one.id)
+        self.placed.add(one.id)
         one.state, one.available = "ready", at
 
     # checkpoint
@@ -819,10 +823,12 @@ class Model:
         return set(due)
 
     def settle(self, id_: ExecutionId, attempt: int, state: str, *, failing: bool, held: bool) -> bool:
+        """Whether this attempt counts: now, or it has counted before and is said again."""
         one = self.deliveries[id_]
         if one.state != "leased" or one.attempt != attempt:
-            return False
+            return attempt in one.settled
         one.state, one.lease_until = state, None
+        one.settled.add(attempt)
         one.charged += 1
         self.host_failures = self.host_failures + 1 if failing else 0
         self.host_held = max(self.host_held, self.now + HELD_SECONDS) if held else self.host_held
@@ -880,6 +886,7 @@ class Model:
     def rest(self, one: Execution, state: str) -> None:
         """Nobody holds it any more; what was to be paused is."""
         one.state = "paused" if one.pausing else state
+        self.placed -= set() if one.state == "ready" else {one.id}
         one.session = one.sent = None
         one.deadline = one.total_deadline
         one.accepted = one.withdrawing = one.pausing = one.silent = False

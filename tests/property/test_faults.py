@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from controlplane.domain.approval import Decision
+from controlplane.domain.execution import ParentEnd
 from controlplane.domain.lease import Verdict
 from controlplane.postgres.pool import PASSING, Connection
 from controlplane.stages import cancel
@@ -117,3 +118,53 @@ def test_a_delivery_that_is_asked_for_time_waits_for_it(machine: Whole) -> None:
     machine.time_passes(4_000)
 
     machine.deliver("taken")
+
+
+def test_a_dispatcher_that_settles_again_is_told_the_same(machine: Whole) -> None:
+    """Its answer was lost: what counted the first time has counted, and nothing is counted twice."""
+    machine.end_and_tell("nothing", 0)
+
+    for _ in range(2):
+        machine.settle(machine.sent[0])
+
+
+def test_who_goes_on_comes_beside_who_was_let_in_meanwhile(machine: Whole) -> None:
+    """In one step: one is submitted and let in while a parent waits for its child, which ends then."""
+    machine.contend(count=1, most=1)
+    machine.call(0, None, ParentEnd.KEEP, 0, False)
+    machine.claim(0, 1)
+    looked_at(machine)
+
+    machine.submit(webhooks=False, retries=0, priority=0, key=None, request=b"", lock="a")
+    machine.admit()
+    machine.report(0, Verdict.SUCCEEDED, retryable=False)
+
+    assert len(machine.model.held("key:a")) == 2
+
+
+def test_who_is_let_in_beyond_a_limit_is_found(machine: Whole) -> None:
+    """Whoever has no place, and was not let in."""
+    machine.contend(count=1, most=1)
+    machine.contend(count=1, most=1)
+    looked_at(machine)
+    [blocked] = [one for one in machine.model.unfinished() if one.state == "blocked"]
+    blocked.state = "ready"
+
+    with pytest.raises(AssertionError, match="beyond the limit"):
+        machine.nobody_is_let_in_beyond_a_limit()
+    blocked.state = "blocked"
+
+
+def test_who_gives_its_place_back_must_be_let_in_again(machine: Whole) -> None:
+    """It has none while it waits in its process, is held back or is to be tried again later."""
+    machine.contend(count=1, most=1)
+    fence = machine.fence(0)
+    looked_at(machine)
+
+    assert fence.execution_id in machine.model.placed
+    machine.begin_wait(0)
+    assert fence.execution_id not in machine.model.placed
+    machine.end_wait(0)
+    assert fence.execution_id in machine.model.placed
+    machine.report(0, Verdict.FAILED, retryable=True)
+    assert fence.execution_id not in machine.model.placed

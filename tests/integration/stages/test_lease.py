@@ -70,6 +70,17 @@ async def test_the_urgent_first_then_the_oldest(conn: Connection) -> None:
     assert taken == [old.id, new.id, low.id]
 
 
+async def test_among_equals_the_first_that_was_asked_for(conn: Connection) -> None:
+    """What one sweep has let go is of one moment: its ids decide, also where a small table was planned to be sorted."""
+    made = await accept(conn, *(submission(priority=n % 2) for n in range(100)))
+    await conn.execute("update queue set available_at = clock()")
+    await conn.execute("drop index queue_ready")
+
+    leases = await lease(conn, await make_session(conn), limit=10)
+
+    assert [one.execution_id for one in leases] == sorted(one.id for one in made[1::2])[:10]
+
+
 async def test_a_batch_is_handed_out_in_order(conn: Connection) -> None:
     """Within one answer, too, the urgent and the old stand in front."""
     wishes = [submission(priority=n % 4) for n in range(40)]
