@@ -143,6 +143,31 @@ async def test_run_again_with_other_input(watched: Watched, api: Api, stage: Sta
     assert lease["input"] == {"id": 12345678901234567890123, "é": "'"}
 
 
+@pytest.mark.parametrize("how", ["button", "curl", "cli", "python"])
+async def test_a_node_is_forgotten_in_four_ways(watched: Watched, api: Api, how: str) -> None:
+    """First it says why it cannot be; then the button, and what can be copied of it, have the same end."""
+    name, page = f"gone-{how}", watched.page
+    session = await work(api, name)
+    await watched.go(f"nodes/{name}")
+    button = page.locator("main .actions").get_by_role("button", name="Forget", exact=True)
+    reason = await button.get_attribute("title")
+    await api.post(f"/sessions/{session}/close", {})
+    await page.reload()
+    await button.click()
+    dialog = page.locator("dialog[open]")
+    if how == "button":
+        await dialog.get_by_role("button", name="Forget", exact=True).click()
+        await page.wait_for_url("**/nodes")
+    else:
+        await dialog.locator("summary").click()
+        await dialog.locator(f"[data-copies={how}]").click()
+        run(how, await page.evaluate("navigator.clipboard.readText()"))
+
+    assert reason is not None
+    assert reason.startswith("It cannot be forgotten: 1 process of it is connected.")
+    assert name not in {one["id"] for one in (await api.get("/nodes", show_all="true"))["nodes"]}
+
+
 def run(how: str, text: str) -> None:
     """What was copied, as somebody pastes it."""
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", ""), "LC_ALL": "C.UTF-8"}
