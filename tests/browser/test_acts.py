@@ -143,6 +143,25 @@ async def test_run_again_with_other_input(watched: Watched, api: Api, stage: Sta
     assert lease["input"] == {"id": 12345678901234567890123, "é": "'"}
 
 
+async def test_a_node_comes_and_goes_as_it_happens(watched: Watched, api: Api) -> None:
+    """Its page and the list follow without a reload, but not while somebody is about to do something."""
+    await api.register("comes")
+    await watched.go("nodes/comes")
+    page = watched.page
+    await page.evaluate("window.kept = true")
+    await expect(page.locator(".head-line .badge")).to_contain_text("gone")
+    session = await api.open_session("comes")
+    await expect(page.locator(".head-line .badge")).to_contain_text("serving")
+    await page.locator("main .actions").get_by_role("button", name="Drain", exact=True).click()
+    await api.post(f"/sessions/{session}/close", {})
+    dialog = page.locator("dialog[open]")
+    await expect(dialog).to_be_visible()
+    await dialog.get_by_role("button", name="Not now").click()
+    await expect(page.locator(".head-line .badge")).to_contain_text("gone")
+
+    assert await page.evaluate("window.kept")
+
+
 @pytest.mark.parametrize("how", ["button", "curl", "cli", "python"])
 async def test_a_node_is_forgotten_in_four_ways(watched: Watched, api: Api, how: str) -> None:
     """First it says why it cannot be; then the button, and what can be copied of it, have the same end."""

@@ -71,4 +71,4 @@ async def test_a_node_is_forgotten(double):
         with pytest.raises(RequestRefused, match="node_in_use"):
             await client.nodes.forget("busy")
 
-    assert [(method, path) for method, path, *_ in double.heard][0] == ("DELETE", "/nodes/old one")
+    assert next((method, path) for method, path, *_ in double.heard) == ("DELETE", "/nodes/old one")
