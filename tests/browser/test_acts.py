@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.browser.conftest import Stage, Watched
+from tests.browser.conftest import PATIENCE_MILLISECONDS, Stage, Watched
 from tests.integration.api.serving import Api, fence, until
 
 XSS = [
@@ -149,15 +149,16 @@ async def test_a_node_comes_and_goes_as_it_happens(watched: Watched, api: Api) -
     await watched.go("nodes/comes")
     page = watched.page
     await page.evaluate("window.kept = true")
-    await expect(page.locator(".head-line .badge")).to_contain_text("gone")
+    badge = page.locator(".head-line .badge")
+    await expect(badge).to_contain_text("gone")
     session = await api.open_session("comes")
-    await expect(page.locator(".head-line .badge")).to_contain_text("serving")
+    await expect(badge).to_contain_text("serving", timeout=PATIENCE_MILLISECONDS)
     await page.locator("main .actions").get_by_role("button", name="Drain", exact=True).click()
     await api.post(f"/sessions/{session}/close", {})
     dialog = page.locator("dialog[open]")
     await expect(dialog).to_be_visible()
     await dialog.get_by_role("button", name="Not now").click()
-    await expect(page.locator(".head-line .badge")).to_contain_text("gone")
+    await expect(badge).to_contain_text("gone", timeout=PATIENCE_MILLISECONDS)
 
     assert await page.evaluate("window.kept")
 

@@ -624,7 +624,7 @@
   addEventListener("pagehide", () => stream?.close());
   listen();
   // A heartbeat is no event: who shows nodes looks at them every few seconds.
-  if (whole) setInterval(() => { if (wanted && !document.hidden) look(); }, 5000);
+  if (whole) setInterval(() => { if (wanted && !document.hidden) look(); }, 3000);
 
   // ── The tabs of an execution, and its log ──────────────────────────────────────────────────────────────────────
 
