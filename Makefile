@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test unit integration property model crash-awaits fuzz crash chaos e2e bench bench-peers bench-latency bench-memory bench-logs bench-webhooks bench-full bench-lifecycle bench-replicas bench-resident bench-growth bench-pinned cost lint lock sbom audit docs schema clean
+.PHONY: help install demo dev test unit integration property model crash-awaits fuzz crash chaos e2e bench bench-peers bench-latency bench-memory bench-logs bench-webhooks bench-full bench-lifecycle bench-replicas bench-resident bench-growth bench-pinned cost lint lock sbom audit docs schema screenshots clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -124,6 +124,9 @@ docs: $(INSTALLED) ## Write the pages that are made from the code anew
 
 schema: $(INSTALLED) ## Write migrations/schema.sql anew
 	@$(BIN)/python -m tests.migrations.snapshot
+
+screenshots: $(INSTALLED) ## Make the pictures of the README anew (Debian's Chromium, which tests/browser installs)
+	@$(BIN)/python -m tests.docs.screenshots docs/images
 
 clean: ## Remove the environment and what dev and tests left
 	@rm -rf $(VENV) .venv-agentfield .controlplane .pytest_cache .mypy_cache .ruff_cache .hypothesis

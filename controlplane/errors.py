@@ -8,7 +8,7 @@
     ├── Conflict       LeaseLost  AlreadyFinished  InvalidState  SessionClosed  SessionDraining  LengthMismatch
     │                  NotAList  IdempotencyConflict  ApprovalAlreadyRequested  ScheduleExists  SignalsFull
     │                  NamespaceExists  KeyReplaced  KeyRevoked
-    │                  TriggerExists  EndpointExists  EndpointsFull
+    │                  TriggerExists  EndpointExists  EndpointsFull  NodeInUse
     ├── Refused        Malformed  Invalid  InvalidParameter  TooLarge  TargetMalformed  EgressRefused  NoWebhook
     │                  Unauthorized  NotItsNode  ScopeMissing  NodeNotAllowed  NamespaceNotAllowed  PagesReadOnly
     │                  NotHttp  HeadTooLarge  TooSlow  RateLimited  CapReached  NamespaceFull  PayloadsHidden
@@ -199,6 +199,12 @@ class ApprovalAlreadyRequested(Conflict):
     """This attempt already waits for another approval."""
 
     code = "approval_already_requested"
+
+
+class NodeInUse(Conflict):
+    """The node cannot be forgotten while something needs it."""
+
+    code = "node_in_use"
 
 
 class ScheduleExists(Conflict):

@@ -25,7 +25,10 @@ NEAREST_MAX = 10
 
 
 class Catalogue:
-    """Known targets never vanish, so an old copy can only lack the newest; those are looked up before a 404."""
+    """An old copy lacks the newest targets, which are looked up before a 404, and knows some that were just forgotten.
+
+    What is submitted to those waits, as for any node that is away.
+    """
 
     def __init__(self, pool: Pool, placement: Placement, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._pool = pool

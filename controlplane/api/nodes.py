@@ -1,25 +1,32 @@
-"""Nodes: say what they serve, and are seen."""
+"""Nodes: say what they serve, are seen, and are forgotten."""
 
 from __future__ import annotations
+
+import logging
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import shapes
 from controlplane.api.agentfield.processes import join
+from controlplane.api.audited import Noted, audited
 from controlplane.api.body import read_form
 from controlplane.api.described import RegisterForm, node_of
-from controlplane.api.doors import doors_of, namespace_of
-from controlplane.api.operation import NODE, READ, Operation
+from controlplane.api.doors import caller_of, doors_of, namespace_of
+from controlplane.api.operation import NODE, OPERATE, READ, Operation
 from controlplane.api.shapes import answer
 from controlplane.api.whose import require_node
 from controlplane.domain.cap import Cap
+from controlplane.domain.notice import moment
 from controlplane.domain.target import is_name
 from controlplane.errors import NodeNotFound
 from controlplane.reads import nodes, pauses
 from controlplane.reads.nodes import NodeView
 from controlplane.reads.pauses import Drained
-from controlplane.stages import register
+from controlplane.stages import forget_node, register
+from controlplane.stages.forget_node import ForgottenNode
+
+log = logging.getLogger(__name__)
 
 
 async def register_node(request: Request) -> Response:
@@ -51,17 +58,17 @@ async def list_nodes(request: Request) -> Response:
 
 
 async def read_node(request: Request) -> Response:
-    """One node and what it serves."""
-    doors, namespace = doors_of(request), namespace_of(request)
-    node_id = request.path_params["node_id"]
-    if not is_name(node_id):
-        raise NodeNotFound
+    """One node, what it serves, and what keeps it from being forgotten."""
+    doors, namespace, node_id = doors_of(request), namespace_of(request), _node_id(request)
     bucket = doors.placement.of_key(namespace, node_id)
     found = await doors.run(nodes.nodes, bucket, namespace=namespace, node_id=node_id)
     if not found:
         raise NodeNotFound
     drained = await doors.run(pauses.drained, namespace=namespace, node_id=node_id, placement=doors.placement)
     schemas = await doors.run(nodes.schemas, bucket, namespace=namespace, node_id=node_id)
+    kept = await doors.run(
+        forget_node.keeps, bucket, buckets=doors.placement.all(), namespace=namespace, node_id=node_id
+    )
     served = [entry for entry in await doors.catalogue.entries(namespace) if entry.node_id == node_id]
     described = [
         shapes.present(
@@ -79,7 +86,42 @@ async def read_node(request: Request) -> Response:
             "reasoners": [one for one in described if one["type"] == "reasoner"],
             "skills": [one for one in described if one["type"] == "skill"],
         }
+        | ({"kept_by": shapes.kept(kept, node_id)} if kept else {})
     )
+
+
+async def forget(request: Request) -> Response:
+    """One that is gone for good is not known any more, nor is what it served."""
+    doors, namespace, node_id = doors_of(request), namespace_of(request), _node_id(request)
+    gone = await audited(
+        request,
+        lambda done: Noted(kind="node", id=node_id, before=_facts(done)),
+        forget_node.forget,
+        doors.placement.of_key(namespace, node_id),
+        buckets=doors.placement.all(),
+        namespace=namespace,
+        node_id=node_id,
+    )
+    await doors.catalogue.refresh()
+    log.info("node.forgotten", extra={"node_id": node_id, "by": caller_of(request), "targets": len(gone.targets)})
+    return answer({"node_id": node_id, "deleted": True, "targets": list(gone.targets)})
+
+
+def _facts(gone: ForgottenNode) -> shapes.Shape:
+    return {
+        "transport": gone.transport,
+        "version": gone.version,
+        "base_url": gone.base_url,
+        "registered_at": moment(gone.registered_at),
+        "targets": list(gone.targets),
+    }
+
+
+def _node_id(request: Request) -> str:
+    node_id: str = request.path_params["node_id"]
+    if not is_name(node_id):
+        raise NodeNotFound
+    return node_id
 
 
 async def list_reasoners(request: Request) -> Response:
@@ -127,6 +169,21 @@ OPERATIONS = [
         summary="Read one node",
         tag="nodes",
         answers={200: "The node.", 404: "Unknown.", 503: "Try again."},
+    ),
+    Operation(
+        scope=OPERATE,
+        method="DELETE",
+        path="/api/v1/nodes/{node_id}",
+        handler=forget,
+        audit="node.forgotten",
+        summary="Forget a node that is gone for good; its executions stay",
+        tag="nodes",
+        answers={
+            200: "It is not known any more, nor are its targets.",
+            404: "Unknown.",
+            409: "Something needs it; what, and the next step.",
+            503: "Try again.",
+        },
     ),
     Operation(
         scope=READ,

@@ -57,6 +57,7 @@ STATUS_OF: dict[type[errors.ControlPlaneError], int] = {
     errors.InvalidState: 409,
     errors.SessionClosed: 409,
     errors.SessionDraining: 409,
+    errors.NodeInUse: 409,
     errors.LengthMismatch: 409,
     errors.NotAList: 409,
     errors.ApprovalAlreadyRequested: 409,

@@ -14,6 +14,7 @@ from controlplane.domain.approval import Approval
 from controlplane.domain.delivery import ENDPOINT
 from controlplane.domain.execution import Status
 from controlplane.domain.ids import show, show_execution
+from controlplane.domain.kept import Kept
 from controlplane.domain.lease import Lease
 from controlplane.domain.memory import WORKFLOW, Action, Scope, Value
 from controlplane.domain.notice import error_text, milliseconds, moment
@@ -484,6 +485,19 @@ def node(view: NodeView, drained: Drained) -> Shape:
             "metadata": raw(view.metadata),
         }
     )
+
+
+def kept(view: Kept, node_id: str) -> Shape:
+    """What keeps a node from being forgotten."""
+    return {
+        "detail": view.sentence,
+        "fix": view.fix(node_id),
+        "sessions": view.sessions,
+        "executions": view.executions,
+        "executions_is_more": view.executions_is_more,
+        "schedules": list(view.schedules),
+        "triggers": list(view.triggers),
+    }
 
 
 def retry(policy: RetryPolicy) -> Shape:

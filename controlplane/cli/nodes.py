@@ -87,3 +87,9 @@ def drain(client: Client, node_id: str, verb: str, *, reason: str | None, as_jso
     output.data(f"{node_id}: {processes}, {now.draining_running} running")
     if verb == "drain" and now.draining and not now.draining_running:
         output.say("Nothing runs in what drains: it can be stopped.")
+
+
+def forget(client: Client, node_id: str, *, as_json: bool) -> None:
+    """Let a node that is gone for good not be known any more."""
+    body = client.delete(f"{PREFIX}/nodes/{quote(node_id, safe='')}", about=node_id)
+    output.data(body if as_json else f"{node_id} forgotten")

@@ -78,6 +78,9 @@ set node_id = excluded.node_id,
 
 NODE_KNOWN = "select 1 from nodes where bucket = $1 and namespace = $2 and id = $3"
 
+# Nobody forgets it before the session is there.
+KEEP_NODE = "select 1 from nodes where bucket = $1 and namespace = $2 and id = $3 for key share"
+
 # A process that was not heard of for a while opens another session: it was told to drain, if it was told so lately.
 OPEN = """
 insert into sessions (
@@ -351,10 +354,10 @@ async def open_session(
 
     Raises: NodeNotFound; register first. NamespaceFull when the node has as many processes as it may have.
     """
-    if await conn.fetchval(NODE_KNOWN, node_bucket, namespace, node_id) is None:
-        raise NodeNotFound(fix="POST /api/v1/nodes/register first.")
     lease = lease_seconds(heartbeat_seconds=heartbeat_seconds, floor_seconds=lease_floor_seconds)
     async with conn.transaction():
+        if await conn.fetchval(KEEP_NODE, node_bucket, namespace, node_id) is None:
+            raise NodeNotFound(fix="POST /api/v1/nodes/register first.")
         await conn.execute(
             OPEN, bucket_of(session_id), session_id, namespace, node_id, instance_id, slots, heartbeat_seconds, lease
         )

@@ -42,7 +42,8 @@ where bucket = $1
 returning scope, node_id, name, reason, paused_by, paused_at
 """
 
-NODE_KNOWN = "select 1 from nodes where bucket = $1 and namespace = $2 and id = $3"
+# Nobody forgets it before the pause is there, which would then hold back a node that nobody knows.
+NODE_KNOWN = "select 1 from nodes where bucket = $1 and namespace = $2 and id = $3 for key share"
 
 DRAIN = """
 update sessions
@@ -136,7 +137,7 @@ async def undrain(conn: Connection, bucket: int, *, namespace: int, node_id: str
 
 
 async def _known(conn: Connection, bucket: int, what: Paused, namespace: int) -> None:
-    if what.scope is PauseScope.NODE and await conn.fetchval(NODE_KNOWN, bucket, namespace, what.node_id) is None:
+    if what.scope is not PauseScope.ALL and await conn.fetchval(NODE_KNOWN, bucket, namespace, what.node_id) is None:
         raise NodeNotFound
 
 

@@ -37,6 +37,7 @@ class Nodes:
         node_id = request.path_params["node_id"]
         it = await self._api.get(request, f"/api/v1/nodes/{quote(node_id, safe='')}")
         wanted = [("node_id", node_id), ("status", "running,waiting"), ("limit", str(UNDER_WAY_MAX))]
+        off = not_allowed(asker_of(request), OPERATE)
         going = await self._api.get(request, "/api/v1/executions", wanted)
         return paint(
             request,
@@ -44,7 +45,7 @@ class Nodes:
             title=node_id,
             at="nodes",
             it=it,
-            actions=drains(it, not_allowed(asker_of(request), OPERATE)),
+            actions=[*drains(it, off), forgets(it, off)],
             items=going["items"],
             more=going["next_cursor"],
         )
@@ -75,3 +76,20 @@ def drains(node: Mapping[str, Json], off: str | None) -> list[Action]:
             off=off,
         ),
     ]
+
+
+def forgets(node: Mapping[str, Json], off: str | None) -> Action:
+    """Let one that is gone for good leave the list."""
+    id_, kept = node["node_id"], node.get("kept_by")
+    return Action(
+        name="forget",
+        label="Forget",
+        path=f"api/v1/nodes/{quote(id_, safe='')}",
+        method="DELETE",
+        says="For one that is gone for good: it leaves the list with all that it served. What it has run stays.",
+        cli=command("nodes", "forget", id_),
+        python=f"await client.nodes.forget({id_!r})",
+        goes_to="nodes",
+        danger=True,
+        off=off or (kept and f"{kept['detail']} {kept['fix']}"),
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.browser.conftest import Stage, Watched
+from tests.browser.conftest import PATIENCE_MILLISECONDS, Stage, Watched
 from tests.integration.api.serving import Api, fence, until
 
 XSS = [
@@ -141,6 +141,51 @@ async def test_run_again_with_other_input(watched: Watched, api: Api, stage: Sta
     lease = await api.take(session)
 
     assert lease["input"] == {"id": 12345678901234567890123, "é": "'"}
+
+
+async def test_a_node_comes_and_goes_as_it_happens(watched: Watched, api: Api) -> None:
+    """Its page and the list follow without a reload, but not while somebody is about to do something."""
+    await api.register("comes")
+    await watched.go("nodes/comes")
+    page = watched.page
+    await page.evaluate("window.kept = true")
+    badge = page.locator(".head-line .badge")
+    await expect(badge).to_contain_text("gone")
+    session = await api.open_session("comes")
+    await expect(badge).to_contain_text("serving", timeout=PATIENCE_MILLISECONDS)
+    await page.locator("main .actions").get_by_role("button", name="Drain", exact=True).click()
+    await api.post(f"/sessions/{session}/close", {})
+    dialog = page.locator("dialog[open]")
+    await expect(dialog).to_be_visible()
+    await dialog.get_by_role("button", name="Not now").click()
+    await expect(badge).to_contain_text("gone", timeout=PATIENCE_MILLISECONDS)
+
+    assert await page.evaluate("window.kept")
+
+
+@pytest.mark.parametrize("how", ["button", "curl", "cli", "python"])
+async def test_a_node_is_forgotten_in_four_ways(watched: Watched, api: Api, how: str) -> None:
+    """First it says why it cannot be; then the button, and what can be copied of it, have the same end."""
+    name, page = f"gone-{how}", watched.page
+    session = await work(api, name)
+    await watched.go(f"nodes/{name}")
+    button = page.locator("main .actions").get_by_role("button", name="Forget", exact=True)
+    reason = await button.get_attribute("title")
+    await api.post(f"/sessions/{session}/close", {})
+    await page.reload()
+    await button.click()
+    dialog = page.locator("dialog[open]")
+    if how == "button":
+        await dialog.get_by_role("button", name="Forget", exact=True).click()
+        await page.wait_for_url("**/nodes")
+    else:
+        await dialog.locator("summary").click()
+        await dialog.locator(f"[data-copies={how}]").click()
+        run(how, await page.evaluate("navigator.clipboard.readText()"))
+
+    assert reason is not None
+    assert reason.startswith("It cannot be forgotten: 1 process of it is connected.")
+    assert name not in {one["id"] for one in (await api.get("/nodes", show_all="true"))["nodes"]}
 
 
 def run(how: str, text: str) -> None:

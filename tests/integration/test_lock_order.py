@@ -21,7 +21,7 @@ from controlplane.domain.pause import Paused
 from controlplane.domain.placement import Placement
 from controlplane.domain.retention import Keep
 from controlplane.domain.step import AskApproval, AwaitEvent, Done, Sleep, StepOp, StepWrite
-from controlplane.errors import ControlPlaneError, DeliveryNotFound, SessionClosed
+from controlplane.errors import ControlPlaneError, DeliveryNotFound, NodeInUse, NodeNotFound, SessionClosed
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
 from controlplane.stages import (
@@ -34,6 +34,7 @@ from controlplane.stages import (
     deliver,
     expire,
     forget,
+    forget_node,
     lease,
     limit,
     log,
@@ -609,3 +610,48 @@ async def end_and_wait(conn: Connection, ending: Sequence[Fence], waiting: Seque
     batch += [a_report(one.fence, Verdict.WAITING, waits=("a",)) for one in waiting]
     for answer in await complete.report(conn, batch, make_id=make_id, jitter=no_jitter):
         must(answer)
+
+
+async def come_and_go(conn: Connection, turn: int) -> None:
+    """A process that registers, is there for a moment, and tries to come back."""
+    instance = f"{id(conn)}-{turn % 3}"
+    session = await make_process(conn, instance_id=instance)
+    if turn % 2:
+        await withhold_for_a_moment(conn)
+    await expire.leave(conn, session.id, 0, reason="shutdown", make_id=make_id)
+    back = await register.revive(
+        conn, 0, namespace=NAMESPACE, node_id="n", instance_id=instance, session_id=SessionId(make_id(0))
+    )
+    if back is not None:
+        await expire.leave(conn, back.id, 0, reason="shutdown", make_id=make_id)
+
+
+async def withhold_for_a_moment(conn: Connection) -> None:
+    with suppress(NodeNotFound):
+        await withhold.pause(conn, [0], Paused.node("n"), namespace=NAMESPACE, reason=None, paused_by=None)
+        await withhold.undrain(conn, 0, namespace=NAMESPACE, node_id="n")
+        await withhold.resume(conn, [0], Paused.node("n"), namespace=NAMESPACE)
+
+
+async def forget_it(conn: Connection, _: int) -> None:
+    with suppress(NodeInUse, NodeNotFound):
+        await forget_node.forget(conn, 0, buckets=[0], namespace=NAMESPACE, node_id="n")
+
+
+async def forget_old_sessions(conn: Connection, _: int) -> None:
+    await expire.forget_sessions(conn, 0, after_seconds=0.0)
+
+
+async def test_a_node_comes_back_while_it_is_forgotten(conn: Connection, connections: list[Connection]) -> None:
+    """Registrations, goodbyes, pauses and those who forget the node or its sessions meet: nothing is left half gone."""
+
+    async def work(own: Connection, step: Callable[[Connection, int], Awaitable[None]]) -> None:
+        for turn in range(40):
+            await step(own, turn)
+
+    steps = (come_and_go, come_and_go, forget_it, forget_it, forget_old_sessions, forget_old_sessions)
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(work(own, step) for own, step in zip(connections, steps, strict=False)))
+    await forget_it(conn, 0)
+
+    assert await counts(conn, "nodes", "sessions", "pauses") == {"nodes": 0, "sessions": 0, "pauses": 0}

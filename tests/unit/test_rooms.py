@@ -76,6 +76,7 @@ STAGES: Mapping[str, frozenset[str]] = {
     "bulk": frozenset({"cancel", "pause", "submit", "deliver"}),
     "admit": frozenset({"submit"}),  # both count what of a fairness key is ready
     "register": frozenset({"limit"}),  # a node says how many of a reasoner may run, in one transaction with the rest
+    "forget_node": frozenset({"limit"}),  # and what it said of them is said no more, in the one that forgets it
     "complete": frozenset({"finish", "suspend"}),
     "finish": frozenset({"suspend"}),  # the end of a child is news to its parent, in the same transaction
     "cancel": frozenset({"finish"}),

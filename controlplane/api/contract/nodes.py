@@ -110,9 +110,28 @@ class ReasonerList(Struct):
     items: list[ReasonerSummary]
 
 
+class KeptBy(Struct):
+    """What keeps a node from being forgotten: open sessions, unfinished executions, what submits to it."""
+
+    detail: str
+    fix: str
+    sessions: Count
+    executions: Count
+    executions_is_more: bool
+    schedules: list[str]
+    triggers: list[str]
+
+
 class NodeAnswer(NodeSummary, kw_only=True):
     reasoners: list[ReasonerAnswer]
     skills: list[ReasonerAnswer]
+    kept_by: Maybe[KeptBy] = UNSET
+
+
+class NodeForgotten(Struct):
+    node_id: str
+    deleted: Literal[True]
+    targets: list[Target]
 
 
 class SessionAnswer(Struct):
@@ -286,6 +305,7 @@ CONTRACT: Contract = {
     # What is not `true` is false, and refuses nothing: AgentField's clients ask so.
     nodes.list_nodes: Said(answers={200: NodeList}, parameters={"show_all": {"type": "string"}}),
     nodes.read_node: Said(answers={200: NodeAnswer}),
+    nodes.forget: Said(answers={200: NodeForgotten}),
     nodes.list_reasoners: Said(answers={200: ReasonerList}),
     leases.open_session: Said(answers={201: SessionAnswer}, links={201: AFTER_OPEN}),
     leases.lease: Said(answers={200: LeaseList}, links={200: AFTER_LEASE}),

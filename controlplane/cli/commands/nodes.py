@@ -11,7 +11,7 @@ import typer
 from controlplane.cli.commands.options import DEFAULT_SERVER, ApiKey, AsJson, Reason, Server, client_of, given
 
 NodeId = Annotated[str, typer.Argument(metavar="NODE", help="The id of the node.")]
-app = typer.Typer(help="List nodes; let one drain.", invoke_without_command=True)
+app = typer.Typer(help="List nodes; let one drain, or forget one.", invoke_without_command=True)
 pauses_app = typer.Typer(help="See what is paused.")
 
 
@@ -23,7 +23,7 @@ def nodes(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the nodes that are connected; let one drain."""
+    """List the nodes that are connected; let one drain, or forget one."""
     from controlplane.cli.nodes import before, listing
 
     if context.invoked_subcommand is not None:
@@ -61,6 +61,20 @@ def nodes_undrain(
 
     with client_of(server, api_key) as client:
         drain(client, node_id, "undrain", reason=None, as_json=as_json)
+
+
+@app.command("forget")
+def nodes_forget(
+    node_id: NodeId, server: Server = DEFAULT_SERVER, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
+    """Let a node that is gone for good leave the list, with all that it served. Its executions stay.
+
+    Refused, with what stands in the way, while it is connected, has unfinished work, or something submits to it.
+    """
+    from controlplane.cli.nodes import forget
+
+    with client_of(server, api_key) as client:
+        forget(client, node_id, as_json=as_json)
 
 
 @pauses_app.command("list")

@@ -506,6 +506,7 @@
   const button = $("#live");
   const page = $("#execution");
   const list = $("#list");
+  const whole = $("[data-again]");
   let stream = null;
   let wanted = Boolean(button);
   let due = false;
@@ -551,6 +552,14 @@
     if (text && $("#panel").dataset.tab === panel.dataset.tab) morph($("#tab"), text);
   };
 
+  // A page without parts of its own is asked for again, as it stands in the address.
+  const again = async () => {
+    if ($("dialog[open]")) return;
+    const answer = await fetch(location.href, { headers: OURS });
+    const part = $("[data-again]", new DOMParser().parseFromString(await answer.text(), "text/html"));
+    if (answer.ok && part && !$("dialog[open]")) morph(whole, part.innerHTML);
+  };
+
   const turn = async () => {
     if (busy || !moved.size || document.hidden || !wanted) return;
     busy = true;
@@ -560,6 +569,7 @@
     try {
       if (list) await refreshList(ids);
       else if (page) await refresh();
+      else if (whole) await again();
       else { const text = await ask("ui/x/overview"); if (text) morph($("#overview"), text); }
     } catch { /* the stream says when the server is there again */ }
     finally { busy = false; took = performance.now() - began; }
@@ -613,6 +623,8 @@
   });
   addEventListener("pagehide", () => stream?.close());
   listen();
+  // A heartbeat is no event: who shows nodes looks at them every few seconds.
+  if (whole) setInterval(() => { if (wanted && !document.hidden) look(); }, 3000);
 
   // ── The tabs of an execution, and its log ──────────────────────────────────────────────────────────────────────
 

@@ -91,6 +91,7 @@ class Double:
             ("PUT", "/schedules/{name}", self.schedule),
             ("GET", "/schedules/{name}", self.schedule),
             ("DELETE", "/schedules/{name}", self.schedule),
+            ("DELETE", "/nodes/{name}", self.forget_node),
             ("GET", "/schedules/{name}/{what}", self.schedule),
             ("POST", "/schedules/{name}/{what}", self.schedule),
             ("POST", "/endpoints", self.endpoint),
@@ -492,6 +493,13 @@ class Double:
         still = [{"scope": "all", "paused_at": TIMES[0]}] if verb == "resume" and name else []
         counts = {"queued": 3, "queued_is_more": False, "running": 1, "still_paused_by": still}
         return JSONResponse({"scope": scope, "name": name, "paused": verb == "pause", "changed": True} | body | counts)
+
+    async def forget_node(self, request: Request, body: Any) -> Response:
+        """Nobody is not there, and somebody is needed."""
+        name = request.path_params["name"]
+        if name == "nobody":
+            return problem(404, "node_not_found")
+        return problem(409, "node_in_use") if name == "busy" else JSONResponse({"node_id": name, "deleted": True})
 
     async def schedule(self, request: Request, body: Any) -> Response:
         """Whatever is asked of schedules: they are kept as they are told, and plan the same two times for ever."""

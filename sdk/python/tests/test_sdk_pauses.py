@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from controlplane_sdk import Client, NotFound
+from controlplane_sdk import Client, NotFound, RequestRefused
 
 
 async def test_each_scope_has_its_door(double):
@@ -60,3 +60,15 @@ async def test_a_node_drains(double):
 
     assert (told.draining, told.draining_running) == (2, 1)
     assert double.said("/nodes/n/drain") == [{"reason": "update"}]
+
+
+async def test_a_node_is_forgotten(double):
+    """One that is not there, and one that something needs, are errors."""
+    async with Client(double.url) as client:
+        await client.nodes.forget("old one")
+        with pytest.raises(NotFound):
+            await client.nodes.forget("nobody")
+        with pytest.raises(RequestRefused, match="node_in_use"):
+            await client.nodes.forget("busy")
+
+    assert next((method, path) for method, path, *_ in double.heard) == ("DELETE", "/nodes/old one")

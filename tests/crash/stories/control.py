@@ -16,14 +16,21 @@ from controlplane.domain.limit import KEY, NODE, READY_MAX, REASONER, Rule
 from controlplane.domain.pause import Paused
 from controlplane.domain.placement import Placement
 from controlplane.domain.replay import Reuse
-from controlplane.errors import AlreadyFinished, InvalidState, LimitNotFound, SessionDraining
+from controlplane.errors import (
+    AlreadyFinished,
+    InvalidState,
+    LimitNotFound,
+    NodeInUse,
+    NodeNotFound,
+    SessionDraining,
+)
 from controlplane.reads import bulks
-from controlplane.stages import admit, bulk, limit, pause, replay, submit, withhold
+from controlplane.stages import admit, bulk, forget_node, limit, pause, replay, submit, withhold
 from controlplane.stages.bulk import Keyed
 from controlplane.stages.follow import CHILDREN_MAX
 from controlplane.stages.register import Reasoner
 from tests.crash import daemons
-from tests.crash.node import Node
+from tests.crash.node import LEASE_SECONDS, Node
 from tests.crash.stories.waits import child, running
 from tests.crash.stories.work import REFUSED, TAKEN, deliver_all
 from tests.crash.world import World
@@ -70,6 +77,22 @@ async def withheld(world: World) -> None:
     except SessionDraining:
         await world.ask(withhold.undrain, 0, namespace=NAMESPACE, node_id="n")
     await node.report(await node.take())
+
+
+async def forgotten(world: World) -> None:
+    """A node that has nothing to do any more is forgotten, one that has is not, and it comes back as a new one."""
+    declares = Reasoner(target=TARGET, reasoner_id="echo", type="reasoner", concurrency=2)
+    await Node.start(world, reasoners=(declares,))
+    asked: dict[str, Any] = {"buckets": [0], "namespace": NAMESPACE, "node_id": "n"}
+    with suppress(NodeInUse):
+        await world.ask(forget_node.forget, 0, **asked)
+    world.time_passes(LEASE_SECONDS + 1.0)
+    await daemons.until_quiet(world, daemons.reaper(world.pool).tick)
+    with suppress(NodeNotFound):  # by an earlier try, whose answer was lost
+        await world.ask(forget_node.forget, 0, **asked)
+    back = await Node.start(world, reasoners=(declares,))
+    await world.one(submit.accept, submission(id=world.new_id("one")))
+    await back.report(await back.take())
 
 
 async def limits(world: World) -> None:
@@ -227,4 +250,4 @@ def make_last() -> ExecutionId:
     return ExecutionId(type(make_id(0))(int=2**128 - 1))
 
 
-STORIES = (pauses, withheld, limits, turns, a_large_family, bulks_of_all_kinds, poison, a_restart)
+STORIES = (pauses, withheld, forgotten, limits, turns, a_large_family, bulks_of_all_kinds, poison, a_restart)

@@ -27,6 +27,7 @@ theirs = walked.theirs
 stranger = walked.stranger
 # What the walk below cannot bring to an end, or has done already by another route; each has a test of its own.
 ELSEWHERE = {
+    "DELETE /api/v1/nodes/{node_id}",
     "POST /api/v1/executions/{execution_id}/approval-response",
     "POST /api/v1/webhooks/approval-response",
     "POST /api/v1/executions/{execution_id}/retry",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncpg
+import httpx
 import pytest
 
 from tests.integration.api.serving import Api, Json, the_problem, until
@@ -147,3 +149,121 @@ async def test_many_reasoners(api: Api) -> None:
 
     assert len((await api.get("/reasoners"))["items"]) == 1_000
     assert (await api.submit("n.r999"))["status"] == "queued"
+
+
+async def forget(api: Api, node_id: str = "n") -> httpx.Response:
+    return await api.client.delete(f"/api/v1/nodes/{node_id}")
+
+
+async def test_one_that_is_gone_is_forgotten(shared: Api) -> None:
+    """It leaves the list, what it served is not known any more, and what it has run can still be looked at."""
+    api = shared
+    await api.register("gone", "echo")
+    session = await api.open_session("gone")
+    done = await api.run(session, {"is": "kept"}, target="gone.echo")
+    await api.post(f"/sessions/{session}/close", {})
+
+    answer = await forget(api, "gone")
+    again = await forget(api, "gone")
+    looks = [
+        await api.client.get(path)
+        for path in (f"/api/v1/executions/{done}", f"/executions/{done}", f"/ui/x/executions/{done}/tabs/attempts")
+    ]
+
+    assert (answer.status_code, answer.json()) == (200, {"node_id": "gone", "deleted": True, "targets": ["gone.echo"]})
+    the_problem(again, 404, "node_not_found")
+    assert "gone" not in {one["id"] for one in (await api.get("/nodes", show_all="true"))["nodes"]}
+    assert "gone.echo" not in {one["target"] for one in (await api.get("/reasoners"))["items"]}
+    assert [one.status_code for one in looks] == [200, 200, 200]
+    assert (looks[0].json()["result"], looks[0].json()["status"]) == ({"is": "kept"}, "succeeded")
+    assert (await api.get(f"/executions/{done}/explain"))["code"] == "succeeded"
+    the_problem(await api.post(f"/executions/{done}/restart", {}), 404, "target_not_found")
+    the_problem(await api.post("/execute/async/gone.echo", {}), 404, "target_not_found")
+
+
+async def test_what_keeps_it_is_said(shared: Api) -> None:
+    """One thing after the other, each with the next step, before and when it is asked for; then nothing is left."""
+    api = shared
+    await api.register("kept", "echo")
+    session = await api.open_session("kept")
+    waits = (await api.submit("kept.echo"))["execution_id"]
+    await api.post("/schedules", {"name": "nightly", "target": "kept.echo", "cron": "0 3 * * *"})
+    said, said_before = [], []
+    for clear in (
+        lambda: api.post(f"/sessions/{session}/close", {}),
+        lambda: api.post(f"/executions/{waits}/cancel", {}),
+        lambda: api.client.delete("/api/v1/schedules/nightly"),
+    ):
+        problem = the_problem(await forget(api, "kept"), 409, "node_in_use")
+        kept = (await api.get("/nodes/kept"))["kept_by"]
+        said.append((problem["sessions"], problem["executions"], problem["schedules"], problem["fix"].split()[0]))
+        said_before.append((kept["detail"], kept["fix"]) == (problem["detail"], problem["fix"]))
+        assert (await clear()).is_success
+    kept_at_last = (await api.get("/nodes/kept")).get("kept_by")
+
+    assert said == [(1, 0, ["nightly"], "Stop"), (0, 1, ["nightly"], "Start"), (0, 0, ["nightly"], "Let")]
+    assert all(said_before)
+    assert kept_at_last is None
+    assert (await forget(api, "kept")).status_code == 200
+
+
+async def test_a_trigger_keeps_it(shared: Api) -> None:
+    """What comes in by it would find nobody."""
+    api = shared
+    await api.register("triggered", "echo")
+    trigger = {"name": "inbox", "target": "triggered.echo", "preset": "bearer", "secret": "a-secret"}
+    assert (await api.post("/triggers", trigger)).status_code == 201
+
+    problem = the_problem(await forget(api, "triggered"), 409, "node_in_use")
+
+    assert (problem["triggers"], problem["fix"]) == (
+        ["inbox"], "Let it submit to another target, or delete it: DELETE /api/v1/triggers/inbox."
+    )  # fmt: skip
+
+
+async def test_it_comes_back_as_a_new_one(shared: Api) -> None:
+    """A process that does not know that it was forgotten is told to register, and then serves."""
+    api = shared
+    await api.register("back", "echo", "old")
+    await forget(api, "back")
+    lost = await api.post("/nodes/back/sessions", {"instance_id": "i", "slots": 1, "heartbeat_seconds": 60})
+    await api.register("back", "echo")
+    session = await api.open_session("back")
+    done = await api.run(session, 1, target="back.echo")
+
+    the_problem(lost, 404, "node_not_found")
+    served = {one["target"] for one in (await api.get("/reasoners"))["items"] if one["node_id"] == "back"}
+    assert served == {"back.echo"}
+    assert (await api.read(done))["status"] == "succeeded"
+
+
+async def test_what_was_submitted_at_the_same_moment_waits(api: Api, conn: asyncpg.Connection) -> None:
+    """By a replica that did not know yet: it says why it waits, can be cancelled, and is done when the node is back."""
+    await api.register("n", "echo")
+    late = (await api.submit())["execution_id"]
+    await conn.execute("delete from reasoners")
+    await conn.execute("delete from nodes")  # as if it was accepted a moment later
+
+    why = await api.get(f"/executions/{late}/explain")
+    page = await api.client.get(f"/executions/{late}")
+    session = await api.node("echo")
+    await api.finish(session, await api.take(session), 1)
+
+    assert (why["code"], page.status_code) == ("no_node", 200)
+    assert (await api.read(late))["status"] == "succeeded"
+
+
+async def test_who_forgot_it_is_written_down(shared: Api) -> None:
+    """With what it was."""
+    api = shared
+    await api.register("noted", "echo")
+    await forget(api, "noted")
+
+    [row] = [
+        one
+        for one in (await api.get("/audit"))["items"]
+        if (one["action"], one["object_id"]) == ("node.forgotten", "noted")
+    ]
+
+    assert row["object_kind"] == "node"
+    assert (row["before"]["targets"], row["before"]["transport"]) == (["noted.echo"], "pull")

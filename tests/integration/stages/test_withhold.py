@@ -107,6 +107,7 @@ async def test_what_runs_goes_on_to_its_end(conn: Connection) -> None:
 
 async def test_said_twice(conn: Connection) -> None:
     """The first word stands: who pauses what is paused, or resumes what is not, changes nothing."""
+    await make_session(conn)
     said = [await pause(conn, reason="first", by="ops"), await pause(conn, reason="second")]
     kept = await all_rows(conn, "select scope, name, reason, paused_by from pauses")
     taken_back = [await resume(conn), await resume(conn)]
@@ -117,6 +118,7 @@ async def test_said_twice(conn: Connection) -> None:
 
 async def test_two_at_once(conn: Connection, other: Connection, observer: Connection) -> None:
     """Of two that pause the same at once, one is told what the other has said."""
+    await make_session(conn)
     first, second = await race(conn, other, observer, first=pause, second=pause)
 
     assert (first, second) == (True, False)

@@ -12,7 +12,7 @@ from controlplane.app import OPERATIONS
 from controlplane.ui.executions import USUAL
 from controlplane.ui.pages import pages
 from tests.integration.api.corpus import WORDS
-from tests.integration.api.serving import Api, Receiver
+from tests.integration.api.serving import Api, Receiver, fence
 from tests.integration.api.test_veil import keyed
 
 PAGES = [one for one in pages(OPERATIONS) if one.page]
@@ -329,3 +329,25 @@ async def test_a_node_says_what_drains(api: Api) -> None:
     assert "<dt>Free</dt><dd>8</dd>" in text
     assert "Draining, 2 of 2 processes: nothing still runs there" in drains
     assert "/undrain" in drains
+
+
+async def test_settings_say_how_it_goes_and_what_is_kept(shared: Api) -> None:
+    """What the server checks, and how long what is over stays."""
+    text = (await shared.client.get("/settings", headers=HTML)).text
+
+    assert re.search(r"<dt>Database</dt><dd>yes</dd>", text)
+    assert re.search(r"<dt>Succeeded</dt><dd>(for ever|\d+ days?)</dd>", text)
+
+
+@pytest.mark.parametrize(
+    ("told", "left"), [({"done": 1, "total": 4}, True), ({"fraction": 0.5}, True), ({"done": 3}, False)]
+)
+async def test_what_is_left_is_estimated(api: Api, told: dict[str, float], left: bool) -> None:
+    """By the pace so far, where the end is known."""
+    session = await api.node()
+    await api.submit()
+    lease = await api.take(session)
+    await api.post(f"/sessions/{session}/logs", {"entries": [], "progress": [fence(lease) | told]})
+    text = (await api.client.get(f"/executions/{lease['execution_id']}", headers=HTML)).text
+
+    assert bool(re.search(r"about [^<]+ left", text)) == left

@@ -113,6 +113,14 @@ class Nodes:
         """Give its processes work again. Raises: NotFound."""
         return await self._turn(node, "undrain", {})
 
+    async def forget(self, node: str) -> None:
+        """Let a node that is gone for good not be known any more, nor what it served. Its executions stay.
+
+        Raises: NotFound; RequestRefused, which says what stands in the way, while something needs it.
+        """
+        path = f"/nodes/{quote(node, safe='')}"
+        await self._transport().ask("DELETE", path, patience_seconds=self._patience_seconds)
+
     async def _turn(self, node: str, verb: str, said: Mapping[str, Any]) -> Drain:
         path = f"/nodes/{quote(node, safe='')}/{verb}"
         body = await self._transport().ask("POST", path, said, patience_seconds=self._patience_seconds)
