@@ -187,6 +187,7 @@ class Sessions:
             if not is_open:
                 raise SessionClosed
             self.keep(session)
+            doors.catalogue.doubt()
         if session.namespace != namespace_of(request):
             raise SessionNotFound
         require_node(request, session.node_id)
