@@ -117,18 +117,11 @@ where bucket = $1
   and ($3::text is null or node_id = $3)
 """
 
-# Which of the targets that somebody waits for have work: the cheap look that stands between two hints. Where nothing is
-# ready at all, which is asked first and once, a thousand of them cost no more than one.
+# Which of the targets that somebody waits for have work: the cheap look that stands between two hints.
 READY_TARGETS = """
 select w.namespace, w.target
 from unnest($2::smallint[], $3::text[]) as w(namespace, target)
 where exists (
-  select 1
-  from queue
-  where bucket = $1
-    and state = 'ready'
-)
-and exists (
   select 1
   from queue q
   where q.bucket = $1
