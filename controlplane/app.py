@@ -292,6 +292,7 @@ async def _running(
     listens_at = settings.database_direct_url or (None if settings.database_pooler else dsn)
     hints = Hints(pool, listens_at, notify=settings.notify)
     admission = Admission(hints)
+    registered = hints.waiter(topic.REGISTERED)
     namespace_caps = Caps(pool, placement, defaults=settings.caps)
     egress = EgressPolicy(allow=settings.egress_allow, allow_loopback=settings.egress_allow_loopback)
     nodes_egress = EgressPolicy(allow=settings.nodes_allow, allow_loopback=settings.egress_allow_loopback)
@@ -329,7 +330,7 @@ async def _running(
         approval_secret=settings.approval_secret.get_secret_value() if settings.approval_secret else None,
         discover=caller.discover,
         send=partial(sender.send, total_seconds=settings.webhook_seconds),
-        catalogue=Catalogue(pool, placement, patience_seconds=settings.database_patience_seconds),
+        catalogue=Catalogue(pool, placement, registered, patience_seconds=settings.database_patience_seconds),
         caps=namespace_caps,
         lately=LatelyKept(pool, placement),
         waiting=Waiting(pool, hints),
@@ -459,6 +460,7 @@ async def _running(
         )
         waker = Waker(pool, placement, woken=doors.woken, spacing_seconds=WAKER_SPACING_SECONDS)
         admitter = Admitter(pool, placement, ready=doors.ready, admission=admission)
+        stack.enter_context(registered)
         came = stack.enter_context(hints.waiter(topic.NODES))
         due = stack.enter_context(hints.waiter(DELIVERIES_TOPIC))
         happened = stack.enter_context(hints.waiter(EVENTS_TOPIC))

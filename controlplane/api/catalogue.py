@@ -1,4 +1,8 @@
-"""The targets that submits are checked against, and which of them are limited: a copy that is at most a second old."""
+"""The targets that submits are checked against, and which of them are limited: a copy that is at most a second old.
+
+Nodes that only wait read nothing for it: what they serve moves when somebody registers, which is told, and looked for
+all the same every few seconds, at the price of one row.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from functools import partial
 
 from controlplane.domain.limit import first_line
@@ -13,11 +18,14 @@ from controlplane.domain.placement import Placement
 from controlplane.domain.schedule import Served
 from controlplane.domain.target import nearest
 from controlplane.errors import TargetNotFound
+from controlplane.postgres.listen import Waiter
 from controlplane.postgres.pool import Pool, persist
 from controlplane.reads import limits, nodes
 from controlplane.reads.nodes import Entry
 
 FRESH_SECONDS = 1.0
+LOOK_SECONDS = 5.0
+"""How often somebody who waits looks whether a node has registered elsewhere without being heard."""
 PATIENCE_SECONDS = 10.0
 """How long a look waits for a database that is away, unless it is said otherwise."""
 NEAREST_MAX = 10
@@ -28,16 +36,28 @@ class Catalogue:
     """An old copy lacks the newest targets, which are looked up before a 404, and knows some that were just forgotten.
 
     What is submitted to those waits, as for any node that is away.
+    `told`: hears of what registers on other replicas.
     """
 
-    def __init__(self, pool: Pool, placement: Placement, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        placement: Placement,
+        told: Waiter,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        look_seconds: float = LOOK_SECONDS,
+    ) -> None:
         self._pool = pool
         self._placement = placement
+        self._told = told
         self._patience_seconds = patience_seconds
+        self._look_seconds = look_seconds
         self._entries: dict[tuple[int, str], Entry] = {}
         self._targets: dict[tuple[int, str], tuple[str, ...]] = {}
         self._limits: dict[int, set[str]] = {}
-        self._read_at = float("-inf")
+        self._registrations: list[tuple[int, Decimal]] = []
+        self._read_at = self._looked_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
 
     async def find(self, namespace: int, target: str) -> Entry:
@@ -72,10 +92,16 @@ class Catalogue:
         )
 
     async def targets_of(self, namespace: int, node_id: str) -> tuple[str, ...]:
-        """What this node serves."""
-        if (namespace, node_id) not in self._targets or time.monotonic() - self._read_at > FRESH_SECONDS:
+        """What this node serves: as of a second ago when that was told, else of LOOK_SECONDS ago."""
+        if (namespace, node_id) not in self._targets:
             await self.refresh()
+        elif time.monotonic() - self._looked_at > (FRESH_SECONDS if self._told.woken else self._look_seconds):
+            await self._look()
         return self._targets.get((namespace, node_id), ())
+
+    def doubt(self) -> None:
+        """Somebody has come who may have registered elsewhere: look again before what nodes serve is believed."""
+        self._told.wake()
 
     async def entries(self, namespace: int) -> list[Entry]:
         await self.refresh()
@@ -109,7 +135,25 @@ class Catalogue:
             self._reading = asyncio.create_task(self._read(), name="catalogue.read")
         await asyncio.shield(self._reading)
 
+    async def _look(self) -> None:
+        """Read again if something was registered since."""
+        looked_at = time.monotonic()
+        await self._told.wait(0)
+        if await self._read_registrations() == self._registrations:
+            self._looked_at = looked_at
+        else:
+            await self.refresh()
+
+    async def _read_registrations(self) -> list[tuple[int, Decimal]]:
+        return [
+            await persist(self._pool, partial(nodes.registrations, bucket=bucket), seconds=self._patience_seconds)
+            for bucket in self._placement.all()
+        ]
+
     async def _read(self) -> None:
+        looked_at = time.monotonic()
+        await self._told.wait(0)
+        registrations = await self._read_registrations()  # first: what comes in between is then read twice, not never
         entries: list[Entry] = []
         limited: list[tuple[int, str]] = []
         for bucket in self._placement.all():
@@ -126,4 +170,5 @@ class Catalogue:
         self._limits = {}
         for space, key in limited:
             self._limits.setdefault(space, set()).add(key)
+        self._registrations, self._looked_at = registrations, looked_at
         self._read_at = time.monotonic()

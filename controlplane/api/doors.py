@@ -197,6 +197,11 @@ class Doors:
         """One read, or one write that may be repeated, through a short outage of the database."""
         return await persist(self.pool, lambda conn: call(conn, *args, **kwargs), seconds=READ_RETRY_SECONDS)
 
+    async def registered(self) -> None:
+        """A node has said what it serves: known here from now on, and by the other replicas within a second."""
+        await self.catalogue.refresh()
+        self.hints.tell(topic.REGISTERED)
+
     def ended(self, ids: Sequence[UUID]) -> None:
         """Tell everybody who waits for one of these executions, for its webhook or for its events."""
         if ids:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TypeVar
 from uuid import UUID
 
 import msgspec
@@ -31,12 +33,15 @@ from controlplane.domain.notice import moment
 from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid
 from controlplane.postgres.pool import Connection
 from controlplane.reads import events, executions, logs
-from controlplane.reads.events import EventView, Position
+from controlplane.reads.events import EventView, Next, Position
 from controlplane.stages.log import Note
+
+Form = TypeVar("Form")
 
 NOTES_MAX = 1_000
 SEQ_MAX = 2**63 - 1
 TAGS_MAX = 50
+ENCODED_MAX = 256
 ENDED = frozenset({"execution.completed", "execution.failed", "execution.cancelled", "execution.timeout"})
 
 
@@ -146,7 +151,7 @@ async def notes(request: Request) -> Response:
 async def stream_all(request: Request) -> Response:
     """Every execution's life as it happens (SSE): `connected`, frames, a heartbeat every 30 s."""
     doors, namespace = doors_of(request), namespace_of(request)
-    return live.sse(_frames(doors, namespace, None, live.resumed_from(request)))
+    return live.sse(_frames(doors, namespace, None, live.resumed_from(request), encoded))
 
 
 async def stream_one(request: Request) -> Response:
@@ -156,7 +161,7 @@ async def stream_one(request: Request) -> Response:
     after = live.resumed_from(request)
     if after is not None and await is_over(doors, namespace, id_, after):
         return Response(status_code=204)  # what ends an EventSource: it would come back for ever
-    return live.sse(_frames(doors, namespace, id_, after or Cursor()))
+    return live.sse(_frames(doors, namespace, id_, after or Cursor(), encoded))
 
 
 async def socket(websocket: WebSocket) -> None:
@@ -176,7 +181,7 @@ async def socket(websocket: WebSocket) -> None:
     if id_ is not None and after is not None and await is_over(doors, namespace, id_, after):
         await websocket.close(1000)
         return
-    frames = _frames(doors, namespace, id_, after if id_ is None else after or Cursor())
+    frames = _frames(doors, namespace, id_, after if id_ is None else after or Cursor(), shapes.frame)
     await live.tell(websocket, _marked(frames))
 
 
@@ -214,15 +219,25 @@ def wants(namespace: int, execution_id: UUID | None) -> Wants[EventView]:
 def life(execution_id: UUID) -> Page[EventView]:
     """One execution's events, by its own index."""
 
-    async def page(conn: Connection, bucket: int, after: Position, *, limit: int) -> list[EventView]:
-        return await events.trace_after(conn, bucket, execution_id, after, limit=limit)
+    async def page(conn: Connection, bucket: int, after: Position, *, limit: int) -> Next[EventView]:
+        return Next(await events.trace_after(conn, bucket, execution_id, after, limit=limit))
 
     return page
 
 
+@lru_cache(maxsize=ENCODED_MAX)
+def encoded(event: EventView) -> bytes:
+    """What an event is on the wire, made once for all who hear it live: they do at the same moment."""
+    return live.encoded(shapes.frame(event))
+
+
 async def _frames(
-    doors: Doors, namespace: int, execution_id: UUID | None, after: Cursor | None
-) -> AsyncGenerator[tuple[str | None, shapes.Shape]]:
+    doors: Doors,
+    namespace: int,
+    execution_id: UUID | None,
+    after: Cursor | None,
+    form: Callable[[EventView], Form],
+) -> AsyncGenerator[tuple[str | None, shapes.Shape | Form]]:
     """Frames, each with the cursor that stands after it. What was missed comes first, then what happens."""
     heard = doors.streams.follow(
         after,
@@ -241,7 +256,7 @@ async def _frames(
                 elif said is Said.QUIET:
                     yield None, {"type": "heartbeat", "timestamp": _now()}
                 else:
-                    yield cursor, shapes.frame(said)
+                    yield cursor, form(said)
                     if execution_id is not None and said.type in ENDED:
                         return
     except Overflown:

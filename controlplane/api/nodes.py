@@ -39,7 +39,7 @@ async def register_node(request: Request) -> Response:
     if node.base_url is None:
         bucket, ceiling = doors.placement.of_key(namespace, node.id), doors.caps.ceiling(namespace, Cap.NODES)
         await doors.run(register.register, node, bucket=bucket, ceiling=ceiling)
-        await doors.catalogue.refresh()
+        await doors.registered()
         return answer(shape | {"transport": "pull", "resolved_base_url": None}, 201)
     session = await join(request, node, instance_id=form.instance_id, communication=form.communication_config)
     return answer(shape | {"transport": "push", "resolved_base_url": session.base_url}, 201)

@@ -18,12 +18,14 @@ from controlplane.domain.placement import Placement
 from controlplane.errors import DatabaseUnavailable, Invalid
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import Connection, Pool, persist
-from controlplane.reads.events import BEGINNING, Position, horizon
+from controlplane.reads.events import BEGINNING, Next, Position, horizon
 
 BUFFER_MAX = 1_000
 PAGE = 500
 LOOK_FIRST_SECONDS = 0.05
 LOOK_CAP_SECONDS = 1.0
+LOOK_IDLE_SECONDS = 2.0
+"""How often it is looked while hints are heard and nothing is held back: a hint may be lost with who should give it."""
 RETRY_SECONDS = 60.0
 HEARTBEAT_SECONDS = 30.0
 
@@ -42,7 +44,7 @@ Wants = Callable[[Row], bool]
 class Page(Protocol[Row]):
     """The next rows of a bucket, behind a place, in order."""
 
-    def __call__(self, conn: Connection, bucket: int, after: Position, /, *, limit: int) -> Awaitable[list[Row]]: ...
+    def __call__(self, conn: Connection, bucket: int, after: Position, /, *, limit: int) -> Awaitable[Next[Row]]: ...
 
 
 class Said(Enum):
@@ -193,7 +195,7 @@ class Streams(Generic[Row]):
         place = Cursor({bucket: after.get(bucket, BEGINNING) for bucket in self._placement.all()})
         for bucket in self._placement.all() if buckets is None else buckets:
             while True:
-                found = await self._read(page or self._page, bucket, place[bucket])
+                found, _ = await self._read(page or self._page, bucket, place[bucket])
                 for row in found:
                     if row.position > until[bucket]:
                         break
@@ -204,40 +206,46 @@ class Streams(Generic[Row]):
                     break
 
     async def run(self) -> None:
-        """Read on for as long as somebody listens."""
-        pause = LOOK_FIRST_SECONDS
+        """Read on for as long as somebody listens: once for all that a hint tells of.
+
+        Again soon, and less and less often, only for what a transaction still running holds back, and where no hints
+        are heard.
+        """
+        pause, held = LOOK_FIRST_SECONDS, False
         with self._hints.waiter(self._topic) as hint:
             while True:
                 if not self._listeners:
                     self._some.clear()
                     await self._some.wait()
-                found = 0
+                found, before = 0, held
                 with contextlib.suppress(DatabaseUnavailable):  # said by `persist`; who listens goes on waiting
-                    found = await self._read_on()
-                pause = LOOK_FIRST_SECONDS if found else min(pause * 2, LOOK_CAP_SECONDS)
+                    found, held = await self._read_on()
+                pause = LOOK_FIRST_SECONDS if found or held > before else min(pause * 2, LOOK_CAP_SECONDS)
                 if found < self._rows:
                     await asyncio.sleep(LOOK_FIRST_SECONDS)
-                    await hint.wait(pause)
+                    await hint.wait(pause if held or not self._hints.hearing else LOOK_IDLE_SECONDS)
 
     async def now(self) -> Cursor:
         """The end of what has certainly happened."""
         place = await persist(self._pool, horizon, seconds=RETRY_SECONDS)
         return Cursor(dict.fromkeys(self._placement.all(), place))
 
-    async def _read_on(self) -> int:
-        found = 0
+    async def _read_on(self) -> tuple[int, bool]:
+        """How many rows there were, and whether more are held back."""
+        found, held = 0, False
         async with self._lock:
             for bucket in self._placement.all():
-                rows = await self._read(self._page, bucket, self._position.get(bucket, BEGINNING))
+                rows, more = await self._read(self._page, bucket, self._position.get(bucket, BEGINNING))
+                held |= more
                 for row in rows:
                     self._position[bucket] = row.position
                     cursor = str(self._position)
                     for listener in self._listeners:
                         listener.offer(row, cursor)
                 found += len(rows)
-        return found
+        return found, held
 
-    async def _read(self, page: Page[Row], bucket: int, after: Position) -> list[Row]:
+    async def _read(self, page: Page[Row], bucket: int, after: Position) -> Next[Row]:
         return await persist(
             self._pool, lambda conn: page(conn, bucket, after, limit=self._rows), seconds=RETRY_SECONDS
         )

@@ -6,6 +6,8 @@ from uuid import UUID
 
 NODES = "nodes"
 """A process that is called has come, come back or gone."""
+REGISTERED = "registered"
+"""A node has said what it serves."""
 
 
 def queue(namespace: int, target: str) -> str:

@@ -84,6 +84,8 @@ class Hints:
         self._notify = notify
         self._origin = secrets.token_hex(4)
         self._unsent: set[str] = set()
+        self.hearing = False
+        """Whether other replicas' hints come in; this one's own do in any case."""
         self._pending = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -148,12 +150,14 @@ class Hints:
                 conn = await asyncpg.connect(dsn, timeout=5, command_timeout=3)
                 try:
                     await conn.add_listener(CHANNEL, self._heard)
+                    self.hearing = True
                     self.wake_all()
                     said = False
                     while not conn.is_closed():
                         await asyncio.sleep(PING_SECONDS)
                         await conn.execute(PING)  # notices a half-open connection, which would stay silent for ever
                 finally:
+                    self.hearing = False
                     conn.terminate()
             except (asyncpg.PostgresError, *PASSING) as error:
                 if not said:

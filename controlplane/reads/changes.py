@@ -15,15 +15,15 @@ import asyncpg
 
 from controlplane.domain.memory import Action, Scope
 from controlplane.postgres.pool import Connection
-from controlplane.reads.events import Position
+from controlplane.reads.events import Next, Position, told
 
 STREAM = """
 select bucket, seq, xid::text::bigint as xid, namespace, scope, scope_id, key, action, value, previous, run_id, node_id,
-  actor_key, at
+  actor_key, at,
+  xid < pg_snapshot_xmin(pg_current_snapshot()) or at < clock() - interval '10 minutes' as certain
 from memory_changes
 where bucket = $1
   and (xid, seq) > ($2::text::xid8, $3::bigint)
-  and (xid < pg_snapshot_xmin(pg_current_snapshot()) or at < clock() - interval '10 minutes')
 order by memory_changes.xid, memory_changes.seq
 limit $4
 """
@@ -70,9 +70,9 @@ class ChangeView:
     at: datetime
 
 
-async def stream(conn: Connection, bucket: int, after: Position, *, limit: int) -> list[ChangeView]:
+async def stream(conn: Connection, bucket: int, after: Position, *, limit: int) -> Next[ChangeView]:
     """What changed next, in all memory of the bucket."""
-    return [_view(row) for row in await conn.fetch(STREAM, bucket, str(after.xid), after.seq, limit)]
+    return told(await conn.fetch(STREAM, bucket, str(after.xid), after.seq, limit), _view)
 
 
 async def latest(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from uuid import UUID
 
 import asyncpg
@@ -52,6 +53,14 @@ from reasoners r
 left join nodes n on n.bucket = $1 and n.namespace = r.namespace and n.id = r.node_id
 where r.bucket = $1
 order by r.target
+"""
+
+# What moves whenever somebody registers, whoever commits first: a sum, where the newest time alone would pass over one
+# that began earlier and committed later.
+REGISTRATIONS = """
+select count(*) as targets, coalesce(sum(extract(epoch from updated_at)), 0) as moved
+from reasoners
+where bucket = $1
 """
 
 NODES = """
@@ -208,6 +217,13 @@ async def session(conn: Connection, bucket: int, session_id: UUID) -> tuple[Sess
 async def catalogue(conn: Connection, bucket: int) -> list[Entry]:
     """Every target that was ever registered in this bucket."""
     return [_entry(row) for row in await conn.fetch(CATALOGUE, bucket)]
+
+
+async def registrations(conn: Connection, bucket: int) -> tuple[int, Decimal]:
+    """Another one than before when something was registered, or forgotten, in this bucket since."""
+    row = await conn.fetchrow(REGISTRATIONS, bucket)
+    assert row is not None
+    return row["targets"], row["moved"]
 
 
 async def nodes(conn: Connection, bucket: int, *, namespace: int, node_id: str | None = None) -> list[NodeView]:

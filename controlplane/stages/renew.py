@@ -7,6 +7,7 @@ submit ──► lease ──► complete ──► finish ──► deliver
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -49,8 +50,10 @@ async def extend(conn: Connection, batch: Sequence[Beat]) -> list[Extended | Con
     Raises: per item SessionClosed; then open a new session.
     """
     rows: dict[UUID, asyncpg.Record] = {}
-    async with conn.transaction():
-        for bucket, part in by_bucket(sorted(batch, key=lambda beat: beat.session_id), lambda beat: beat.session_id):
+    parts = list(by_bucket(sorted(batch, key=lambda beat: beat.session_id), lambda beat: beat.session_id))
+    # One statement commits by itself: begin and commit would be two more round trips.
+    async with contextlib.nullcontext() if len(parts) == 1 else conn.transaction():
+        for bucket, part in parts:
             extended = await conn.fetch(
                 EXTEND, bucket, [beat.session_id for beat in part], [beat.count for beat in part]
             )

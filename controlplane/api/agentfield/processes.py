@@ -226,7 +226,7 @@ async def _join(doors: Doors, node: Node, process: Process) -> Session:
     ceiling = doors.caps.ceiling(node.namespace, Cap.NODES)
     session = await doors.run(register.join, node, process, SessionId(doors.ids.new(bucket)), ceiling=ceiling)
     doors.processes.keep(session)
-    await doors.catalogue.refresh()
+    await doors.registered()
     doors.hints.tell(topic.process(session.id))
     doors.hints.tell(topic.NODES)
     return session

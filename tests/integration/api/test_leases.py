@@ -149,6 +149,16 @@ async def test_a_wait_without_work_ends_empty(api: Api) -> None:
 
 
 @BY_HINT_AND_BY_POLLING
+async def test_a_wait_without_work_looks_once(api: Api) -> None:
+    """Whoever waits in vain asks the database when it comes, and not again when it goes."""
+    session = await api.node()
+    claims = api.app.state.doors.lanes.claim
+    before = claims.items
+    await api.lease(session, wait_seconds=0.2)
+
+    assert claims.items == before + 1
+
+
 async def test_each_waiting_node_gets_some(api: Api) -> None:
     """Ten processes wait, ten executions come, each goes to exactly one."""
     await api.register("n")

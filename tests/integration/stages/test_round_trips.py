@@ -7,7 +7,9 @@ from collections.abc import Awaitable
 
 import pytest
 
+from controlplane.domain.lease import Beat
 from controlplane.postgres.pool import Connection, open_pool
+from controlplane.stages import renew
 from tests.make import accept, lease, make_execution, make_session, report, submission, webhook
 
 
@@ -68,3 +70,11 @@ async def test_a_transaction_left_open_is_rolled_back(database: str) -> None:
             before = await conn.fetchval("select pg_current_xact_id()")
 
         assert await pool.fetchval("select pg_current_xact_id()") != before
+
+
+async def test_beats_of_one_bucket_are_one(conn: Connection) -> None:
+    """However many processes are alive, when none of them names what it holds."""
+    fleet = [await make_session(conn, f"n{n}") for n in range(5)]
+    beats = [Beat(session_id=one.id, held=None, count=0) for one in fleet]
+
+    assert await asked(conn, renew.extend(conn, beats)) == 1
