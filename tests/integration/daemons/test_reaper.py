@@ -100,7 +100,9 @@ async def test_one_that_is_not_heard_of_is_freed_in_the_pass_that_closes_it(
     assert (await queue_row(conn, made.id))["state"] == "ready"
 
 
-@pytest.mark.parametrize(("reason", "crashes"), [("expired", 1), ("refused", 1), ("silent", 1), ("replaced", 1), ("bye", 0)])
+@pytest.mark.parametrize(
+    ("reason", "crashes"), [("expired", 1), ("refused", 1), ("silent", 1), ("replaced", 1), ("bye", 0)]
+)
 async def test_how_it_died_is_known_with_any_pass(
     asked: tuple[Pool, list[str]], conn: Connection, made: Made, reason: str, crashes: int
 ) -> None:
