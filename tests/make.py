@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from uuid import UUID
@@ -37,6 +38,9 @@ Item = TypeVar("Item")
 make_id = IdMaker(lambda: time.time_ns() // 1_000_000, random.getrandbits).new
 
 SET_CLOCK = "select set_config('controlplane.clock_offset', $1, false)"
+WAITED_FOR = """
+select exists (select from pg_locks where not granted and pg_backend_pid() = any(pg_blocking_pids(pid)))
+"""
 BLOCKED = "select cardinality(pg_blocking_pids($1)) > 0"
 
 TAKE = """
@@ -344,6 +348,22 @@ async def counts(conn: Connection, *tables: str) -> dict[str, int]:
     return {table: await conn.fetchval(f"select count(*) from {table}") for table in tables}
 
 
+@contextlib.contextmanager
+def tasks_begun() -> Iterator[list[asyncio.Task[Any]]]:
+    """The tasks that are begun on this loop meanwhile."""
+    loop, tasks = asyncio.get_running_loop(), list[asyncio.Task[Any]]()
+
+    def begin(loop: asyncio.AbstractEventLoop, work: Any, **named: Any) -> asyncio.Task[Any]:
+        tasks.append(asyncio.Task(work, loop=loop, **named))
+        return tasks[-1]
+
+    loop.set_task_factory(begin)
+    try:
+        yield tasks
+    finally:
+        loop.set_task_factory(None)
+
+
 async def horizon_passed(observer: Connection) -> None:
     """Returns once no transaction is open that began before now, in no database of the server: other tests' neither."""
     mark = await observer.fetchval("select pg_snapshot_xmax(pg_current_snapshot())::text")
@@ -359,6 +379,13 @@ async def until_blocked(observer: Connection, pid: int, *, by: int | None = None
     arguments = (pid,) if by is None else (pid, by)
     async with asyncio.timeout(DEADLINE_SECONDS):
         while not await observer.fetchval(question, *arguments):  # noqa: ASYNC110 - a lock has no event
+            await asyncio.sleep(0.002)
+
+
+async def until_blocks(holder: Connection) -> None:
+    """Returns once somebody waits for a lock that this connection's open transaction has."""
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not await holder.fetchval(WAITED_FOR):  # noqa: ASYNC110 - a lock has no event
             await asyncio.sleep(0.002)
 
 

@@ -8,7 +8,7 @@ as before, and the rest is accepted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -101,7 +101,7 @@ async def submit_batch(request: Request) -> Response:
     batch = await _batch(request, doors, namespace, form, raw)
     items = [_item(one) for one in form.items]
     wishes, warnings = await _wishes(request, doors, batch, items, form.items)
-    answers = await gather_answers(_put(doors, one) for one in wishes)
+    answers = await gather_answers(_ask(doors, one) for one in wishes)
     for one in answers:
         if batch.keyed is not None and isinstance(one, Unavailable):
             raise one  # it may be sent again as a whole, which answers more than a part of it now
@@ -186,10 +186,10 @@ def _keyed(batch: Batch, n: int, item: BatchItem, raw: bytes) -> Keyed | None:
     return batch.keyed._replace(key=f"{batch.keyed.key}{APART}{n}")
 
 
-async def _put(doors: Doors, wish: Wish | ControlPlaneError) -> Accepted:
+def _ask(doors: Doors, wish: Wish | ControlPlaneError) -> Awaitable[Accepted] | ControlPlaneError:
     if isinstance(wish, ControlPlaneError):
-        raise wish
-    return await lane_of(doors, wish.submission).put(wish.submission)
+        return wish
+    return lane_of(doors, wish.submission).ask(wish.submission)
 
 
 def _tell(

@@ -256,11 +256,16 @@ def caller_of(request: Request | WebSocket) -> str | None:
     return asker_of(request).name
 
 
-async def gather_answers(calls: Iterable[Awaitable[Result]]) -> list[Result | ControlPlaneError]:
-    """The answer of each call, or why it was refused; anything else is raised."""
-    answers = await asyncio.gather(*calls, return_exceptions=True)
+async def gather_answers(
+    calls: Iterable[Awaitable[Result] | ControlPlaneError],
+) -> list[Result | ControlPlaneError]:
+    """The answer of each call, or why it was refused, there or before; anything else is raised."""
+    asked = list(calls)
+    awaited = (one for one in asked if not isinstance(one, ControlPlaneError))
+    answers = iter(await asyncio.gather(*awaited, return_exceptions=True))
     found: list[Result | ControlPlaneError] = []
-    for one in answers:
+    for call in asked:
+        one = call if isinstance(call, ControlPlaneError) else next(answers)
         if isinstance(one, BaseException) and not isinstance(one, ControlPlaneError):
             raise one
         found.append(one)
@@ -271,10 +276,4 @@ async def put_each(
     lane: Lane[Item, Result], items: Sequence[Item | ControlPlaneError]
 ) -> list[Result | ControlPlaneError]:
     """The lane's answer to each item, in order; what was refused before it came to the lane stays refused."""
-
-    async def put(item: Item | ControlPlaneError) -> Result:
-        if isinstance(item, ControlPlaneError):
-            raise item
-        return await lane.put(item)
-
-    return await gather_answers(put(item) for item in items)
+    return await gather_answers(item if isinstance(item, ControlPlaneError) else lane.ask(item) for item in items)

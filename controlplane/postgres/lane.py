@@ -85,13 +85,18 @@ class Lane(Generic[Item, Result]):
 
     async def put(self, item: Item) -> Result:
         """The stage's answer for this item, after its commit."""
-        if self._closed:
-            raise ShuttingDown
-        if len(self._waiting) >= self._waiting_max:
-            raise DatabaseUnavailable("Too many requests are waiting for the database; try again.")
+        return await self.ask(item)
+
+    def ask(self, item: Item) -> asyncio.Future[Result]:
+        """As `put`, for who asks for many at once: a task for each of them would cost more than all else about it."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._take_in(item, future)
-        return await future
+        if self._closed:
+            future.set_exception(ShuttingDown())
+        elif len(self._waiting) >= self._waiting_max:
+            future.set_exception(DatabaseUnavailable("Too many requests are waiting for the database; try again."))
+        else:
+            self._take_in(item, future)
+        return future
 
     def offer(self, item: Item) -> bool:
         """Take this item along without an answer; False when there is already so much that it is left behind.

@@ -6,7 +6,7 @@ leased ──► *expire* ──► ready        the session died: a crash is a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -124,6 +124,14 @@ select id, closed_at is null as open, closed_reason
 from sessions
 where bucket = $1
   and id = any($2::uuid[])
+"""
+
+# All that are kept, for as long as somebody may still claim in their name: see `forget_sessions`.
+CLOSED = """
+select id, closed_reason
+from sessions
+where bucket = $1
+  and closed_at is not null
 """
 
 # What is asked later of a node that is not there is when its last process was: so much is kept, with the node. Grouped,
@@ -321,14 +329,25 @@ async def close_expired(conn: Connection, bucket: int, *, up_seconds: float) -> 
     return len(await conn.fetch(CLOSE_EXPIRED, bucket, up_seconds, BATCH))
 
 
-async def sweep(conn: Connection, bucket: int, *, make_id: finish.MakeId) -> Swept:
+async def closed_sessions(conn: Connection, bucket: int) -> dict[UUID | None, str]:
+    """The sessions that live in this bucket and are closed but not forgotten, and why. They may hold work in any."""
+    return {row["id"]: row["closed_reason"] for row in await conn.fetch(CLOSED, bucket)}
+
+
+async def sweep(
+    conn: Connection, bucket: int, *, make_id: finish.MakeId, closed: Mapping[UUID | None, str] | None = None
+) -> Swept:
     """Free what closed sessions still hold.
+
+    `closed`: only what these hold, which is quick, however many others work. Without it every session that holds
+    something here is asked for, so that nothing is left lying whatever became of its session.
 
     Moves: leased, waiting → ready (blocked when it waited under a limit), or → (outcome) when it was being cancelled or
     keeps crashing.
     Guard: rows are taken with `skip locked`; one that a report holds right now is seen again on the next pass.
     """
-    closed = await _closed_holders(conn, bucket)
+    if closed is None:
+        closed = await _closed_holders(conn, bucket)
     if not closed:
         return Swept(rows=0)
     async with conn.transaction():

@@ -111,6 +111,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
     suspended = await plan_rows.ids(conn, "e", 46, 47, 48, 49, 96, 97, 98, 99, 1_046, 1_047)
     sent = await plan_rows.ids(conn, "e", *(50 * n + m for n in range(5) for m in (38, 40)))
     called = await plan_rows.ids(conn, "c", 38, 39, 40)
+    closed = [*sessions, *await plan_rows.ids(conn, "r", *range(1_000))]
     deliveries = await plan_rows.ids(conn, "d", 15, 65, 115)
     due, claims = (0, "", 0, ["h0003"], 4, 64, 60.0), "deliveries_due deliveries_pkey breakers_pkey"
     hosts = ["h0000", "h0001", "h0002", "h0003", "h0004"]
@@ -188,7 +189,9 @@ async def cases(conn: Connection) -> dict[str, Case]:
         ),
         "finish.READ_ANNOUNCED": case(finish.READ_ANNOUNCED, 0, leased),
         "expire.HOLDERS": case(expire.HOLDERS, 0, by="queue_session"),
+        "expire.CLOSED": case(expire.CLOSED, 0, by="sessions_pkey"),
         "expire.ORPHANED": case(expire.ORPHANED, 0, sessions, 256, by="queue_session"),
+        "expire.ORPHANED, of many closed": case(expire.ORPHANED, 0, closed, 256, by="queue_session"),
         "expire.LEASED_LONG": case(expire.LEASED_LONG, 0, sessions[:1], 20.0, by="queue_session"),
         "expire.UNNAMED": case(expire.UNNAMED, 0, leased, [1] * len(leased), sessions[0], 20.0, by="queue_pkey"),
         "expire.RELEASE": case(expire.RELEASE, 0, leased, all_(1), all_(1), "lease_expired", 0.0, by="queue_pkey"),

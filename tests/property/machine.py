@@ -677,10 +677,12 @@ class Machine(RuleBasedStateMachine):
         self.model.close_expired()
         self.do(expire.close_expired(self.conn, self.bucket, up_seconds=1e9))
 
-    @rule()
-    def sweep(self) -> None:
+    @rule(named=st.booleans())
+    def sweep(self, named: bool = False) -> None:
+        """Of the closed sessions, or of all that hold something: both free the same."""
         self.model.sweep()
-        self.do(expire.sweep(self.conn, self.bucket, make_id=make_id))
+        closed = self.read(expire.closed_sessions(self.conn, self.bucket)) if named else None
+        self.do(expire.sweep(self.conn, self.bucket, make_id=make_id, closed=closed))
 
     @rule()
     def a_process_dies(self) -> None:

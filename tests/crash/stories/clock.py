@@ -40,6 +40,20 @@ async def a_node_dies(world: World) -> None:
     assert (again.execution_id, again.attempt) > (one.execution_id, one.attempt)
 
 
+async def a_node_dies_later(world: World) -> None:
+    """The reaper has looked at the whole before, and looks at closed sessions alone by now."""
+    reaper = daemons.reaper(world.pool, whole_seconds=daemons.FOREVER_SECONDS)
+    _, one = await running(world)
+    await daemons.until_quiet(world, reaper.tick)
+    world.time_passes(GONE_SECONDS)
+    await daemons.until_quiet(world, reaper.tick)
+    other = await Node.start(world)
+    again = await other.take()
+    await other.report(again)
+
+    assert (again.execution_id, again.attempt) > (one.execution_id, one.attempt)
+
+
 async def nodes_go(world: World) -> None:
     """One dies, one leaves, one is replaced: their work comes back in one pass, each in its own way."""
     await running(world)

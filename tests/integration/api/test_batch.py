@@ -10,7 +10,9 @@ import httpx
 import pytest
 
 from controlplane.api.batch import ITEMS_MAX
+from controlplane.postgres.pool import Connection
 from tests.integration.api.serving import Api, Receiver, fenced, the_problem
+from tests.make import tasks_begun, until_blocks
 
 Json = Any
 KEY = {"Idempotency-Key": "k"}
@@ -51,6 +53,34 @@ async def test_a_thousand_are_accepted_at_once(api: Api) -> None:
     assert len(set(ids(answer))) == len({one["run_id"] for one in answer["items"]}) == 1000
     assert inputs == [0, 999]
     assert await waiting
+
+
+async def test_a_batch_makes_no_task_for_each_item(api: Api) -> None:
+    """Five hundred items cost a few tasks, as one does: those of the flushes, the client's and the daemons'."""
+    await api.node()
+    await submit(api, echo())
+    with tasks_begun() as tasks:
+        answer = await submit(api, *(echo(n) for n in range(500)))
+
+    assert answer["counts"]["accepted"] == 500
+    assert len(tasks) < 250
+
+
+async def test_a_caller_that_hangs_up_leaves_a_server_that_answers(api: Api, conn: Connection) -> None:
+    """What was on its way may be there or not, but each item at most once; the next batch is whole."""
+    await api.node()
+    items = [echo(n) for n in range(ITEMS_MAX)]
+    asking = asyncio.create_task(ask(api, *items, headers=KEY))
+    async with conn.transaction():
+        await conn.execute("lock table queue")
+        await until_blocks(conn)
+        asking.cancel()
+        await asyncio.wait([asking])
+    answer = await submit(api, *items, headers=KEY)
+    accepted = answer["counts"]["accepted"] + answer["counts"]["replayed"]
+
+    assert accepted >= ITEMS_MAX
+    assert len(set(ids(answer))) == ITEMS_MAX
 
 
 async def test_an_item_is_answered_as_a_submit(api: Api) -> None:

@@ -13,6 +13,7 @@ import pytest
 from controlplane.errors import ControlPlaneError, DatabaseUnavailable, Invalid, LeaseLost, ShuttingDown
 from controlplane.postgres.lane import Lane, Raced
 from controlplane.postgres.pool import Connection, Pool
+from tests.make import tasks_begun
 
 DEADLINE_SECONDS = 20
 
@@ -190,6 +191,49 @@ async def test_a_refusal_reaches_its_caller_alone(own_pool: Pool) -> None:
     one, two, three = await asyncio.gather(*(lane.put(n) for n in (1, 2, 3)), return_exceptions=True)
 
     assert (one, type(two), three) == (1, LeaseLost, 3)
+
+
+async def test_many_are_asked_for_without_a_task_each(own_pool: Pool, kept: Kept) -> None:
+    """Whoever asks for a hundred waits for their answers, and nothing else is begun for each of them."""
+    gate = Gate()
+    gate.open.set()
+    lane = Lane(own_pool, gate.flush, name="test", flushers=1)
+    with tasks_begun() as tasks:
+        answers = await wait_for(asyncio.gather(*(lane.ask(n) for n in range(1, 101))))
+
+    assert answers == [-n for n in range(1, 101)]
+    assert [task.get_name() for task in tasks].count("lane.test") == 1
+    assert len(tasks) < 10
+
+
+async def test_who_asked_for_many_leaves_with_all_of_them(own_pool: Pool, kept: Kept) -> None:
+    """What is under way is committed, what waited never reaches the database, and others go on."""
+    gate = Gate()
+    lane = Lane(own_pool, gate.flush, name="test", flushers=1, batch_max=2)
+    leaving = asyncio.gather(*(lane.ask(n) for n in (1, 2, 3, 4)))
+    staying = lane.ask(5)
+    await gate.entered.wait()
+    leaving.cancel()
+    gate.open.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await wait_for(leaving)
+    assert await wait_for(staying) == -5
+    assert await kept() == [1, 2, 5]
+
+
+async def test_who_asks_for_too_many_is_answered_for_each(own_pool: Pool, kept: Kept) -> None:
+    """Those for which there is room are stored; the others are refused in their answer, and so is all after a close."""
+    gate = Gate()
+    gate.open.set()
+    lane = Lane(own_pool, gate.flush, name="test", flushers=1, waiting_max=2)
+    answers = await asyncio.gather(*(lane.ask(n) for n in (1, 2, 3)), return_exceptions=True)
+    await lane.close()
+    [late] = await asyncio.gather(lane.ask(4), return_exceptions=True)
+
+    assert [type(answer) for answer in answers] == [int, int, DatabaseUnavailable]
+    assert type(late) is ShuttingDown
+    assert await kept() == [1, 2]
 
 
 async def test_a_raced_flush_is_run_again(own_pool: Pool) -> None:

@@ -184,6 +184,21 @@ async def test_work_in_another_bucket_than_its_session(conn: Connection) -> None
     assert (await queue_row(conn, made.id))["state"] == "ready"
 
 
+async def test_only_closed_sessions_are_looked_at(conn: Connection, made: Made) -> None:
+    """Named, they are found with their work in any bucket; what others hold is not even asked for."""
+    session = await make_session(conn, bucket=2)
+    theirs = await make_execution(conn, "running", session=session)
+    await expire.leave(conn, session.id, 1, reason="bye", make_id=make_id)
+    closed = await expire.closed_sessions(conn, 2)
+
+    nothing = await expire.sweep(conn, 0, make_id=make_id, closed={})
+    swept = await expire.sweep(conn, 0, make_id=make_id, closed=closed)
+
+    assert (closed, nothing.rows, swept.rows) == ({session.id: "bye"}, 0, 1)
+    assert (await queue_row(conn, theirs.id))["state"] == "ready"
+    assert (await queue_row(conn, made.id))["state"] == "leased"
+
+
 async def test_work_of_a_forgotten_session_is_freed(conn: Connection, made: Made) -> None:
     """Whatever became of its session, leased work is never left lying."""
     await expire.leave(conn, made.session.id, 1, reason="bye", make_id=make_id)
