@@ -202,7 +202,7 @@
       form.closest("dialog")?.close();
       delete form.dataset.key;
       const goes = form.dataset.goesTo.replace(/\{(\w+)\}/, (_, name) => encodeURIComponent(found[name] ?? ""));
-      if (goes) location.href = at(goes);
+      if (goes) { wanted = false; location.href = at(goes); }  // what is here may be gone
       else if ($("#execution")) { tell("Done."); refresh(); }
       else location.reload();
     } catch { refuse("The server cannot be reached. Try again."); }
