@@ -87,7 +87,7 @@ COUNTS = _words(
 WITHIN = _words(
     "items runs nodes results leases entries replaces replay steps reasoners skills capabilities pagination facts "
     "children holders fairness_keys awaited_steps trigger schedule webhook_events ticks errors notes caps deliveries "
-    "keys before chain removed"
+    "keys before chain removed schedules triggers"
 )
 CURSORS = _words("cursor next_cursor next after next_after next_before begin end")
 AUDIT = _words(
@@ -97,7 +97,7 @@ AUDIT = _words(
 
 PLAIN = IDS | NAMES | PLACES | STATES | TIMES | RULES | COUNTS | WITHIN | CURSORS | AUDIT
 """Members that are shown. Inside of them the same holds, but for those below."""
-WHOLE = frozenset({"arguments", "warnings", "input_schema", "output_schema", "counts", "status_counts", "keep_days"})
+WHOLE = _words("arguments warnings input_schema output_schema counts status_counts keep_days kept_by")
 """Members that are shown with everything in them: not every name in there is ours, and nothing is a payload."""
 IN_PROBLEMS = PLAIN | _words("title detail message fix where error details fields parameter request_id")
 """What a refusal says are words of ours."""
