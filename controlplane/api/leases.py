@@ -306,7 +306,7 @@ async def heartbeat(request: Request) -> Response:
     woken = False
     with doors.hints.waiter(topic.session(session.id)) as hint:
         if form.wait_seconds > WAITS_LONG_SECONDS:
-            await _gather()
+            await asyncio.sleep(_gathered_in())
         extended = await doors.lanes.renew.put(beat)
         if held is not None:
             await _release_unnamed(doors, session, held)
@@ -329,9 +329,9 @@ async def heartbeat(request: Request) -> Response:
     return answer(shape | ({"tell_all": True} if woken and held is None else {}))
 
 
-async def _gather() -> None:
-    """Until the next of the moments at which beats that wait anyway are written together."""
-    await asyncio.sleep(GATHER_SECONDS - asyncio.get_running_loop().time() % GATHER_SECONDS)
+def _gathered_in() -> float:
+    """Seconds to the next of the moments at which beats that wait anyway are written together."""
+    return GATHER_SECONDS - asyncio.get_running_loop().time() % GATHER_SECONDS
 
 
 async def _release_unnamed(doors: Doors, session: Session, held: tuple[Fence, ...]) -> None:

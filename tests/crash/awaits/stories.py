@@ -37,6 +37,7 @@ async def callers(place: Place) -> Told:
         _sync(place, told),
         _cancelled(place, told, f"{KEEPER}.hold"),
         _remembered(place, told),
+        _forgotten(place, told),
     )
     return told
 
@@ -279,6 +280,17 @@ async def _function(place: Place, told: Told) -> None:
         await _ok(place, "POST", "/nodes/register-serverless", {"invocation_url": home.base_url})
         id_ = await _async(place, told, f"{node_id}.double", {"n": 2}, {"doubled": 4})
         await place.end_of(id_)
+
+
+async def _forgotten(place: Place, _: Told) -> None:
+    """A node that never came is not known any more."""
+    node_id = unique("gone")
+    await _ok(place, "POST", "/nodes/register", {"id": node_id, "reasoners": [{"id": "a"}]})
+    answer = await place.ask("DELETE", f"/nodes/{node_id}")
+    if answer.status_code not in {200, 404}:  # 404: it had been forgotten before, and the answer was lost
+        raise Broken(f"a node could not be forgotten: {answer.status_code} {answer.text}")
+    if (await place.ask("GET", f"/nodes/{node_id}")).status_code != 404:
+        raise Broken(f"{node_id} was forgotten, and is there")
 
 
 async def _parent(place: Place, told: Told) -> None:
