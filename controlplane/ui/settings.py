@@ -15,6 +15,7 @@ from controlplane.api.operation import ADMIN
 from controlplane.domain.execution import DEFAULT_NAMESPACE
 from controlplane.domain.ids import show
 from controlplane.domain.key import Caller, KeyScope, KeyState
+from controlplane.errors import NamespaceNotAllowed
 from controlplane.ui.action import Action, Entry, command, not_allowed
 from controlplane.ui.asking import Api, paged
 from controlplane.ui.paint import paint
@@ -49,8 +50,16 @@ class Settings:
             retention=await self._api.get(request, "/api/v1/retention"),
             new=new(caller, _namespace(request), first=not doors_of(request).entrance.closed, off=off),
             looks=off,
+            **await self._system(request),
             **({} if off else await self._admin(request)),
         )
+
+    async def _system(self, request: Request) -> dict[str, Json]:
+        """How the database does, for who may be told."""
+        try:
+            return {"system": await self._api.get(request, "/api/v1/system")}
+        except NamespaceNotAllowed as error:
+            return {"refused": error.detail}
 
     async def _admin(self, request: Request) -> dict[str, Json]:
         """The keys and the audit log of the namespace that the address names, else of the reader's own."""
