@@ -48,6 +48,7 @@ from controlplane.api import (
     schedules,
     signals,
     steps,
+    system,
     tickets,
     triggers,
     withhold,
@@ -163,6 +164,7 @@ OPERATIONS = [
     *tickets.OPERATIONS,
     *retention.OPERATIONS,
     *health.OPERATIONS,
+    *system.OPERATIONS,
 ]
 
 REAPER_SECONDS = 0.5

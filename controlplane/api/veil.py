@@ -82,7 +82,8 @@ COUNTS = _words(
     "children_are_more ahead ahead_is_more finishes finishes_seconds estimate_seconds duration_ms latency_ms "
     "wait_seconds retry_in_seconds retry_after_seconds due_in_seconds deadline_in_seconds attempt_heartbeat_seconds "
     "heartbeat_age_seconds log_age_seconds length dropped lost awaited awaited_done waits_until default_not_empty "
-    "critical replays dead_streak"
+    "critical replays dead_streak postgresql_version schema_version schema_version_known oldest_ready_seconds "
+    "oldest_due_delivery_seconds counted_seconds_ago oldest_snapshot_seconds pins_unseen"
 )
 WITHIN = _words(
     "items runs nodes results leases entries replaces replay steps reasoners skills capabilities pagination facts "
@@ -97,7 +98,9 @@ AUDIT = _words(
 
 PLAIN = IDS | NAMES | PLACES | STATES | TIMES | RULES | COUNTS | WITHIN | CURSORS | AUDIT
 """Members that are shown. Inside of them the same holds, but for those below."""
-WHOLE = _words("arguments warnings input_schema output_schema counts status_counts keep_days kept_by")
+WHOLE = _words(
+    "arguments warnings input_schema output_schema counts status_counts keep_days kept_by pins tables standbys"
+)
 """Members that are shown with everything in them: not every name in there is ours, and nothing is a payload."""
 IN_PROBLEMS = PLAIN | _words("title detail message fix where error details fields parameter request_id")
 """What a refusal says are words of ours."""

@@ -21,7 +21,7 @@ from controlplane.cli.environment import settings_with
 from controlplane.cli.failure import ExitCode, Failure
 from controlplane.postgres.embedded import EmbeddedPostgresError
 from controlplane.postgres.footing import find_binaries
-from controlplane.postgres.pins import Kind, Pin, Pins, pins
+from controlplane.postgres.pins import PINNED_SECONDS, Pins, ends, pins, says
 from controlplane.postgres.pool import Connection
 from controlplane.postgres.roles import Standing, standing
 from controlplane.postgres.schema import behind, head
@@ -31,8 +31,6 @@ from controlplane.settings import Settings
 OLDEST_PYTHON = (3, 11)
 CLOCK = "select extract(epoch from clock_timestamp())::float8"
 SKEW_SECONDS_MAX = 5.0
-PINNED_SECONDS = 10.0
-"""A transaction of ours is ended by the database when it rests for so long."""
 
 
 class State(StrEnum):
@@ -162,24 +160,6 @@ def pinned(found: Pins) -> Check:
     if found.unseen:
         detail += f" by this role; of {found.unseen} sessions of others it sees nothing without pg_read_all_stats"
     return Check(name=name, state=State.OK, detail=detail)
-
-
-def says(pin: Pin) -> str:
-    """Who it is, and for how long."""
-    who = f"pid {pin.pid}" if pin.name is None else f"{pin.kind} {pin.name!r}"
-    about = [f"application {pin.application!r}"] if pin.application else []
-    about += [f"role {pin.role}"] if pin.role else []
-    about += [pin.state] if pin.state else []
-    held = f"{pin.transactions:,} transactions" if pin.seconds is None else f"{pin.seconds:.0f} s"
-    return f"{who} ({', '.join(about) or pin.kind}) holds back what is dead since {held}"
-
-
-def ends(pin: Pin) -> str:
-    """The statement that ends it, for a person to run."""
-    if pin.name is None:
-        return f"select pg_terminate_backend({pin.pid})"
-    name = "'" + pin.name.replace("'", "''") + "'"
-    return f"rollback prepared {name}" if pin.kind is Kind.PREPARED else f"select pg_drop_replication_slot({name})"
 
 
 async def _look(conn: Connection) -> tuple[int, str | None, float, Standing, Pins]:

@@ -12,6 +12,8 @@ from enum import StrEnum
 from controlplane.postgres.pool import Connection
 
 PINS_MAX = 20
+PINNED_SECONDS = 10.0
+"""A transaction of ours is ended by the database when it rests for so long."""
 SLOT_TRANSACTIONS = 100_000
 """A slot, and a standby that tells what it reads, always hold a little back, and do not say for how long."""
 
@@ -120,6 +122,26 @@ async def holding(conn: Connection, *, longer_than_seconds: float) -> tuple[Pin,
 async def oldest_seconds(conn: Connection) -> float:
     """For how long somebody has held back what is dead; 0 where nobody does, or nobody says for how long."""
     return max((pin.seconds for pin in await _timed(conn, 0.0) if pin.seconds is not None), default=0.0)
+
+
+def says(pin: Pin) -> str:
+    """Who it is, and for how long."""
+    who = f"pid {pin.pid}" if pin.name is None else f"{pin.kind} {pin.name!r}"
+    about = [f"application {pin.application!r}"] if pin.application else []
+    about += [f"role {pin.role}"] if pin.role else []
+    about += [pin.state] if pin.state else []
+    held = f"{pin.transactions:,} transactions" if pin.seconds is None else f"{pin.seconds:.0f} s"
+    return f"{who} ({', '.join(about) or pin.kind}) holds back what is dead since {held}"
+
+
+def ends(pin: Pin) -> str:
+    """What to run to end it: for a person, who knows whose it is. Nothing here does it."""
+    if pin.name is None:
+        return f"run select pg_terminate_backend({pin.pid})"
+    name = "'" + pin.name.replace("'", "''") + "'"
+    if pin.kind is Kind.PREPARED:
+        return f"run rollback prepared {name}"
+    return f"run select pg_drop_replication_slot({name})"
 
 
 async def _timed(conn: Connection, longer_than_seconds: float) -> list[Pin]:

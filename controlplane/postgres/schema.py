@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import cache
 from pathlib import Path
 
 import asyncpg
@@ -41,6 +42,7 @@ def migrate(dsn: str, *, to: str = "head") -> None:
         raise failure[0]
 
 
+@cache
 def head() -> str:
     """The newest revision this code knows."""
     revision = ScriptDirectory.from_config(_config()).get_current_head()

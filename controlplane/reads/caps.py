@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from uuid import UUID
 
 from controlplane.domain.cap import Cap
@@ -120,16 +120,19 @@ async def said(conn: Connection) -> dict[int, dict[Cap, int | None]]:
     return found
 
 
-async def counted(conn: Connection, cap: Cap, *, buckets: Iterable[int]) -> tuple[float, dict[int, int]]:
+async def counted(conn: Connection, cap: Cap, *, buckets: Collection[int]) -> tuple[float, dict[int, int]]:
     """How many every namespace had, and how many seconds ago at most: without end where nobody has counted yet."""
     found: dict[int, int] = {}
-    age_seconds = 0.0
     for bucket in buckets:
-        age = await conn.fetchval(AGE, bucket, cap.value)
-        age_seconds = max(age_seconds, math.inf if age is None else age)
         for row in await conn.fetch(COUNTED, bucket, cap.value):
             found[row["namespace"]] = found.get(row["namespace"], 0) + row["count"]
-    return age_seconds, found
+    return await age_seconds(conn, cap, buckets=buckets), found
+
+
+async def age_seconds(conn: Connection, cap: Cap, *, buckets: Iterable[int]) -> float:
+    """How many seconds ago it was counted how many there are: without end where nobody has counted yet."""
+    ages = [await conn.fetchval(AGE, bucket, cap.value) for bucket in buckets]
+    return max((math.inf if age is None else age for age in ages), default=0.0)
 
 
 async def unfinished(

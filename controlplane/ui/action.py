@@ -15,9 +15,10 @@ from controlplane.domain.key import Caller, KeyScope, wanting
 class Entry:
     """One field of an action's form: a member of the body, an option of the command and an argument of the call.
 
-    `kind`: text, number, moment, json (any JSON), path (a part of the path), or word (a member of the body that is an
-    argument by position elsewhere, as a path is). `choices` make a list of it; to say nothing means the first of them.
-    `whole`: it is the body.
+    `kind`: text, number, moment, json (any JSON), words (several, each an option of the command), flag (true, or it is
+    not said), path (a part of the path), or word (a member of the body that is an argument by position elsewhere, as a
+    path is). `choices` make a list of it, to say nothing means the first of them; of words they make boxes. `whole`: it
+    is the body.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Action:
     """`path` from the root on; `{name}` in it is an entry. `python`: the call of the SDK; `{}` in it is the arguments.
 
     `goes_to`: the page that is shown next, `{name}` in it a member of the answer; else the same again.
+    `once`: the member of the answer that is a secret: shown until the dialog closes, and nowhere else.
     `off`: why it cannot be done now.
     """
 
@@ -48,6 +50,7 @@ class Action:
     body: Mapping[str, Any] = field(default_factory=dict)
     entries: Sequence[Entry] = ()
     goes_to: str = ""
+    once: str = ""
     danger: bool = False
     off: str | None = None
 

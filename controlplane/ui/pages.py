@@ -14,6 +14,7 @@ from controlplane.ui.overview import Overview
 from controlplane.ui.places import Places
 from controlplane.ui.reasoner import Reasoner
 from controlplane.ui.schedules import Schedules
+from controlplane.ui.settings import Settings
 
 TAG = "pages"
 
@@ -22,7 +23,7 @@ def pages(operations: Sequence[Operation]) -> list[Operation]:
     """The pages beside these routes, which they ask."""
     api = Api(operations)
     overview, executions, execution, places = Overview(api), Executions(api), Execution(api), Places(api)
-    reasoner, nodes, schedules = Reasoner(api), Nodes(api), Schedules(api)
+    reasoner, nodes, schedules, settings = Reasoner(api), Nodes(api), Schedules(api), Settings(api)
     return [
         _page("/", overview.page, "Overview"),
         _page("/ui/x/overview", overview.part, "What changes of the overview"),
@@ -44,7 +45,7 @@ def pages(operations: Sequence[Operation]) -> list[Operation]:
         _page("/webhooks", places.webhooks, "Webhooks"),
         _page("/approvals", places.approvals, "Approvals"),
         _page("/bulk/{bulk_id}", places.bulk, "How far a bulk is"),
-        _page("/settings", places.settings, "Settings"),
+        _page("/settings", settings.page, "Settings: keys, the audit log, and how it goes with the server"),
         Operation(method="GET", path="/login", handler=entry.show, summary="Sign in", tag=TAG, scope=OPEN, page=True),
         _open("POST", "/login", entry.begin, "A cookie for a key"),
         _open("POST", "/logout", entry.end, "Forget the cookie"),

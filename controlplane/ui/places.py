@@ -1,4 +1,4 @@
-"""Reasoners, limits, webhooks, approvals, settings: what there is, and what can be done with it."""
+"""Reasoners, limits, webhooks, approvals: what there is, and what can be done with it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from starlette.responses import Response
 from controlplane.api.doors import asker_of, doors_of, namespace_of
 from controlplane.api.operation import OPERATE
 from controlplane.domain.approval import WAITING_FOR_APPROVAL
-from controlplane.domain.key import KeyScope
 from controlplane.errors import ControlPlaneError, PayloadsHidden, ScopeMissing
 from controlplane.ui.action import HOLDS_BACK, Action, Entry, command, not_allowed, turn
 from controlplane.ui.asking import Api, paged
@@ -108,26 +107,6 @@ class Places:
             off=(None if it["state"] == "running" else f"It is over: {it['state']}.") or not_allowed(caller, OPERATE),
         )
         return paint(request, "bulk.html", title=f"Bulk {it['action']}", at="executions", it=it, stop=stop)
-
-    async def settings(self, request: Request) -> Response:
-        """How it goes with the server; its keys and its audit log, for whoever may see them."""
-        health = await self._api.get(request, "/api/v1/health")
-        retention = await self._api.get(request, "/api/v1/retention")
-        keys: list[Json] = []
-        audit: list[Json] = []
-        if KeyScope.ADMIN in asker_of(request).scopes:
-            keys = (await self._api.get(request, "/api/v1/keys", [("limit", "200")]))["items"]
-            audit = (await self._api.get(request, "/api/v1/audit", [("limit", "50")]))["items"]
-        return paint(
-            request,
-            "settings.html",
-            title="Settings",
-            at="settings",
-            health=health,
-            retention=retention,
-            keys=keys,
-            audit=audit,
-        )
 
     async def approvals(self, request: Request) -> Response:
         """What executions ask people just now."""

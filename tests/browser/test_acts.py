@@ -188,9 +188,10 @@ async def test_a_node_is_forgotten_in_four_ways(watched: Watched, api: Api, how:
     assert name not in {one["id"] for one in (await api.get("/nodes", show_all="true"))["nodes"]}
 
 
-def run(how: str, text: str) -> None:
-    """What was copied, as somebody pastes it."""
+def run(how: str, text: str, *, api_key: str = "") -> str:
+    """What was copied, as somebody pastes it; what it says."""
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", ""), "LC_ALL": "C.UTF-8"}
+    environment |= {"CONTROLPLANE_API_KEY": api_key} if api_key else {}
     if how == "python":
         head, _, body = text.partition("async with")
         inner = body.replace("\n", "\n    ")
@@ -201,6 +202,7 @@ def run(how: str, text: str) -> None:
         command = ["bash", "-ec", words.replace("curl ", "curl -sf ", 1)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100, check=False)
     assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
+    return done.stdout
 
 
 async def test_a_refusal_is_said_where_it_was_asked(watched: Watched, api: Api) -> None:

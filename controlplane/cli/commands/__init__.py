@@ -352,6 +352,15 @@ def resume(
 
 
 @app.command()
+def system(server: Server = DEFAULT_SERVER, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Show how it goes with all of it: versions, lag, who pins a snapshot, dead rows, standbys."""
+    from controlplane.cli.system import show
+
+    with client_of(server, api_key) as client:
+        show(client, as_json=as_json)
+
+
+@app.command()
 def doctor(
     server: Server = DEFAULT_SERVER,
     api_key: ApiKey = None,

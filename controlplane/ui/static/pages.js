@@ -101,13 +101,19 @@
   const SAID = {
     json: (text) => `json.loads(${python(text)})`,
     number: (text) => text,
+    words: (text) => `[${listed(text).map(python).join(", ")}]`,
+    flag: () => "True",
     moment: (text) => `datetime.fromisoformat(${python(text)})`,
   };
   const NEEDS = { "json.loads": "import json\n", "datetime.from": "from datetime import datetime\n" };
   const needed = (call) => Object.entries(NEEDS).filter(([name]) => call.includes(name)).map(([, line]) => line).join("");
 
   const NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/;
-  const literal = (entry) => entry.kind === "json" || entry.kind === "number";
+  const listed = (text) => text.split(/[\s,]+/).filter(Boolean);
+  const member = ({ kind, value }) => kind === "words" ? `[${listed(value).map((one) => JSON.stringify(one)).join(", ")}]`
+    : ["json", "number", "flag"].includes(kind) ? value : JSON.stringify(value);
+  const option = ({ kind, option, value }) => kind === "words" ? listed(value).map((one) => `${option} ${shell(one)}`)
+    : option ? [kind === "flag" ? option : `${option} ${shell(value)}`] : [];
   class Wrong extends Error {
     constructor(field, text) { super(text); this.field = field; }
   }
@@ -116,9 +122,10 @@
   // JSON is put together from the letters that were typed: a large number must not become another one on its way.
   const made = (form) => {
     const filled = JSON.parse(form.dataset.entries || "[]").map((entry) => {
-      const field = form.elements[entry.name];
+      const field = $(`[name="${entry.name}"]`, form);
       const first = field.tagName === "SELECT" ? field.options[0].value : "";
-      return { ...entry, field, value: field.value.trim(), usual: field.value.trim() === first };
+      const value = field.type !== "checkbox" ? field.value.trim() : $$(`[name="${entry.name}"]:checked`, form).map((box) => box.value).join(" ");
+      return { ...entry, field, value, usual: value === first };
     }).filter((entry) => entry.value && (!entry.usual || placed(entry)));
     let path = form.dataset.path;
     const members = Object.entries(JSON.parse(form.dataset.body || "{}")).map(([name, value]) => `${JSON.stringify(name)}: ${JSON.stringify(value)}`);
@@ -126,7 +133,7 @@
     for (const entry of filled) {
       if (entry.kind === "path") path = path.replace(`{${entry.name}}`, encodeURIComponent(entry.value));
       else if (entry.whole) whole = entry.value;
-      else members.push(`${JSON.stringify(entry.name)}: ${literal(entry) ? entry.value : JSON.stringify(entry.value)}`);
+      else members.push(`${JSON.stringify(entry.name)}: ${member(entry)}`);
       if (entry.kind === "json") {
         try { JSON.parse(entry.value); } catch (error) { throw new Wrong(entry.field, `This is no JSON: ${error.message}.`); }
       }
@@ -143,16 +150,18 @@
 
   const snippets = (form) => {
     const { path, filled, body } = made(form);
-    const words = filled.map((one) => (placed(one) ? shell(one.value) : one.option ? `${one.option} ${shell(one.value)}` : "")).filter(Boolean);
+    const words = filled.filter(placed).map((one) => shell(one.value));
+    const options = [...filled.filter((one) => !placed(one)).flatMap(option), ...server()];
+    const dashed = filled.some((one) => placed(one) && one.value.startsWith("-"));  // it would be read as an option
     const given = filled.map((one) => placed(one) ? python(one.value) : `${one.name}=${(SAID[one.kind] || python)(one.value)}`).join(", ");
     const call = form.dataset.python.replace(/, \{\}|\{\}/, (all) => (given ? all.replace("{}", () => given) : ""));
     return {
       curl: curl(form, form.dataset.method, path, body),
-      cli: [form.dataset.cli, ...words].join(" ") + server(),
+      cli: [form.dataset.cli, ...(dashed ? [...options, "--", ...words] : [...words, ...options])].join(" "),
       python: `${needed(given)}from controlplane_sdk import Client\n\nasync with Client(${python(here)}) as client:\n    ${call}`,
     };
   };
-  const server = () => (here === "http://localhost:8080" ? "" : ` --server ${shell(here)}`);
+  const server = () => (here === "http://localhost:8080" ? [] : [`--server ${shell(here)}`]);
 
   const show = (form, make) => {
     let all = { curl: "", cli: "", python: "" };
@@ -171,7 +180,7 @@
     const refuse = (text, field) => {
       said.textContent = text;
       said.hidden = false;
-      const part = field?.closest("label, .field");
+      const part = field?.closest("fieldset") ?? field?.closest("label, .field");
       if (part?.checkVisibility()) {
         part.after(said);
         field.setAttribute("aria-invalid", "true");
@@ -195,10 +204,12 @@
       const answer = await send(form.dataset.method, asked.path, asked.body, form.matches(".run") ? keyOf(form, asked.body) : {});
       if (!answer.ok) {
         const { text, where } = await refusal(answer);
-        refuse(text, form.elements.namedItem(/^(?:body\.|path\/)?(\w+)/.exec(where)?.[1] ?? ""));
+        const name = /^(?:body\.|path\/)?(\w+)/.exec(where)?.[1];
+        refuse(text, name && $(`[name="${name}"]`, form));
         return;
       }
       const found = await answer.json().catch(() => ({}));
+      if (found[form.dataset.once]) { reveal(form, found[form.dataset.once]); return; }
       form.closest("dialog")?.close();
       delete form.dataset.key;
       const goes = form.dataset.goesTo.replace(/\{(\w+)\}/, (_, name) => encodeURIComponent(found[name] ?? ""));
@@ -207,6 +218,20 @@
       else location.reload();
     } catch { refuse("The server cannot be reached. Try again."); }
     finally { button.disabled = false; }
+  };
+
+  // A secret stands in one place until the dialog closes, and then nowhere. Escape, pressed too early, would lose it.
+  const reveal = (form, text) => {
+    const dialog = form.closest("dialog");
+    const place = $("[data-says=once]", dialog);
+    place.textContent = text;
+    form.hidden = true;
+    $(".once", dialog).hidden = false;
+    if (!dialog.open) dialog.showModal();  // it was closed before the answer came
+    $("[data-copies=once]", dialog).focus();
+    dialog.addEventListener("cancel", (event) => event.preventDefault());
+    dialog.addEventListener("close", () => { place.textContent = ""; location.reload(); });
+    addEventListener("pagehide", () => { place.textContent = ""; });
   };
 
   document.addEventListener("click", (event) => {
@@ -218,7 +243,7 @@
       show($("form", dialog), snippets);
       dialog.showModal();
     } else if (copy !== undefined) copied(target, copy);
-    else if (copies) copied(target, $(`[data-says=${copies}]`, target.closest("form")).textContent);
+    else if (copies) copied(target, $(`[data-says=${copies}]`, target.closest("form, dialog")).textContent);
     else if (closes !== undefined) target.closest("dialog").close();
     else if (off) tell(off);
     else if (bulk) openBulk(target);
@@ -399,7 +424,7 @@
     const pairs = given.map(([name, value]) => `${name}=${Array.isArray(value) ? `[${value.map(python).join(", ")}]` : python(value)}`);
     return {
       curl: curl(bar, "POST", "api/v1/bulk", JSON.stringify({ action, ...(all ? { all } : { filter }), ...(reason ? { reason } : {}) })),
-      cli: ["controlplane bulk", action, ...(all ? ["--all"] : []), ...flags].join(" ") + server(),
+      cli: ["controlplane bulk", action, ...(all ? ["--all"] : []), ...flags, ...server()].join(" "),
       python: `from controlplane_sdk import Client\n\nasync with Client(${python(here)}) as client:\n    await client.bulk.${action}(${[...(all ? ["all=True"] : []), ...pairs].join(", ")})`,
     };
   };

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 
-from controlplane.cli.doctor import State, ends, pinned, says
-from controlplane.postgres.pins import Kind, Pin, Pins, pins
+from controlplane.cli.doctor import State, pinned
+from controlplane.postgres.pins import Kind, Pin, Pins, ends, pins, says
 from controlplane.postgres.pool import Connection
 from tests.make import DEADLINE_SECONDS
 
@@ -26,7 +26,7 @@ async def test_one_that_has_written_and_is_idle(conn: Connection, other: Connect
     await other.execute("begin; select pg_current_xact_id()")
 
     pin = (await look(conn))[pid]
-    await conn.execute(ends(pin))
+    await conn.execute(ends(pin).removeprefix("run "))
 
     assert (pin.kind, pin.application, pin.state) == (Kind.SESSION, "forgotten", "idle in transaction")
     assert f"pid {pin.pid} (application 'forgotten'" in says(pin)
@@ -87,12 +87,12 @@ def test_doctor_names_the_oldest_and_how_to_end_it() -> None:
 
     assert (check.name, check.state) == ("snapshots", State.ADVICE)
     assert "pid 7 (application 'psql', idle in transaction) holds back what is dead since 75 s" in check.detail
-    assert check.fix == "select pg_drop_replication_slot('o''slot'); select pg_terminate_backend(7)"
+    assert check.fix == "run select pg_drop_replication_slot('o''slot'); run select pg_terminate_backend(7)"
 
 
 def test_a_prepared_transaction_is_rolled_back() -> None:
     """It has no session that could be ended."""
     pin = Pin(kind=Kind.PREPARED, name="two-phase", role="app", transactions=3, seconds=90.0)
 
-    assert ends(pin) == "rollback prepared 'two-phase'"
+    assert ends(pin) == "run rollback prepared 'two-phase'"
     assert says(pin) == "prepared transaction 'two-phase' (role app) holds back what is dead since 90 s"

@@ -46,6 +46,7 @@ from controlplane_sdk.triggers import Trigger, TriggerEvent
 from controlplane_sdk.version import VERSION
 
 __version__ = VERSION
+from controlplane_sdk.system import HotTable, Pin, Standby, System
 
 __all__ = [
     "AIUnavailable",
@@ -74,6 +75,7 @@ __all__ = [
     "Explanation",
     "Fatal",
     "Handle",
+    "HotTable",
     "InvalidInput",
     "Key",
     "LeaseLost",
@@ -86,6 +88,7 @@ __all__ = [
     "Page",
     "Pause",
     "Paused",
+    "Pin",
     "RequestRefused",
     "ResultInvalid",
     "Retention",
@@ -98,9 +101,11 @@ __all__ = [
     "ServerUnavailable",
     "ServerUnreachable",
     "Signal",
+    "Standby",
     "Step",
     "StepChanged",
     "Suspended",
+    "System",
     "Tick",
     "Trigger",
     "TriggerEvent",

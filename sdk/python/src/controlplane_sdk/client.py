@@ -31,6 +31,7 @@ from controlplane_sdk.schedules import Schedules
 from controlplane_sdk.signals import Approval, Signal
 from controlplane_sdk.sse import frames
 from controlplane_sdk.steps import Step
+from controlplane_sdk.system import System
 from controlplane_sdk.transport import (
     Backoff,
     Reply,
@@ -473,6 +474,11 @@ class Client:
         """How long the control plane keeps what is over."""
         reply = await self._transport.send_until_answered("GET", "/retention", patience_seconds=self._patience_seconds)
         return Retention.model_validate(reply.expect())
+
+    async def system(self) -> System:
+        """How it goes with all of it, for a key of the namespace `default`. Raises: RequestRefused."""
+        reply = await self._transport.send_until_answered("GET", "/system", patience_seconds=self._patience_seconds)
+        return System.model_validate(reply.expect())
 
     async def pause(self, execution_id: str, reason: str | None = None) -> None:
         """Hold the execution back, as `Handle.pause`. Raises: NotFound, AlreadyFinished, RequestRefused."""
