@@ -78,6 +78,7 @@ async def look(node_id: str, key: str) -> Any:
         await client.get(id_)
         await client.explain(id_)
         await client.attempts(id_)
+        await client.system()
         await client.steps(id_)
         await client.list(limit=1)
         await client.retention()
