@@ -152,8 +152,8 @@ async def test_the_node_drains(conn: Connection) -> None:
 async def test_it_is_held_back(conn: Connection, what: Paused, code: Cause, begins: str) -> None:
     """By whom, since when and why, whether a process is there or not; of others nothing is said."""
     made = await make_execution(conn)
-    await withhold.pause(conn, [0], Paused.reasoner("n", "n.other"), namespace=NAMESPACE, reason=None, paused_by=None)
     await make_session(conn)
+    await withhold.pause(conn, [0], Paused.reasoner("n", "n.other"), namespace=NAMESPACE, reason=None, paused_by=None)
     before = await why(conn, made)
     one, _ = await withhold.pause(conn, [0], what, namespace=NAMESPACE, reason="maintenance", paused_by="ops")
 
@@ -419,6 +419,7 @@ async def test_others_of_its_run_are_ready_already(conn: Connection) -> None:
 @pytest.mark.parametrize("line", ["key:k", None])
 async def test_no_room_would_help_what_is_paused(conn: Connection, line: str | None) -> None:
     """What a person holds back says so, also where it stands in a line."""
+    await make_session(conn)
     made = await make_execution(conn, "blocked", line=line, concurrency_key=line and "k", fairness_key="run-a")
     what = Paused.reasoner("n", "n.echo")
     await withhold.pause(conn, [0], what, namespace=NAMESPACE, reason=None, paused_by=None)

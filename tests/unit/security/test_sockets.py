@@ -24,7 +24,7 @@ OPENS = words(
     "sock_connect connect connect_ex sendto urlopen getaddrinfo gethostbyname"
 )
 """What opens a connection, or resolves a name to do so."""
-STARTS = words("create_subprocess_exec create_subprocess_shell Popen check_call check_output system")
+STARTS = words("create_subprocess_exec create_subprocess_shell Popen check_call check_output os.system")
 """What starts a program, which could do it in our place."""
 
 # Who may, and why.
@@ -42,10 +42,12 @@ AT_HOME = ("cli.", "server", "postgres.")
 
 
 def mentions(name: str) -> Iterator[str]:
-    """Every name and every attribute, called or handed on."""
+    """Every name and every attribute, called or handed on; those of `os` with its name."""
+    yield from imports(name)
     for node in ast.walk(tree(name)):
         if isinstance(node, ast.Attribute):
             yield node.attr
+            yield f"os.{node.attr}" if isinstance(node.value, ast.Name) and node.value.id == "os" else ""
         elif isinstance(node, ast.Name):
             yield node.id
 
