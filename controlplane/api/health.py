@@ -70,7 +70,7 @@ async def metrics(request: Request) -> Response:
         async with asyncio.timeout(READY_SECONDS), doors.pool.acquire() as conn:
             buckets = doors.placement.all()
             totals = await caps.totals(conn, buckets=buckets)
-            ago, _ = await caps.counted(conn, Cap.EXECUTIONS, buckets=buckets)
+            ago = await caps.age_seconds(conn, Cap.EXECUTIONS, buckets=buckets)
             snapshot = await oldest_seconds(conn)
     except PASSING:
         totals = None

@@ -14,7 +14,7 @@ from controlplane.api.shapes import Shape, answer, present
 from controlplane.domain.execution import DEFAULT_NAMESPACE
 from controlplane.domain.notice import moment
 from controlplane.errors import NamespaceNotAllowed
-from controlplane.postgres.pins import PINNED_SECONDS, Pin, ends, says
+from controlplane.postgres.pins import PINNED_SECONDS, Pin, ends, longest_seconds, says
 from controlplane.postgres.schema import head
 from controlplane.postgres.vitals import Table
 from controlplane.reads.system import system
@@ -29,7 +29,6 @@ async def show(request: Request) -> Response:
         raise NamespaceNotAllowed(SHARED)
     found = await doors.run(system, buckets=doors.placement.all())
     pins = found.pins.found
-    held = [pin.seconds for pin in pins if pin.seconds is not None]
     return answer(
         {
             "version": __version__,
@@ -39,7 +38,7 @@ async def show(request: Request) -> Response:
             "oldest_ready_seconds": found.oldest_ready_seconds,
             "oldest_due_delivery_seconds": found.oldest_due_delivery_seconds,
             "counted_seconds_ago": found.counted_seconds_ago,
-            "oldest_snapshot_seconds": max(held, default=0.0),
+            "oldest_snapshot_seconds": longest_seconds(pins),
             "pins": [_pin(pin) for pin in pins if pin.seconds is None or pin.seconds > PINNED_SECONDS],
             "pins_unseen": found.pins.unseen,
             "tables": [_table(one) for one in found.tables],

@@ -6,6 +6,7 @@ transaction is open, and whoever looks for work steps over all of it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -121,7 +122,12 @@ async def holding(conn: Connection, *, longer_than_seconds: float) -> tuple[Pin,
 
 async def oldest_seconds(conn: Connection) -> float:
     """For how long somebody has held back what is dead; 0 where nobody does, or nobody says for how long."""
-    return max((pin.seconds for pin in await _timed(conn, 0.0) if pin.seconds is not None), default=0.0)
+    return longest_seconds(await _timed(conn, 0.0))
+
+
+def longest_seconds(found: Iterable[Pin]) -> float:
+    """Of those of whom it is known since when; 0 where there are none."""
+    return max((pin.seconds for pin in found if pin.seconds is not None), default=0.0)
 
 
 def says(pin: Pin) -> str:

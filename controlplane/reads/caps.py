@@ -122,11 +122,12 @@ async def said(conn: Connection) -> dict[int, dict[Cap, int | None]]:
 
 async def counted(conn: Connection, cap: Cap, *, buckets: Collection[int]) -> tuple[float, dict[int, int]]:
     """How many every namespace had, and how many seconds ago at most: without end where nobody has counted yet."""
+    age = await age_seconds(conn, cap, buckets=buckets)  # first: what is counted in between is younger, never older
     found: dict[int, int] = {}
     for bucket in buckets:
         for row in await conn.fetch(COUNTED, bucket, cap.value):
             found[row["namespace"]] = found.get(row["namespace"], 0) + row["count"]
-    return await age_seconds(conn, cap, buckets=buckets), found
+    return age, found
 
 
 async def age_seconds(conn: Connection, cap: Cap, *, buckets: Iterable[int]) -> float:

@@ -1,4 +1,4 @@
-"""Hold rows of the queue still while something else is written in their name.
+"""Hold rows of the queue, or a node, still while something else is written in their name.
 
 Every write by a node is fenced: it happens only while its attempt holds the lease. A guard alone would let a stale
 write commit after a take-over, so the row is locked: `for share` when the write is elsewhere, `for update` when the row
@@ -84,6 +84,7 @@ order by id
 for key share
 """
 
+KEEP_NODE = "select 1 from nodes where bucket = $1 and namespace = $2 and id = $3 for key share"
 
 # Also after the commit, and seldom: most attempts have no heartbeat, and of the others one in many writes comes here.
 HEAR = """
@@ -122,6 +123,11 @@ async def keep(conn: Connection, bucket: int, ids: Iterable[UUID]) -> set[UUID]:
     """Those of these executions, ended or not, that there are; none is forgotten before this transaction ends."""
     wanted = list(set(ids))
     return {row["id"] for row in await conn.fetch(KEEP, bucket, wanted)} if wanted else set()
+
+
+async def keep_node(conn: Connection, bucket: int, namespace: int, node_id: str | None) -> bool:
+    """Whether there is this node; if so, nobody forgets it before this transaction ends."""
+    return await conn.fetchval(KEEP_NODE, bucket, namespace, node_id) is not None
 
 
 async def forgive(conn: Connection, ids: Iterable[ExecutionId]) -> None:

@@ -16,7 +16,7 @@ from controlplane.domain.limit import REASONER
 from controlplane.domain.retry import RetryPolicy
 from controlplane.errors import NodeNotFound
 from controlplane.postgres.pool import Connection
-from controlplane.stages import limit, room
+from controlplane.stages import hold, limit, room
 
 REGISTER_NODE = """
 insert into nodes (bucket, namespace, id, transport, version, base_url, metadata, registered_at, updated_at)
@@ -77,9 +77,6 @@ set node_id = excluded.node_id,
 """
 
 NODE_KNOWN = "select 1 from nodes where bucket = $1 and namespace = $2 and id = $3"
-
-# Nobody forgets it before the session is there.
-KEEP_NODE = "select 1 from nodes where bucket = $1 and namespace = $2 and id = $3 for key share"
 
 # A process that was not heard of for a while opens another session: it was told to drain, if it was told so lately.
 OPEN = """
@@ -356,7 +353,7 @@ async def open_session(
     """
     lease = lease_seconds(heartbeat_seconds=heartbeat_seconds, floor_seconds=lease_floor_seconds)
     async with conn.transaction():
-        if await conn.fetchval(KEEP_NODE, node_bucket, namespace, node_id) is None:
+        if not await hold.keep_node(conn, node_bucket, namespace, node_id):
             raise NodeNotFound(fix="POST /api/v1/nodes/register first.")
         await conn.execute(
             OPEN, bucket_of(session_id), session_id, namespace, node_id, instance_id, slots, heartbeat_seconds, lease

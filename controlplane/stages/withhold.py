@@ -15,6 +15,7 @@ from controlplane.domain.ids import SessionId
 from controlplane.domain.pause import Pause, Paused, PauseScope
 from controlplane.errors import NodeNotFound
 from controlplane.postgres.pool import Connection
+from controlplane.stages import hold
 
 PAUSE = """
 insert into pauses (bucket, namespace, node_id, name, scope, reason, paused_by, paused_at)
@@ -41,9 +42,6 @@ where bucket = $1
   and name = $4
 returning scope, node_id, name, reason, paused_by, paused_at
 """
-
-# Nobody forgets it before the pause is there, which would then hold back a node that nobody knows.
-NODE_KNOWN = "select 1 from nodes where bucket = $1 and namespace = $2 and id = $3 for key share"
 
 DRAIN = """
 update sessions
@@ -137,7 +135,7 @@ async def undrain(conn: Connection, bucket: int, *, namespace: int, node_id: str
 
 
 async def _known(conn: Connection, bucket: int, what: Paused, namespace: int) -> None:
-    if what.scope is not PauseScope.ALL and await conn.fetchval(NODE_KNOWN, bucket, namespace, what.node_id) is None:
+    if what.scope is not PauseScope.ALL and not await hold.keep_node(conn, bucket, namespace, what.node_id):
         raise NodeNotFound
 
 

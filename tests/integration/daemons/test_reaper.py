@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-import asyncpg
 import pytest
 
 from controlplane.daemons.reaper import FORGET_AFTER_SECONDS, WHOLE_SECONDS, Reaper
 from controlplane.postgres.pool import Connection, Pool
 from controlplane.stages import expire
-from tests.make import STOCK, Made, make_execution, make_id, make_session, no_jitter, queue_row
+from tests.crash import daemons
+from tests.integration.api.counting import counted
+from tests.make import Made, make_execution, make_id, make_session, queue_row
 
 DEADLINE_SECONDS = 20.0
 
@@ -19,13 +20,8 @@ DEADLINE_SECONDS = 20.0
 @pytest.fixture
 async def asked(database: str) -> AsyncIterator[tuple[Pool, list[str]]]:
     """A pool of one connection, and every statement that goes through it."""
-    statements: list[str] = []
-
-    async def hear(conn: Connection) -> None:
-        conn.add_query_logger(lambda query: statements.append(query.query))
-
-    async with asyncpg.create_pool(database, min_size=1, max_size=1, init=hear) as pool:
-        yield pool, statements
+    async with counted(database) as pool_and_said:
+        yield pool_and_said
 
 
 @pytest.fixture
@@ -34,26 +30,9 @@ async def made(conn: Connection) -> Made:
     return await make_execution(conn, "running", session=await make_session(conn))
 
 
-def nobody(*_: object) -> None:
-    """Nobody is told."""
-
-
 def reaper(pool: Pool, *, whole_seconds: float = 1e6) -> Reaper:
     """The whole is looked at once, at the beginning, or as often as a test says."""
-    return Reaper(
-        pool,
-        STOCK,
-        make_id=make_id,
-        cancel_grace_seconds=10.0,
-        ready=nobody,
-        ended=nobody,
-        due=nobody,
-        stopped=nobody,
-        cancelling=nobody,
-        jitter=no_jitter,
-        blocked=nobody,
-        whole_seconds=whole_seconds,
-    )
+    return daemons.reaper(pool, whole_seconds=whole_seconds)
 
 
 async def test_the_whole_is_looked_at_once_in_a_while(asked: tuple[Pool, list[str]], made: Made) -> None:

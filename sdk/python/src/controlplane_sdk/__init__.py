@@ -42,11 +42,11 @@ from controlplane_sdk.runs import Run, RunMember
 from controlplane_sdk.schedules import Schedule, Tick
 from controlplane_sdk.signals import Approval, Signal
 from controlplane_sdk.steps import Step
+from controlplane_sdk.system import HotTable, Pin, Standby, System
 from controlplane_sdk.triggers import Trigger, TriggerEvent
 from controlplane_sdk.version import VERSION
 
 __version__ = VERSION
-from controlplane_sdk.system import HotTable, Pin, Standby, System
 
 __all__ = [
     "AIUnavailable",
