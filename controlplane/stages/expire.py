@@ -134,20 +134,35 @@ where bucket = $1
   and closed_at is not null
 """
 
-# What is asked later of a node that is not there is when its last process was: so much is kept, with the node. Grouped,
-# so that all sessions are taken before the first node is, in the order in which everybody takes them.
+# What is asked later of a node that is not there is when its last process was: so much is kept, with the node. Nodes
+# are taken before their sessions, as everybody takes them: `owners` is counted before the first session is looked at.
 FORGET = """
-with forgotten as (
+with old as (
+  select namespace, node_id
+  from sessions
+  where bucket = $1
+    and closed_at < clock() - make_interval(secs => $2)
+  group by namespace, node_id
+),
+owners as (
+  select n.id
+  from nodes n
+  join old o on o.namespace = n.namespace and o.node_id = n.id
+  where n.bucket = $1
+  order by n.namespace, n.id
+  for no key update of n
+),
+forgotten as (
   delete from sessions
   where bucket = $1
     and closed_at < clock() - make_interval(secs => $2)
+    and (select count(*) from owners) >= 0
   returning namespace, node_id, closed_at
 ),
 gone as (
   select namespace, node_id, max(closed_at) as at
   from forgotten
   group by namespace, node_id
-  order by namespace, node_id
 )
 update nodes n
 set left_at = greatest(n.left_at, gone.at)

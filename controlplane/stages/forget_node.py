@@ -23,7 +23,7 @@ COUNT_MAX = 1_000
 NAMES_MAX = 5
 """Schedules and triggers that are named."""
 
-# Before the node, as whoever forgets old sessions takes them.
+# After the node, as everybody takes them who takes both, and in the order in which others take them.
 LOCK_CLOSED = """
 select id
 from sessions
@@ -140,10 +140,10 @@ async def forget(
     Raises: NodeNotFound, NodeInUse.
     """
     async with conn.transaction():
-        await conn.fetch(LOCK_CLOSED, bucket, namespace, node_id)
         row = await conn.fetchrow(LOCK_NODE, bucket, namespace, node_id)
         if row is None:
             raise NodeNotFound
+        await conn.fetch(LOCK_CLOSED, bucket, namespace, node_id)
         kept = await keeps(conn, bucket, buckets=buckets, namespace=namespace, node_id=node_id)
         if kept:
             raise NodeInUse(
