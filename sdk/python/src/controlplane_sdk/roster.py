@@ -14,6 +14,7 @@ class Roster:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._attempts: dict[Fence, Attempt] = {}
+        self._of: dict[str, dict[Fence, Attempt]] = {}
         self._reported: set[Fence] = set()
         self._abandoned: set[threading.Thread] = set()
 
@@ -30,11 +31,12 @@ class Roster:
 
     def same_execution(self, fence: Fence) -> list[Attempt]:
         """Attempts at the same execution: when a newer one is leased, these have been lost."""
-        return [attempt for attempt in self._attempts.values() if attempt.fence.execution_id == fence.execution_id]
+        return list(self._of.get(fence.execution_id, {}).values())
 
     def add(self, attempt: Attempt) -> None:
         with self._lock:
             self._attempts[attempt.fence] = attempt
+            self._of.setdefault(attempt.fence.execution_id, {})[attempt.fence] = attempt
 
     def end(self, attempt: Attempt, *, reported: bool) -> bool:
         """Whether this is news: an attempt ends once."""
@@ -43,6 +45,10 @@ class Roster:
         with self._lock:
             if self._attempts.pop(attempt.fence, None) is None:
                 return False
+            left = self._of[attempt.fence.execution_id]
+            del left[attempt.fence]
+            if not left:
+                del self._of[attempt.fence.execution_id]
             if reported:
                 self._reported.add(attempt.fence)
             return True

@@ -220,7 +220,8 @@ class Session:
     async def _carry(self, attempt: Attempt) -> None:
         await attempt.run()
         # Lines of an attempt are refused once it has ended, so they go first; but they hold nothing up for long.
-        await _at_most(TRACE_GRACE_SECONDS, self.trace.settled(attempt.fence))
+        if self.trace.holds(attempt.fence):
+            await _at_most(TRACE_GRACE_SECONDS, self.trace.settled(attempt.fence))
 
     def _ended(self, attempt: Attempt) -> None:
         last_word = attempt.last_word

@@ -107,6 +107,10 @@ class Trace:
         }
         self._hold(self._notes, fence, strict_json.encode(body))
 
+    def holds(self, fence: Fence) -> bool:
+        """Whether something of this attempt is waiting to be sent."""
+        return fence in self._unsent
+
     async def settled(self, fence: Fence | None = None) -> None:
         """Return when nothing of this attempt (of any, without one) is waiting to be sent."""
         async with self._settled:
