@@ -62,6 +62,8 @@ class Catalogue:
 
     async def find(self, namespace: int, target: str) -> Entry:
         """The entry of this target. Raises TargetNotFound with the nearest names."""
+        if time.monotonic() - self._read_at <= FRESH_SECONDS and (known := self._entries.get((namespace, target))):
+            return known
         entry = (await self.find_each(namespace, [target]))[target]
         if isinstance(entry, TargetNotFound):
             raise entry

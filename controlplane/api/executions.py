@@ -533,6 +533,8 @@ async def _parent(
 
 
 def _webhooks(doors: Doors, form: SubmitForm, id_: ExecutionId, *, sees: bool) -> tuple[Webhook, ...]:
+    if form.webhook is None and not form.webhooks:
+        return ()
     said = [] if form.webhook is None else [(form.webhook, "body.webhook")]
     said += [(one, f"body.webhooks[{n}]") for n, one in enumerate(form.webhooks or ())]
     if len(said) > WEBHOOKS_MAX:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-import secrets
 import time
 
 import orjson
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from controlplane.api import problems
 from controlplane.api.fields import fields_of
 from controlplane.api.front import FOUND, Found
 from controlplane.api.problems import MEDIA_TYPE, REQUEST_ID
 from controlplane.observe.metrics import OTHER, Meter
+from controlplane.security.randomness import RandomBits
 
 REQUEST_ID_HEADER = b"x-request-id"
 WELL_FORMED = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
@@ -32,6 +34,7 @@ PAGE_POLICY = (
 """Of pages: their own files only, and nothing inline."""
 
 _PROBLEM = MEDIA_TYPE.encode()
+_random = RandomBits()
 
 
 class Guard:
@@ -48,11 +51,13 @@ class Guard:
         request_id = request_id_of(scope)
         scope[REQUEST_ID] = request_id.decode()
         held: Message | None = None
+        answered = False
         begun = time.monotonic()
 
         async def guarded(message: Message) -> None:
-            nonlocal held
+            nonlocal answered, held
             if message["type"] == "http.response.start":
+                answered = True
                 found: Found | None = scope.get(FOUND)
                 route = OTHER if found is None else found.operation.path
                 self._meter.answered(scope["method"], route, message["status"], time.monotonic() - begun)
@@ -68,13 +73,20 @@ class Guard:
                 await send(start)
             await send(message)
 
-        await self._app(scope, receive, guarded)
+        try:
+            await self._app(scope, receive, guarded)
+        except Exception as error:
+            if not answered:
+                await problems.of(Request(scope), error)(scope, receive, guarded)
+            raise  # nobody catches what breaks a door, so that it is seen
 
 
 def request_id_of(scope: Scope) -> bytes:
     """The id that the caller gave the request, or a new one."""
     given = fields_of(scope).get(REQUEST_ID_HEADER)
-    return given if given is not None and WELL_FORMED.fullmatch(given) else b"req_" + secrets.token_hex(16).encode()
+    if given is not None and WELL_FORMED.fullmatch(given):
+        return given
+    return b"req_%016x%016x" % (_random(64), _random(64))
 
 
 def _complete(headers: list[tuple[bytes, bytes]], request_id: bytes) -> bytes:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -451,38 +452,38 @@ async def _insert(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
         [item.namespace for item in fresh],
         [item.run_id for item in fresh],
         [item.root_id for item in fresh],
-        [item.parent_id for item in fresh],
-        [item.source_execution_id for item in fresh],
+        _said([item.parent_id for item in fresh]),
+        _said([item.source_execution_id for item in fresh]),
         [item.target for item in fresh],
         [item.type for item in fresh],
         [item.input for item in fresh],
-        [item.context for item in fresh],
-        [item.session_key for item in fresh],
-        [item.actor_key for item in fresh],
+        _said([item.context for item in fresh]),
+        _said([item.session_key for item in fresh]),
+        _said([item.actor_key for item in fresh]),
         [item.priority for item in fresh],
         [item.retry.retries_max for item in fresh],
         [item.retry.delay_seconds for item in fresh],
         [item.retry.factor for item in fresh],
         [item.retry.cap_seconds for item in fresh],
-        [item.timeout_seconds for item in fresh],
+        _said([item.timeout_seconds for item in fresh]),
         [len(item.webhooks) for item in fresh],
-        [None if item.replay is None else item.replay.source_run_id for item in fresh],
-        [None if item.replay is None else item.replay.before_id for item in fresh],
-        [None if item.replay is None else item.replay.mode.value for item in fresh],
+        _said([None if item.replay is None else item.replay.source_run_id for item in fresh]),
+        _said([None if item.replay is None else item.replay.before_id for item in fresh]),
+        _said([None if item.replay is None else item.replay.mode.value for item in fresh]),
         [item.delay_seconds for item in fresh],
-        [item.run_at for item in fresh],
+        _said([item.run_at for item in fresh]),
         [item.retry.jitter for item in fresh],
-        [APART.join(item.retry.fatal_errors) or None for item in fresh],
-        [APART.join(item.retry.retry_errors) or None for item in fresh],
-        [item.schedule_to_start_seconds for item in fresh],
-        [item.total_seconds for item in fresh],
-        [item.heartbeat_seconds for item in fresh],
+        _said([APART.join(item.retry.fatal_errors) or None for item in fresh]),
+        _said([APART.join(item.retry.retry_errors) or None for item in fresh]),
+        _said([item.schedule_to_start_seconds for item in fresh]),
+        _said([item.total_seconds for item in fresh]),
+        _said([item.heartbeat_seconds for item in fresh]),
         [item.on_parent_end.value for item in fresh],
-        [item.concurrency_key for item in fresh],
-        [item.fairness_key for item in fresh],
-        [_line(item) for item in fresh],
+        _said([item.concurrency_key for item in fresh]),
+        _said([item.fairness_key for item in fresh]),
+        _said([_line(item) for item in fresh]),
         [item.id in held_back for item in fresh],
-        [item.origin for item in fresh],
+        _said([item.origin for item in fresh]),
     )
     run_ids = {item.id: item.run_id for item in fresh}
     return {
@@ -495,6 +496,11 @@ async def _insert(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
         )
         for row in rows
     }
+
+
+def _said(column: list[Any]) -> list[Any]:
+    """A column that says nothing is not sent: `unnest` fills up the shorter ones with nulls."""
+    return column if column.count(None) < len(column) else []
 
 
 def _line(item: Submission) -> str | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import httpx
 from starlette.middleware import Middleware
-from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from controlplane.api import problems
 from controlplane.api.front import House
+from controlplane.api.guard import Guard
 
 
 class Door:
@@ -26,7 +25,7 @@ class Door:
 
 
 async def ask(path: str) -> httpx.Response:
-    house = House(doors=[Middleware(ServerErrorMiddleware, handler=problems.broken), Middleware(Door)])
+    house = House(doors=[Middleware(Guard), Middleware(Door)])
     transport = httpx.ASGITransport(house, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         return await client.get(path)
@@ -47,3 +46,4 @@ async def test_a_broken_door_is_a_problem() -> None:
     answer = await ask("/broken")
 
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
