@@ -15,7 +15,6 @@ from uuid import UUID
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.errors import ServerErrorMiddleware
 
 from controlplane import __version__
 from controlplane.api import (
@@ -98,6 +97,7 @@ from controlplane.daemons.overseer import Overseer
 from controlplane.daemons.pusher import Pusher
 from controlplane.daemons.reaper import Reaper
 from controlplane.daemons.scheduler import Scheduler
+from controlplane.daemons.statistician import Statistician
 from controlplane.daemons.verifier import Verifier
 from controlplane.daemons.waker import Waker
 from controlplane.domain import topic
@@ -178,6 +178,7 @@ ARCHIVIST_SECONDS = 60.0
 PUSHER_SECONDS = 1.0
 OVERSEER_SECONDS = 1.0
 SCHEDULER_SECONDS = 1.0
+STATISTICIAN_SECONDS = 5.0
 BULKER_SECONDS = 1.0
 INSPECTOR_SECONDS = 600.0
 VERIFIER_LOOKS = 4.0
@@ -217,7 +218,6 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str |
         docs_url=None,
         redoc_url=None,
         doors=[
-            Middleware(ServerErrorMiddleware, handler=problems.broken),
             Middleware(Guard, meter=meter),
             *_cors(settings),
             Middleware(
@@ -484,6 +484,9 @@ async def _running(
                 "pusher": every(pusher.tick, name="pusher", interval_seconds=PUSHER_SECONDS, hint=came),
                 "scheduler": every(
                     scheduler.tick, name="scheduler", interval_seconds=SCHEDULER_SECONDS, hint=scheduled
+                ),
+                "statistician": every(
+                    Statistician(pool).tick, name="statistician", interval_seconds=STATISTICIAN_SECONDS
                 ),
                 "bulker": every(bulker.tick, name="bulker", interval_seconds=BULKER_SECONDS, hint=begun),
                 "waker": every(waker.tick, name="waker", interval_seconds=WAKER_SECONDS, hint=ended),

@@ -1,5 +1,29 @@
 -- The data model, dumped from the migrations by `make schema`; a test compares. Without weekly partitions.
 
+CREATE FUNCTION public.analyze_grown(factor double precision, rows_min double precision, most integer) RETURNS text[]
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+  one text;
+  done text[] := '{}';
+begin
+  for one in
+    select c.oid::regclass
+    from pg_class c
+    where c.relnamespace = current_schema()::regnamespace
+      and c.relkind = 'r'
+      and pg_stat_get_live_tuples(c.oid) > greatest(rows_min, factor * c.reltuples)
+    order by c.reltuples, c.relname
+    limit most
+  loop
+    execute format('analyze (skip_locked) %s', one);
+    done := done || one;
+  end loop;
+  return done;
+end
+$$;
+
 CREATE FUNCTION public.audit_hash(previous bytea, fields text[]) RETURNS bytea
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN sha256((previous || convert_to((SELECT string_agg(COALESCE(((octet_length(f.field) || ':'::text) || f.field), '-'::text), ''::text ORDER BY f.n) AS string_agg FROM unnest(audit_hash.fields) WITH ORDINALITY f(field, n)), 'UTF8'::name)));

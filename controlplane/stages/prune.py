@@ -12,6 +12,9 @@ CHANGES_MAX = 10_000
 # Partitions made ahead of time; the function takes its own locks and gives up after 200 ms rather than queue others.
 ENSURE_PARTITIONS = "select ensure_partitions($1)"
 
+# Those whose plans are of another time; it takes no lock that anybody who reads or writes waits for.
+ANALYZE_GROWN = "select analyze_grown($1, $2, $3)"
+
 DROP_PARTITION = "select drop_partition($1)"
 
 # A row in there came before its week's partition, or long after it: its week cannot be made or dropped any more.
@@ -165,6 +168,12 @@ async def ensure_partitions(conn: Connection, *, weeks_ahead: int) -> int:
     """There is a partition for every id that can be made in the next weeks. Says how many it made."""
     made: int = await conn.fetchval(ENSURE_PARTITIONS, weeks_ahead)
     return made
+
+
+async def analyze_grown(conn: Connection, *, factor: float, rows_min: float, limit: int) -> list[str]:
+    """ANALYZE tables and partitions with more than `rows_min` rows and `factor` times those of the last time; names."""
+    grown: list[str] = await conn.fetchval(ANALYZE_GROWN, factor, rows_min, limit)
+    return grown
 
 
 async def drop_partition(conn: Connection, buckets: Sequence[int]) -> str | None:

@@ -19,6 +19,7 @@ BUCKETLESS = {
     "controlplane.stages.cancel.READ_CLOCK": "touches no table",
     "controlplane.stages.prune.READ_CLOCK": "touches no table",
     "controlplane.stages.prune.ENSURE_PARTITIONS": "DDL of all buckets",
+    "controlplane.stages.prune.ANALYZE_GROWN": "whole tables, of all buckets",
     "controlplane.stages.prune.DROP_PARTITION": "DDL of all buckets",
     "controlplane.stages.prune.STRAYS": "whole partitions, of all buckets",
     "controlplane.stages.schedule.READ_CLOCK": "touches no table",

@@ -6,6 +6,7 @@ from collections import Counter
 from contextlib import suppress
 from typing import Any
 
+from controlplane.daemons.statistician import Statistician
 from controlplane.domain import delivery
 from controlplane.domain.breaker import FAILURES_MAX
 from controlplane.domain.delivery import DeliveryState
@@ -61,10 +62,11 @@ async def what_it_says(world: World) -> None:
 
 
 async def counted(world: World) -> None:
-    """The count of what there is begins, is made, and rests."""
+    """The count of what there is begins, is made, and rests; the planner hears of what has grown."""
     node, one = await running(world)
     census = daemons.census(world.pool)
     await world.tick(census.tick)
+    await world.tick(Statistician(world.pool).tick)
     await node.report(one)
     world.time_passes(3_600.0)
     await world.tick(census.tick)

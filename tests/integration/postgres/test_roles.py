@@ -128,6 +128,18 @@ async def test_a_name_in_front_of_ours_is_not_called(app: str) -> None:
         await mine.close()
 
 
+async def test_statistics_are_refreshed_by_who_may_not_analyze(app: str, conn: asyncpg.Connection) -> None:
+    """The server's role asks for it, the owner does it."""
+    await conn.execute("create table grown as select n from generate_series(1, 2000) n")
+    await conn.execute("select pg_stat_force_next_flush()")
+    mine = await asyncpg.connect(app)
+    try:
+        assert await mine.fetchval("select analyze_grown(10, 1000, 4)") == ["grown"]
+    finally:
+        await mine.close()
+    assert await conn.fetchval("select reltuples from pg_class where oid = 'grown'::regclass") == 2_000
+
+
 async def test_what_a_role_is_told_of_itself(app: str, conn: asyncpg.Connection) -> None:
     """The server's own has nothing in excess, who migrates has."""
     mine = await asyncpg.connect(app)
