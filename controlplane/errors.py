@@ -52,13 +52,13 @@ class ExecutionNotFound(NotFound):
 
 
 class TargetNotFound(NotFound):
-    """No node has ever registered this target."""
+    """No registered node has this target."""
 
     code = "target_not_found"
 
 
 class NodeNotFound(NotFound):
-    """No node with this id has ever registered."""
+    """No node is registered under this id."""
 
     code = "node_not_found"
 

@@ -87,7 +87,7 @@ class Catalogue:
         known = (known for space, known in self._entries if space == namespace) if look else ()
         near = nearest(target, known)
         return TargetNotFound(
-            "No node has ever registered this target.",
+            "No registered node has this target.",
             where="path",
             fix=f"Did you mean {' or '.join(near)}?" if near else "Start a node that serves it; GET /api/v1/reasoners.",
             nearest=near,

@@ -679,7 +679,7 @@ SUBMIT_HEADERS = {
 } | REPLAY_HEADERS
 SUBMIT_REFUSALS = {
     400: "The target or the body is malformed.",
-    404: "No node has ever registered this target; `nearest` names some.",
+    404: "No registered node has this target; `nearest` names some.",
     409: "The parent attempt has lost its lease.",
     413: "Larger than a limit, which is named.",
     422: "The body says something that cannot be; nothing was accepted.",

@@ -125,7 +125,7 @@ def _node_id(request: Request) -> str:
 
 
 async def list_reasoners(request: Request) -> Response:
-    """Every target that was ever registered, and whether somebody serves it now."""
+    """Every target that is registered, and whether somebody serves it now."""
     doors, namespace = doors_of(request), namespace_of(request)
     entries = await doors.catalogue.entries(namespace)
     return answer({"items": [shapes.reasoner(entry) for entry in sorted(entries, key=lambda entry: entry.target)]})

@@ -366,7 +366,7 @@ KEYED = {"Idempotency-Key": "The same key again answers with the first execution
 LOOK = {404: "There is no schedule of this name.", 422: "Not valid.", 503: "Try again."}
 FORM = {
     400: "The target or the body is malformed.",
-    404: "No node has ever registered this target; `nearest` names some.",
+    404: "No registered node has this target; `nearest` names some.",
     413: "Larger than a limit, which is named.",
     422: "The body says something that cannot be; nothing was changed.",
     503: "The database is out of reach; try again.",

@@ -596,7 +596,7 @@ OPERATIONS = [
         answers={
             200: "It was there already.",
             201: "Created.",
-            404: "No node has ever registered this target; `nearest` names some.",
+            404: "No registered node has this target; `nearest` names some.",
             409: "There is another of this name.",
             422: "The body says something that cannot be; nothing was changed.",
             503: "Try again.",

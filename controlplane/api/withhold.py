@@ -246,7 +246,7 @@ def _operation(path: str, handler: Handler, summary: str, done: str, *, audit: s
     answers = {
         200: done,
         400: "Malformed.",
-        404: "Nobody has ever registered it.",
+        404: "Nobody has registered it.",
         413: "Too large.",
         422: "Not valid.",
         503: "Try again.",

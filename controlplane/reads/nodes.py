@@ -215,7 +215,7 @@ async def session(conn: Connection, bucket: int, session_id: UUID) -> tuple[Sess
 
 
 async def catalogue(conn: Connection, bucket: int) -> list[Entry]:
-    """Every target that was ever registered in this bucket."""
+    """Every target that is registered in this bucket."""
     return [_entry(row) for row in await conn.fetch(CATALOGUE, bucket)]
 
 

@@ -315,7 +315,7 @@ def test_a_batch_is_submitted_line_by_line(dev: Dev, node: Node, tmp_path: Path)
     items = [json.loads(line) for line in again.out.splitlines()]
 
     assert (first.code, again.code) == (3, 0)
-    assert "line 2: body.target: No node has ever registered this target." in first.err
+    assert "line 2: body.target: No registered node has this target." in first.err
     assert "2 of 3 lines are accepted" in first.err
     assert [one["execution_id"] for one in items[::2]] == first.out.decode().split()
     assert [one.get("replayed") for one in items] == [True, None, True]
