@@ -65,6 +65,7 @@ from controlplane.api.doors import (
     ENDED_TOPIC,
     EVENTS_TOPIC,
     LIMITS_TOPIC,
+    READ_RETRY_SECONDS,
     SCHEDULES_TOPIC,
     Admission,
     Doors,
@@ -193,6 +194,8 @@ END_SECONDS = 5.0
 """How long daemons may take to put down what they have in hand, until their connections are taken from them."""
 REPLAYS_MAX = 16
 """Children that one flush looks up in the source run: the results of all of them are in memory at once."""
+READS_MAX = 16
+"""Executions that one look reads for whoever asks how they stand: likewise."""
 
 
 def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str | None = None) -> FastAPI:
@@ -607,6 +610,7 @@ def _lanes(
             weigh=lambda item: sum(len(op.value) for op in item.ops if isinstance(op, Done)),
         ),
         log=Lane(pool, log.append, name="log", retry_seconds=2.0, waiting_max=20_000),
+        read=Lane(pool, execution_rows.read_each, name="read", batch_max=READS_MAX, retry_seconds=READ_RETRY_SECONDS),
     )
 
 

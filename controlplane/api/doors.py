@@ -16,7 +16,7 @@ from starlette.websockets import WebSocket
 from controlplane.domain import topic
 from controlplane.domain.delivery import Attempt
 from controlplane.domain.execution import Accepted, Submission
-from controlplane.domain.ids import IdMaker
+from controlplane.domain.ids import ExecutionId, IdMaker
 from controlplane.domain.key import ANYBODY, Caller
 from controlplane.domain.lease import Beat, Claim, Extended, Lease, Ready, Recorded, Report
 from controlplane.domain.memory import Write, Written
@@ -30,6 +30,7 @@ from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import Connection, Pool, persist
 from controlplane.reads.changes import ChangeView
 from controlplane.reads.events import EventView
+from controlplane.reads.executions import ExecutionView
 from controlplane.security.egress import EgressPolicy
 from controlplane.security.secrets import KeyRing
 from controlplane.stages.log import Entry
@@ -89,7 +90,7 @@ CALLER = "controlplane.caller"
 
 @dataclass(slots=True, kw_only=True)
 class Lanes:
-    """The group commits in front of the hot stages."""
+    """The group commits in front of the hot stages, and of what is read most: how an execution stands."""
 
     submit: Lane[Submission, Accepted]
     replay: Lane[Submission, Accepted]
@@ -99,6 +100,7 @@ class Lanes:
     memory: Lane[Write, list[Written]]
     steps: Lane[StepWrite, list[Step]]
     log: Lane[Entry, None]
+    read: Lane[tuple[int, ExecutionId], ExecutionView]
 
     def all(self) -> tuple[Lane[Any, Any], ...]:
         return (
@@ -110,6 +112,7 @@ class Lanes:
             self.memory,
             self.steps,
             self.log,
+            self.read,
         )
 
     async def close(self) -> None:

@@ -225,7 +225,7 @@ async def read(request: Request) -> Response:
     if view.webhooks and view.status.final:  # nobody polls this any more: one more look does not cost
         told = await doors.run(deliveries.of_execution, bucket_of(id_), id_, namespace=namespace)
         shape["webhook_events"] = shapes.webhook_events(told)
-    if view.status.final or may_have_asked(view.status_reason):  # the others, which are polled, are spared the look
+    if view.asked and (view.status.final or may_have_asked(view.status_reason)):
         asked = await doors.run(approvals.latest, bucket_of(id_), id_, namespace=namespace)
         shape |= {} if asked is None else shapes.asked(linked(doors, asked))
     return answer(shape)
@@ -652,22 +652,14 @@ def _cursor(request: Request) -> UUID | None:
 
 async def _await_end(doors: Doors, id_: ExecutionId, namespace: int, wait: float) -> ExecutionView:
     """The execution as it stands now, or as soon as it has ended while there is time to wait."""
-    view = await _view(doors, id_, namespace)
-    if view.status.final or not wait or doors.stopping:
-        return view
+    if not wait or doors.stopping:
+        return await doors.lanes.read.put((namespace, id_))
     with doors.waiting.watch(id_) as end:
-        view = await _view(doors, id_, namespace)
+        view = await doors.lanes.read.put((namespace, id_))
         if not view.status.final:
             await end(wait)
-            view = await _view(doors, id_, namespace)
+            view = await doors.lanes.read.put((namespace, id_))
     return view
-
-
-async def _view(doors: Doors, id_: ExecutionId, namespace: int) -> ExecutionView:
-    views = await doors.run(executions.read, [id_], namespace=namespace)
-    if id_ not in views:
-        raise ExecutionNotFound
-    return views[id_]
 
 
 SUBMIT_HEADERS = {

@@ -25,6 +25,7 @@ from controlplane.domain.explain import RETRYING
 from controlplane.domain.ids import ExecutionId, within
 from controlplane.domain.placement import Placement, by_bucket
 from controlplane.domain.retry import RetryPolicy
+from controlplane.errors import ControlPlaneError, ExecutionNotFound
 from controlplane.postgres.pool import Connection
 
 LOOK_FIRST = 200
@@ -45,11 +46,12 @@ select e.id, e.run_id, e.root_id, e.parent_id, e.source_execution_id, e.target, 
   q.leased_at, q.started_at as queue_started_at, q.progress as queue_progress, q.progress_at,
   q.cancel_requested_at, q.pause_requested, case when q.state = 'blocked' then q.line end as blocked_by,
   o.status, o.attempt, o.failures, o.status_reason, o.result, o.error, o.error_class, o.error_details, o.progress,
-  o.started_at, o.finished_at, o.http_status,
+  o.started_at, o.finished_at, o.http_status, a.asked is not null as asked,
   clock() as now
 from executions e
 left join queue q on q.bucket = $1 and q.id = e.id and q.id = any($2::uuid[])
 left join outcomes o on o.bucket = $1 and o.id = e.id and o.id = any($2::uuid[])
+left join lateral (select true as asked from approvals where bucket = $1 and execution_id = e.id limit 1) as a on true
 where e.bucket = $1
   and e.id = any($2::uuid[])
   and e.namespace = $3
@@ -323,6 +325,8 @@ class ExecutionView:
     concurrency_key: str | None = None
     fairness_key: str | None = None
     blocked_by: str | None = None
+    asked: bool = False
+    """Whether it has ever asked people for approval."""
 
     @property
     def retries_used(self) -> int:
@@ -393,6 +397,17 @@ async def read(conn: Connection, ids: Sequence[UUID], *, namespace: int) -> dict
     for bucket, part in by_bucket(ids, lambda id_: id_):
         views |= {row["id"]: _view(row) for row in await conn.fetch(READ, bucket, part, namespace)}
     return views
+
+
+async def read_each(
+    conn: Connection, wanted: Sequence[tuple[int, ExecutionId]]
+) -> list[ExecutionView | ControlPlaneError]:
+    """Each of these executions of a namespace, for many who ask at once."""
+    found: dict[tuple[int, UUID], ExecutionView] = {}
+    for namespace in {namespace for namespace, _ in wanted}:
+        views = await read(conn, list({id_ for space, id_ in wanted if space == namespace}), namespace=namespace)
+        found |= {(namespace, id_): view for id_, view in views.items()}
+    return [found.get(one) or ExecutionNotFound() for one in wanted]
 
 
 async def finished(conn: Connection, ids: Sequence[UUID]) -> set[UUID]:
@@ -577,4 +592,5 @@ def _view(row: asyncpg.Record) -> ExecutionView:
         concurrency_key=row["concurrency_key"],
         fairness_key=row["fairness_key"],
         blocked_by=row["blocked_by"],
+        asked=row["asked"],
     )

@@ -24,7 +24,7 @@ KNOWN = {
     "route": {one.path for one in OPERATIONS} | {OTHER},
     "status": {"1xx", "2xx", "3xx", "4xx", "5xx"},
     "invariant": set(HOT),
-    "lane": {"submit", "replay", "claim", "renew", "complete", "memory", "steps", "log"},
+    "lane": {"submit", "replay", "claim", "renew", "complete", "memory", "steps", "log", "read"},
 }
 STATES = {"ready", "delayed", "leased", "waiting", "paused", "blocked", "pending", "open", "draining", "used", "idle"}
 
