@@ -38,12 +38,14 @@ CONFIRM = "select pg_logical_emit_message(true, 'controlplane', '')"
 
 # A transaction left open would hold back the readers of events (see `reads/events.py`) and every vacuum. Every
 # statement has its index, but one that was planned while its table was empty would go on reading the whole of it until
-# the next ANALYZE: with 50,000 rows a claim took 17 ms instead of 0.7.
+# the next ANALYZE: with 50,000 rows a claim took 17 ms instead of 0.7. A plan is made once: what finds its partition
+# only by its parameters seemed cheaper planned anew for each call, and planning took three times as long as the rest.
 SESSION_SETTINGS = {
     "idle_in_transaction_session_timeout": "10s",
     "statement_timeout": "30s",
     "jit": "off",
     "enable_seqscan": "off",
+    "plan_cache_mode": "force_generic_plan",
 }
 
 # Failures of the database or the way to it, not of what was asked: the same call may succeed a moment later.
