@@ -46,7 +46,8 @@ LATE_SECONDS = 20.0
 FILES = 8_000
 SUBMIT = post("/api/v1/execute/async/bench.echo")
 SAID = re.compile(r"LOG:  duration: [\d.]+ ms  (?:execute|statement)")
-EVENT_READ = " ".join(STREAM.split())
+EVENT_READ = re.compile(r"LOG: duration: [\d.]+ ms execute [^:]+: " + re.escape(" ".join(STREAM.split())))
+"""Not the line before it, by which the same statement is bound."""
 ONE, TWO = "lifecycles/s, one server and one node", "lifecycles/s, two servers and two nodes"
 EMPTY, WAITING = "cores, server alone", "cores, {:,} nodes that wait"
 READS = "reads of events per event, {:,} readers"
@@ -249,7 +250,7 @@ def follow(place: Place, port: int, readers: Crowd | None, options: argparse.Nam
         took = time.perf_counter() - began
         record.add(name, "cores", (cpu_seconds(pid) + cpu_seconds(place.postmaster) - cpu) / took)
         said = place.log.read_bytes()[read_to:].decode(errors="replace")
-        reads = " ".join(said.split()).count(EVENT_READ)
+        reads = len(EVENT_READ.findall(" ".join(said.split())))
         told.events += events
         told.reads += reads
         told.statements += len(SAID.findall(said))
