@@ -60,9 +60,13 @@ class Catalogue:
         self._read_at = self._looked_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
 
+    @property
+    def _fresh(self) -> bool:
+        return time.monotonic() - self._read_at <= FRESH_SECONDS
+
     async def find(self, namespace: int, target: str) -> Entry:
         """The entry of this target. Raises TargetNotFound with the nearest names."""
-        if time.monotonic() - self._read_at <= FRESH_SECONDS and (known := self._entries.get((namespace, target))):
+        if self._fresh and (known := self._entries.get((namespace, target))):
             return known
         entry = (await self.find_each(namespace, [target]))[target]
         if isinstance(entry, TargetNotFound):
@@ -71,7 +75,7 @@ class Catalogue:
 
     async def find_each(self, namespace: int, wanted: Collection[str]) -> dict[str, Entry | TargetNotFound]:
         """The entries of many; the nearest names of the first few that are unknown (to look for them is slow)."""
-        if time.monotonic() - self._read_at > FRESH_SECONDS:
+        if not self._fresh:
             await self.refresh()
         if any((namespace, target) not in self._entries for target in wanted):
             await self.refresh()
@@ -125,7 +129,7 @@ class Catalogue:
 
     async def line_now(self, namespace: int, target: str, concurrency_key: str | None) -> str | None:
         """As `line`, for who has not looked for the target: this server may have read nothing for hours."""
-        if time.monotonic() - self._read_at > FRESH_SECONDS:
+        if not self._fresh:
             await self.refresh()
         return self.line(namespace, target, concurrency_key)
 
