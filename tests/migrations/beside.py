@@ -143,8 +143,9 @@ class Writers:
         self.counts["accepted"] += 1
         assert await conn.fetchval(READ, ids[0]) == 1
         async with conn.transaction():
-            taken = [await conn.fetchval(CLAIM)]
-            await conn.execute(EVENTS, taken, "execution.started")
+            taken = await conn.fetchval(CLAIM)
+            if taken is not None:  # others may have claimed what this one accepted, and finished what they accepted
+                await conn.execute(EVENTS, [taken], "execution.started")
         async with conn.transaction():
             await conn.execute(FINISH, ids)
             await conn.execute(OUTCOMES, ids)
