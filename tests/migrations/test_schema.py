@@ -6,8 +6,10 @@ import asyncio
 
 import asyncpg
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 
-from controlplane.postgres.schema import head, migrate
+from controlplane.postgres.schema import head, migrate, revisions
 from tests.migrations import snapshot
 
 OPERATIONAL = [
@@ -66,6 +68,16 @@ async def test_migrating_again_changes_nothing(database: str, conn: asyncpg.Conn
     await asyncio.gather(*[asyncio.to_thread(migrate, database) for _ in range(2)])
 
     assert await conn.fetchval("select version_num from alembic_version") == head()
+
+
+def test_revisions_are_what_alembic_finds() -> None:
+    """The names of the files say which revisions there are, and in which order they follow one another."""
+    config = Config()
+    config.set_main_option("script_location", "migrations")
+    found = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+
+    assert found == sorted(revisions(), reverse=True)
+    assert found[0] == head()
 
 
 @pytest.mark.parametrize("table", OPERATIONAL)
