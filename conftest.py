@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from functools import cache
 
+import httpx
 import pytest
 
 # Minutes of test time: two workers have eighty of them in the forty that a run may take.
@@ -39,6 +41,9 @@ FIRST = (
 
 RACES_MAX = 3
 """Tests that may pass only when run once more."""
+
+# Every client reads all certificate authorities, which takes 50 ms, and most tests make one that asks this machine.
+httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)  # noqa: SLF001
 
 _raced: dict[str, str] = {}
 _spent: Counter[str] = Counter()

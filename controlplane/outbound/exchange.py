@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from types import TracebackType
 from typing import Self
 
@@ -72,6 +73,12 @@ class Exchange:
         return "answer" if self.status is None else "end of the answer"
 
 
+@cache
+def authorities() -> ssl.SSLContext:
+    """The system's certificate authorities, read once for all clients of this process: that takes 50 ms."""
+    return ssl.create_default_context()
+
+
 class Client:
     """The one client that leaves the house. Use as `async with Client(policy) as client`.
 
@@ -84,7 +91,7 @@ class Client:
         """`tls` replaces the system's certificate authorities."""
         self._policy = policy
         self._user_agent = user_agent
-        self._tls = tls or ssl.create_default_context()
+        self._tls = tls or authorities()
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
