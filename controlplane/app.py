@@ -76,6 +76,7 @@ from controlplane.api.entrance import Entrance
 from controlplane.api.facades import jobs, sockets, tasks
 from controlplane.api.facades.intake import Facades
 from controlplane.api.front import Front, House, Table
+from controlplane.api.giveway import GiveWay
 from controlplane.api.guard import Guard
 from controlplane.api.lately import LatelyKept
 from controlplane.api.lookout import Lookout
@@ -230,6 +231,7 @@ def build(settings: Settings, *, database_url: str, keyring: KeyRing, url: str |
                 signed=[approvals.SIGNED_PATH] if settings.approval_secret else [],
             ),
             *_rates(settings),
+            Middleware(GiveWay),
             Middleware(Veil),
             Middleware(Front, shown=shown),
         ],

@@ -41,20 +41,25 @@ class Table:
 
     def __init__(self, operations: Sequence[Operation]) -> None:
         self._exact: dict[tuple[str, str], Operation] = {}
-        self._patterns: dict[str, list[tuple[re.Pattern[str], Operation]]] = {}
+        self._patterns: dict[tuple[str, int], list[tuple[re.Pattern[str], Operation]]] = {}
+        """By method and number of slashes: forty patterns, one after the other, were a twentieth of a log line."""
+        self._deep: dict[str, list[tuple[re.Pattern[str], Operation]]] = {}
         for one in operations:
             methods = ("GET", "HEAD") if one.method == "GET" else (one.method,)
             for method in methods:
                 if "{" in one.path:
                     path = PARAMETER.sub(r"(?P<\1>[^/]+)", re.escape(one.path))
                     pattern = re.compile(f"{path.removesuffix('[^/]+)')}.+)" if one.slashes else path)
-                    self._patterns.setdefault(method, []).append((pattern, one))
+                    if one.slashes:
+                        self._deep.setdefault(method, []).append((pattern, one))
+                    else:
+                        self._patterns.setdefault((method, one.path.count("/")), []).append((pattern, one))
                 else:
                     self._exact[method, one.path] = one
 
     def about(self, path: str) -> dict[str, Operation]:
         """What this path takes, by method."""
-        methods = {method for method, _ in self._exact} | self._patterns.keys()
+        methods = {method for method, _ in (*self._exact, *self._patterns)} | self._deep.keys()
         found = {method: self.find(method, path) for method in sorted(methods)}
         return {method: one.operation for method, one in found.items() if one is not None}
 
@@ -67,10 +72,11 @@ class Table:
         exact = self._exact.get((method, path))
         if exact is not None:
             return Found(exact, {})
-        for pattern, operation in self._patterns.get(method, ()):
-            match = pattern.fullmatch(path)
-            if match is not None:
-                return Found(operation, match.groupdict())
+        for known in (self._patterns.get((method, path.count("/")), ()), self._deep.get(method, ())):
+            for pattern, operation in known:
+                match = pattern.fullmatch(path)
+                if match is not None:
+                    return Found(operation, match.groupdict())
         return None
 
 

@@ -41,7 +41,8 @@ class Operation:
     `slashes`: the parameter at the end of the path may hold some. `audit`: what the audit log calls it; without that no
     operation with the scope operate or admin changes anything. `reveals`: it names an address that payloads are sent
     to, or finds by what is in them, and so is not for a key that hides them. `page`: people look at it and at its
-    refusals, and what it shows of payloads it has asked for as its reader would.
+    refusals, and what it shows of payloads it has asked for as its reader would. `gives_way`: it may be lost, and goes
+    after others.
     """
 
     method: str
@@ -58,6 +59,7 @@ class Operation:
     streams: bool = False
     audit: str | None = None
     page: bool = False
+    gives_way: bool = False
 
     def __post_init__(self) -> None:
         if self.method != "GET" and self.audit is None and self.scope & (OPERATE | ADMIN):

@@ -130,6 +130,7 @@ OPERATIONS = [
         summary="Log lines of an attempt, best effort",
         tag="events",
         takes=LogsForm,
+        gives_way=True,
         answers={202: "Taken along.", 400: "Malformed.", 413: "Too large.", 422: "Not valid.", 503: "Try again."},
     ),
 ]

@@ -424,6 +424,40 @@ async def test_what_is_offered_is_taken_along(own_pool: Pool, kept: Kept) -> Non
     assert await kept() == [1, 2, 3]
 
 
+async def test_what_is_offered_gathers(own_pool: Pool, kept: Kept) -> None:
+    """It leaves together, not each as it comes; with what is asked for behind it, it leaves at once."""
+    gate = Gate()
+    gate.open.set()
+    lane = Lane(own_pool, gate.flush, name="test", flushers=2)
+
+    for n in (1, 2, 3):
+        assert lane.offer(n)
+        await settle_down()
+    assert (lane.waiting, gate.batches) == (3, [])
+    answer = await wait_for(asyncio.ensure_future(lane.put(4)))
+    lane.offer(5)
+    await wait_for(asyncio.ensure_future(lane.close()))
+
+    assert answer == -4
+    assert gate.batches == [[1, 2, 3, 4], [5]]
+    assert await kept() == [1, 2, 3, 4, 5]
+
+
+async def test_a_full_batch_waits_for_no_more(own_pool: Pool) -> None:
+    """As many as a flush takes are enough, however soon they came."""
+    gate = Gate()
+    lane = Lane(own_pool, gate.flush, name="test", flushers=1, batch_max=4)
+
+    for n in range(4):
+        lane.offer(n)
+
+    assert lane.waiting == 4
+    await settle_down()
+    assert (lane.waiting, gate.entered.is_set()) == (0, True)
+    gate.open.set()
+    await wait_for(asyncio.ensure_future(lane.close()))
+
+
 async def test_what_is_offered_gives_way_first(own_pool: Pool, kept: Kept) -> None:
     """At half of what makes a put refuse it is left behind, and whoever waits for an answer still gets in."""
     gate = Gate()
