@@ -17,6 +17,8 @@ from controlplane.domain.ids import bucket_of, run_bucket
 
 Item = TypeVar("Item")
 
+NOBODY = UUID(int=0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
@@ -65,3 +67,13 @@ def by_place(items: Iterable[Item], bucket: Callable[[Item], int]) -> Iterator[t
     for item in items:
         parts.setdefault(bucket(item), []).append(item)
     yield from sorted(parts.items())
+
+
+def span(ids: Iterable[UUID]) -> tuple[UUID, UUID]:
+    """The least and the greatest of these ids.
+
+    PostgreSQL looks for `id = any($2)` in every partition there is; with `id between` these beside it, only in those of
+    the weeks that they are from.
+    """
+    several = sorted(ids)
+    return (several[0], several[-1]) if several else (NOBODY, NOBODY)

@@ -28,7 +28,7 @@ from controlplane.domain.bulk import (
     together,
 )
 from controlplane.domain.ids import BUCKETS_MAX
-from controlplane.domain.placement import Placement
+from controlplane.domain.placement import Placement, span
 from controlplane.postgres.pool import Connection
 
 COUNT_LOOK_MAX = 5_000
@@ -265,9 +265,10 @@ READ_NAMED = """
 select e.id, e.run_id, coalesce(q.state, o.status) as standing
 from executions e
 left join queue q on q.bucket = $1 and q.id = e.id and q.id = any($2::uuid[])
-left join outcomes o on o.bucket = $1 and o.id = e.id and o.id = any($2::uuid[])
+left join outcomes o on o.bucket = $1 and o.id = e.id and o.id = any($2::uuid[]) and o.id between $4 and $5
 where e.bucket = $1
   and e.id = any($2::uuid[])
+  and e.id between $4 and $5
   and e.namespace = $3
 """
 
@@ -389,7 +390,7 @@ async def _named(conn: Connection, bucket: int, asked: Asked, after: UUID | None
         rows = await conn.fetch(READ_NAMED_DELIVERIES, bucket, ids, asked.namespace)
         there, wanted = {row["id"]: (row["standing"], "", row["host"]) for row in rows}, asked.states
     else:
-        rows = await conn.fetch(READ_NAMED, bucket, ids, asked.namespace)
+        rows = await conn.fetch(READ_NAMED, bucket, ids, asked.namespace, *span(ids))
         there, wanted = {row["id"]: (row["standing"], row["run_id"], "") for row in rows}, asked.wanted
         if asked.action is Action.RETRY:
             wanted = [status.value for status in UNHAPPY]

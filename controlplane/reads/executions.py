@@ -23,7 +23,7 @@ from controlplane.domain.execution import (
 )
 from controlplane.domain.explain import RETRYING
 from controlplane.domain.ids import ExecutionId, within
-from controlplane.domain.placement import Placement, by_bucket
+from controlplane.domain.placement import Placement, by_bucket, span
 from controlplane.domain.retry import RetryPolicy
 from controlplane.errors import ControlPlaneError, ExecutionNotFound
 from controlplane.postgres.pool import Connection
@@ -50,10 +50,11 @@ select e.id, e.run_id, e.root_id, e.parent_id, e.source_execution_id, e.target, 
   clock() as now
 from executions e
 left join queue q on q.bucket = $1 and q.id = e.id and q.id = any($2::uuid[])
-left join outcomes o on o.bucket = $1 and o.id = e.id and o.id = any($2::uuid[])
+left join outcomes o on o.bucket = $1 and o.id = e.id and o.id = any($2::uuid[]) and o.id between $4 and $5
 left join lateral (select true as asked from approvals where bucket = $1 and execution_id = e.id limit 1) as a on true
 where e.bucket = $1
   and e.id = any($2::uuid[])
+  and e.id between $4 and $5
   and e.namespace = $3
 """
 
@@ -63,6 +64,7 @@ select id
 from outcomes
 where bucket = $1
   and id = any($2::uuid[])
+  and id between $3 and $4
 """
 
 READ_INPUT = """
@@ -395,7 +397,7 @@ async def read(conn: Connection, ids: Sequence[UUID], *, namespace: int) -> dict
     """Those of these executions that exist in the namespace."""
     views: dict[UUID, ExecutionView] = {}
     for bucket, part in by_bucket(ids, lambda id_: id_):
-        views |= {row["id"]: _view(row) for row in await conn.fetch(READ, bucket, part, namespace)}
+        views |= {row["id"]: _view(row) for row in await conn.fetch(READ, bucket, part, namespace, *span(part))}
     return views
 
 
@@ -414,7 +416,7 @@ async def finished(conn: Connection, ids: Sequence[UUID]) -> set[UUID]:
     """Those of these executions that have ended."""
     ended: set[UUID] = set()
     for bucket, part in by_bucket(ids, lambda id_: id_):
-        ended |= {row["id"] for row in await conn.fetch(FINISHED, bucket, part)}
+        ended |= {row["id"] for row in await conn.fetch(FINISHED, bucket, part, *span(part))}
     return ended
 
 

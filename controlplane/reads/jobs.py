@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from controlplane.domain.placement import by_bucket
+from controlplane.domain.placement import by_bucket, span
 from controlplane.postgres.pool import Connection
 
 # An input may be large and stored apart: only the first bytes are fetched.
@@ -14,6 +14,7 @@ select id, substring(input from 1 for $4) as head
 from executions
 where bucket = $1
   and id = any($2::uuid[])
+  and id between $5 and $6
   and namespace = $3
 """
 
@@ -41,7 +42,7 @@ async def heads(conn: Connection, ids: Sequence[UUID], *, namespace: int, head_b
     """The first bytes of what was asked of these executions."""
     found: dict[UUID, bytes] = {}
     for bucket, part in by_bucket(ids, lambda id_: id_):
-        rows = await conn.fetch(HEADS, bucket, part, namespace, head_bytes)
+        rows = await conn.fetch(HEADS, bucket, part, namespace, head_bytes, *span(part))
         found |= {row["id"]: row["head"] for row in rows}
     return found
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from controlplane.domain.ids import bucket_of
 from controlplane.domain.key import Key, KeyId, Known, Namespace
-from controlplane.domain.placement import by_bucket
+from controlplane.domain.placement import by_bucket, span
 from controlplane.postgres.pool import Connection
 
 NAMESPACES_BUCKET = 0
@@ -54,6 +54,7 @@ select id, namespace, target
 from executions
 where bucket = $1
   and id = any($2::uuid[])
+  and id between $3 and $4
 """
 
 
@@ -101,5 +102,6 @@ async def whose(conn: Connection, ids: Iterable[UUID]) -> dict[UUID, tuple[int, 
     """The namespace and the target of each execution: they never change. Of what there is not, nothing."""
     found: dict[UUID, tuple[int, str]] = {}
     for bucket, part in by_bucket(ids, lambda id_: id_):
-        found |= {row["id"]: (row["namespace"], row["target"]) for row in await conn.fetch(WHOSE, bucket, part)}
+        rows = await conn.fetch(WHOSE, bucket, part, *span(part))
+        found |= {row["id"]: (row["namespace"], row["target"]) for row in rows}
     return found

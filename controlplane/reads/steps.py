@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
 
+from controlplane.domain.placement import span
 from controlplane.domain.step import Step, StepKind, StepStatus
 from controlplane.postgres.pool import Connection
 
@@ -44,6 +45,7 @@ select id, coalesce(octet_length(result), 0) + coalesce(octet_length(error), 0) 
 from outcomes
 where bucket = $1
   and id = any($2::uuid[])
+  and id between $3 and $4
 """
 
 READ_RESULTS = """
@@ -51,6 +53,7 @@ select id, status, result, error, error_class
 from outcomes
 where bucket = $1
   and id = any($2::uuid[])
+  and id between $3 and $4
 """
 
 
@@ -68,18 +71,19 @@ async def page(
 
 async def with_results(conn: Connection, bucket: int, steps: Sequence[Step]) -> list[Step]:
     """These with the results of the calls among them: all, or as many of the first as fit into a page."""
-    ended = [step.child_id for step in steps if step.kind is StepKind.CALL and step.status is not StepStatus.PENDING]
+    calls = [step for step in steps if step.kind is StepKind.CALL and step.status is not StepStatus.PENDING]
+    ended = [step.child_id for step in calls if step.child_id is not None]
     if not ended:
         return list(steps)
-    bytes_of = {row["id"]: row["bytes"] for row in await conn.fetch(MEASURE_RESULTS, bucket, ended)}
+    bytes_of = {row["id"]: row["bytes"] for row in await conn.fetch(MEASURE_RESULTS, bucket, ended, *span(ended))}
     room, kept = PAGE_BYTES_MAX, 0
     for step in steps:
         room -= bytes_of.get(step.child_id, len(step.value or b""))
         if room < 0 and kept:
             break
         kept += 1
-    wanted = [step.child_id for step in steps[:kept] if step.child_id in bytes_of]
-    outcomes = {row["id"]: row for row in await conn.fetch(READ_RESULTS, bucket, wanted)}
+    wanted = [step.child_id for step in steps[:kept] if step.child_id is not None and step.child_id in bytes_of]
+    outcomes = {row["id"]: row for row in await conn.fetch(READ_RESULTS, bucket, wanted, *span(wanted))}
     return [
         replace(
             step,

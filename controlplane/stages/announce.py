@@ -30,7 +30,7 @@ from controlplane.domain.event import EventType
 from controlplane.domain.execution import Status
 from controlplane.domain.ids import DeliveryId, bucket_of, read, show, show_execution
 from controlplane.domain.notice import End, end_body, fact_body, moment
-from controlplane.domain.placement import by_place
+from controlplane.domain.placement import by_place, span
 from controlplane.postgres.pool import Connection
 
 MakeId = Callable[[int], UUID]
@@ -143,7 +143,9 @@ from executions e
 join outcomes o on o.bucket = $1 and o.id = e.id
 where e.bucket = $1
   and e.id = any($2::uuid[])
+  and e.id between $4 and $5
   and o.id = any($2::uuid[])
+  and o.id between $4 and $5
 """
 
 # Not the link that decides: whoever has it may, and a body passes through many hands.
@@ -395,7 +397,7 @@ async def _bodies(
     """What is told of each event, by its number."""
     ended = [row["execution_id"] for row in rows if row["type"] in TYPES_OF_ENDS]
     asked = [row["execution_id"] for row in rows if row["type"] == EventType.APPROVAL_REQUESTED]
-    found = await conn.fetch(READ_ENDS, bucket, ended, RESULT_BYTES_MAX) if ended else []
+    found = await conn.fetch(READ_ENDS, bucket, ended, RESULT_BYTES_MAX, *span(ended)) if ended else []
     ends = {row["id"]: row for row in found}
     questions = await conn.fetch(READ_ASKED, bucket, asked) if asked else []
     approvals = {(row["execution_id"], row["request_id"]): row for row in questions}

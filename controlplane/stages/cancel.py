@@ -14,7 +14,7 @@ from controlplane.domain.event import Event, EventType
 from controlplane.domain.execution import STATUS_OF_STATE, Held, Status
 from controlplane.domain.ids import ExecutionId, SessionId
 from controlplane.domain.notice import text
-from controlplane.domain.placement import by_bucket
+from controlplane.domain.placement import by_bucket, span
 from controlplane.errors import AlreadyFinished, ControlPlaneError, ExecutionNotFound
 from controlplane.postgres.pool import Connection
 from controlplane.stages import finish, hold, record
@@ -31,9 +31,10 @@ returning id
 READ_FINISHED = """
 select e.id, o.status
 from executions e
-left join outcomes o on o.bucket = $1 and o.id = e.id and o.id = any($2::uuid[])
+left join outcomes o on o.bucket = $1 and o.id = e.id and o.id = any($2::uuid[]) and o.id between $3 and $4
 where e.bucket = $1
   and e.id = any($2::uuid[])
+  and e.id between $3 and $4
 """
 
 READ_CLOCK = "select clock()"
@@ -77,7 +78,7 @@ async def request(
                     session_id=held.session_id,
                     at=at,
                 )
-            finished = {row["id"]: row["status"] for row in await conn.fetch(READ_FINISHED, bucket, part)}
+            finished = {row["id"]: row["status"] for row in await conn.fetch(READ_FINISHED, bucket, part, *span(part))}
             for id_ in part:
                 if id_ not in answers:
                     answers[id_] = (

@@ -17,7 +17,7 @@ from controlplane.domain.execution import Held, Settled, Settlement, Status
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import NODE_SILENT, WITHDRAWING, Fence, Ready, Recorded, Report, ReportCode, Verdict
 from controlplane.domain.notice import text
-from controlplane.domain.placement import by_bucket
+from controlplane.domain.placement import by_bucket, span
 from controlplane.domain.retry import RetryPolicy, after_error, delay_seconds
 from controlplane.domain.step import Until
 from controlplane.errors import ControlPlaneError, StepNotFound
@@ -38,6 +38,7 @@ select id, retries_max, retry_delay_seconds, retry_factor, retry_cap_seconds, re
 from executions
 where bucket = $1
   and id = any($2::uuid[])
+  and id between $3 and $4
 """
 
 # What is handed back keeps its place under its limits; what has failed, or waited and had none, stands in line again.
@@ -72,6 +73,7 @@ select id, attempt, status
 from outcomes
 where bucket = $1
   and id = any($2::uuid[])
+  and id between $3 and $4
 """
 
 # What was suspended and says no reason had nothing to wait for any more.
@@ -194,7 +196,8 @@ def _parked(ready: Ready | StepNotFound | None) -> Recorded | ControlPlaneError:
 async def _policies(conn: Connection, bucket: int, failed: list[Held]) -> dict[UUID, RetryPolicy]:
     if not failed:
         return {}
-    rows = await conn.fetch(READ_POLICIES, bucket, [held.id for held in failed])
+    ids = [held.id for held in failed]
+    rows = await conn.fetch(READ_POLICIES, bucket, ids, *span(ids))
     return {row["id"]: RetryPolicy.from_row(row) for row in rows}
 
 
@@ -318,7 +321,7 @@ async def _recorded_before(conn: Connection, bucket: int, stale: list[Report]) -
         if (fence, row["type"]) in returned:
             status = Status.WAITING if row["waits"] else Status.QUEUED
             answers[fence] = Recorded(code=ReportCode.ALREADY_RECORDED, status=status)
-    for row in await conn.fetch(READ_OUTCOMES, bucket, ids):
+    for row in await conn.fetch(READ_OUTCOMES, bucket, ids, *span(ids)):
         fence = Fence(ExecutionId(row["id"]), row["attempt"])
         if fence in answers:
             answers[fence] = Recorded(code=ReportCode.ALREADY_RECORDED, status=Status(row["status"]))

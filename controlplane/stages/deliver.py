@@ -20,7 +20,7 @@ from controlplane.domain.delivery import ENDPOINT, Attempt, AttemptOutcome, Deli
 from controlplane.domain.endpoint import Endpoint, EndpointState
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.ids import DeliveryId, bucket_of, show
-from controlplane.domain.placement import by_bucket, by_place
+from controlplane.domain.placement import by_bucket, by_place, span
 from controlplane.errors import ControlPlaneError, DeliveryNotFound, LeaseLost
 from controlplane.postgres.pool import Connection
 from controlplane.stages import endpoint, record, trip
@@ -268,6 +268,7 @@ select id, namespace, run_id, target
 from executions
 where bucket = $1
   and id = any($2::uuid[])
+  and id between $3 and $4
 """
 
 RECLAIM = """
@@ -747,7 +748,8 @@ def _fact(delivery_id: UUID) -> bytes:
 async def _tell(conn: Connection, bucket: int, told: list[tuple[UUID, bytes, EventType]]) -> None:
     if not told:
         return
-    rows = await conn.fetch(READ_RUNS, bucket, [execution_id for execution_id, _, _ in told])
+    ids = [execution_id for execution_id, _, _ in told]
+    rows = await conn.fetch(READ_RUNS, bucket, ids, *span(ids))
     runs = {row["id"]: row for row in rows}
     await record.append(
         conn,

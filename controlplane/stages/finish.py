@@ -21,6 +21,7 @@ from controlplane.domain.execution import Held, Settled, Settlement, Status, Wor
 from controlplane.domain.facade import body_of
 from controlplane.domain.ids import DeliveryId
 from controlplane.domain.notice import TERMINAL_EVENT, Notice, text
+from controlplane.domain.placement import span
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
 from controlplane.stages import suspend
@@ -110,6 +111,7 @@ from executions e
 join webhooks w on w.bucket = $1 and w.execution_id = e.id
 where e.bucket = $1
   and e.id = any($2::uuid[])
+  and e.id between $3 and $4
   and w.execution_id = any($2::uuid[])
 order by e.id, w.n
 """
@@ -207,7 +209,7 @@ async def _plan(
     if not announced:
         return {}
     by_id = {item.held.id: item for item in announced}
-    rows = await conn.fetch(READ_ANNOUNCED, bucket, list(by_id))
+    rows = await conn.fetch(READ_ANNOUNCED, bucket, list(by_id), *span(by_id))
     planned = [(DeliveryId(make_id(bucket)), row, by_id[row["id"]]) for row in rows]
     await conn.execute(
         PLAN_DELIVERIES,

@@ -17,6 +17,7 @@ import asyncpg
 
 from controlplane.domain.delivery import DeliveryState
 from controlplane.domain.execution import Status
+from controlplane.domain.placement import span
 from controlplane.domain.retention import Forgotten, Keep, Why
 from controlplane.postgres.pool import Connection
 
@@ -108,6 +109,7 @@ select id, run_id
 from executions
 where bucket = $1
   and id = any($2::uuid[])
+  and id between $3 and $4
 """
 
 MEMBERS = """
@@ -125,6 +127,7 @@ select id, finished_at,
 from outcomes
 where bucket = $1
   and id = any($2::uuid[])
+  and id between $5 and $6
 """
 
 # All that were told longer ago than anything is kept are of no interest.
@@ -214,6 +217,7 @@ DROP_OUTCOMES = """
 delete from outcomes
 where bucket = $1
   and id = any($2::uuid[])
+  and id between $3 and $4
 returning status
 """
 
@@ -221,6 +225,7 @@ DROP_EXECUTIONS = """
 delete from executions
 where bucket = $1
   and id = any($2::uuid[])
+  and id between $3 and $4
 """
 
 # How far a step may go in the lines of these executions, in the order of the key.
@@ -444,6 +449,7 @@ select id
 from outcomes
 where bucket = $1
   and id = any($2::uuid[])
+  and id between $4 and $5
   and finished_at < clock() - make_interval(secs => $3)
 """
 
@@ -541,7 +547,7 @@ async def _go(
 async def _forget_runs_of(
     conn: Connection, bucket: int, namespace: int, ids: Sequence[UUID], statuses: dict[Status, float]
 ) -> Forgotten:
-    run_ids = list(dict.fromkeys(row["run_id"] for row in await conn.fetch(RUNS_OF, bucket, ids)))
+    run_ids = list(dict.fromkeys(row["run_id"] for row in await conn.fetch(RUNS_OF, bucket, ids, *span(ids))))
     free = await _free(conn, bucket, namespace, run_ids, statuses)
     if not free:
         return Forgotten()
@@ -592,7 +598,7 @@ async def _held(
 ) -> dict[str, Why]:
     """The runs among these that one of their executions keeps, and by what."""
     names, seconds = [status.value for status in statuses], list(statuses.values())
-    ends = {row["id"]: row for row in await conn.fetch(ENDS, bucket, list(run_of), names, seconds)}
+    ends = {row["id"]: row for row in await conn.fetch(ENDS, bucket, list(run_of), names, seconds, *span(run_of))}
     held = {run_id: Why.YOUNG for id_, run_id in run_of.items() if id_ in ends and not _old(ends[id_])}
     held |= {run_id: Why.UNFINISHED for id_, run_id in run_of.items() if id_ not in ends}
 
@@ -624,7 +630,8 @@ async def preview(conn: Connection, bucket: int, *, keep: Keep) -> AsyncIterator
             after_id = START
             while rows := await conn.fetch(WALK, bucket, namespace, status.value, after_id, seconds, STEP_MAX):
                 after_id = rows[-1]["id"]
-                found = await conn.fetch(RUNS_OF, bucket, [row["id"] for row in rows if row["over"]])
+                over = [row["id"] for row in rows if row["over"]]
+                found = await conn.fetch(RUNS_OF, bucket, over, *span(over))
                 runs = list({row["run_id"] for row in found})
                 async with conn.transaction():
                     held = await holds(conn, bucket, runs, statuses, namespace=namespace)
@@ -669,8 +676,8 @@ async def _forget(conn: Connection, bucket: int, ids: Sequence[UUID]) -> Forgott
     )
     for table, statement in BELONGS.items():
         gone.rows[table] = _count(await conn.execute(statement, bucket, ids))
-    gone.executions = Counter(row["status"] for row in await conn.fetch(DROP_OUTCOMES, bucket, ids))
-    await conn.execute(DROP_EXECUTIONS, bucket, ids)
+    gone.executions = Counter(row["status"] for row in await conn.fetch(DROP_OUTCOMES, bucket, ids, *span(ids)))
+    await conn.execute(DROP_EXECUTIONS, bucket, ids, *span(ids))
     return gone
 
 
@@ -718,7 +725,7 @@ async def _trim(conn: Connection, bucket: int, lines: Lines, find: str, seconds:
         if walk is None:
             return None
         found = [row["id"] for row in await conn.fetch(find, bucket, walk.after_id, seconds, limit)]
-        over = [row["id"] for row in await conn.fetch(OVER, bucket, found, seconds)]
+        over = [row["id"] for row in await conn.fetch(OVER, bucket, found, seconds, *span(found))]
         gone = Forgotten()
         if over:
             gone.rows[lines.table], gone.full = await _drop_lines(conn, bucket, over, lines.last, lines.drop)

@@ -15,7 +15,7 @@ import asyncpg
 from controlplane.domain.execution import Held, State
 from controlplane.domain.ids import ExecutionId, SessionId
 from controlplane.domain.lease import Fence
-from controlplane.domain.placement import by_bucket
+from controlplane.domain.placement import by_bucket, span
 from controlplane.postgres.pool import Connection
 
 # `unheard`: to note that something was heard of it would move its deadline by a tenth of its heartbeat or more.
@@ -80,6 +80,7 @@ select id
 from executions
 where bucket = $1
   and id = any($2::uuid[])
+  and id between $3 and $4
 order by id
 for key share
 """
@@ -122,7 +123,7 @@ async def lock(conn: Connection, bucket: int, ids: Sequence[UUID]) -> dict[Execu
 async def keep(conn: Connection, bucket: int, ids: Iterable[UUID]) -> set[UUID]:
     """Those of these executions, ended or not, that there are; none is forgotten before this transaction ends."""
     wanted = list(set(ids))
-    return {row["id"] for row in await conn.fetch(KEEP, bucket, wanted)} if wanted else set()
+    return {row["id"] for row in await conn.fetch(KEEP, bucket, wanted, *span(wanted))} if wanted else set()
 
 
 async def keep_node(conn: Connection, bucket: int, namespace: int, node_id: str | None) -> bool:

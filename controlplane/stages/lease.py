@@ -16,7 +16,7 @@ from controlplane.domain.execution import Replay, ReplayMode
 from controlplane.domain.ids import ExecutionId, show
 from controlplane.domain.lease import Claim, Lease, Session
 from controlplane.domain.pause import unpaused
-from controlplane.domain.placement import Placement, by_bucket
+from controlplane.domain.placement import Placement, by_bucket, span
 from controlplane.errors import ControlPlaneError, SessionClosed, SessionDraining
 from controlplane.postgres.pool import Connection
 
@@ -133,6 +133,7 @@ select id, type, root_id, parent_id, session_key, actor_key, input, context, tim
 from executions
 where bucket = $1
   and id = any($2::uuid[])
+  and id between $3 and $4
 """
 
 # A first attempt has none and is spared the look.
@@ -225,7 +226,7 @@ async def _slots_left(conn: Connection, session: Session, placement: Placement) 
 async def _asked(conn: Connection, rows: list[asyncpg.Record]) -> dict[UUID, asyncpg.Record]:
     asked: dict[UUID, asyncpg.Record] = {}
     for bucket, part in by_bucket([row["id"] for row in rows], lambda id_: id_):
-        asked |= {row["id"]: row for row in await conn.fetch(READ_ASKED, bucket, part)}
+        asked |= {row["id"]: row for row in await conn.fetch(READ_ASKED, bucket, part, *span(part))}
     return asked
 
 

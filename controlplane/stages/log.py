@@ -17,7 +17,7 @@ import asyncpg
 
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.lease import Fence
-from controlplane.domain.placement import by_bucket
+from controlplane.domain.placement import by_bucket, span
 from controlplane.errors import ControlPlaneError, LeaseLost
 from controlplane.postgres.pool import Connection
 from controlplane.stages import hold, record
@@ -37,9 +37,10 @@ LATE_SECONDS = 60.0
 ENDED = """
 select o.id, o.attempt, e.namespace, e.run_id, e.target
 from outcomes o
-join executions e on e.bucket = $1 and e.id = o.id
+join executions e on e.bucket = $1 and e.id = o.id and e.id between $4 and $5
 where o.bucket = $1
   and o.id = any($2::uuid[])
+  and o.id between $4 and $5
   and o.finished_at > clock() - make_interval(secs => $3)
 """
 
@@ -155,7 +156,8 @@ async def _ended(conn: Connection, bucket: int, fences: set[Fence]) -> dict[Fenc
     """Those of the fences that ended their execution a moment ago. How far it was is settled: nothing moves an end."""
     if not fences:
         return {}
-    rows = await conn.fetch(ENDED, bucket, [fence.execution_id for fence in fences], LATE_SECONDS)
+    ids = [fence.execution_id for fence in fences]
+    rows = await conn.fetch(ENDED, bucket, ids, LATE_SECONDS, *span(ids))
     return {fence: row for row in rows if (fence := Fence(row["id"], row["attempt"])) in fences}
 
 

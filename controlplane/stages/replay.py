@@ -16,7 +16,7 @@ from uuid import UUID
 
 from controlplane.domain.execution import Accepted, Held, Replay, ReplayMode, Settlement, Status, Submission
 from controlplane.domain.ids import ExecutionId, show_execution
-from controlplane.domain.placement import by_bucket
+from controlplane.domain.placement import by_bucket, span
 from controlplane.domain.replay import question
 from controlplane.errors import ControlPlaneError
 from controlplane.postgres.lane import Raced
@@ -138,6 +138,7 @@ select id, result
 from outcomes
 where bucket = $1
   and id = any($2::uuid[])
+  and id between $3 and $4
   and status = 'succeeded'
 """
 
@@ -145,9 +146,10 @@ where bucket = $1
 READ_SOURCES = """
 select e.id, e.source_execution_id
 from executions e
-join outcomes o on o.bucket = $1 and o.id = e.id and o.id = any($2::uuid[])
+join outcomes o on o.bucket = $1 and o.id = e.id and o.id = any($2::uuid[]) and o.id between $3 and $4
 where e.bucket = $1
   and e.id = any($2::uuid[])
+  and e.id between $3 and $4
   and e.source_execution_id is not null
   and o.attempt = 0
   and o.status = 'succeeded'
@@ -266,7 +268,7 @@ async def _take_over(
     if not items:
         return {}
     kept = await hold.keep(conn, bucket, [hits[item.id] for item in items])
-    rows = await conn.fetch(READ_RESULTS, bucket, list(kept))
+    rows = await conn.fetch(READ_RESULTS, bucket, list(kept), *span(kept))
     results = {row["id"]: row["result"] for row in rows}
     there = [item for item in items if hits[item.id] in results]
     new = await submit.enqueue(
@@ -294,6 +296,7 @@ async def _with_sources(
     before = {id_: answer for id_, answer in answers.items() if isinstance(answer, Accepted)}
     if not before:
         return answers
-    rows = await conn.fetch(READ_SOURCES, bucket, [answer.id for answer in before.values()])
+    ids = [answer.id for answer in before.values()]
+    rows = await conn.fetch(READ_SOURCES, bucket, ids, *span(ids))
     sources = {row["id"]: ExecutionId(row["source_execution_id"]) for row in rows}
     return answers | {id_: replace(answer, source_id=sources.get(answer.id)) for id_, answer in before.items()}

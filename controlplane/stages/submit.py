@@ -15,7 +15,7 @@ from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.ids import ExecutionId, bucket_of
 from controlplane.domain.lease import Fence
 from controlplane.domain.limit import KEY, READY_MAX, TURN
-from controlplane.domain.placement import by_bucket, by_place
+from controlplane.domain.placement import by_bucket, by_place, span
 from controlplane.errors import (
     ControlPlaneError,
     DatabaseUnavailable,
@@ -89,6 +89,7 @@ from executions e
 left join queue q on q.bucket = $1 and q.id = e.id and q.id = any($2::uuid[])
 where e.bucket = $1
   and e.id = any($2::uuid[])
+  and e.id between $3 and $4
 """
 
 # The id is made before the transaction begins: a flush that is repeated after a lost answer inserts nothing twice, not
@@ -614,4 +615,4 @@ def _accepted(row: asyncpg.Record, *, replayed: bool = False) -> Accepted:
 
 
 async def _read(conn: Connection, bucket: int, ids: list[UUID]) -> dict[UUID, asyncpg.Record]:
-    return {row["id"]: row for row in await conn.fetch(READ_ACCEPTED, bucket, ids)}
+    return {row["id"]: row for row in await conn.fetch(READ_ACCEPTED, bucket, ids, *span(ids))}

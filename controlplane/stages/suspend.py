@@ -21,6 +21,7 @@ from controlplane.domain.execution import Held
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import Ready
 from controlplane.domain.notice import text
+from controlplane.domain.placement import span
 from controlplane.domain.step import WAITS_MAX, StepKind, StepStatus, Until, decision_value, reason_of
 from controlplane.errors import StepNotFound
 from controlplane.postgres.pool import Connection
@@ -290,6 +291,7 @@ select id, status = 'succeeded' as succeeded
 from outcomes
 where bucket = $1
   and id = any($2::uuid[])
+  and id between $3 and $4
 """
 
 # The order inside keeps it on the primary key.
@@ -453,7 +455,7 @@ async def catch_up(
     rows = await conn.fetch(OPEN, bucket, *after, limit)
     calls = [row["child_id"] for row in rows if row["child_id"] is not None]
     async with conn.transaction():
-        ended = [(row["id"], row["succeeded"]) for row in await conn.fetch(READ_ENDS, bucket, calls)]
+        ended = [(row["id"], row["succeeded"]) for row in await conn.fetch(READ_ENDS, bucket, calls, *span(calls))]
         await end(conn, bucket, [], ended)
     told, ready = await _answer(conn, bucket, [row for row in rows if row["kind"] == StepKind.APPROVAL])
     place = FIRST if len(rows) < limit else (rows[-1]["execution_id"], rows[-1]["name"])

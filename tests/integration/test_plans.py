@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from controlplane.domain.placement import span
 from controlplane.postgres.pool import SESSION_SETTINGS, Connection
 from controlplane.reads import (
     approvals,
@@ -135,10 +136,10 @@ async def cases(conn: Connection) -> dict[str, Case]:
     asked = (0, 1, "run-5", "n.echo", replay.AFTER_ALL, leased[:2], "run-6", leased[2])
     return {
         "submit.READ_KEYS": case(submit.READ_KEYS, 0, all_(1), all_(""), keys[3], by="idempotency_keys_pkey"),
-        "submit.READ_ACCEPTED": case(submit.READ_ACCEPTED, 0, leased),
+        "submit.READ_ACCEPTED": case(submit.READ_ACCEPTED, 0, leased, *span(leased)),
         "lease.OPEN_SESSIONS": case(lease.OPEN_SESSIONS, 0, [*sessions, *called], by="sessions_pkey pauses_pkey"),
         "lease.CLAIM": case(lease.CLAIM, 0, 1, target, 16, sessions[0], True, b"{}", by="queue_ready queue_pkey"),
-        "lease.READ_ASKED": case(lease.READ_ASKED, 0, leased),
+        "lease.READ_ASKED": case(lease.READ_ASKED, 0, leased, *span(leased)),
         "renew.STILL_HELD": case(renew.STILL_HELD, 0, leased, sessions[0], by="queue_pkey"),
         "hold.SHARE": case(hold.SHARE, 0, leased, by="queue_pkey"),
         "hold.TAKE": case(hold.TAKE, 0, leased, by="queue_pkey"),
@@ -166,11 +167,11 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "complete.RETRY": case(
             complete.RETRY, 0, leased, all_(1), all_(5.0), all_(1), all_("retrying"), by="queue_pkey"
         ),
-        "complete.READ_POLICIES": case(complete.READ_POLICIES, 0, leased),
-        "complete.READ_OUTCOMES": case(complete.READ_OUTCOMES, 0, ended),
+        "complete.READ_POLICIES": case(complete.READ_POLICIES, 0, leased, *span(leased)),
+        "complete.READ_OUTCOMES": case(complete.READ_OUTCOMES, 0, ended, *span(ended)),
         "complete.READ_RETRIED": case(complete.READ_RETRIED, 0, ended, all_(1)),
         "cancel.FLAG": case(cancel.FLAG, 0, leased, "enough", by="queue_pkey"),
-        "cancel.READ_FINISHED": case(cancel.READ_FINISHED, 0, ended),
+        "cancel.READ_FINISHED": case(cancel.READ_FINISHED, 0, ended, *span(ended)),
         "finish.END": case(
             finish.END,
             0,
@@ -187,7 +188,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
             all_(None),
             by="queue_pkey approvals_pending steps_open",
         ),
-        "finish.READ_ANNOUNCED": case(finish.READ_ANNOUNCED, 0, leased),
+        "finish.READ_ANNOUNCED": case(finish.READ_ANNOUNCED, 0, leased, *span(leased)),
         "expire.HOLDERS": case(expire.HOLDERS, 0, by="queue_session"),
         "expire.CLOSED": case(expire.CLOSED, 0, by="sessions_pkey"),
         "expire.ORPHANED": case(expire.ORPHANED, 0, sessions, 256, by="queue_session"),
@@ -228,12 +229,12 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "approvals.OF_REQUEST": case(approvals.OF_REQUEST, 0, [1, 2], "r-46", 100, by="approvals_request"),
         "approvals.LATEST": case(approvals.LATEST, 0, asking[0], 1, by="approvals_pkey"),
         "deliver.READ_ATTEMPTS": case(deliver.READ_ATTEMPTS, 0, deliveries, [1] * 3),
-        "deliver.READ_RUNS": case(deliver.READ_RUNS, 0, ended),
+        "deliver.READ_RUNS": case(deliver.READ_RUNS, 0, ended, *span(ended)),
         "replay.ANCESTORS": case(replay.ANCESTORS, 0, leased[0], 1_000),
         "replay.MATCH": case(replay.MATCH, *asked, list(range(10)), all_(b"{}"), all_(None), all_(1)),
         "replay.READ_CANDIDATES": case(replay.READ_CANDIDATES, *asked, 2_000, 4_194_304),
-        "replay.READ_RESULTS": case(replay.READ_RESULTS, 0, ended),
-        "replay.READ_SOURCES": case(replay.READ_SOURCES, 0, ended),
+        "replay.READ_RESULTS": case(replay.READ_RESULTS, 0, ended, *span(ended)),
+        "replay.READ_SOURCES": case(replay.READ_SOURCES, 0, ended, *span(ended)),
         "lease.HOLD_CALLED": case(lease.HOLD_CALLED, 0, called, by="sessions_pkey"),
         "lease.COUNT_HELD": case(lease.COUNT_HELD, 0, called[2], by="queue_session queue_parent"),
         "send.ACCEPT": case(send.ACCEPT, 0, sent, all_(1), by="queue_pkey"),
@@ -303,16 +304,16 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "attempts.ENDED": case(attempts.ENDED, 0, ended[0], 1, [1, 2], 153),
         "attempts.LAST_PROGRESS": case(attempts.LAST_PROGRESS, 0, ended[0], 1),
         "attempts.OUTCOME": case(attempts.OUTCOME, 0, ended[0]),
-        "jobs.HEADS": case(jobs.HEADS, 0, ended, 1, 1_024),
+        "jobs.HEADS": case(jobs.HEADS, 0, ended, 1, 1_024, *span(ended)),
         "jobs.SESSION": case(jobs.SESSION, 0, ended[0], 1),
         "jobs.LAST_RETRY": case(jobs.LAST_RETRY, 0, ended[0], 1),
         "prune.DROP_CHANGES": case(prune.DROP_CHANGES, 0, 3_600.0, 1_000, by="memory_changes_at"),
         "forget.TAKE_WALK": case(forget.TAKE_WALK, 0, "logs", by="retention_walks_pkey"),
         "forget.NEXT_NAMESPACE": case(forget.NEXT_NAMESPACE, 0, 0),
         "forget.WALK": case(forget.WALK, 0, 1, "succeeded", forget.START, 86_400.0, 500),
-        "forget.RUNS_OF": case(forget.RUNS_OF, 0, ended),
+        "forget.RUNS_OF": case(forget.RUNS_OF, 0, ended, *span(ended)),
         "forget.MEMBERS": case(forget.MEMBERS, 0, 1, keys[2]),
-        "forget.ENDS": case(forget.ENDS, 0, ended, ["succeeded"], [0.0]),
+        "forget.ENDS": case(forget.ENDS, 0, ended, ["succeeded"], [0.0], *span(ended)),
         "forget.TOLD_LATELY": case(forget.TOLD_LATELY, 0, ended, 0.0, by="one_delivery_per_webhook_and_event"),
         "forget.KEYED": case(forget.KEYED, 0, leased, by="idempotency_keys_execution"),
         "forget.SOURCES": case(forget.SOURCES, 0, ended),
@@ -324,8 +325,8 @@ async def cases(conn: Connection) -> dict[str, Case]:
             forget.LOCK_DELIVERIES, 0, ended, by="one_delivery_per_webhook_and_event deliveries_pkey"
         ),
         "forget.RUNS_LEFT": case(forget.RUNS_LEFT, 0, 1, keys[2]),
-        "forget.DROP_OUTCOMES": case(forget.DROP_OUTCOMES, 0, ended),
-        "forget.DROP_EXECUTIONS": case(forget.DROP_EXECUTIONS, 0, ended),
+        "forget.DROP_OUTCOMES": case(forget.DROP_OUTCOMES, 0, ended, *span(ended)),
+        "forget.DROP_EXECUTIONS": case(forget.DROP_EXECUTIONS, 0, ended, *span(ended)),
         "forget.LAST_EVENT": case(forget.LAST_EVENT, 0, ended, 3),
         "forget.DROP_EVENTS": case(forget.DROP_EVENTS, 0, ended, ended[5], 0),
         "forget.LAST_LOG": case(forget.LAST_LOG, 0, ended, 3),
@@ -340,18 +341,18 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "forget.DROP_VECTORS": case(forget.DROP_VECTORS, 0, 1, keys[2], 0.0, by="memory_vectors_pkey"),
         "forget.WITH_EVENTS": case(forget.WITH_EVENTS, 0, forget.START, 86_400.0, 500),
         "forget.WITH_LOGS": case(forget.WITH_LOGS, 0, forget.START, 86_400.0, 500),
-        "forget.OVER": case(forget.OVER, 0, ended, 0.0),
+        "forget.OVER": case(forget.OVER, 0, ended, 0.0, *span(ended)),
         "forget.DROP_SETTLED": case(
             forget.DROP_SETTLED, 0, "delivered", 3_600.0, 1_000, by="deliveries_settled deliveries_pkey"
         ),
-        "hold.KEEP": case(hold.KEEP, 0, ended),
+        "hold.KEEP": case(hold.KEEP, 0, ended, *span(ended)),
         "triggers.READ": case(trigger_reads.READ, 0, 1, "t5", by="triggers_bucket_namespace_name_key"),
         "triggers.EVENTS": case(trigger_reads.EVENTS, 0, door, None, None, 51, by="trigger_events_newest"),
         "trigger.READ_SAME": case(trigger.READ_SAME, 0, door, "k4", by="trigger_events_bucket_trigger_id_key_key"),
         "announce.NEWS": case(announce.NEWS, 0, *cursor, "9000000"),
         "announce.PAGE": case(announce.PAGE, 0, *cursor, "9000000", ["execution.completed"], 200, 65_536),
         "announce.HEARD": case(announce.HEARD, 0, leased, by="listeners_pkey webhooks_pkey"),
-        "announce.READ_ENDS": case(announce.READ_ENDS, 0, ended, 262_144),
+        "announce.READ_ENDS": case(announce.READ_ENDS, 0, ended, 262_144, *span(ended)),
         "announce.READ_DEAD": case(announce.READ_DEAD, 0, deliveries, by="deliveries_pkey"),
         "announce.READ_ASKED": case(announce.READ_ASKED, 0, suspended, by="approvals_pkey"),
         "announce.PARKED": case(announce.PARKED, 0, 200, by="deliveries_parked"),
@@ -393,7 +394,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         ),
         "keys.KNOWN": case(keys_reads.KNOWN, 0, let_in[0], by="api_keys_pkey"),
         "keys.PAGE": case(keys_reads.PAGE, 0, 1, None, 51, by="api_keys_namespace"),
-        "keys.WHOSE": case(keys_reads.WHOSE, 0, leased),
+        "keys.WHOSE": case(keys_reads.WHOSE, 0, leased, *span(leased)),
         "audit.APPEND": case(
             audit.APPEND, 0, 1, new[0], "key", *none, None, None, "a.b", "o", "i", *nothing, "v", by="audit_heads_pkey"
         ),
@@ -425,13 +426,13 @@ async def cases(conn: Connection) -> dict[str, Case]:
             *none,
             *(None, *nothing, *nothing, ["delivered", "dead"]),
         ),
-        "bulks.READ_NAMED": case(bulks.READ_NAMED, 0, leased, 1),
+        "bulks.READ_NAMED": case(bulks.READ_NAMED, 0, leased, 1, *span(leased)),
         "bulks.READ_NAMED_DELIVERIES": case(bulks.READ_NAMED_DELIVERIES, 0, deliveries, 1, by="deliveries_pkey"),
         "bulks.PAGE": case(bulks.PAGE, 0, 1, None, 51, by="bulks_pkey"),
         "executions.LIST_ACCEPTED": case(
             executions.LIST_ACCEPTED, 0, 1, last, "n.none", None, 51, first, *nothing, *nothing, 1_000
         ),
-        "executions.READ": case(executions.READ, 0, [*leased, *ended], 1),
+        "executions.READ": case(executions.READ, 0, [*leased, *ended], 1, *span([*leased, *ended])),
         "executions.LIST_RUN": case(
             executions.LIST_RUN,
             *(0, 1, last, None, None, 51, first, *nothing, *nothing, None, *nothing, "run-31", None),
@@ -489,7 +490,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "suspend.LOCK_STEPS": case(suspend.LOCK_STEPS, 0, suspended, all_("go"), by="steps_pkey"),
         "suspend.CLOSE": case(suspend.CLOSE, 0, suspended[2:], by="steps_open"),
         "suspend.OPEN": case(suspend.OPEN, 0, suspended[0], "", 500, by="steps_open"),
-        "suspend.READ_ENDS": case(suspend.READ_ENDS, 0, leased),
+        "suspend.READ_ENDS": case(suspend.READ_ENDS, 0, leased, *span(leased)),
         "suspend.READ_DECIDED": case(suspend.READ_DECIDED, 0, suspended, by="approvals_pkey"),
         "suspend.END_CALLS": case(suspend.END_CALLS, 0, leased, all_(True), by="steps_child"),
         "signal.READ_KEY": case(signal.READ_KEY, 0, suspended[0], "k", by="signals_key"),
@@ -515,8 +516,8 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "approve.ASKED_BY": case(approve.ASKED_BY, 0, suspended[0], "r-46", by="steps_open"),
         "approvals.ASKED": case(approvals.ASKED, 0, asking[0], 1, "r-46", by="approvals_pkey"),
         "steps.PAGE": case(step_reads.PAGE, 0, suspended[1], 1, "", 1_000, 8_388_608, by="steps_pkey"),
-        "steps.MEASURE_RESULTS": case(step_reads.MEASURE_RESULTS, 0, ended),
-        "steps.READ_RESULTS": case(step_reads.READ_RESULTS, 0, ended),
+        "steps.MEASURE_RESULTS": case(step_reads.MEASURE_RESULTS, 0, ended, *span(ended)),
+        "steps.READ_RESULTS": case(step_reads.READ_RESULTS, 0, ended, *span(ended)),
         "explain.AWAITED": case(explain.AWAITED, 0, suspended[2], 1, 10_000, 10, by="steps_open"),
         "submit.READY_OF": case(submit.READY_OF, 0, 1, ["n.turn", "n.held0"], ["f0", "f2"], 32, by="queue_turn"),
         "submit.DECLARE": case(submit.DECLARE, 0, all_(1), [f"key:l{n}" for n in range(2, 12)], list(range(10)), by=""),

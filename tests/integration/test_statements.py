@@ -47,6 +47,9 @@ TABLES = (
 )
 READ = re.compile(rf"\b(from|join|update|into|using)\s+({TABLES})\b", re.IGNORECASE)
 
+WEEKLY = re.compile(r"\b(from|join) (?P<table>executions|outcomes)\b(?: (?!on\b|where\b|join\b)(?P<alias>[a-z]+))?")
+NAMED = re.compile(r"\b(from|join) (executions|outcomes)\b.*\bid = any\(\$2", re.DOTALL)
+
 
 def statements() -> Iterator[tuple[str, str]]:
     for package in (controlplane.stages, controlplane.reads):
@@ -66,6 +69,17 @@ async def test_is_accepted_by_the_schema(name: str, conn: asyncpg.Connection) ->
     prepared = await conn.prepare(STATEMENTS[name])
 
     assert prepared.get_query()
+
+
+@pytest.mark.parametrize("name", [name for name, statement in STATEMENTS.items() if NAMED.search(statement)])
+def test_looks_only_into_the_weeks_of_what_is_named(name: str) -> None:
+    """What finds executions by a list of ids says from when to when they are: of a list alone every week is read."""
+    statement = STATEMENTS[name]
+
+    for alias in {found["alias"] or found["table"] for found in WEEKLY.finditer(statement)}:
+        prefix = "" if alias in ("executions", "outcomes") else rf"{alias}\."
+        if re.search(rf"\b{prefix}id = any\(\$2", statement):
+            assert re.search(rf"\b{prefix}id between \$\d and \$\d", statement), alias
 
 
 @pytest.mark.parametrize("name", [name for name in STATEMENTS if name not in BUCKETLESS])
