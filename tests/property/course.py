@@ -32,7 +32,7 @@ class Length:
     steps: int
 
 
-CI = Length(examples=250, steps=50)
+CI = Length(examples=125, steps=50)
 LONG = Length(examples=20_000, steps=100)
 
 

@@ -19,7 +19,7 @@ from tests.property.tally import Tally
 
 EXAMPLES_MIN = 500
 STEPS_MIN = 25_000
-PARTS_MAX = 6
+PARTS_MAX = 12
 """Hypothesis cuts lives short: as many parts as it takes, which are always the same."""
 HAPPENED = ("died, was done", "died, was not done", "two servers at once", "one waited for the other")
 HAPPENED_MIN = 20
