@@ -103,10 +103,10 @@ class Lane(Generic[Item, Result]):
             self._take_in(item, future)
         return future
 
-    def offer(self, item: Item) -> bool:
+    def offer(self, item: Item, *, gathers: bool = True) -> bool:
         """Take this item along without an answer; False when there is already so much that it is left behind.
 
-        For what may be lost: it gives way at half of what makes `put` refuse.
+        For what may be lost: it gives way at half of what makes `put` refuse. `gathers`: it may wait for others.
         """
         if self._closed or self.waiting >= self._waiting_max // 2:
             return False
@@ -114,7 +114,7 @@ class Lane(Generic[Item, Result]):
         future: asyncio.Future[Result] = loop.create_future()
         future.add_done_callback(_let_be)
         self._offered.append((item, future))
-        if len(self._offered) >= self._batch_max:
+        if not gathers or len(self._offered) >= self._batch_max:
             self._take_along()
         elif self._gathering is None:
             self._gathering = loop.call_later(OFFERED_SECONDS, self._take_along)

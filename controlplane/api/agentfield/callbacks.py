@@ -123,7 +123,7 @@ async def _under_way(doors: Doors, fence: Fence, form: StatusForm) -> None:
     percent = _number(form.progress)
     if percent is not None and 0 <= percent <= 100:
         said = orjson.dumps({"fraction": round(percent / 100, 4)})
-        if doors.lanes.log.offer(Progress(fence=fence, progress=said)):
+        if doors.lanes.log.offer(Progress(fence=fence, progress=said), gathers=False):
             doors.hints.tell(EVENTS_TOPIC)
 
 

@@ -117,7 +117,8 @@ def _tell_progress(doors: Doors, fence: Fence, entry: EntryForm) -> None:
     done, total = next(((one, all_) for one, all_ in reversed(counted) if all_ > 0 and one <= all_), (0, 0))
     if total and (done == total or doors.processes.counted.due(fence)):
         said = {"done": done, "total": total, "fraction": round(done / total, 4)}
-        if doors.lanes.log.offer(Progress(fence=fence, progress=orjson.dumps(said))):
+        # At once: it is of no use after the end, which may be the next thing that is told.
+        if doors.lanes.log.offer(Progress(fence=fence, progress=orjson.dumps(said)), gathers=False):
             doors.hints.tell(EVENTS_TOPIC)
 
 

@@ -33,6 +33,8 @@ class Double:
         self.beats: list[tuple[float, dict[str, Any]]] = []
         self.cancels: dict[Fence, str | None] = {}
         self.lost: set[Fence] = set()
+        """Leases that are taken away, and not yet told of; and those that are told of, and stay so."""
+        self._gone: set[Fence] = set()
         self.reports: dict[Fence, dict[str, Any]] = {}
         self.lines: list[dict[str, Any]] = []
         self.progress: list[dict[str, Any]] = []
@@ -230,6 +232,7 @@ class Double:
                 return problem(409, "session_closed")
             await self._wait(min(left, 0.2))
         lost, self.lost = self.lost, set()
+        self._gone |= lost
         said = {"expires_in_seconds": 30, "draining": False, "lost": [named(fence) for fence in lost]}
         return JSONResponse(said | {"cancel": [named(fence) | {"reason": None} for fence in self._to_cancel()]})
 
@@ -283,7 +286,7 @@ class Double:
 
     def _write(self, group: dict[str, Any]) -> dict[str, Any]:
         fence = (group.get("execution_id"), group.get("attempt"))
-        if fence[0] and (fence in self.lost or fence in self.reports):
+        if fence[0] and (fence in self.lost | self._gone or fence in self.reports):
             return {"http_status": 409, "code": "lease_lost"}
         kept, changed, versions = dict(self.memory), Counter(self.versions), []
         for op in group["ops"]:
@@ -359,7 +362,7 @@ class Double:
 
     def _write_steps(self, group: dict[str, Any]) -> dict[str, Any]:
         execution_id, fence = group["execution_id"], (group["execution_id"], group["attempt"])
-        if fence in self.lost or fence in self.reports:
+        if fence in self.lost | self._gone or fence in self.reports:
             return {"http_status": 409, "code": "lease_lost"}
         steps = self.steps.setdefault(execution_id, {})
         for op in group["ops"]:

@@ -157,10 +157,12 @@ async def test_a_synchronous_reasoner_runs_in_a_thread_and_reaches_memory(double
 async def test_cancel_arrives_as_cancelled_error(double, make_agent, serving):
     """The heartbeat's answer cancels the task, and the report says so."""
     app = make_agent()
+    begun = asyncio.Event()
     seen = []
 
     @app.reasoner
     async def wait(ctx: Context) -> None:
+        begun.set()
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -169,7 +171,7 @@ async def test_cancel_arrives_as_cancelled_error(double, make_agent, serving):
 
     async with serving(app):
         fence = double.offer("n.wait")
-        await double.until(lambda: not double.queue)
+        await asyncio.wait_for(begun.wait(), 10)
         double.cancels[fence] = None
         double._notify()
         report = await double.report(fence)
@@ -181,16 +183,18 @@ async def test_cancel_arrives_as_cancelled_error(double, make_agent, serving):
 async def test_a_synchronous_reasoner_sees_the_flag(double, make_agent, serving):
     """A thread cannot be interrupted; it looks at ctx.cancelled and returns."""
     app = make_agent()
+    begun = threading.Event()
 
     @app.reasoner
     def wait(ctx: Context) -> str:
+        begun.set()
         while not ctx.cancelled:
             time.sleep(0.01)
         raise InterruptedError
 
     async with serving(app):
         fence = double.offer("n.wait")
-        await double.until(lambda: not double.queue)
+        assert await asyncio.to_thread(begun.wait, 10)
         double.cancels[fence] = None
         double._notify()
 
@@ -200,10 +204,12 @@ async def test_a_synchronous_reasoner_sees_the_flag(double, make_agent, serving)
 async def test_a_lost_attempt_is_stopped_and_reports_nothing(double, make_agent, serving):
     """When another session has taken over, the old attempt ends without a word."""
     app = make_agent()
+    begun = asyncio.Event()
     ended = asyncio.Event()
 
     @app.reasoner
     async def wait() -> None:
+        begun.set()
         try:
             await asyncio.sleep(60)
         finally:
@@ -211,7 +217,7 @@ async def test_a_lost_attempt_is_stopped_and_reports_nothing(double, make_agent,
 
     async with serving(app):
         fence = double.offer("n.wait")
-        await double.until(lambda: not double.queue)
+        await asyncio.wait_for(begun.wait(), 10)
         double.lost.add(fence)
         double._notify()
         await asyncio.wait_for(ended.wait(), 10)
@@ -222,14 +228,16 @@ async def test_a_lost_attempt_is_stopped_and_reports_nothing(double, make_agent,
 async def test_a_closed_session_is_replaced_and_its_work_is_dropped(double, make_agent, serving):
     """After session_closed everything running is lost; a new session takes new work."""
     app = make_agent()
+    begun = asyncio.Event()
 
     @app.reasoner
     async def wait(seconds: float) -> None:
+        begun.set()
         await asyncio.sleep(seconds)
 
     async with serving(app):
         old = double.offer("n.wait", {"seconds": 60})
-        await double.until(lambda: not double.queue)
+        await asyncio.wait_for(begun.wait(), 10)
         double.closed.add("ses_1")
         double._notify()
         new = double.offer("n.wait", {"seconds": 0})
@@ -390,15 +398,17 @@ async def test_an_unknown_reasoner_is_handed_back_and_at_last_refused(double, ma
 async def test_a_newer_lease_of_the_same_execution_ends_the_older(double, make_agent, serving):
     """Two attempts of one execution never go on side by side in one process."""
     app = make_agent()
+    begun = asyncio.Event()
 
     @app.reasoner
     async def go(ctx: Context) -> int:
+        begun.set()
         await asyncio.sleep(60 if ctx.attempt == 1 else 0)
         return ctx.attempt
 
     async with serving(app):
         double.offer("n.go", execution_id="exec_9", attempt=1)
-        await double.until(lambda: not double.queue)
+        await asyncio.wait_for(begun.wait(), 10)
         report = await double.report(double.offer("n.go", execution_id="exec_9", attempt=2))
 
     assert report["result"] == 2

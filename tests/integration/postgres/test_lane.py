@@ -443,6 +443,20 @@ async def test_what_is_offered_gathers(own_pool: Pool, kept: Kept) -> None:
     assert await kept() == [1, 2, 3, 4, 5]
 
 
+async def test_an_offer_that_does_not_gather(own_pool: Pool) -> None:
+    """It leaves at once, and takes along what was offered before it."""
+    gate = Gate()
+    lane = Lane(own_pool, gate.flush, name="test", flushers=1)
+    lane.offer(1)
+
+    assert lane.offer(2, gathers=False)
+    await settle_down()
+    assert (lane.waiting, gate.entered.is_set()) == (0, True)
+    gate.open.set()
+    await wait_for(asyncio.ensure_future(lane.close()))
+    assert gate.batches == [[1, 2]]
+
+
 async def test_a_full_batch_waits_for_no_more(own_pool: Pool) -> None:
     """As many as a flush takes are enough, however soon they came."""
     gate = Gate()
