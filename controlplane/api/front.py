@@ -49,11 +49,12 @@ class Table:
             for method in methods:
                 if "{" in one.path:
                     path = PARAMETER.sub(r"(?P<\1>[^/]+)", re.escape(one.path))
-                    pattern = re.compile(f"{path.removesuffix('[^/]+)')}.+)" if one.slashes else path)
                     if one.slashes:
+                        pattern = re.compile(f"{path.removesuffix('[^/]+)')}.+)")
                         self._deep.setdefault(method, []).append((pattern, one))
                     else:
-                        self._patterns.setdefault((method, one.path.count("/")), []).append((pattern, one))
+                        place = (method, one.path.count("/"))
+                        self._patterns.setdefault(place, []).append((re.compile(path), one))
                 else:
                     self._exact[method, one.path] = one
 

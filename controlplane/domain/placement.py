@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 from uuid import UUID
@@ -69,11 +69,10 @@ def by_place(items: Iterable[Item], bucket: Callable[[Item], int]) -> Iterator[t
     yield from sorted(parts.items())
 
 
-def span(ids: Iterable[UUID]) -> tuple[UUID, UUID]:
+def span(ids: Collection[UUID]) -> tuple[UUID, UUID]:
     """The least and the greatest of these ids.
 
     PostgreSQL looks for `id = any($2)` in every partition there is; with `id between` these beside it, only in those of
     the weeks that they are from.
     """
-    several = sorted(ids)
-    return (several[0], several[-1]) if several else (NOBODY, NOBODY)
+    return min(ids, default=NOBODY), max(ids, default=NOBODY)

@@ -99,7 +99,8 @@ class Lane(Generic[Item, Result]):
         elif self.waiting >= self._waiting_max:
             future.set_exception(DatabaseUnavailable("Too many requests are waiting for the database; try again."))
         else:
-            self._take_along()  # what came before goes before
+            if self._offered:
+                self._take_along()  # what came before goes before
             self._take_in(item, future)
         return future
 
