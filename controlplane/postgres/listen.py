@@ -2,7 +2,8 @@
 
 A hint is never the truth. Everybody who waits for one also polls; with NOTIFY off everything works, a little later.
 NOTIFY takes a lock of the whole database at commit, so it is sent outside of business transactions and at most once per
-process and 20 ms (a NOTIFY in each inserting transaction brought 12-18 k inserts/s down to 4 k).
+process and 20 ms (a NOTIFY in each inserting transaction brought 12-18 k inserts/s down to 4 k). Replicas say every few
+seconds that they are there; who has heard of no other for a while is alone and sends nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator
 from types import TracebackType
 
@@ -23,12 +25,14 @@ log = logging.getLogger(__name__)
 CHANNEL = "controlplane"
 # Heard when it is committed, flushed or not: with a flush of its own the claim that it leads to waits for two.
 NOTIFY = "select set_config('synchronous_commit', 'off', true), pg_notify($1, $2)"
-PING = "select 1"
 NOTIFY_EVERY_SECONDS = 0.02
 PAYLOAD_MAX = 7_900
 EVERYTHING = "*"
+PRESENT = "present"
+"""What a replica tells that has nothing else to say."""
 SEPARATOR = "\n"
-PING_SECONDS = 5.0
+PRESENT_SECONDS = 3.0
+GONE_SECONDS = 10.0
 RECONNECT_SECONDS = 0.5
 
 
@@ -76,9 +80,18 @@ class Hints:
     """The bulletin board of one process, joined to those of the other replicas by one LISTEN connection.
 
     `dsn`: where it listens; None where nothing can be heard, behind a transaction pooler. It tells others all the same.
+    `present_seconds`: how often it says that it is there; `gone_seconds`: after which silence it counts as gone.
     """
 
-    def __init__(self, pool: Pool, dsn: str | None, *, notify: bool = True) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        dsn: str | None,
+        *,
+        notify: bool = True,
+        present_seconds: float = PRESENT_SECONDS,
+        gone_seconds: float = GONE_SECONDS,
+    ) -> None:
         self.waiters: dict[str, dict[Waiter, None]] = {}
         self._pool = pool
         self._dsn = dsn
@@ -87,6 +100,11 @@ class Hints:
         self._unsent: set[str] = set()
         self.hearing = False
         """Whether other replicas' hints come in; this one's own do in any case."""
+        self._present_seconds = present_seconds
+        self._gone_seconds = gone_seconds
+        self._others: dict[str, float] = {}
+        """When each of the other replicas was heard last."""
+        self._listens_since = time.monotonic()
         self._pending = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -96,9 +114,14 @@ class Hints:
     def tell(self, topic: str, *, most: int | None = None) -> None:
         """Wake those who wait here (at most `most` of them, in turn) and let the other replicas know."""
         self.wake(topic, most=most)
-        if self._notify:
-            self._unsent.add(topic)
-            self._pending.set()
+        if self._notify and not self.alone:
+            self._send_soon(topic)
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other replica to tell. Not known before one would have been heard."""
+        since = time.monotonic() - self._gone_seconds
+        return self.hearing and self._listens_since < since and all(at < since for at in self._others.values())
 
     def wake(self, topic: str, *, most: int | None = None) -> None:
         """Wake those who wait in this process. A woken one goes to the end of the line."""
@@ -131,6 +154,10 @@ class Hints:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def _send_soon(self, topic: str) -> None:
+        self._unsent.add(topic)
+        self._pending.set()
+
     async def _send(self) -> None:
         while True:
             await self._pending.wait()
@@ -151,12 +178,15 @@ class Hints:
                 conn = await asyncpg.connect(dsn, timeout=5, command_timeout=3)
                 try:
                     await conn.add_listener(CHANNEL, self._heard)
+                    self._listens_since = time.monotonic()
                     self.hearing = True
                     self.wake_all()
                     said = False
                     while not conn.is_closed():
-                        await asyncio.sleep(PING_SECONDS)
-                        await conn.execute(PING)  # notices a half-open connection, which would stay silent for ever
+                        # On this connection: it also notices a half-open one, which would stay silent for ever.
+                        await conn.execute(NOTIFY, CHANNEL, SEPARATOR.join((self._origin, PRESENT)))
+                        self._forget()
+                        await asyncio.sleep(self._present_seconds)
                 finally:
                     self.hearing = False
                     conn.terminate()
@@ -170,7 +200,14 @@ class Hints:
         origin, *topics = str(payload).split(SEPARATOR)
         if origin == self._origin:  # we have woken our own already
             return
+        if origin not in self._others:  # it may not know of us either
+            self._send_soon(PRESENT)
+        self._others[origin] = time.monotonic()
         if EVERYTHING in topics:
             self.wake_all()
         for topic in topics:
             self.wake(topic, most=1 if topic.startswith("queue:") else None)
+
+    def _forget(self) -> None:
+        since = time.monotonic() - self._gone_seconds
+        self._others = {origin: at for origin, at in self._others.items() if at >= since}
