@@ -20,10 +20,9 @@ from controlplane.domain.notice import moment
 from controlplane.observe.metrics import MEDIA_TYPE, LaneLook, Look, text
 from controlplane.postgres.lane import Lane
 from controlplane.postgres.pins import holding, oldest_seconds
-from controlplane.postgres.pool import PASSING
+from controlplane.postgres.pool import PASSING, PING
 from controlplane.reads import caps, endpoints
 
-PING = "select 1"
 READY_SECONDS = 2.0
 ENDPOINTS_DISABLED = "endpoints_disabled"
 """Of some webhook endpoint the receiver has failed for so long that it is sent nothing any more."""

@@ -49,6 +49,7 @@ from controlplane.errors import (
     SessionDraining,
     SessionNotFound,
 )
+from controlplane.postgres.listen import QUEUE
 from controlplane.reads import nodes
 from controlplane.stages import expire, register
 from controlplane.stages.expire import Swept
@@ -164,16 +165,31 @@ class LogsForm(msgspec.Struct, forbid_unknown_fields=True):
     progress: list[ProgressForm] = []
 
 
+Looked = tuple[int, tuple[str, ...]]
+"""How much had been said of all queues before a look, and for which targets it was."""
+
+
 class Sessions:
     """Open sessions that this process has met: what a session is never changes, whether it is open is asked in SQL."""
 
     def __init__(self) -> None:
         self._known: dict[UUID, Session] = {}
+        self._emptied: dict[UUID, Looked] = {}
 
     def keep(self, session: Session) -> None:
         if len(self._known) >= SESSIONS_KEPT:
             self._known.clear()
         self._known[session.id] = session
+
+    def emptied(self, id_: UUID, looked: Looked) -> None:
+        """This session has taken all the work that there was for it."""
+        if len(self._emptied) >= SESSIONS_KEPT:
+            self._emptied.clear()
+        self._emptied[id_] = looked
+
+    def knows(self, id_: UUID, now: Looked) -> bool:
+        """Whether it has, and nothing has become ready since. Said once: what was not said to anybody is looked for."""
+        return self._emptied.pop(id_, None) == now
 
     async def find(self, request: Request) -> Session:
         """The session in the path. Raises SessionNotFound, NodeNotAllowed, SessionClosed."""
@@ -269,11 +285,18 @@ async def _claim(request: Request, doors: Doors, session: Session, limit: int, u
     topics = [topic.queue(session.namespace, target) for target in targets]
     turn = next(doors.turns)  # every poll begins with another target, or the first one would starve the others
     gone = False
+    leases: Sequence[Lease] = ()
     with doors.hints.waiter(*topics) as hint:  # before the first look, so that no submit falls between
+        looked = (doors.hints.said(QUEUE), targets)
+        knows = doors.sessions.knows(session.id, looked)  # the poll before was a moment ago
         while True:
-            turned = targets[turn % len(targets) :] + targets[: turn % len(targets)] if targets else ()
-            leases = await doors.lanes.claim.put(Claim(session=session, targets=turned, limit=limit))
             left = until - time.monotonic()
+            if not knows or left <= 0:
+                turned = targets[turn % len(targets) :] + targets[: turn % len(targets)] if targets else ()
+                looked = (doors.hints.said(QUEUE), targets)
+                leases = await doors.lanes.claim.put(Claim(session=session, targets=turned, limit=limit))
+                left = until - time.monotonic()
+            knows = False
             if leases or left <= 0 or doors.stopping:
                 break
             if not await hint.wait(left):  # nothing became ready: `Lookout` looks for whoever waits
@@ -282,6 +305,8 @@ async def _claim(request: Request, doors: Doors, session: Session, limit: int, u
             gone = await request.is_disconnected()
             if gone:
                 break
+    if 0 < len(leases) < limit:
+        doors.sessions.emptied(session.id, looked)
     if gone or len(leases) == limit:  # one hint wakes one process: what this one does not take is the next one's
         for one in topics:
             doors.hints.wake(one, most=1)

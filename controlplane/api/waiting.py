@@ -67,6 +67,8 @@ class Waiting:
                     self._some.clear()
                     await self._some.wait()
                     pause = LOOK_FIRST_SECONDS
+                    await asyncio.sleep(pause)  # who begins to wait has just looked; many ends are here before
+                    continue
                 ids = list(self._waiters)
                 ended = await persist(self._pool, partial(executions.finished, ids=ids), seconds=RETRY_SECONDS)
                 self.tell(ended)

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from types import TracebackType
 
@@ -31,6 +32,10 @@ EVERYTHING = "*"
 PRESENT = "present"
 """What a replica tells that has nothing else to say."""
 SEPARATOR = "\n"
+OF = ":"
+"""Stands between the kind of a topic and what it is about."""
+QUEUE = "queue"
+"""The kind of hints that there is work: one of them wakes one process."""
 PRESENT_SECONDS = 3.0
 GONE_SECONDS = 10.0
 RECONNECT_SECONDS = 0.5
@@ -102,6 +107,7 @@ class Hints:
         """Whether other replicas' hints come in; this one's own do in any case."""
         self._present_seconds = present_seconds
         self._gone_seconds = gone_seconds
+        self._said: Counter[str] = Counter()
         self._others: dict[str, float] = {}
         """When each of the other replicas was heard last."""
         self._listens_since = time.monotonic()
@@ -125,6 +131,7 @@ class Hints:
 
     def wake(self, topic: str, *, most: int | None = None) -> None:
         """Wake those who wait in this process. A woken one goes to the end of the line."""
+        self._said[topic.partition(OF)[0]] += 1
         waiters = self.waiters.get(topic)
         if not waiters:
             return
@@ -137,7 +144,12 @@ class Hints:
             del waiters[waiter]
             waiters[waiter] = None
 
+    def said(self, kind: str) -> int:
+        """A number that grows with every hint of this kind: who has looked at one need not look again at the same."""
+        return self._said[kind] + self._said[EVERYTHING]
+
     def wake_all(self) -> None:
+        self._said[EVERYTHING] += 1
         for topic in list(self.waiters):
             self.wake(topic)
 
@@ -206,7 +218,7 @@ class Hints:
         if EVERYTHING in topics:
             self.wake_all()
         for topic in topics:
-            self.wake(topic, most=1 if topic.startswith("queue:") else None)
+            self.wake(topic, most=1 if topic.startswith(QUEUE + OF) else None)
 
     def _forget(self) -> None:
         since = time.monotonic() - self._gone_seconds

@@ -34,6 +34,7 @@ TRY_SHARE = 2 / 3
 RELEASE_SECONDS = 1.0
 """How long a call that was given up may take to be ended by the server, until its connection is thrown away."""
 
+PING = "select 1"
 CONFIRM = "select pg_logical_emit_message(true, 'controlplane', '')"
 
 # A transaction left open would hold back the readers of events (see `reads/events.py`) and every vacuum. Every

@@ -5,7 +5,6 @@ submit ──► *lease* ──► complete ──► finish ──► deliver
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
@@ -21,6 +20,8 @@ from controlplane.errors import ControlPlaneError, SessionClosed, SessionDrainin
 from controlplane.postgres.pool import Connection
 
 LEASES_MAX = 256
+Took = list[asyncpg.Record] | ControlPlaneError
+"""The rows that a session got, or why it gets none."""
 
 # A session that ran out but that nobody closed yet still holds its leases: after an outage of ours it renews, and to
 # refuse it before that would make its process give up all it runs. What a person holds back is read with it: a pause
@@ -74,17 +75,40 @@ where q.bucket = $1
 # One index range per target, in order: with 100,000 rows of others in front, `target = any(…)` with the same order took
 # 14 ms where this takes 0.4. The update takes its rows by an array: as `id in (select …)`, planned while the table was
 # empty, it went on reading the whole backlog. The event is written here and not by `record`, so that this is all that a
-# claim writes.
+# claim writes. `$8`: the session lies in this bucket, too, and says itself whether it may be handed anything, as
+# OPEN_SESSIONS would one round trip before.
 CLAIM = """
-with pick as materialized (
-  select q.id
+with open as materialized (
+  select t.target
   from unnest($3::text[]) as t(target)
+  where not $8::boolean
+    or exists (
+      select 1
+      from sessions
+      where bucket = $1
+        and id = $5
+        and closed_at is null
+        and drain_requested_at is null
+        and expires_at > clock()
+    )
+    and not exists (
+      select 1
+      from pauses
+      where bucket = $1
+        and namespace = $2
+        and node_id in ('', $9)
+        and name in ('', $9, t.target)
+    )
+),
+pick as materialized (
+  select q.id
+  from open
   cross join lateral (
     select id
     from queue
     where bucket = $1
       and namespace = $2
-      and target = t.target
+      and target = open.target
       and state = 'ready'
     order by priority desc, available_at, id
     limit $4
@@ -156,44 +180,79 @@ async def claim(
     until it has renewed. A process that is called gets no more than its slots. Of what is paused nobody gets anything.
     Raises: per item SessionClosed, SessionDraining.
     """
-    there = await _open(conn, batch)
-    answers: list[list[asyncpg.Record] | ControlPlaneError] = []
-    alone = len(batch) == 1 and placement.buckets == 1 and not batch[0].session.called
-    # One statement commits by itself: begin and commit would be two more round trips.
-    async with contextlib.nullcontext() if alone else conn.transaction():
-        called = await _hold_called(conn, batch)
-        for item in batch:
-            session = there.get(item.session.id)
-            if session is None or session["draining"]:
-                answers.append(SessionClosed() if session is None else SessionDraining())
-                continue
-            rows: list[asyncpg.Record] = []
-            targets = unpaused(item.targets, item.session.node_id, session["paused"])
-            room = min(item.limit, LEASES_MAX) if session["heard_of"] and targets else 0
-            if item.session.called:
-                room = min(room, await _slots_left(conn, item.session, placement)) if item.session.id in called else 0
-            for bucket in placement.all():
-                if len(rows) >= room:
-                    break
-                rows += await conn.fetch(
-                    CLAIM,
-                    bucket,
-                    item.session.namespace,
-                    targets,
-                    room - len(rows),
-                    item.session.id,
-                    item.session.called,
-                    _started(item),
-                )
-            answers.append(sorted(rows, key=_urgency))
+    answers: list[Took]
+    called: dict[UUID, bool] = {}
+    if len(batch) == 1 and len(placement.all()) == 1 and not batch[0].session.called:
+        answers = [await _claim_alone(conn, batch[0])]
+    else:
+        async with conn.transaction():
+            answers, called = await _claim_each(conn, batch, placement)
     taken = [row for rows in answers if isinstance(rows, list) for row in rows]
     asked, steps = await _asked(conn, taken), await _steps(conn, taken)
     return [
-        [_lease(row, asked, steps, called.get(item.session.id, False)) for row in rows]
+        [_lease(row, asked, steps, called.get(item.session.id, False)) for row in sorted(rows, key=_urgency)]
         if isinstance(rows, list)
         else rows
         for item, rows in zip(batch, answers, strict=True)
     ]
+
+
+async def _claim_alone(conn: Connection, item: Claim) -> Took:
+    """One statement that commits by itself. Only where there is nothing is the session asked why."""
+    rows = await _take(conn, 0, item, item.targets, min(item.limit, LEASES_MAX), asks=True)
+    if rows:
+        return rows
+    return _refusal((await _open(conn, [item])).get(item.session.id)) or rows
+
+
+async def _claim_each(
+    conn: Connection, batch: Sequence[Claim], placement: Placement
+) -> tuple[list[Took], dict[UUID, bool]]:
+    """And which of the processes that are called acknowledge."""
+    there = await _open(conn, batch)
+    called = await _hold_called(conn, batch)
+    answers: list[Took] = []
+    for item in batch:
+        session = there.get(item.session.id)
+        refusal = _refusal(session)
+        if session is None or refusal is not None:
+            answers.append(refusal or [])
+            continue
+        rows: list[asyncpg.Record] = []
+        targets = unpaused(item.targets, item.session.node_id, session["paused"])
+        room = min(item.limit, LEASES_MAX) if session["heard_of"] and targets else 0
+        if item.session.called:
+            room = min(room, await _slots_left(conn, item.session, placement)) if item.session.id in called else 0
+        for bucket in placement.all():
+            if len(rows) >= room:
+                break
+            rows += await _take(conn, bucket, item, targets, room - len(rows), asks=False)
+        answers.append(rows)
+    return answers, called
+
+
+def _refusal(session: asyncpg.Record | None) -> ControlPlaneError | None:
+    if session is None:
+        return SessionClosed()
+    return SessionDraining() if session["draining"] else None
+
+
+async def _take(
+    conn: Connection, bucket: int, item: Claim, targets: Sequence[str], room: int, *, asks: bool
+) -> list[asyncpg.Record]:
+    """What this session gets of this bucket. `asks`: it lies in the same, and may not be there to be handed anything."""
+    return await conn.fetch(
+        CLAIM,
+        bucket,
+        item.session.namespace,
+        targets,
+        room,
+        item.session.id,
+        item.session.called,
+        _started(item),
+        asks,
+        item.session.node_id,
+    )
 
 
 async def _open(conn: Connection, batch: Sequence[Claim]) -> dict[UUID, asyncpg.Record]:

@@ -93,8 +93,9 @@ where e.bucket = $1
 """
 
 # The id is made before the transaction begins: a flush that is repeated after a lost answer inserts nothing twice, not
-# even into the queue that the execution may have left in between. The event is written here and not by `record`: most
-# submits need nothing else, and this one statement is then the whole transaction.
+# even into the queue that the execution may have left in between. The event is written here and not by `record`, and
+# who shall be told with it: most submits need nothing else, and this one statement is then the whole transaction. Whom
+# a webhook tells of more than the end, it has a row in `listeners`.
 INSERT = """
 with item as (
   select *
@@ -153,6 +154,29 @@ told as (
   select $1, i.id, i.namespace, i.run_id, i.target, 'execution.queued', 0, a.created_at, i.origin
   from item i
   join accepted a on a.id = i.id
+),
+hook as (
+  select w.*
+  from unnest(
+    $38::uuid[], $39::smallint[], $40::smallint[], $41::text[], $42::text[], $43::bytea[], $44::bytea[],
+    $45::smallint[], $46::text[]
+  ) as w(execution_id, n, namespace, url, host, secret_sealed, headers_sealed, attempts_max, events)
+  join accepted a on a.id = w.execution_id
+),
+hooked as (
+  insert into webhooks (
+    bucket, execution_id, n, namespace, url, host, secret_sealed, headers_sealed, attempts_max, events, created_at
+  )
+  select $1, h.execution_id, h.n, h.namespace, h.url, h.host, h.secret_sealed, h.headers_sealed, h.attempts_max,
+    string_to_array(h.events, chr(31)), clock()
+  from hook h
+),
+listening as (
+  insert into listeners (bucket, execution_id, namespace)
+  select $1, h.execution_id, h.namespace
+  from hook h
+  where h.events is not null
+  group by h.execution_id, h.namespace
 )
 select a.id, a.created_at, case when q.status_reason = 'scheduled' then q.available_at end as scheduled_at,
   case when q.state = 'blocked' then q.line end as blocked_by
@@ -189,26 +213,6 @@ set concurrency_max = excluded.concurrency_max, updated_at = excluded.updated_at
 where limits.concurrency_max is distinct from excluded.concurrency_max
 """
 
-INSERT_WEBHOOKS = """
-insert into webhooks (
-  bucket, execution_id, n, namespace, url, host, secret_sealed, headers_sealed, attempts_max, events, created_at
-)
-select $1, w.execution_id, w.n, w.namespace, w.url, w.host, w.secret_sealed, w.headers_sealed, w.attempts_max,
-  string_to_array(w.events, chr(31)), clock()
-from unnest(
-  $2::uuid[], $3::smallint[], $4::smallint[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::smallint[],
-  $10::text[]
-)
-  as w(execution_id, n, namespace, url, host, secret_sealed, headers_sealed, attempts_max, events)
-"""
-
-# Those that a webhook wants to hear more of than their end. Most have none, and this is not run.
-LISTEN = """
-insert into listeners (bucket, execution_id, namespace)
-select $1, l.execution_id, l.namespace
-from unnest($2::uuid[], $3::smallint[]) as l(execution_id, namespace)
-"""
-
 
 async def accept(conn: Connection, batch: Sequence[Submission]) -> list[Accepted | ControlPlaneError]:
     """Once this returns, the execution is in the database and will come to exactly one end.
@@ -231,10 +235,10 @@ async def accept(conn: Connection, batch: Sequence[Submission]) -> list[Accepted
 
 
 def _stands_alone(item: Submission) -> bool:
-    """Whether nothing has to be held for it, and nothing is written but its own three rows."""
+    """Whether nothing has to be held for it, and nothing is written but rows of its own."""
     refers = item.parent_id is not None or item.source_execution_id is not None
     brings = item.idempotency_key is not None or item.step is not None or item.concurrency_max is not None
-    return not (refers or brings or item.webhooks)
+    return not (refers or brings)
 
 
 async def _accept_alone(conn: Connection, bucket: int, part: list[Submission]) -> dict[UUID, Accepted]:
@@ -420,32 +424,14 @@ async def enqueue(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
     if not fresh:
         return {}
     accepted = await _insert(conn, bucket, fresh)
-    new = [item for item in fresh if item.id in accepted]
-    await _declare(conn, new)
-    hooks = [(item, webhook.wording + n, webhook) for item in new for n, webhook in enumerate(item.webhooks, 1)]
-    if hooks:
-        await conn.execute(
-            INSERT_WEBHOOKS,
-            bucket,
-            [item.id for item, _, _ in hooks],
-            [n for _, n, _ in hooks],
-            [item.namespace for item, _, _ in hooks],
-            [webhook.url for _, _, webhook in hooks],
-            [webhook.host for _, _, webhook in hooks],
-            [webhook.secret_sealed for _, _, webhook in hooks],
-            [webhook.headers_sealed for _, _, webhook in hooks],
-            [webhook.attempts_max for _, _, webhook in hooks],
-            [APART.join(webhook.events) or None for _, _, webhook in hooks],
-        )
-    heard = [item for item in new if any(webhook.events for webhook in item.webhooks)]
-    if heard:
-        await conn.execute(LISTEN, bucket, [item.id for item in heard], [item.namespace for item in heard])
+    await _declare(conn, [item for item in fresh if item.id in accepted])
     return accepted
 
 
 async def _insert(conn: Connection, bucket: int, fresh: list[Submission]) -> dict[UUID, Accepted]:
-    """Execution, row of the queue and event of these; the answers of those that were not there before."""
+    """All rows of their own of these; the answers of those that were not there before."""
     held_back = await _held_back(conn, bucket, fresh)
+    hooks = [(item, webhook.wording + n, webhook) for item in fresh for n, webhook in enumerate(item.webhooks, 1)]
     rows = await conn.fetch(
         INSERT,
         bucket,
@@ -485,6 +471,15 @@ async def _insert(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
         _said([_line(item) for item in fresh]),
         [item.id in held_back for item in fresh],
         _said([item.origin for item in fresh]),
+        [item.id for item, _, _ in hooks],
+        [n for _, n, _ in hooks],
+        [item.namespace for item, _, _ in hooks],
+        [webhook.url for _, _, webhook in hooks],
+        [webhook.host for _, _, webhook in hooks],
+        [webhook.secret_sealed for _, _, webhook in hooks],
+        [webhook.headers_sealed for _, _, webhook in hooks],
+        [webhook.attempts_max for _, _, webhook in hooks],
+        [APART.join(webhook.events) or None for _, _, webhook in hooks],
     )
     run_ids = {item.id: item.run_id for item in fresh}
     return {

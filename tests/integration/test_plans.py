@@ -115,6 +115,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
     closed = [*sessions, *await plan_rows.ids(conn, "r", *range(1_000))]
     deliveries = await plan_rows.ids(conn, "d", 15, 65, 115)
     due, claims = (0, "", 0, ["h0003"], 4, 64, 60.0), "deliveries_due deliveries_pkey breakers_pkey"
+    work = "queue_ready queue_pkey sessions_pkey pauses_pkey"
     hosts = ["h0000", "h0001", "h0002", "h0003", "h0004"]
     schedules = await plan_rows.ids(conn, "k", 1, 31, 81, 100, 101, 131, 181, 200, 201, 231)
     let_in = await plan_rows.ids(conn, "a", 1, 2, 3, 4)
@@ -138,7 +139,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "submit.READ_KEYS": case(submit.READ_KEYS, 0, all_(1), all_(""), keys[3], by="idempotency_keys_pkey"),
         "submit.READ_ACCEPTED": case(submit.READ_ACCEPTED, 0, leased, *span(leased)),
         "lease.OPEN_SESSIONS": case(lease.OPEN_SESSIONS, 0, [*sessions, *called], by="sessions_pkey pauses_pkey"),
-        "lease.CLAIM": case(lease.CLAIM, 0, 1, target, 16, sessions[0], True, b"{}", by="queue_ready queue_pkey"),
+        "lease.CLAIM": case(lease.CLAIM, 0, 1, target, 16, sessions[0], True, b"{}", True, "n", by=work),
         "lease.READ_ASKED": case(lease.READ_ASKED, 0, leased, *span(leased)),
         "renew.STILL_HELD": case(renew.STILL_HELD, 0, leased, sessions[0], by="queue_pkey"),
         "hold.SHARE": case(hold.SHARE, 0, leased, by="queue_pkey"),

@@ -57,6 +57,31 @@ async def test_what_a_session_cannot_be(shared: Api, over: Json, where: str) -> 
     assert the_problem(answer, 422, "invalid")["where"] == where
 
 
+async def test_who_has_taken_all_there_is_waits_without_a_look(api: Api) -> None:
+    """Nothing was said since: the poll after it asks nothing. What is submitted between two polls is looked for."""
+    await api.register("n")
+    session = await api.open_session("n")
+    lane = api.app.state.doors.lanes.claim
+
+    async def looks(wait_seconds: float) -> tuple[int, int]:
+        """How often a poll asked the database, and how many leases it was handed."""
+        before = lane.items
+        leases = await api.lease(session, limit=5, wait_seconds=wait_seconds)
+        return lane.items - before, len(leases)
+
+    await api.submit()
+    assert await looks(DEADLINE_SECONDS) == (1, 1)
+    assert await looks(0.1) == (0, 0)
+    assert await looks(0.1) == (1, 0)  # it is believed once
+    await api.submit()
+    assert await looks(DEADLINE_SECONDS) == (1, 1)
+    assert await looks(0) == (1, 0)  # who does not wait is answered by a look
+    await api.submit()
+    assert await looks(DEADLINE_SECONDS) == (1, 1)
+    await api.submit()
+    assert await looks(DEADLINE_SECONDS) == (1, 1)
+
+
 async def test_a_lease_carries_all_that_was_asked(api: Api) -> None:
     """The shape that nodes are built on."""
     session = await api.node("echo", timeout_seconds=60)

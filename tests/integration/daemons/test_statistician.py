@@ -51,9 +51,9 @@ async def test_a_plan_of_a_small_queue_does_not_stay(conn: Connection, pool: Poo
     async with pool.acquire() as mine:
         await mine.execute("set plan_cache_mode = force_generic_plan")
         await fill(conn, 200)
-        types = "smallint, smallint, text[], int, uuid, boolean, bytea"
+        types = "smallint, smallint, text[], int, uuid, boolean, bytea, boolean, text"
         await mine.execute(f"prepare claim ({types}) as {lease.CLAIM}")
-        explain = "explain execute claim (0, 1, '{n.echo}', 16, null, false, '{}')"
+        explain = "explain execute claim (0, 1, '{n.echo}', 16, null, false, '{}', false, 'n')"
         await mine.fetch(explain)
         await fill(conn, 20_000)
 
