@@ -465,7 +465,13 @@ async def _running(
             blocked=admission.blocked,
             jitter=random.random,
         )
-        waker = Waker(pool, placement, woken=doors.woken, spacing_seconds=WAKER_SPACING_SECONDS)
+        waker = Waker(
+            pool,
+            placement,
+            woken=doors.woken,
+            spacing_seconds=WAKER_SPACING_SECONDS,
+            due_seconds=WAKER_SECONDS / 2,
+        )
         admitter = Admitter(pool, placement, ready=doors.ready, admission=admission)
         stack.enter_context(registered)
         came = stack.enter_context(hints.waiter(topic.NODES))

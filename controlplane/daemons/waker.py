@@ -18,7 +18,8 @@ CATCH_UP_SECONDS = 60.0
 class Waker:
     """`woken` is told what has work again. `spacing_seconds` lies before every pass.
 
-    Every end of an execution hints at it, and thousands may end in a second: one pass looks at all of them.
+    Every end of an execution hints at it, and thousands may end in a second: one pass looks at all of them. Whose time
+    has come no hint says: that is looked for every `due_seconds`.
     """
 
     def __init__(
@@ -28,11 +29,14 @@ class Waker:
         *,
         woken: Callable[[Sequence[Ready]], None],
         spacing_seconds: float = 0.0,
+        due_seconds: float = 0.0,
     ) -> None:
         self._pool = pool
         self._placement = placement
         self._woken = woken
         self._spacing_seconds = spacing_seconds
+        self._due_seconds = due_seconds
+        self._due_at = time.monotonic()
         self._catch_up_at = time.monotonic() + CATCH_UP_SECONDS
         self._caught_up: dict[int, suspend.Place] = {}
 
@@ -40,7 +44,8 @@ class Waker:
         """One bounded pass over every bucket. Says how many executions it looked at."""
         await asyncio.sleep(self._spacing_seconds)
         looked = 0
-        catches_up = time.monotonic() >= self._catch_up_at
+        catches_up, time_has_come = time.monotonic() >= self._catch_up_at, time.monotonic() >= self._due_at
+        passes = (suspend.wake_due, suspend.fan_in) if time_has_come else (suspend.fan_in,)
         for bucket in self._placement.all():
             async with self._pool.acquire() as conn:
                 if catches_up:
@@ -48,10 +53,12 @@ class Waker:
                     late, ready, self._caught_up[bucket] = await suspend.catch_up(conn, bucket, after)
                     looked += late
                     self._woken(ready)
-                for pass_ in (suspend.wake_due, suspend.fan_in):
+                for pass_ in passes:
                     count, ready = await pass_(conn, bucket)
                     looked += count
                     self._woken(ready)
+        if time_has_come and not looked:
+            self._due_at = time.monotonic() + self._due_seconds
         if catches_up:
             self._catch_up_at = time.monotonic() + CATCH_UP_SECONDS
         return looked

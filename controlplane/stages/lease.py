@@ -240,7 +240,7 @@ def _refusal(session: asyncpg.Record | None) -> ControlPlaneError | None:
 async def _take(
     conn: Connection, bucket: int, item: Claim, targets: Sequence[str], room: int, *, asks: bool
 ) -> list[asyncpg.Record]:
-    """What this session gets of this bucket. `asks`: it lies in the same, and may not be there to be handed anything."""
+    """What this session gets of this bucket. `asks`: it lies in the same, and nobody has looked how it stands."""
     return await conn.fetch(
         CLAIM,
         bucket,
