@@ -166,11 +166,19 @@ took as (
 select coalesce(last.host, '') as after_host, coalesce(last.namespace, 0) as after_namespace, took.id, took.namespace,
   took.execution_id, took.webhook_n, took.endpoint_id, took.event, took.host, took.url, took.body, took.attempt,
   took.charged, took.attempts_max, took.now_seconds, coalesce(pick.failing, false) as failing,
-  coalesce(pick.probe, false) as probe
+  coalesce(pick.probe, false) as probe, sealed.secret_sealed, sealed.headers_sealed
 from walked
 left join last on walked.cut
 left join took on true
 left join pick on pick.id = took.id
+left join lateral (
+  select secret_sealed, headers_sealed
+  from webhooks
+  where bucket = $1
+    and execution_id = took.execution_id
+    and n = took.webhook_n
+  limit 1
+) as sealed on true
 """
 
 # Of the newest that were delivered, along an index.
@@ -185,13 +193,6 @@ from (
   order by settled_at desc
   limit $3
 ) as newest
-"""
-
-READ_SEALED = """
-select execution_id, n, secret_sealed, headers_sealed
-from webhooks
-where bucket = $1
-  and execution_id = any($2::uuid[])
 """
 
 # As it is now: its secrets sign, and what is pending goes where it is, wherever it was when it was told of.
@@ -487,8 +488,6 @@ async def claim_due(
     named = (None, None) if only is None else ([host for host, _ in only], [namespace for _, namespace in only])
     found = await conn.fetch(CLAIM_DUE, bucket, *after, full_hosts, per_host, limit, lease_seconds, failing, *named)
     rows = [row for row in found if row["id"] is not None]
-    sealed = await conn.fetch(READ_SEALED, bucket, list({row["execution_id"] for row in rows})) if rows else []
-    by_webhook = {(row["execution_id"], row["n"]): row for row in sealed}
     moot = await _moot(conn, bucket, [row for row in rows if row["webhook_n"] == CALLBACK_N])
     endpoints = await _endpoints(conn, {row["endpoint_id"] for row in rows if row["endpoint_id"] is not None})
     disabled = {id_ for id_, one in endpoints.items() if one.state is EndpointState.DISABLED}
@@ -497,12 +496,7 @@ async def claim_due(
         await conn.execute(PARK, bucket, [row["id"] for row in parked], [row["attempt"] for row in parked])
     return Claimed(
         due=tuple(
-            _due(
-                row,
-                by_webhook.get((row["execution_id"], row["webhook_n"])),
-                moot=row["id"] in moot,
-                to=endpoints.get(row["endpoint_id"]),
-            )
+            _due(row, moot=row["id"] in moot, to=endpoints.get(row["endpoint_id"]))
             for row in rows
             if row["endpoint_id"] not in disabled
         ),
@@ -769,7 +763,7 @@ async def _tell(conn: Connection, bucket: int, told: list[tuple[UUID, bytes, Eve
     )
 
 
-def _due(row: asyncpg.Record, sealed: asyncpg.Record | None, *, moot: bool, to: Endpoint | None) -> Due:
+def _due(row: asyncpg.Record, *, moot: bool, to: Endpoint | None) -> Due:
     return Due(
         id=DeliveryId(row["id"]),
         namespace=row["namespace"],
@@ -782,8 +776,8 @@ def _due(row: asyncpg.Record, sealed: asyncpg.Record | None, *, moot: bool, to: 
         attempt=row["attempt"],
         charged=row["charged"],
         attempts_max=row["attempts_max"],
-        secret_sealed=None if sealed is None else sealed["secret_sealed"],
-        headers_sealed=None if sealed is None else sealed["headers_sealed"],
+        secret_sealed=row["secret_sealed"],
+        headers_sealed=row["headers_sealed"],
         now_seconds=row["now_seconds"],
         moot=moot,
         failing=row["failing"],

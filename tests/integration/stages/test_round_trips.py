@@ -10,6 +10,7 @@ import pytest
 from controlplane.domain.lease import Beat
 from controlplane.postgres.pool import Connection, open_pool
 from controlplane.stages import renew
+from tests.integration.stages.test_deliver import walk
 from tests.make import accept, lease, make_execution, make_session, report, submission, webhook
 
 
@@ -78,3 +79,10 @@ async def test_beats_of_one_bucket_are_one(conn: Connection) -> None:
     beats = [Beat(session_id=one.id, held=None, count=0) for one in fleet]
 
     assert await asked(conn, renew.extend(conn, beats)) == 1
+
+
+async def test_a_webhook_that_is_due_is_one(conn: Connection) -> None:
+    """What it is signed with comes along."""
+    await make_execution(conn, "succeeded", webhooks=(webhook(),))
+
+    assert await asked(conn, walk(conn)) == 1
