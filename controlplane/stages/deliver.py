@@ -226,21 +226,71 @@ where bucket = $1
   and session_id is not null
 """
 
+# Where it stands, what was tried and what is told of it, at once. With $18 only where nothing speaks against the host:
+# an answer then leaves its breaker as it is, and nothing has to be written beside it. A failure that is being written
+# at this moment counts as one that came after the answer. Rows are found by the list of their ids: joined to what was
+# sent alone, a plan made while the table was empty read all of the bucket.
 SETTLE = """
-update deliveries d
-set state = s.state,
-  charged = d.charged + s.charge,
-  unknown = 0,
-  next_at = clock() + make_interval(secs => s.wait_seconds),
-  lease_until = null,
-  settled_at = case when s.state in ('delivered', 'dead') then clock() end
-from unnest($2::uuid[], $3::int[], $4::text[], $5::smallint[], $6::float8[])
-  as s(id, attempt, state, charge, wait_seconds)
-where d.bucket = $1
-  and d.id = s.id
-  and d.attempt = s.attempt
-  and d.state = 'leased'
-returning d.id, d.attempt, d.namespace
+with item as materialized (
+  select *
+  from unnest(
+    $2::uuid[], $3::int[], $4::text[], $5::float8[], $6::text[], $7::smallint[], $8::int[], $9::text[], $10::bytea[],
+    $11::text[], $12::bytea[], $13::text[], $14::smallint[]
+  ) as i(
+    id, attempt, state, wait_seconds, outcome, http_status, latency_ms, error, response_body, event, facts, host,
+    namespace
+  )
+  where not $18 or not exists (
+    select 1
+    from breakers b
+    where b.bucket = $1
+      and b.host = i.host
+      and b.namespace = i.namespace
+      and (b.failures > 0 or b.windows > 0)
+    offset 0
+  )
+),
+owner as materialized (
+  select id, namespace, run_id, target
+  from executions
+  where bucket = $1
+    and id = any($15::uuid[])
+    and id between $16 and $17
+),
+settled as (
+  update deliveries d
+  set state = s.state,
+    charged = d.charged + 1,
+    unknown = 0,
+    next_at = clock() + make_interval(secs => s.wait_seconds),
+    lease_until = null,
+    settled_at = case when s.state in ('delivered', 'dead') then clock() end
+  from item s
+  where d.bucket = $1
+    and d.id = any($2::uuid[])
+    and d.id = s.id
+    and d.attempt = s.attempt
+    and d.state = 'leased'
+  returning d.id, d.attempt, d.namespace, d.execution_id, s.outcome, s.http_status, s.latency_ms, s.error,
+    s.response_body, s.event, s.facts
+),
+recorded as (
+  insert into delivery_attempts (
+    bucket, delivery_id, attempt, namespace, outcome, http_status, latency_ms, error, response_body, at
+  )
+  select $1, id, attempt, namespace, outcome, http_status, latency_ms, error, response_body, clock()
+  from settled
+  on conflict (bucket, delivery_id, attempt) do nothing
+),
+told as (
+  insert into events (bucket, execution_id, namespace, run_id, target, type, attempt, at, data)
+  select $1, o.id, o.namespace, o.run_id, o.target, s.event, 0, clock(), s.facts
+  from settled s
+  join owner o on o.id = s.execution_id
+  where s.event is not null
+)
+select id, attempt
+from settled
 """
 
 RECORD_ATTEMPTS = """
@@ -537,19 +587,39 @@ async def settle(
     Moves: leased → delivered, dead, or pending after a wait. Guard: the attempt number; an attempt that outlived its
     lease changes nothing, one that was settled before is settled. Raises: per item LeaseLost.
     """
+    written = await _settle_calm(conn, batch)
+    rest = [item for item in batch if _attempt(item) not in written]
+    if rest:
+        written |= await _settle_all(conn, rest, patience)
+    return [None if _attempt(item) in written else LeaseLost() for item in batch]
+
+
+async def _settle_calm(conn: Connection, batch: Sequence[Sent]) -> set[tuple[UUID, int]]:
+    """Settle those that say nothing new, without a transaction around it: each bucket is one statement.
+
+    Only where all was delivered: what comes at the same time is heard together, and an answer outweighs failures.
+    """
+    written: set[tuple[UUID, int]] = set()
+    if all(item.state is DeliveryState.DELIVERED and item.due.endpoint is None for item in batch):
+        for bucket, part in by_bucket(batch, lambda item: item.due.id):
+            written |= await _write(conn, bucket, part, calm=True)
+    return written
+
+
+async def _settle_all(conn: Connection, batch: Sequence[Sent], patience: Patience) -> set[tuple[UUID, int]]:
     written: set[tuple[UUID, int]] = set()
     turned: list[Turned] = []
     news: list[Sent] = []
     async with conn.transaction():
         for bucket, part in by_bucket(batch, lambda item: item.due.id):
-            written |= await _settle(conn, bucket, sorted(part, key=lambda item: item.due.id), turned, news)
+            written |= await _settle(conn, bucket, part, turned, news)
         disabled = await _note(conn, news, patience)
     for turn in turned:  # not before it is so
         _say(turn)
     for one in disabled:
         facts = {"endpoint_id": show(ENDPOINT, one.id), "endpoint": one.name, "reason": one.reason}
         log.warning("endpoint.disabled", extra=facts | {"namespace": one.namespace})
-    return [None if _attempt(item) in written else LeaseLost() for item in batch]
+    return written
 
 
 async def _note(conn: Connection, news: list[Sent], patience: Patience) -> list[Disabled]:
@@ -580,34 +650,38 @@ async def _settle(
     conn: Connection, bucket: int, part: list[Sent], turned: list[Turned], news: list[Sent]
 ) -> set[tuple[UUID, int]]:
     """Those that are settled now or were before; `news` gets the former."""
+    settled = await _write(conn, bucket, part, calm=False)
+    mine = [item for item in part if _attempt(item) in settled]
+    news += mine
+    turned += await trip.hear(conn, bucket, [_said(item) for item in mine if not item.due.callback])
+    return settled | await _settled_before(conn, bucket, [item for item in part if _attempt(item) not in settled])
+
+
+async def _write(conn: Connection, bucket: int, part: list[Sent], *, calm: bool) -> set[tuple[UUID, int]]:
+    """Those that are settled now."""
+    part = sorted(part, key=lambda item: item.due.id)
+    executions = [item.due.execution_id for item in part]
     rows = await conn.fetch(
         SETTLE,
         bucket,
         [item.due.id for item in part],
         [item.due.attempt for item in part],
         [item.state.value for item in part],
-        [1] * len(part),
         [item.wait_seconds for item in part],
+        [item.attempt.outcome.value for item in part],
+        [item.attempt.http_status for item in part],
+        [item.attempt.latency_ms for item in part],
+        [item.attempt.error for item in part],
+        [item.attempt.response_body for item in part],
+        [EVENT_OF[item.state].value if item.state in EVENT_OF else None for item in part],
+        [_fact(item.due.id) for item in part],
+        [item.due.host for item in part],
+        [item.due.namespace for item in part],
+        executions,
+        *span(executions),
+        calm,
     )
-    settled = {(row["id"], row["attempt"]): row for row in rows}
-    mine = [item for item in part if _attempt(item) in settled]
-    news += mine
-    await conn.execute(
-        RECORD_ATTEMPTS,
-        bucket,
-        [item.due.id for item in mine],
-        [item.due.attempt for item in mine],
-        [settled[_attempt(item)]["namespace"] for item in mine],
-        [item.attempt.outcome.value for item in mine],
-        [item.attempt.http_status for item in mine],
-        [item.attempt.latency_ms for item in mine],
-        [item.attempt.error for item in mine],
-        [item.attempt.response_body for item in mine],
-    )
-    turned += await trip.hear(conn, bucket, [_said(item) for item in mine if not item.due.callback])
-    ended = [item for item in mine if item.state in (DeliveryState.DELIVERED, DeliveryState.DEAD)]
-    await _tell(conn, bucket, [(item.due.execution_id, _fact(item.due.id), EVENT_OF[item.state]) for item in ended])
-    return set(settled) | await _settled_before(conn, bucket, [item for item in part if _attempt(item) not in settled])
+    return {(row["id"], row["attempt"]) for row in rows}
 
 
 async def _settled_before(conn: Connection, bucket: int, stale: list[Sent]) -> set[tuple[UUID, int]]:

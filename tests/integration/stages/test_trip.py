@@ -107,6 +107,20 @@ async def test_an_answer_between_them_counts_from_the_beginning(conn: Connection
     assert len(await claim(conn)) == 16
 
 
+async def test_an_answer_among_them_outweighs_them(conn: Connection) -> None:
+    """What comes at the same time is heard together: whoever answers one of six is there."""
+    await pending(conn, 20)
+    fails, answers = (DOWN, DeliveryState.PENDING), (OK, DeliveryState.DELIVERED)
+    under_way = zip(await claim(conn, 6), (answers, *[fails] * 5), strict=True)
+    await deliver.settle(
+        conn, [Sent(due=due, attempt=said, state=state, wait_seconds=0.0) for due, (said, state) in under_way]
+    )
+    row = await breaker(conn)
+
+    assert row is not None
+    assert (row["failures"], row["windows"]) == (0, 0)
+
+
 async def test_what_was_under_way_does_not_prolong_it(conn: Connection) -> None:
     """Sixteen were sent when it opened; the first window is five seconds all the same."""
     await pending(conn, 20)
