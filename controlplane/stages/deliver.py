@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -493,10 +494,14 @@ class Due:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """What was due, and where the next walk begins: behind this place, or at `BEGINNING` when there was no more."""
+    """What was due, and where the next walk begins: behind this place, or at `BEGINNING` when there was no more.
+
+    `more`: of some host there was as much as may be claimed at once, and may be more.
+    """
 
     due: tuple[Due, ...]
     after: Place
+    more: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -551,6 +556,7 @@ async def claim_due(
             if row["endpoint_id"] not in disabled
         ),
         after=(found[0]["after_host"], found[0]["after_namespace"]),
+        more=per_host in Counter((row["host"], row["namespace"]) for row in rows).values(),
     )
 
 
@@ -579,18 +585,19 @@ async def _moot(conn: Connection, bucket: int, callbacks: Sequence[asyncpg.Recor
 
 
 async def settle(
-    conn: Connection, batch: Sequence[Sent], patience: Patience = PATIENCE
+    conn: Connection, batch: Sequence[Sent], patience: Patience = PATIENCE, freed: Callable[[], None] = lambda: None
 ) -> list[ControlPlaneError | None]:
     """Write down what the receiver answered, and when to try again if it must be.
 
-    How an endpoint does is noted with it; one that has failed for longer than the `patience` is disabled.
+    How an endpoint does is noted with it; one that has failed for longer than the `patience` is disabled. `freed` is
+    called when a host that was left alone may be sent to again.
     Moves: leased → delivered, dead, or pending after a wait. Guard: the attempt number; an attempt that outlived its
     lease changes nothing, one that was settled before is settled. Raises: per item LeaseLost.
     """
     written = await _settle_calm(conn, batch)
     rest = [item for item in batch if _attempt(item) not in written]
     if rest:
-        written |= await _settle_all(conn, rest, patience)
+        written |= await _settle_all(conn, rest, patience, freed)
     return [None if _attempt(item) in written else LeaseLost() for item in batch]
 
 
@@ -606,7 +613,9 @@ async def _settle_calm(conn: Connection, batch: Sequence[Sent]) -> set[tuple[UUI
     return written
 
 
-async def _settle_all(conn: Connection, batch: Sequence[Sent], patience: Patience) -> set[tuple[UUID, int]]:
+async def _settle_all(
+    conn: Connection, batch: Sequence[Sent], patience: Patience, freed: Callable[[], None]
+) -> set[tuple[UUID, int]]:
     written: set[tuple[UUID, int]] = set()
     turned: list[Turned] = []
     news: list[Sent] = []
@@ -616,6 +625,8 @@ async def _settle_all(conn: Connection, batch: Sequence[Sent], patience: Patienc
         disabled = await _note(conn, news, patience)
     for turn in turned:  # not before it is so
         _say(turn)
+    if any(turn.closed for turn in turned):
+        freed()
     for one in disabled:
         facts = {"endpoint_id": show(ENDPOINT, one.id), "endpoint": one.name, "reason": one.reason}
         log.warning("endpoint.disabled", extra=facts | {"namespace": one.namespace})
