@@ -490,7 +490,7 @@ async def _running(
                 "janitor": every(janitor.tick, name="janitor", interval_seconds=JANITOR_SECONDS),
                 "archivist": every(archivist.tick, name="archivist", interval_seconds=ARCHIVIST_SECONDS),
                 "census": every(census.tick, name="census", interval_seconds=CENSUS_LOOK_SECONDS),
-                "dispatcher": every(dispatcher.tick, name="dispatcher", interval_seconds=DISPATCHER_SECONDS, hint=due),
+                "dispatcher": every(dispatcher.turn, name="dispatcher", interval_seconds=DISPATCHER_SECONDS, hint=due),
                 "announcer": every(announcer.tick, name="announcer", interval_seconds=ANNOUNCER_SECONDS, hint=happened),
                 "pusher": every(pusher.tick, name="pusher", interval_seconds=PUSHER_SECONDS, hint=came),
                 "scheduler": every(

@@ -2,7 +2,7 @@
 
 A slow receiver occupies its own few places and nobody else's: what is claimed at once is limited per host and in all,
 and hosts that are full are left out of the next claim. However many hosts hang, some places are left for others
-(`places.py`).
+(`places.py`). It looks again when a delivery has ended only where there may be something that waits for that.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from controlplane.postgres.pool import Pool
 from controlplane.security.secrets import KeyRing, SealBroken
 from controlplane.security.signature import signed_headers
 from controlplane.stages import deliver
-from controlplane.stages.deliver import BEGINNING, Due, Place, Sent
+from controlplane.stages.deliver import BEGINNING, Claimed, Due, Place, Sent
 from controlplane.stages.endpoint import Patience
 
 log = logging.getLogger(__name__)
@@ -81,28 +81,43 @@ class Dispatcher:
         self._per_host = min(PER_HOST_CLAIM, per_host_max)
         self._places = Places(in_flight_max=in_flight_max, per_host_max=per_host_max)
         self._sending: set[asyncio.Task[None]] = set()
-        settle = partial(deliver.settle, patience=patience)
+        self._left = True
+        """Whether the last look may have left something behind that is due."""
+        settle = partial(deliver.settle, patience=patience, freed=partial(hints.wake, topic))
         self._settle: Lane[Sent, None] = Lane(pool, settle, name="deliver", retry_seconds=attempt_seconds)
+
+    async def turn(self) -> int:
+        """As `tick`, for a loop that looks again when it is told of any: 0 where nothing can be left that is due."""
+        began = await self.tick()
+        return began if self._left else 0
 
     async def tick(self) -> int:
         """Claim what is due as far as there is room, and begin to send it. Says how many."""
-        began = 0
+        began, left = 0, False
+        self._left = True  # who gives a place back while this looks cannot know whether it was missed
         for bucket in self._placement.all():
             if self._after.get(bucket, BEGINNING) != BEGINNING or self._places.for_strangers <= 0:
                 began += await self._claim_known(bucket)
-            began += await self._walk(bucket)
+            took, some = await self._walk(bucket)
+            began, left = began + took, left or some
+        self._left = left
         return began
 
-    async def _walk(self, bucket: int) -> int:
-        """Claim of all hosts in turn, as far as there is room for those of whom nothing good is known."""
+    async def _walk(self, bucket: int) -> tuple[int, bool]:
+        """Claim of all hosts in turn, as far as there is room for those of whom nothing good is known.
+
+        Says also whether something may have been left: unless all hosts were looked at, and none gave all it might.
+        """
         failing = self._places.for_failing > 0
         room = self._places.for_failing if failing else self._places.for_strangers
         if room <= 0:
-            return 0
-        self._after[bucket], took = await self._claim(
-            bucket, after=self._after.get(bucket, BEGINNING), limit=room, failing=failing
-        )
-        return took or (1 if self._after[bucket] != BEGINNING else 0)  # nothing yet, but there are more hosts
+            return 0, True
+        begun, full = self._after.get(bucket, BEGINNING), self._places.full_hosts(self._per_host)
+        claimed = await self._claim(bucket, full, after=begun, limit=room, failing=failing)
+        self._after[bucket] = claimed.after
+        cut = claimed.after != BEGINNING  # perhaps there was nothing yet, but there are more
+        left = begun != BEGINNING or cut or claimed.more or bool(full) or not failing
+        return len(claimed.due) or int(cut or claimed.more), left
 
     async def _claim_known(self, bucket: int) -> int:
         """Claim of the hosts that have answered lately: those before them in the walk may be many, and hang."""
@@ -112,8 +127,9 @@ class Dispatcher:
         known, more = self._places.next_known()
         if not known:
             return 0
-        _, took = await self._claim(bucket, limit=self._places.free, only=known)
-        return took or (1 if more else 0)
+        full = self._places.full_hosts(self._per_host)
+        claimed = await self._claim(bucket, full, limit=self._places.free, only=known)
+        return len(claimed.due) or int(more)
 
     async def _recall(self, bucket: int) -> None:
         """Ask the database who has answered lately: this process may be new, and the others know more."""
@@ -129,19 +145,20 @@ class Dispatcher:
     async def _claim(
         self,
         bucket: int,
+        full_hosts: Sequence[str],
         *,
         limit: int,
         after: Place = BEGINNING,
         failing: bool = True,
         only: Sequence[Place] | None = None,
-    ) -> tuple[Place, int]:
+    ) -> Claimed:
         async with self._pool.acquire() as conn:
             claimed_at = time.monotonic()
             claimed = await deliver.claim_due(
                 conn,
                 bucket,
                 after=after,
-                full_hosts=self._places.full_hosts(self._per_host),
+                full_hosts=full_hosts,
                 per_host=self._per_host,
                 limit=limit,
                 lease_seconds=self._attempt_seconds + LEASE_MARGIN_SECONDS,
@@ -152,7 +169,7 @@ class Dispatcher:
             task = asyncio.create_task(self._deliver(one, self._places.take(one), claimed_at), name="deliver")
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
-        return claimed.after, len(claimed.due)
+        return claimed
 
     async def drain(self, seconds: float) -> None:
         """Let what is under way finish; what does not is taken up by its lease."""
@@ -163,17 +180,20 @@ class Dispatcher:
         await self._settle.close()
 
     async def _deliver(self, due: Due, place: Taken, claimed_at: float) -> None:
+        delivered = False
         try:
             attempt = await self._send(due, claimed_at)
             self._places.learn(said_by(attempt, host=due.host, namespace=due.namespace, probe=due.probe))
             sent = Sent(due=due, attempt=attempt, state=_state(due, attempt), wait_seconds=self._wait(due, attempt))
             await self._settle.put(sent)
+            delivered = sent.state is DeliveryState.DELIVERED
         except ControlPlaneError as error:  # settled by nobody: the lease runs out and it is sent again
             log.warning("delivery.unsettled", extra={"delivery_id": show("dlv", due.id), "error": error.code})
             return
         finally:
             self._places.give_back(place)
-            self._hints.wake(self._topic)
+            if self._left or not delivered:  # a probe that asked nobody makes room for another
+                self._hints.wake(self._topic)
         log.info(
             "delivery.attempted",
             extra={

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -166,11 +167,19 @@ took as (
 select coalesce(last.host, '') as after_host, coalesce(last.namespace, 0) as after_namespace, took.id, took.namespace,
   took.execution_id, took.webhook_n, took.endpoint_id, took.event, took.host, took.url, took.body, took.attempt,
   took.charged, took.attempts_max, took.now_seconds, coalesce(pick.failing, false) as failing,
-  coalesce(pick.probe, false) as probe
+  coalesce(pick.probe, false) as probe, sealed.secret_sealed, sealed.headers_sealed
 from walked
 left join last on walked.cut
 left join took on true
 left join pick on pick.id = took.id
+left join lateral (
+  select secret_sealed, headers_sealed
+  from webhooks
+  where bucket = $1
+    and execution_id = took.execution_id
+    and n = took.webhook_n
+  limit 1
+) as sealed on true
 """
 
 # Of the newest that were delivered, along an index.
@@ -185,13 +194,6 @@ from (
   order by settled_at desc
   limit $3
 ) as newest
-"""
-
-READ_SEALED = """
-select execution_id, n, secret_sealed, headers_sealed
-from webhooks
-where bucket = $1
-  and execution_id = any($2::uuid[])
 """
 
 # As it is now: its secrets sign, and what is pending goes where it is, wherever it was when it was told of.
@@ -225,21 +227,71 @@ where bucket = $1
   and session_id is not null
 """
 
+# Where it stands, what was tried and what is told of it, at once. With $18 only where nothing speaks against the host:
+# an answer then leaves its breaker as it is, and nothing has to be written beside it. A failure that is being written
+# at this moment counts as one that came after the answer. Rows are found by the list of their ids: joined to what was
+# sent alone, a plan made while the table was empty read all of the bucket.
 SETTLE = """
-update deliveries d
-set state = s.state,
-  charged = d.charged + s.charge,
-  unknown = 0,
-  next_at = clock() + make_interval(secs => s.wait_seconds),
-  lease_until = null,
-  settled_at = case when s.state in ('delivered', 'dead') then clock() end
-from unnest($2::uuid[], $3::int[], $4::text[], $5::smallint[], $6::float8[])
-  as s(id, attempt, state, charge, wait_seconds)
-where d.bucket = $1
-  and d.id = s.id
-  and d.attempt = s.attempt
-  and d.state = 'leased'
-returning d.id, d.attempt, d.namespace
+with item as materialized (
+  select *
+  from unnest(
+    $2::uuid[], $3::int[], $4::text[], $5::float8[], $6::text[], $7::smallint[], $8::int[], $9::text[], $10::bytea[],
+    $11::text[], $12::bytea[], $13::text[], $14::smallint[]
+  ) as i(
+    id, attempt, state, wait_seconds, outcome, http_status, latency_ms, error, response_body, event, facts, host,
+    namespace
+  )
+  where not $18 or not exists (
+    select 1
+    from breakers b
+    where b.bucket = $1
+      and b.host = i.host
+      and b.namespace = i.namespace
+      and (b.failures > 0 or b.windows > 0)
+    offset 0
+  )
+),
+owner as materialized (
+  select id, namespace, run_id, target
+  from executions
+  where bucket = $1
+    and id = any($15::uuid[])
+    and id between $16 and $17
+),
+settled as (
+  update deliveries d
+  set state = s.state,
+    charged = d.charged + 1,
+    unknown = 0,
+    next_at = clock() + make_interval(secs => s.wait_seconds),
+    lease_until = null,
+    settled_at = case when s.state in ('delivered', 'dead') then clock() end
+  from item s
+  where d.bucket = $1
+    and d.id = any($2::uuid[])
+    and d.id = s.id
+    and d.attempt = s.attempt
+    and d.state = 'leased'
+  returning d.id, d.attempt, d.namespace, d.execution_id, s.outcome, s.http_status, s.latency_ms, s.error,
+    s.response_body, s.event, s.facts
+),
+recorded as (
+  insert into delivery_attempts (
+    bucket, delivery_id, attempt, namespace, outcome, http_status, latency_ms, error, response_body, at
+  )
+  select $1, id, attempt, namespace, outcome, http_status, latency_ms, error, response_body, clock()
+  from settled
+  on conflict (bucket, delivery_id, attempt) do nothing
+),
+told as (
+  insert into events (bucket, execution_id, namespace, run_id, target, type, attempt, at, data)
+  select $1, o.id, o.namespace, o.run_id, o.target, s.event, 0, clock(), s.facts
+  from settled s
+  join owner o on o.id = s.execution_id
+  where s.event is not null
+)
+select id, attempt
+from settled
 """
 
 RECORD_ATTEMPTS = """
@@ -442,10 +494,14 @@ class Due:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """What was due, and where the next walk begins: behind this place, or at `BEGINNING` when there was no more."""
+    """What was due, and where the next walk begins: behind this place, or at `BEGINNING` when there was no more.
+
+    `more`: of some host there was as much as may be claimed at once, and may be more.
+    """
 
     due: tuple[Due, ...]
     after: Place
+    more: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -487,8 +543,6 @@ async def claim_due(
     named = (None, None) if only is None else ([host for host, _ in only], [namespace for _, namespace in only])
     found = await conn.fetch(CLAIM_DUE, bucket, *after, full_hosts, per_host, limit, lease_seconds, failing, *named)
     rows = [row for row in found if row["id"] is not None]
-    sealed = await conn.fetch(READ_SEALED, bucket, list({row["execution_id"] for row in rows})) if rows else []
-    by_webhook = {(row["execution_id"], row["n"]): row for row in sealed}
     moot = await _moot(conn, bucket, [row for row in rows if row["webhook_n"] == CALLBACK_N])
     endpoints = await _endpoints(conn, {row["endpoint_id"] for row in rows if row["endpoint_id"] is not None})
     disabled = {id_ for id_, one in endpoints.items() if one.state is EndpointState.DISABLED}
@@ -497,16 +551,12 @@ async def claim_due(
         await conn.execute(PARK, bucket, [row["id"] for row in parked], [row["attempt"] for row in parked])
     return Claimed(
         due=tuple(
-            _due(
-                row,
-                by_webhook.get((row["execution_id"], row["webhook_n"])),
-                moot=row["id"] in moot,
-                to=endpoints.get(row["endpoint_id"]),
-            )
+            _due(row, moot=row["id"] in moot, to=endpoints.get(row["endpoint_id"]))
             for row in rows
             if row["endpoint_id"] not in disabled
         ),
         after=(found[0]["after_host"], found[0]["after_namespace"]),
+        more=per_host in Counter((row["host"], row["namespace"]) for row in rows).values(),
     )
 
 
@@ -535,27 +585,52 @@ async def _moot(conn: Connection, bucket: int, callbacks: Sequence[asyncpg.Recor
 
 
 async def settle(
-    conn: Connection, batch: Sequence[Sent], patience: Patience = PATIENCE
+    conn: Connection, batch: Sequence[Sent], patience: Patience = PATIENCE, freed: Callable[[], None] = lambda: None
 ) -> list[ControlPlaneError | None]:
     """Write down what the receiver answered, and when to try again if it must be.
 
-    How an endpoint does is noted with it; one that has failed for longer than the `patience` is disabled.
+    How an endpoint does is noted with it; one that has failed for longer than the `patience` is disabled. `freed` is
+    called when a host that was left alone may be sent to again.
     Moves: leased → delivered, dead, or pending after a wait. Guard: the attempt number; an attempt that outlived its
     lease changes nothing, one that was settled before is settled. Raises: per item LeaseLost.
     """
+    written = await _settle_calm(conn, batch)
+    rest = [item for item in batch if _attempt(item) not in written]
+    if rest:
+        written |= await _settle_all(conn, rest, patience, freed)
+    return [None if _attempt(item) in written else LeaseLost() for item in batch]
+
+
+async def _settle_calm(conn: Connection, batch: Sequence[Sent]) -> set[tuple[UUID, int]]:
+    """Settle those that say nothing new, without a transaction around it: each bucket is one statement.
+
+    Only where all was delivered: what comes at the same time is heard together, and an answer outweighs failures.
+    """
+    written: set[tuple[UUID, int]] = set()
+    if all(item.state is DeliveryState.DELIVERED and item.due.endpoint is None for item in batch):
+        for bucket, part in by_bucket(batch, lambda item: item.due.id):
+            written |= await _write(conn, bucket, part, calm=True)
+    return written
+
+
+async def _settle_all(
+    conn: Connection, batch: Sequence[Sent], patience: Patience, freed: Callable[[], None]
+) -> set[tuple[UUID, int]]:
     written: set[tuple[UUID, int]] = set()
     turned: list[Turned] = []
     news: list[Sent] = []
     async with conn.transaction():
         for bucket, part in by_bucket(batch, lambda item: item.due.id):
-            written |= await _settle(conn, bucket, sorted(part, key=lambda item: item.due.id), turned, news)
+            written |= await _settle(conn, bucket, part, turned, news)
         disabled = await _note(conn, news, patience)
     for turn in turned:  # not before it is so
         _say(turn)
+    if any(turn.closed for turn in turned):
+        freed()
     for one in disabled:
         facts = {"endpoint_id": show(ENDPOINT, one.id), "endpoint": one.name, "reason": one.reason}
         log.warning("endpoint.disabled", extra=facts | {"namespace": one.namespace})
-    return [None if _attempt(item) in written else LeaseLost() for item in batch]
+    return written
 
 
 async def _note(conn: Connection, news: list[Sent], patience: Patience) -> list[Disabled]:
@@ -586,34 +661,38 @@ async def _settle(
     conn: Connection, bucket: int, part: list[Sent], turned: list[Turned], news: list[Sent]
 ) -> set[tuple[UUID, int]]:
     """Those that are settled now or were before; `news` gets the former."""
+    settled = await _write(conn, bucket, part, calm=False)
+    mine = [item for item in part if _attempt(item) in settled]
+    news += mine
+    turned += await trip.hear(conn, bucket, [_said(item) for item in mine if not item.due.callback])
+    return settled | await _settled_before(conn, bucket, [item for item in part if _attempt(item) not in settled])
+
+
+async def _write(conn: Connection, bucket: int, part: list[Sent], *, calm: bool) -> set[tuple[UUID, int]]:
+    """Those that are settled now."""
+    part = sorted(part, key=lambda item: item.due.id)
+    executions = [item.due.execution_id for item in part]
     rows = await conn.fetch(
         SETTLE,
         bucket,
         [item.due.id for item in part],
         [item.due.attempt for item in part],
         [item.state.value for item in part],
-        [1] * len(part),
         [item.wait_seconds for item in part],
+        [item.attempt.outcome.value for item in part],
+        [item.attempt.http_status for item in part],
+        [item.attempt.latency_ms for item in part],
+        [item.attempt.error for item in part],
+        [item.attempt.response_body for item in part],
+        [EVENT_OF[item.state].value if item.state in EVENT_OF else None for item in part],
+        [_fact(item.due.id) for item in part],
+        [item.due.host for item in part],
+        [item.due.namespace for item in part],
+        executions,
+        *span(executions),
+        calm,
     )
-    settled = {(row["id"], row["attempt"]): row for row in rows}
-    mine = [item for item in part if _attempt(item) in settled]
-    news += mine
-    await conn.execute(
-        RECORD_ATTEMPTS,
-        bucket,
-        [item.due.id for item in mine],
-        [item.due.attempt for item in mine],
-        [settled[_attempt(item)]["namespace"] for item in mine],
-        [item.attempt.outcome.value for item in mine],
-        [item.attempt.http_status for item in mine],
-        [item.attempt.latency_ms for item in mine],
-        [item.attempt.error for item in mine],
-        [item.attempt.response_body for item in mine],
-    )
-    turned += await trip.hear(conn, bucket, [_said(item) for item in mine if not item.due.callback])
-    ended = [item for item in mine if item.state in (DeliveryState.DELIVERED, DeliveryState.DEAD)]
-    await _tell(conn, bucket, [(item.due.execution_id, _fact(item.due.id), EVENT_OF[item.state]) for item in ended])
-    return set(settled) | await _settled_before(conn, bucket, [item for item in part if _attempt(item) not in settled])
+    return {(row["id"], row["attempt"]) for row in rows}
 
 
 async def _settled_before(conn: Connection, bucket: int, stale: list[Sent]) -> set[tuple[UUID, int]]:
@@ -769,7 +848,7 @@ async def _tell(conn: Connection, bucket: int, told: list[tuple[UUID, bytes, Eve
     )
 
 
-def _due(row: asyncpg.Record, sealed: asyncpg.Record | None, *, moot: bool, to: Endpoint | None) -> Due:
+def _due(row: asyncpg.Record, *, moot: bool, to: Endpoint | None) -> Due:
     return Due(
         id=DeliveryId(row["id"]),
         namespace=row["namespace"],
@@ -782,8 +861,8 @@ def _due(row: asyncpg.Record, sealed: asyncpg.Record | None, *, moot: bool, to: 
         attempt=row["attempt"],
         charged=row["charged"],
         attempts_max=row["attempts_max"],
-        secret_sealed=None if sealed is None else sealed["secret_sealed"],
-        headers_sealed=None if sealed is None else sealed["headers_sealed"],
+        secret_sealed=row["secret_sealed"],
+        headers_sealed=row["headers_sealed"],
         now_seconds=row["now_seconds"],
         moot=moot,
         failing=row["failing"],

@@ -91,6 +91,8 @@ async def hear(conn: Connection, bucket: int, said: Sequence[Said]) -> list[Turn
     Moves: closed → open after straight failures, open → open for longer after a probe that failed, open → closed.
     Guard: the locked row; an attempt is heard once, because it is settled once.
     """
+    if not said:
+        return []
     by_host = {key: list(part) for key, part in groupby(sorted(said, key=_key), key=_key)}
     failing = [key for key, part in by_host.items() if any(one.answered is False or one.hold_seconds for one in part)]
     if failing:

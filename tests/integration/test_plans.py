@@ -114,9 +114,14 @@ async def cases(conn: Connection) -> dict[str, Case]:
     called = await plan_rows.ids(conn, "c", 38, 39, 40)
     closed = [*sessions, *await plan_rows.ids(conn, "r", *range(1_000))]
     deliveries = await plan_rows.ids(conn, "d", 15, 65, 115)
-    due, claims = (0, "", 0, ["h0003"], 4, 64, 60.0), "deliveries_due deliveries_pkey breakers_pkey"
+    due, claims = (0, "", 0, ["h0003"], 4, 64, 60.0), "deliveries_due deliveries_pkey breakers_pkey webhooks_pkey"
     work = "queue_ready queue_pkey sessions_pkey pauses_pkey"
     hosts = ["h0000", "h0001", "h0002", "h0003", "h0004"]
+    answers = (["delivered"] * 3, [200] * 3, [1] * 3, [None] * 3, [b""] * 3)
+    settled = (0, deliveries, [0] * 3, ["delivered"] * 3, [0.0] * 3, *answers, ["delivery.delivered"] * 3, [b"{}"] * 3)
+    settles = "deliveries_pkey breakers_pkey executions_pkey"
+    theirs = await plan_rows.ids(conn, "o", 15, 65, 115)
+    settled += (hosts[1:4], [1] * 3, theirs, *span(theirs))
     schedules = await plan_rows.ids(conn, "k", 1, 31, 81, 100, 101, 131, 181, 200, 201, 231)
     let_in = await plan_rows.ids(conn, "a", 1, 2, 3, 4)
     new = await plan_rows.ids(conn, "x", *range(10))
@@ -217,10 +222,8 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "trip.LOCK": case(trip.LOCK, 0, hosts, [1] * 5, by="breakers_pkey"),
         "trip.WRITE": case(trip.WRITE, 0, hosts, [1] * 5, [6] * 5, [2] * 5, [5.0] * 5, [0.0] * 5, by="breakers_pkey"),
         "prune.DROP_BREAKERS": case(prune.DROP_BREAKERS, 0, 86_400.0, 1_000),
-        "deliver.READ_SEALED": case(deliver.READ_SEALED, 0, ended, by="webhooks_pkey"),
-        "deliver.SETTLE": case(
-            deliver.SETTLE, 0, deliveries, [0] * 3, ["delivered"] * 3, [1] * 3, [0.0] * 3, by="deliveries_pkey"
-        ),
+        "deliver.SETTLE": case(deliver.SETTLE, *settled, False, by=settles),
+        "deliver.SETTLE, of hosts that do well": case(deliver.SETTLE, *settled, True, by=settles),
         "deliver.RECLAIM": case(deliver.RECLAIM, 0, 256, 20, by="deliveries_leased deliveries_pkey"),
         "deliver.READ_HELD": case(deliver.READ_HELD, 0, leased, by="queue_pkey"),
         "approve.FIND_ASKED": case(approve.FIND_ASKED, 0, asking[0], "r-46", by="approvals_pkey"),

@@ -79,7 +79,7 @@ def test_looks_only_into_the_weeks_of_what_is_named(name: str) -> None:
     for alias in {found["alias"] or found["table"] for found in WEEKLY.finditer(statement)}:
         prefix = "" if alias in ("executions", "outcomes") else rf"{alias}\."
         if re.search(rf"\b{prefix}id = any\(\$2", statement):
-            assert re.search(rf"\b{prefix}id between \$\d and \$\d", statement), alias
+            assert re.search(rf"\b{prefix}id between \$\d+ and \$\d+", statement), alias
 
 
 @pytest.mark.parametrize("name", [name for name in STATEMENTS if name not in BUCKETLESS])

@@ -121,7 +121,7 @@ EXCEPTIONS: dict[str, str] = {
     "stages.deliver:_note#2": STAGE,
     "stages.deliver:_settled_before": RACE,
     "stages.deliver:_unsent": STAGE,
-    "stages.deliver:claim_due#5": STAGE,
+    "stages.deliver:claim_due#4": STAGE,
     "stages.deliver:due_at": STAGE,
     "stages.deliver:give_up": STAGE,
     "stages.deliver:reclaim": STAGE,

@@ -75,6 +75,7 @@ async def dispatching(
     in_flight_max: int = 256,
     per_host_max: int = 16,
     tls: ssl.SSLContext | None = None,
+    hints: Hints | None = None,
 ) -> AsyncIterator[Dispatcher]:
     """A dispatcher that has just been started, and is let finish what it sends."""
     async with WebhookSender(LOOPBACK, tls=tls) as sender:
@@ -84,7 +85,7 @@ async def dispatching(
             sender,
             sender,
             KEYRING,
-            Hints(pool, database, notify=False),
+            hints or Hints(pool, database, notify=False),
             jitter=no_jitter,
             attempt_seconds=attempt_seconds,
             in_flight_max=in_flight_max,

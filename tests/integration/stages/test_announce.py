@@ -15,7 +15,7 @@ from controlplane.postgres.pool import Connection
 from controlplane.stages import announce, deliver, endpoint
 from controlplane.stages.deliver import Due, Sent
 from controlplane.stages.endpoint import Noted, Patience, Ref
-from tests.integration.stages.test_deliver import due_now, walk
+from tests.integration.stages.test_deliver import due_now, sent, walk
 from tests.make import (
     NAMESPACE,
     Made,
@@ -316,6 +316,20 @@ async def test_it_is_disabled_after_long(conn: Connection) -> None:
     assert await standing(conn) == ("disabled", 3, True)
     said = [await event_types(conn, one.id) for one in made]
     assert sum(types.count("endpoint.disabled") for types in said) == 1
+
+
+async def test_one_that_was_taken_ends_the_row(conn: Connection) -> None:
+    """Whoever takes one again has not failed any more, however calmly it is settled."""
+    await listen(conn)
+    for _ in range(2):
+        await make_execution(conn, "succeeded")
+    await look(conn)
+    first, second = await due(conn)
+    await fail(conn, first)
+    failed = await standing(conn)
+    await deliver.settle(conn, [sent(second)], PATIENCE)
+
+    assert (failed, await standing(conn)) == (("enabled", 1, True), ("enabled", 0, False))
 
 
 async def test_only_the_first_failure_is_written(conn: Connection) -> None:

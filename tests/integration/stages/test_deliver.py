@@ -226,6 +226,13 @@ async def test_a_success_is_written_down(conn: Connection, made: Made, due: Due)
     assert (await event_types(conn, made.id))[-1] == "delivery.delivered"
 
 
+async def test_a_host_that_may_have_more(conn: Connection) -> None:
+    """A claim says whether of some host it took as much as it might."""
+    await pending(conn, *["a.example"] * 4, *["b.example"] * 3)
+
+    assert [(await walk(conn, per_host=n)).more for n in (2, 2, 2)] == [True, True, False]
+
+
 async def test_a_failure_waits_for_its_turn(conn: Connection, made: Made, due: Due) -> None:
     """It is pending again, and due after its wait."""
     await deliver.settle(conn, [sent(due, REFUSED, DeliveryState.PENDING, 30.0)])

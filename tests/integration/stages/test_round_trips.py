@@ -7,9 +7,11 @@ from collections.abc import Awaitable
 
 import pytest
 
+from controlplane.domain.delivery import DeliveryState
 from controlplane.domain.lease import Beat
 from controlplane.postgres.pool import Connection, open_pool
-from controlplane.stages import renew
+from controlplane.stages import deliver, renew
+from tests.integration.stages.test_deliver import REFUSED, sent, walk
 from tests.make import accept, lease, make_execution, make_session, report, submission, webhook
 
 
@@ -78,3 +80,20 @@ async def test_beats_of_one_bucket_are_one(conn: Connection) -> None:
     beats = [Beat(session_id=one.id, held=None, count=0) for one in fleet]
 
     assert await asked(conn, renew.extend(conn, beats)) == 1
+
+
+async def test_a_webhook_that_is_due_is_one(conn: Connection) -> None:
+    """What it is signed with comes along."""
+    await make_execution(conn, "succeeded", webhooks=(webhook(),))
+
+    assert await asked(conn, walk(conn)) == 1
+
+
+async def test_a_webhook_that_was_delivered_is_one(conn: Connection) -> None:
+    """Its end, its attempt and its event, with nothing around them; one that was refused is a transaction."""
+    for _ in range(2):
+        await make_execution(conn, "succeeded", webhooks=(webhook(),))
+    taken, refused = (await walk(conn)).due
+
+    assert await asked(conn, deliver.settle(conn, [sent(taken)])) == 1
+    assert await asked(conn, deliver.settle(conn, [sent(refused, REFUSED, DeliveryState.PENDING, 60.0)])) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 
 import asyncpg
 import pytest
@@ -105,6 +106,34 @@ async def test_an_answer_between_them_counts_from_the_beginning(conn: Connection
     await settle(conn, await claim(conn, 4))
 
     assert len(await claim(conn)) == 16
+
+
+async def test_an_answer_among_them_outweighs_them(conn: Connection) -> None:
+    """What comes at the same time is heard together: whoever answers one of six is there."""
+    await pending(conn, 20)
+    fails, answers = (DOWN, DeliveryState.PENDING), (OK, DeliveryState.DELIVERED)
+    under_way = zip(await claim(conn, 6), (answers, *[fails] * 5), strict=True)
+    await deliver.settle(
+        conn, [Sent(due=due, attempt=said, state=state, wait_seconds=0.0) for due, (said, state) in under_way]
+    )
+    row = await breaker(conn)
+
+    assert row is not None
+    assert (row["failures"], row["windows"]) == (0, 0)
+
+
+async def test_whoever_may_be_sent_to_again_is_told_of(conn: Connection) -> None:
+    """Once, when the breaker closes: not for the failures before it, nor for what is delivered after it."""
+    await pending(conn, 20)
+    freed: list[int] = []
+    for n, attempt in enumerate((*[DOWN] * 5, OK, OK)):
+        state = DeliveryState.DELIVERED if attempt is OK else DeliveryState.PENDING
+        await move_clock(conn, f"{10 * n} seconds")
+        [due] = await claim(conn, 1)
+        sent = Sent(due=due, attempt=attempt, state=state, wait_seconds=0.0)
+        await deliver.settle(conn, [sent], freed=partial(freed.append, n))
+
+    assert freed == [5]
 
 
 async def test_what_was_under_way_does_not_prolong_it(conn: Connection) -> None:
