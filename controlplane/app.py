@@ -62,9 +62,9 @@ from controlplane.api.doors import (
     BULKS_TOPIC,
     CHANGES_TOPIC,
     DELIVERIES_TOPIC,
-    ENDED_TOPIC,
     EVENTS_TOPIC,
     LIMITS_TOPIC,
+    NEWS_TOPIC,
     READ_RETRY_SECONDS,
     SCHEDULES_TOPIC,
     Admission,
@@ -480,7 +480,7 @@ async def _running(
         limited = stack.enter_context(hints.waiter(LIMITS_TOPIC))
         scheduled = stack.enter_context(hints.waiter(SCHEDULES_TOPIC))
         begun = stack.enter_context(hints.waiter(BULKS_TOPIC))
-        ended = stack.enter_context(hints.waiter(ENDED_TOPIC))
+        news = stack.enter_context(hints.waiter(NEWS_TOPIC))
         every = partial(loop.run, jitter=random.random)
         looks = max(settings.verify_seconds / VERIFIER_LOOKS, VERIFIER_LOOK_LEAST_SECONDS)
         tasks = _start(
@@ -500,7 +500,7 @@ async def _running(
                     Statistician(pool).tick, name="statistician", interval_seconds=STATISTICIAN_SECONDS
                 ),
                 "bulker": every(bulker.tick, name="bulker", interval_seconds=BULKER_SECONDS, hint=begun),
-                "waker": every(waker.tick, name="waker", interval_seconds=WAKER_SECONDS, hint=ended),
+                "waker": every(waker.tick, name="waker", interval_seconds=WAKER_SECONDS, hint=news),
                 "admitter": every(admitter.tick, name="admitter", interval_seconds=ADMITTER_SECONDS, hint=limited),
                 "overseer": every(overseer.tick, name="overseer", interval_seconds=OVERSEER_SECONDS),
                 "inspector": every(inspector.tick, name="inspector", interval_seconds=INSPECTOR_SECONDS),

@@ -58,6 +58,8 @@ TESTS_MAX = 8
 EVENTS_TOPIC = "events"
 CHANGES_TOPIC = "changes"
 ENDED_TOPIC = "ended"
+NEWS_TOPIC = "news"
+"""What a parked execution waits for may have come."""
 DELIVERIES_TOPIC = "deliveries"
 CANCEL_TOPIC = "cancel"
 SCHEDULES_TOPIC = "schedules"
@@ -205,10 +207,15 @@ class Doors:
         await self.catalogue.refresh()
         self.hints.tell(topic.REGISTERED)
 
-    def ended(self, ids: Sequence[UUID]) -> None:
-        """Tell everybody who waits for one of these executions, for its webhook or for its events."""
+    def ended(self, ids: Sequence[UUID], *, children: bool = True) -> None:
+        """Tell everybody who waits for one of these executions, for its webhook or for its events.
+
+        `children`: others may have asked for them, and wait.
+        """
         if ids:
             self.waiting.tell(ids)
+            if children:
+                self.hints.tell(NEWS_TOPIC)
             self.hints.tell(ENDED_TOPIC)
             self.hints.tell(DELIVERIES_TOPIC)
             self.hints.tell(EVENTS_TOPIC)

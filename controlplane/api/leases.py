@@ -387,6 +387,7 @@ async def results(request: Request) -> Response:
     answers = await put_each(doors.lanes.complete, reports)
     shown: list[shapes.Shape] = []
     ended: list[UUID] = []
+    children = False
     refused: ControlPlaneError | None = None
     for one, report, recorded in zip(form.results, reports, answers, strict=True):
         shape: shapes.Shape = {"execution_id": one.execution_id[:WORD_MAX], "attempt": one.attempt}
@@ -403,8 +404,9 @@ async def results(request: Request) -> Response:
             if status is not None and status.final and recorded.code is not ReportCode.ALREADY_RECORDED:
                 assert isinstance(report, Report)
                 ended.append(report.fence.execution_id)
+                children = children or recorded.child
         shown.append(shape)
-    doors.ended(ended)
+    doors.ended(ended, children=children)
     if any(one.get("status") in MOVED for one in shown):
         doors.hints.tell(EVENTS_TOPIC)
     if refused is not None and len(shown) == 1:

@@ -26,6 +26,7 @@ class Waiting:
         self._hints = hints
         self._waiters: dict[UUID, set[asyncio.Future[None]]] = {}
         self._some = asyncio.Event()
+        self._seen: set[UUID] = set()
 
     def tell(self, ids: Iterable[UUID]) -> None:
         """These executions have ended."""
@@ -67,11 +68,15 @@ class Waiting:
                     self._some.clear()
                     await self._some.wait()
                     pause = LOOK_FIRST_SECONDS
-                    await asyncio.sleep(pause)  # who begins to wait has just looked; many ends are here before
-                    continue
-                ids = list(self._waiters)
-                ended = await persist(self._pool, partial(executions.finished, ids=ids), seconds=RETRY_SECONDS)
-                self.tell(ended)
-                pause = LOOK_FIRST_SECONDS if ended else min(pause * 2, LOOK_CAP_SECONDS)
+                # Who begins to wait has just looked; many ends are here before it is time to look again.
+                ids = [id_ for id_ in self._waiters if id_ in self._seen]
+                looks_soon = len(ids) < len(self._waiters)
+                self._seen = set(self._waiters)
+                if ids:
+                    look = partial(executions.finished, ids=ids)
+                    ended = await persist(self._pool, look, seconds=RETRY_SECONDS)
+                    self.tell(ended)
+                    looks_soon = looks_soon or bool(ended)
+                pause = LOOK_FIRST_SECONDS if looks_soon else min(pause * 2, LOOK_CAP_SECONDS)
                 await asyncio.sleep(LOOK_FIRST_SECONDS)
                 await hint.wait(pause)

@@ -163,12 +163,14 @@ class Ready(NamedTuple):
 class Recorded:
     """What became of a report. `status` is the execution's status now; None when it is unknown.
 
-    `ready`: what it waited for has come already, and an attempt may go on with it at once.
+    `ready`: what it waited for has come already, and an attempt may go on with it at once. `child`: it was asked for by
+    an execution, which may wait for this end.
     """
 
     code: ReportCode
     status: Status | None
     ready: Ready | None = None
+    child: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

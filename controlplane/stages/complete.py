@@ -128,7 +128,9 @@ async def _report(
     await record.append(conn, bucket, [_discarded(item, held) for item, held in ending if _comes_too_late(item, held)])
     answers: dict[Fence, Recorded | ControlPlaneError] = {
         item.fence: Recorded(
-            code=ReportCode.DISCARDED if _comes_too_late(item, held) else ReportCode.RECORDED, status=one.status
+            code=ReportCode.DISCARDED if _comes_too_late(item, held) else ReportCode.RECORDED,
+            status=one.status,
+            child=held.parent_id is not None,
         )
         for (item, held), one in zip(ending, settled, strict=True)
     }
