@@ -104,6 +104,7 @@ from controlplane.daemons.verifier import Verifier
 from controlplane.daemons.waker import Waker
 from controlplane.domain import topic
 from controlplane.domain.execution import Accepted, Submission
+from controlplane.domain.fronts import Fronts
 from controlplane.domain.ids import IdMaker
 from controlplane.domain.lease import Claim, Lease, Recorded, Report
 from controlplane.domain.memory import Append, Op, Put, Remove, Write, Written
@@ -299,6 +300,7 @@ async def _running(
     listens_at = settings.database_direct_url or (None if settings.database_pooler else dsn)
     hints = Hints(pool, listens_at, notify=settings.notify)
     admission = Admission(hints)
+    fronts = Fronts()
     registered = hints.waiter(topic.REGISTERED)
     namespace_caps = Caps(pool, placement, defaults=settings.caps)
     egress = EgressPolicy(allow=settings.egress_allow, allow_loopback=settings.egress_allow_loopback)
@@ -309,7 +311,13 @@ async def _running(
     doors = Doors(
         pool=pool,
         lanes=_lanes(
-            pool, placement, ids, admission, namespace_caps, patience_seconds=settings.database_patience_seconds
+            pool,
+            placement,
+            ids,
+            admission,
+            namespace_caps,
+            fronts,
+            patience_seconds=settings.database_patience_seconds,
         ),
         hints=hints,
         admission=admission,
@@ -465,6 +473,7 @@ async def _running(
             blocked=admission.blocked,
             jitter=random.random,
         )
+        statistician = Statistician(pool, pinned=fronts.pin)
         waker = Waker(
             pool,
             placement,
@@ -496,9 +505,7 @@ async def _running(
                 "scheduler": every(
                     scheduler.tick, name="scheduler", interval_seconds=SCHEDULER_SECONDS, hint=scheduled
                 ),
-                "statistician": every(
-                    Statistician(pool).tick, name="statistician", interval_seconds=STATISTICIAN_SECONDS
-                ),
+                "statistician": every(statistician.tick, name="statistician", interval_seconds=STATISTICIAN_SECONDS),
                 "bulker": every(bulker.tick, name="bulker", interval_seconds=BULKER_SECONDS, hint=begun),
                 "waker": every(waker.tick, name="waker", interval_seconds=WAKER_SECONDS, hint=news),
                 "admitter": every(admitter.tick, name="admitter", interval_seconds=ADMITTER_SECONDS, hint=limited),
@@ -535,7 +542,14 @@ def release_waiters(app: FastAPI) -> None:
 
 
 def _lanes(
-    pool: Pool, placement: Placement, ids: IdMaker, admission: Admission, caps: Caps, *, patience_seconds: float
+    pool: Pool,
+    placement: Placement,
+    ids: IdMaker,
+    admission: Admission,
+    caps: Caps,
+    fronts: Fronts,
+    *,
+    patience_seconds: float,
 ) -> Lanes:
     async def accept(conn: Connection, batch: list[Submission]) -> list[Accepted | ControlPlaneError]:
         answers = await _within(caps, conn, batch, submit.accept)
@@ -548,7 +562,7 @@ def _lanes(
         return _tell_blocked(admission, await _within(caps, conn, batch, call))
 
     async def claim(conn: Connection, batch: list[Claim]) -> list[list[Lease] | ControlPlaneError]:
-        answers = await lease.claim(conn, batch, placement)
+        answers = await lease.claim(conn, batch, placement, fronts)
         if any(answers):  # of a fairness key others may be ready now
             admission.freed()
         return answers

@@ -1,7 +1,13 @@
-"""Statistician: has the planner look again at what has grown, so that no plan of an empty queue serves a full one."""
+"""Statistician: has the planner look again at what has grown, so that no plan of an empty queue serves a full one.
+
+And sees whether somebody keeps the database from clearing away what is dead.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from controlplane.postgres.pins import PINNED_SECONDS, oldest_seconds
 from controlplane.postgres.pool import Pool
 from controlplane.stages import prune
 
@@ -14,10 +20,14 @@ TABLES_MAX = 4
 
 
 class Statistician:
-    def __init__(self, pool: Pool) -> None:
+    """`pinned` is told with each pass whether somebody has held a snapshot for long."""
+
+    def __init__(self, pool: Pool, *, pinned: Callable[[bool], None] = lambda _: None) -> None:
         self._pool = pool
+        self._pinned = pinned
 
     async def tick(self) -> int:
         """One pass over all tables. Says how many were looked at again; those that are busy come later."""
         async with self._pool.acquire() as conn:
+            self._pinned(await oldest_seconds(conn) > PINNED_SECONDS)
             return len(await prune.analyze_grown(conn, factor=TENFOLD, rows_min=ROWS_MIN, limit=TABLES_MAX))

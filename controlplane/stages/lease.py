@@ -5,6 +5,7 @@ submit ──► *lease* ──► complete ──► finish ──► deliver
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
@@ -12,6 +13,7 @@ from uuid import UUID
 import asyncpg
 
 from controlplane.domain.execution import Replay, ReplayMode
+from controlplane.domain.fronts import Fronts
 from controlplane.domain.ids import ExecutionId, show
 from controlplane.domain.lease import Claim, Lease, Session
 from controlplane.domain.pause import unpaused
@@ -20,7 +22,7 @@ from controlplane.errors import ControlPlaneError, SessionClosed, SessionDrainin
 from controlplane.postgres.pool import Connection
 
 LEASES_MAX = 256
-Took = list[asyncpg.Record] | ControlPlaneError
+Taken = list[asyncpg.Record] | ControlPlaneError
 """The rows that a session got, or why it gets none."""
 
 # A session that ran out but that nobody closed yet still holds its leases: after an outage of ours it renews, and to
@@ -76,7 +78,8 @@ where q.bucket = $1
 # 14 ms where this takes 0.4. The update takes its rows by an array: as `id in (select …)`, planned while the table was
 # empty, it went on reading the whole backlog. The event is written here and not by `record`, so that this is all that a
 # claim writes. `$8`: the session lies in this bucket, too, and says itself whether it may be handed anything, as
-# OPEN_SESSIONS would one round trip before.
+# OPEN_SESSIONS would one round trip before. `$10`: not from the beginning of the lines but from these places on, with
+# nothing in front of them.
 CLAIM = """
 with open as materialized (
   select t.target
@@ -100,7 +103,7 @@ with open as materialized (
         and name in ('', $9, t.target)
     )
 ),
-pick as materialized (
+front as materialized (
   select q.id
   from open
   cross join lateral (
@@ -114,7 +117,36 @@ pick as materialized (
     limit $4
     for update skip locked
   ) q
+  where $10::text[] is null
   limit $4
+),
+further as materialized (
+  select q.id
+  from (
+    select f.target, f.priority, f.at
+    from unnest($10::text[], $11::smallint[], $12::timestamptz[]) with ordinality as f(target, priority, at, n)
+    where f.target in (select target from open)
+    order by f.n
+  ) as f
+  cross join lateral (
+    select id
+    from queue
+    where bucket = $1
+      and namespace = $2
+      and target = f.target
+      and priority = f.priority
+      and available_at >= f.at
+      and state = 'ready'
+    order by available_at, id
+    limit $4
+    for update skip locked
+  ) q
+  limit $4
+),
+pick as materialized (
+  select id from front
+  union all
+  select id from further
 ),
 took as (
   update queue
@@ -171,22 +203,25 @@ group by execution_id
 
 
 async def claim(
-    conn: Connection, batch: Sequence[Claim], placement: Placement
+    conn: Connection, batch: Sequence[Claim], placement: Placement, fronts: Fronts | None = None
 ) -> list[list[Lease] | ControlPlaneError]:
     """Hand ready work to these sessions, the most urgent and then the oldest first, never the same to two.
 
     Moves: ready → leased, attempt + 1. Guard: `for update skip locked`. A claim by a session that closes at this very
     moment may commit late; the sweep keeps looking at closed sessions and takes it back. One that ran out gets nothing
     until it has renewed. A process that is called gets no more than its slots. Of what is paused nobody gets anything.
+    `fronts`: where this process found work last; while looking from the beginning is dear, what has an older place is
+    found some seconds later.
     Raises: per item SessionClosed, SessionDraining.
     """
-    answers: list[Took]
+    fronts = fronts or Fronts()
+    answers: list[Taken]
     called: dict[UUID, bool] = {}
     if len(batch) == 1 and len(placement.all()) == 1 and not batch[0].session.called:
-        answers = [await _claim_alone(conn, batch[0])]
+        answers = [await _claim_alone(conn, batch[0], fronts)]
     else:
         async with conn.transaction():
-            answers, called = await _claim_each(conn, batch, placement)
+            answers, called = await _claim_each(conn, batch, placement, fronts)
     taken = [row for rows in answers if isinstance(rows, list) for row in rows]
     asked, steps = await _asked(conn, taken), await _steps(conn, taken)
     return [
@@ -197,21 +232,21 @@ async def claim(
     ]
 
 
-async def _claim_alone(conn: Connection, item: Claim) -> Took:
+async def _claim_alone(conn: Connection, item: Claim, fronts: Fronts) -> Taken:
     """One statement that commits by itself. Only where there is nothing is the session asked why."""
-    rows = await _take(conn, 0, item, item.targets, min(item.limit, LEASES_MAX), asks=True)
+    rows = await _take(conn, 0, item, item.targets, min(item.limit, LEASES_MAX), fronts, asks=True)
     if rows:
         return rows
     return _refusal((await _open(conn, [item])).get(item.session.id)) or rows
 
 
 async def _claim_each(
-    conn: Connection, batch: Sequence[Claim], placement: Placement
-) -> tuple[list[Took], dict[UUID, bool]]:
+    conn: Connection, batch: Sequence[Claim], placement: Placement, fronts: Fronts
+) -> tuple[list[Taken], dict[UUID, bool]]:
     """And which of the processes that are called acknowledge."""
     there = await _open(conn, batch)
     called = await _hold_called(conn, batch)
-    answers: list[Took] = []
+    answers: list[Taken] = []
     for item in batch:
         session = there.get(item.session.id)
         refusal = _refusal(session)
@@ -226,7 +261,7 @@ async def _claim_each(
         for bucket in placement.all():
             if len(rows) >= room:
                 break
-            rows += await _take(conn, bucket, item, targets, room - len(rows), asks=False)
+            rows += await _take(conn, bucket, item, targets, room - len(rows), fronts, asks=False)
         answers.append(rows)
     return answers, called
 
@@ -238,21 +273,19 @@ def _refusal(session: asyncpg.Record | None) -> ControlPlaneError | None:
 
 
 async def _take(
-    conn: Connection, bucket: int, item: Claim, targets: Sequence[str], room: int, *, asks: bool
+    conn: Connection, bucket: int, item: Claim, targets: Sequence[str], room: int, fronts: Fronts, *, asks: bool
 ) -> list[asyncpg.Record]:
     """What this session gets of this bucket. `asks`: it lies in the same, and nobody has looked how it stands."""
-    return await conn.fetch(
-        CLAIM,
-        bucket,
-        item.session.namespace,
-        targets,
-        room,
-        item.session.id,
-        item.session.called,
-        _started(item),
-        asks,
-        item.session.node_id,
-    )
+    session = item.session
+    arguments = (session.id, session.called, _started(item), asks, session.node_id)
+    now = time.monotonic()
+    places = fronts.of(bucket, session.namespace, targets, now=now)
+    if places is None:
+        fronts.looked(bucket, session.namespace, targets, now=now)
+    columns = zip(*places, strict=True) if places else (None, None, None)
+    rows = await conn.fetch(CLAIM, bucket, session.namespace, targets, room, *arguments, *columns)
+    fronts.took(bucket, session.namespace, ((row["target"], row["priority"], row["available_at"]) for row in rows))
+    return rows
 
 
 async def _open(conn: Connection, batch: Sequence[Claim]) -> dict[UUID, asyncpg.Record]:

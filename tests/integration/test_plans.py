@@ -115,6 +115,8 @@ async def cases(conn: Connection) -> dict[str, Case]:
     closed = [*sessions, *await plan_rows.ids(conn, "r", *range(1_000))]
     deliveries = await plan_rows.ids(conn, "d", 15, 65, 115)
     due, claims = (0, "", 0, ["h0003"], 4, 64, 60.0), "deliveries_due deliveries_pkey breakers_pkey webhooks_pkey"
+    target = ["n.echo", "n.nothing"]
+    claiming = (0, 1, target, 16, sessions[0], True, b"{}", True, "n")
     work = "queue_ready queue_pkey sessions_pkey pauses_pkey"
     hosts = ["h0000", "h0001", "h0002", "h0003", "h0004"]
     answers = (["delivered"] * 3, [200] * 3, [1] * 3, [None] * 3, [b""] * 3)
@@ -138,13 +140,13 @@ async def cases(conn: Connection) -> dict[str, Case]:
         return [value] * len(leased)
 
     keys = (all_(1), all_("run"), [f"run-{n}" for n in range(1, 11)], [f"k{n}" for n in range(1, 11)])
-    target = ["n.echo", "n.nothing"]
     asked = (0, 1, "run-5", "n.echo", replay.AFTER_ALL, leased[:2], "run-6", leased[2])
     return {
         "submit.READ_KEYS": case(submit.READ_KEYS, 0, all_(1), all_(""), keys[3], by="idempotency_keys_pkey"),
         "submit.READ_ACCEPTED": case(submit.READ_ACCEPTED, 0, leased, *span(leased)),
         "lease.OPEN_SESSIONS": case(lease.OPEN_SESSIONS, 0, [*sessions, *called], by="sessions_pkey pauses_pkey"),
-        "lease.CLAIM": case(lease.CLAIM, 0, 1, target, 16, sessions[0], True, b"{}", True, "n", by=work),
+        "lease.CLAIM": case(lease.CLAIM, *claiming, None, None, None, by=work),
+        "lease.CLAIM, from places on": case(lease.CLAIM, *claiming, target, [0, 0], ["2000-01-01"] * 2, by=work),
         "lease.READ_ASKED": case(lease.READ_ASKED, 0, leased, *span(leased)),
         "renew.STILL_HELD": case(renew.STILL_HELD, 0, leased, sessions[0], by="queue_pkey"),
         "hold.SHARE": case(hold.SHARE, 0, leased, by="queue_pkey"),

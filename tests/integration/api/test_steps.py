@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from controlplane.api.doors import NEWS_TOPIC
 from tests.integration.api.serving import Api, Json, fence, the_problem, until
 
 NOBODY = "exec_00000000000000000000000000"
@@ -282,3 +283,18 @@ async def test_a_step_needs_who_asks(shared: Api, over: Json) -> None:
     refused = await shared.post("/execute/async/n.echo", over)
 
     assert the_problem(refused, 422, "invalid")["where"] == "body.step"
+
+
+async def test_only_the_end_of_a_child_is_news(api: Api) -> None:
+    """A parked parent is looked for when a child of somebody has ended, and not when anything else has."""
+    session = await api.node()
+    with api.app.state.doors.hints.waiter(NEWS_TOPIC) as news:
+        await api.submit()
+        await api.finish(session, await api.take(session))
+        assert not news.woken
+
+        await api.submit()
+        parent = await api.take(session)
+        await api.submit(headers={"X-Parent-Execution-ID": parent["execution_id"]})
+        await api.finish(session, await api.take(session))
+        assert news.woken

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
+from controlplane.daemons import statistician as daemon
 from controlplane.daemons.statistician import Statistician
 from controlplane.postgres.pool import SESSION_SETTINGS, Connection, Pool
 from controlplane.stages import lease
@@ -51,9 +52,11 @@ async def test_a_plan_of_a_small_queue_does_not_stay(conn: Connection, pool: Poo
     async with pool.acquire() as mine:
         await mine.execute("set plan_cache_mode = force_generic_plan")
         await fill(conn, 200)
-        types = "smallint, smallint, text[], int, uuid, boolean, bytea, boolean, text"
+        types = (
+            "smallint, smallint, text[], int, uuid, boolean, bytea, boolean, text, text[], smallint[], timestamptz[]"
+        )
         await mine.execute(f"prepare claim ({types}) as {lease.CLAIM}")
-        explain = "explain execute claim (0, 1, '{n.echo}', 16, null, false, '{}', false, 'n')"
+        explain = "explain execute claim (0, 1, '{n.echo}', 16, null, false, '{}', false, 'n', null, null, null)"
         await mine.fetch(explain)
         await fill(conn, 20_000)
 
@@ -77,3 +80,19 @@ async def test_a_table_in_other_hands_is_left_for_the_next_pass(
 
     await Statistician(pool).tick()
     assert await conn.fetchval(KNOWN) == 2_000
+
+
+async def test_it_says_whether_somebody_holds_an_old_snapshot(
+    other: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of one that is young, and no longer once it has ended."""
+    said: list[bool] = []
+    statistician = Statistician(pool, pinned=said.append)
+    async with other.transaction(isolation="repeatable_read"):
+        await other.fetchval("select count(*) from queue")
+        await statistician.tick()
+        monkeypatch.setattr(daemon, "PINNED_SECONDS", 0.0)
+        await statistician.tick()
+    await statistician.tick()
+
+    assert said == [False, True, False]

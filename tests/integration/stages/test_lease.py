@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 from dataclasses import replace
 
 import pytest
 
+from controlplane.domain.fronts import LOOK_SECONDS, Fronts
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import Beat, Claim, Fence, Session, Verdict
 from controlplane.domain.placement import Placement
 from controlplane.errors import LeaseLost, SessionClosed
-from controlplane.postgres.pool import Connection, Pool
-from controlplane.stages import cancel, checkpoint, expire, register, renew, wait
+from controlplane.postgres.pool import SESSION_SETTINGS, Connection, Pool
+from controlplane.stages import cancel, checkpoint, expire, register, renew, submit, wait
 from controlplane.stages import lease as lease_stage
 from tests.make import (
     NAMESPACE,
@@ -34,6 +37,11 @@ from tests.make import (
     report,
     submission,
 )
+
+PAUSED = """
+insert into pauses (bucket, namespace, node_id, name, scope, paused_at)
+values (0, 1, $1, $1, 'node', clock())
+"""
 
 
 async def test_leasing_takes_the_next_attempt(conn: Connection) -> None:
@@ -430,3 +438,89 @@ async def test_a_claim_and_a_goodbye_at_once(conn: Connection, other: Connection
 
     assert len(leases) == 1
     assert await lease(conn, session) == []
+
+
+def pinned() -> Fronts:
+    """Of a process that knows that somebody holds an old snapshot."""
+    made = Fronts()
+    made.pin(True)
+    return made
+
+
+async def take(conn: Connection, session: Session, fronts: Fronts, *, limit: int = 1) -> list[ExecutionId]:
+    """What a process is handed that remembers where it found work last."""
+    asked = Claim(session=session, targets=(TARGET,), limit=limit)
+    [leases] = await lease_stage.claim(conn, [asked], STOCK, fronts)
+    assert isinstance(leases, list)
+    return [one.execution_id for one in leases]
+
+
+async def pages(conn: Connection, statement: str, *arguments: object) -> int:
+    """How many pages this statement looks at; it changes nothing."""
+    began = conn.transaction()
+    await began.start()
+    lines = [row[0] for row in await conn.fetch(f"explain (analyze, buffers) {statement}", *arguments)]
+    await began.rollback()
+    looked = next(line for line in lines if "Buffers: shared" in line)
+    return sum(int(number) for number in re.findall(r"(?:hit|read)=(\d+)", looked))
+
+
+async def test_while_a_snapshot_is_held_a_claim_does_not_step_over_what_is_dead(
+    conn: Connection, other: Connection
+) -> None:
+    """It begins where work was found last: a few pages, where from the beginning it is one for every row claimed."""
+    session, fronts = await make_session(conn, slots=10_000), pinned()
+    for setting, value in SESSION_SETTINGS.items():
+        await conn.execute(f"set {setting} = '{value}'")
+    async with other.transaction(isolation="repeatable_read"):
+        await other.fetchval("select count(*) from queue")
+        await submit.accept(conn, [submission() for _ in range(1_000)])
+        await conn.execute("update queue set available_at = clock() - random() * interval '1 hour'")
+        while len(await take(conn, session, Fronts(), limit=256)) == 256:
+            pass
+        first, second = await make_execution(conn), await make_execution(conn)
+        assert await take(conn, session, fronts) == [first.id]
+        asked = (0, NAMESPACE, [TARGET], 1, session.id, False, None, True, session.node_id)
+        [place] = fronts.of(0, NAMESPACE, [TARGET], now=0.0) or []
+        beginning = await pages(conn, lease_stage.CLAIM, *asked, None, None, None)
+        further = await pages(conn, lease_stage.CLAIM, *asked, [place.target], [place.priority], [place.at])
+        assert await take(conn, session, fronts) == [second.id]
+
+    assert beginning > 500
+    assert further < 100
+
+
+async def test_what_stands_before_the_place_is_found_by_the_next_look_from_the_beginning(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older place, and a priority that was not seen before."""
+    session, fronts = await make_session(conn), pinned()
+    await make_execution(conn)
+    assert len(await take(conn, session, fronts)) == 1
+    old, urgent, new = await make_execution(conn), await make_execution(conn, priority=7), await make_execution(conn)
+    await conn.execute("update queue set available_at = clock() - interval '1 hour' where id = $1", old.id)
+
+    assert await take(conn, session, fronts, limit=5) == [new.id]
+    later = time.monotonic() + LOOK_SECONDS
+    monkeypatch.setattr(lease_stage.time, "monotonic", lambda: later)
+    assert await take(conn, session, fronts, limit=5) == [urgent.id, old.id]
+
+
+async def test_behind_the_place_the_same_holds_as_from_the_beginning(conn: Connection) -> None:
+    """The most urgent first, nothing that is paused, and nothing for a session that is closed."""
+    session, fronts = await make_session(conn), pinned()
+    await make_execution(conn)
+    await make_execution(conn, priority=7)
+    assert len(await take(conn, session, fronts, limit=2)) == 2
+    low, high = await make_execution(conn), await make_execution(conn, priority=7)
+
+    await conn.execute(PAUSED, session.node_id)
+    assert await take(conn, session, fronts, limit=5) == []
+    await conn.execute("delete from pauses")
+
+    assert await take(conn, session, fronts, limit=1) == [high.id]
+    assert await take(conn, session, fronts, limit=1) == [low.id]
+    await make_execution(conn)
+    await expire.leave(conn, session.id, 0, reason="bye", make_id=make_id)
+    [refused] = await lease_stage.claim(conn, [Claim(session=session, targets=(TARGET,), limit=1)], STOCK, fronts)
+    assert isinstance(refused, SessionClosed)

@@ -1,0 +1,76 @@
+"""Fronts: where in its line work was found last, for when looking from the beginning is dear.
+
+While somebody holds an old snapshot, all that was ever claimed stays in front of what is ready, and a look from the
+beginning of a line steps over it. This process then begins where it found work last, and looks from the beginning only
+now and then: for what another process was handed, what became ready in an old place, and priorities that are new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+LOOK_SECONDS = 3.0
+"""How often each line is looked at from its beginning all the same."""
+LATE = timedelta(seconds=1)
+"""How much later than its moment a row may be seen, as long as its transaction takes; later ones wait for a look."""
+LINES_MAX = 10_000
+PRIORITIES_MAX = 16
+"""With more of them a line is looked at as ever."""
+
+
+class Front(NamedTuple):
+    """From which moment on work of this target and priority is looked for."""
+
+    target: str
+    priority: int
+    at: datetime
+
+
+@dataclass(slots=True)
+class _Line:
+    at: dict[int, datetime] = field(default_factory=dict)
+    looks_at: float = float("-inf")
+
+
+class Fronts:
+    """Of one process. While nobody holds back what is dead there are none."""
+
+    def __init__(self) -> None:
+        self._pinned = False
+        self._lines: dict[tuple[int, int, str], _Line] = {}
+
+    def pin(self, pinned: bool) -> None:
+        """Whether somebody holds back what is dead."""
+        self._pinned = pinned
+        if not pinned:
+            self._lines.clear()
+
+    def of(self, bucket: int, namespace: int, targets: Sequence[str], *, now: float) -> list[Front] | None:
+        """Where to look, in the order of the targets and the most urgent first; None: from the beginning."""
+        if not self._pinned:
+            return None
+        found: list[Front] = []
+        for target in targets:
+            line = self._lines.get((bucket, namespace, target))
+            if line is None or not line.at or len(line.at) > PRIORITIES_MAX or now >= line.looks_at:
+                return None
+            found += [Front(target, priority, line.at[priority]) for priority in sorted(line.at, reverse=True)]
+        return found
+
+    def looked(self, bucket: int, namespace: int, targets: Sequence[str], *, now: float) -> None:
+        """Somebody is looking at these from the beginning."""
+        if not self._pinned:
+            return
+        if len(self._lines) > LINES_MAX:
+            self._lines.clear()
+        for target in targets:
+            self._lines.setdefault((bucket, namespace, target), _Line()).looks_at = now + LOOK_SECONDS
+
+    def took(self, bucket: int, namespace: int, rows: Iterable[tuple[str, int, datetime]]) -> None:
+        """Work was found here: target, priority, and when it had become ready."""
+        for target, priority, at in rows if self._pinned else ():
+            line = self._lines.setdefault((bucket, namespace, target), _Line())
+            line.at[priority] = max(at - LATE, line.at.get(priority, at - LATE))
