@@ -5,6 +5,7 @@ And sees whether somebody keeps the database from clearing away what is dead.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from controlplane.postgres.pins import PINNED_SECONDS, oldest_seconds
@@ -18,16 +19,22 @@ ROWS_MIN = 1_000.0
 TABLES_MAX = 4
 """In one pass: a look at a table of any size reads up to 30,000 of its pages."""
 
+CLEARED_SECONDS = 60.0
+"""After its end: what somebody has held back is there until the next vacuum, which is a minute away at most."""
+
 
 class Statistician:
-    """`pinned` is told with each pass whether somebody has held a snapshot for long."""
+    """`pinned` is told with each pass whether somebody has held a snapshot for long, or had a moment ago."""
 
     def __init__(self, pool: Pool, *, pinned: Callable[[bool], None] = lambda _: None) -> None:
         self._pool = pool
         self._pinned = pinned
+        self._pinned_at = float("-inf")
 
     async def tick(self) -> int:
         """One pass over all tables. Says how many were looked at again; those that are busy come later."""
         async with self._pool.acquire() as conn:
-            self._pinned(await oldest_seconds(conn) > PINNED_SECONDS)
+            if await oldest_seconds(conn) > PINNED_SECONDS:
+                self._pinned_at = time.monotonic()
+            self._pinned(time.monotonic() - self._pinned_at < CLEARED_SECONDS)
             return len(await prune.analyze_grown(conn, factor=TENFOLD, rows_min=ROWS_MIN, limit=TABLES_MAX))

@@ -85,7 +85,7 @@ async def test_a_table_in_other_hands_is_left_for_the_next_pass(
 async def test_it_says_whether_somebody_holds_an_old_snapshot(
     other: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not of one that is young, and no longer once it has ended."""
+    """Not of one that is young, and no longer once what it held back is cleared away."""
     said: list[bool] = []
     statistician = Statistician(pool, pinned=said.append)
     async with other.transaction(isolation="repeatable_read"):
@@ -93,6 +93,9 @@ async def test_it_says_whether_somebody_holds_an_old_snapshot(
         await statistician.tick()
         monkeypatch.setattr(daemon, "PINNED_SECONDS", 0.0)
         await statistician.tick()
+    monkeypatch.setattr(daemon, "PINNED_SECONDS", 3_600.0)
+    await statistician.tick()
+    monkeypatch.setattr(daemon, "CLEARED_SECONDS", 0.0)
     await statistician.tick()
 
-    assert said == [False, True, False]
+    assert said == [False, True, True, False]
