@@ -48,26 +48,23 @@ class Fronts:
         if not pinned:
             self._lines.clear()
 
-    def of(self, bucket: int, namespace: int, targets: Sequence[str], *, now: float) -> list[Front] | None:
-        """Where to look, in the order of the targets and the most urgent first; None: from the beginning."""
-        if not self._pinned:
-            return None
-        found: list[Front] = []
-        for target in targets:
-            line = self._lines.get((bucket, namespace, target))
-            if line is None or not line.at or len(line.at) > PRIORITIES_MAX or now >= line.looks_at:
-                return None
-            found += [Front(target, priority, line.at[priority]) for priority in sorted(line.at, reverse=True)]
-        return found
+    def of(self, bucket: int, namespace: int, targets: Sequence[str], *, now: float) -> list[Front]:
+        """Where to look, in the order of the targets and the most urgent first.
 
-    def looked(self, bucket: int, namespace: int, targets: Sequence[str], *, now: float) -> None:
-        """Somebody is looking at these from the beginning."""
+        Whoever asks looks at the lines of the other targets from their beginning, and need not again for a while.
+        """
         if not self._pinned:
-            return
+            return []
         if len(self._lines) > LINES_MAX:
             self._lines.clear()
+        found: list[Front] = []
         for target in targets:
-            self._lines.setdefault((bucket, namespace, target), _Line()).looks_at = now + LOOK_SECONDS
+            line = self._lines.setdefault((bucket, namespace, target), _Line())
+            if now >= line.looks_at:
+                line.looks_at = now + LOOK_SECONDS
+            elif len(line.at) <= PRIORITIES_MAX:
+                found += [Front(target, priority, line.at[priority]) for priority in sorted(line.at, reverse=True)]
+        return found
 
     def took(self, bucket: int, namespace: int, rows: Iterable[tuple[str, int, datetime]]) -> None:
         """Work was found here: target, priority, and when it had become ready."""

@@ -78,8 +78,8 @@ where q.bucket = $1
 # 14 ms where this takes 0.4. The update takes its rows by an array: as `id in (select …)`, planned while the table was
 # empty, it went on reading the whole backlog. The event is written here and not by `record`, so that this is all that a
 # claim writes. `$8`: the session lies in this bucket, too, and says itself whether it may be handed anything, as
-# OPEN_SESSIONS would one round trip before. `$10`: not from the beginning of the lines but from these places on, with
-# nothing in front of them.
+# OPEN_SESSIONS would one round trip before. `$10`: the lines of these are looked at not from their beginning but from
+# given places on, with nothing in front of them.
 CLAIM = """
 with open as materialized (
   select t.target
@@ -117,7 +117,7 @@ front as materialized (
     limit $4
     for update skip locked
   ) q
-  where $10::text[] is null
+  where open.target <> all($10::text[])
   limit $4
 ),
 further as materialized (
@@ -278,11 +278,8 @@ async def _take(
     """What this session gets of this bucket. `asks`: it lies in the same, and nobody has looked how it stands."""
     session = item.session
     arguments = (session.id, session.called, _started(item), asks, session.node_id)
-    now = time.monotonic()
-    places = fronts.of(bucket, session.namespace, targets, now=now)
-    if places is None:
-        fronts.looked(bucket, session.namespace, targets, now=now)
-    columns = zip(*places, strict=True) if places else (None, None, None)
+    places = fronts.of(bucket, session.namespace, targets, now=time.monotonic())
+    columns = ([one.target for one in places], [one.priority for one in places], [one.at for one in places])
     rows = await conn.fetch(CLAIM, bucket, session.namespace, targets, room, *arguments, *columns)
     fronts.took(bucket, session.namespace, ((row["target"], row["priority"], row["available_at"]) for row in rows))
     return rows

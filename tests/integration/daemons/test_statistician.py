@@ -56,7 +56,7 @@ async def test_a_plan_of_a_small_queue_does_not_stay(conn: Connection, pool: Poo
             "smallint, smallint, text[], int, uuid, boolean, bytea, boolean, text, text[], smallint[], timestamptz[]"
         )
         await mine.execute(f"prepare claim ({types}) as {lease.CLAIM}")
-        explain = "explain execute claim (0, 1, '{n.echo}', 16, null, false, '{}', false, 'n', null, null, null)"
+        explain = "explain execute claim (0, 1, '{n.echo}', 16, null, false, '{}', false, 'n', '{}', '{}', '{}')"
         await mine.fetch(explain)
         await fill(conn, 20_000)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from controlplane.domain.fronts import LOOK_SECONDS, Fronts
+from controlplane.domain.fronts import LOOK_SECONDS, Front, Fronts
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import Beat, Claim, Fence, Session, Verdict
 from controlplane.domain.placement import Placement
@@ -440,9 +440,18 @@ async def test_a_claim_and_a_goodbye_at_once(conn: Connection, other: Connection
     assert await lease(conn, session) == []
 
 
-def pinned() -> Fronts:
+class Ahead(Fronts):
+    """Of a process whose clock goes so far ahead."""
+
+    ahead_seconds = 0.0
+
+    def of(self, bucket: int, namespace: int, targets: Sequence[str], *, now: float) -> list[Front]:
+        return super().of(bucket, namespace, targets, now=now + self.ahead_seconds)
+
+
+def pinned() -> Ahead:
     """Of a process that knows that somebody holds an old snapshot."""
-    made = Fronts()
+    made = Ahead()
     made.pin(True)
     return made
 
@@ -481,8 +490,8 @@ async def test_while_a_snapshot_is_held_a_claim_does_not_step_over_what_is_dead(
         first, second = await make_execution(conn), await make_execution(conn)
         assert await take(conn, session, fronts) == [first.id]
         asked = (0, NAMESPACE, [TARGET], 1, session.id, False, None, True, session.node_id)
-        [place] = fronts.of(0, NAMESPACE, [TARGET], now=0.0) or []
-        beginning = await pages(conn, lease_stage.CLAIM, *asked, None, None, None)
+        [place] = fronts.of(0, NAMESPACE, [TARGET], now=0.0)
+        beginning = await pages(conn, lease_stage.CLAIM, *asked, [], [], [])
         further = await pages(conn, lease_stage.CLAIM, *asked, [place.target], [place.priority], [place.at])
         assert await take(conn, session, fronts) == [second.id]
 
@@ -490,10 +499,8 @@ async def test_while_a_snapshot_is_held_a_claim_does_not_step_over_what_is_dead(
     assert further < 100
 
 
-async def test_what_stands_before_the_place_is_found_by_the_next_look_from_the_beginning(
-    conn: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An older place, and a priority that was not seen before."""
+async def test_what_stands_before_the_place_is_found_by_the_next_look(conn: Connection) -> None:
+    """From the beginning: an older place, and a priority that was not seen before."""
     session, fronts = await make_session(conn), pinned()
     await make_execution(conn)
     assert len(await take(conn, session, fronts)) == 1
@@ -501,9 +508,22 @@ async def test_what_stands_before_the_place_is_found_by_the_next_look_from_the_b
     await conn.execute("update queue set available_at = clock() - interval '1 hour' where id = $1", old.id)
 
     assert await take(conn, session, fronts, limit=5) == [new.id]
-    later = time.monotonic() + LOOK_SECONDS
-    monkeypatch.setattr(lease_stage.time, "monotonic", lambda: later)
+    fronts.ahead_seconds = LOOK_SECONDS
     assert await take(conn, session, fronts, limit=5) == [urgent.id, old.id]
+
+
+async def test_a_line_without_a_place_is_looked_at_as_ever(conn: Connection) -> None:
+    """Beside one that has a place: a node serves reasoners that are seldom asked for, too."""
+    session, fronts = await make_session(conn), pinned()
+    asked = Claim(session=session, targets=(TARGET, "n.seldom"), limit=5)
+    await make_execution(conn)
+    assert len(await take(conn, session, fronts)) == 1
+    seldom, often = await make_execution(conn, target="n.seldom"), await make_execution(conn)
+
+    [leases] = await lease_stage.claim(conn, [asked], STOCK, fronts)
+    assert isinstance(leases, list)
+    assert {one.execution_id for one in leases} == {seldom.id, often.id}
+    assert await take(conn, session, fronts) == []
 
 
 async def test_behind_the_place_the_same_holds_as_from_the_beginning(conn: Connection) -> None:

@@ -11,9 +11,10 @@ PLACE = (0, 1)
 
 
 def pinned() -> Fronts:
+    """Both lines have just been looked at from their beginning."""
     made = Fronts()
     made.pin(True)
-    made.looked(*PLACE, ["a", "b"], now=0.0)
+    assert made.of(*PLACE, ["a", "b"], now=0.0) == []
     return made
 
 
@@ -25,9 +26,10 @@ def test_while_nobody_holds_a_snapshot_all_is_looked_at() -> None:
     calm = fronts.of(*PLACE, ["a"], now=0.0)
     fronts.took(*PLACE, [("a", 0, AT)])
     fronts.pin(True)
+    fronts.of(*PLACE, ["a"], now=0.0)
 
-    assert calm is None
-    assert fronts.of(*PLACE, ["a"], now=0.0) is None
+    assert calm == []
+    assert fronts.of(*PLACE, ["a"], now=1.0) == []
 
 
 def test_it_begins_where_work_was_found_last() -> None:
@@ -41,29 +43,29 @@ def test_it_begins_where_work_was_found_last() -> None:
         Front("b", 5, AT - LATE),
         Front("b", 0, later - LATE),
     ]
-    assert fronts.of(1, 1, ["a", "b"], now=1.0) is None
+    assert fronts.of(1, 1, ["a", "b"], now=1.0) == []
 
 
 def test_it_looks_from_the_beginning_now_and_then() -> None:
     """Each line by itself, and where nothing is known yet always."""
     fronts = pinned()
     fronts.took(*PLACE, [("a", 0, AT)])
+    known = [Front("a", 0, AT - LATE)]
 
-    assert fronts.of(*PLACE, ["a"], now=LOOK_SECONDS - 0.1) is not None
-    assert fronts.of(*PLACE, ["a", "b"], now=0.0) is None  # of b there is no place
-    assert fronts.of(*PLACE, ["a"], now=LOOK_SECONDS) is None
-    fronts.looked(*PLACE, ["a"], now=LOOK_SECONDS)
-    assert fronts.of(*PLACE, ["a"], now=LOOK_SECONDS + 0.1) is not None
+    assert fronts.of(*PLACE, ["a", "b"], now=LOOK_SECONDS - 0.1) == known  # of b there is no place
+    assert fronts.of(*PLACE, ["a"], now=LOOK_SECONDS) == []
+    assert fronts.of(*PLACE, ["a"], now=LOOK_SECONDS + 0.1) == known
+    assert fronts.of(*PLACE, ["a"], now=2 * LOOK_SECONDS) == []
 
 
 def test_it_is_bounded() -> None:
     """In lines, and a line with too many priorities is looked at as ever."""
     fronts = pinned()
     fronts.took(*PLACE, [("a", priority, AT) for priority in range(PRIORITIES_MAX + 1)])
-    crowded = fronts.of(*PLACE, ["a"], now=0.0)
-    for n in range(LINES_MAX + 2):
-        fronts.looked(*PLACE, [f"t{n}"], now=0.0)
+    crowded = fronts.of(*PLACE, ["a"], now=1.0)
     fronts.took(*PLACE, [("b", 0, AT)])
+    for n in range(LINES_MAX + 2):
+        fronts.of(*PLACE, [f"t{n}"], now=1.0)
 
-    assert crowded is None
-    assert fronts.of(*PLACE, ["b"], now=0.0) is None
+    assert crowded == []
+    assert fronts.of(*PLACE, ["b"], now=1.0) == []
