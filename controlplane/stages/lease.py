@@ -218,7 +218,7 @@ async def claim(
     answers: list[Taken]
     called: dict[UUID, bool] = {}
     if len(batch) == 1 and len(placement.all()) == 1 and not batch[0].session.called:
-        answers = [await _claim_alone(conn, batch[0], fronts)]
+        answers = [await _claim_alone(conn, placement.all()[0], batch[0], fronts)]
     else:
         async with conn.transaction():
             answers, called = await _claim_each(conn, batch, placement, fronts)
@@ -232,9 +232,9 @@ async def claim(
     ]
 
 
-async def _claim_alone(conn: Connection, item: Claim, fronts: Fronts) -> Taken:
+async def _claim_alone(conn: Connection, bucket: int, item: Claim, fronts: Fronts) -> Taken:
     """One statement that commits by itself. Only where there is nothing is the session asked why."""
-    rows = await _take(conn, 0, item, item.targets, min(item.limit, LEASES_MAX), fronts, asks=True)
+    rows = await _take(conn, bucket, item, item.targets, min(item.limit, LEASES_MAX), fronts, asks=True)
     if rows:
         return rows
     return _refusal((await _open(conn, [item])).get(item.session.id)) or rows
