@@ -11,7 +11,7 @@ from tests.crash import chunk
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("module", "stories"), [("complete", "work"), ("submit", "work"), ("schedule", "clock"), ("signal", "waits")]
+    ("module", "stories"), [("complete", "work"), ("submit", "control"), ("schedule", "clock"), ("signal", "waits")]
 )
 def test_what_is_torn_is_found(server: str, template: str, tmp_path: Path, module: str, stories: str) -> None:
     """What that stage writes together is written statement by statement, and so by halves."""
