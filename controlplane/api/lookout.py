@@ -11,7 +11,7 @@ from controlplane.api.doors import CANCEL_TOPIC
 from controlplane.domain import topic
 from controlplane.domain.placement import Placement, by_place
 from controlplane.domain.target import parse
-from controlplane.postgres.listen import Hints
+from controlplane.postgres.listen import OF, QUEUE, Hints
 from controlplane.postgres.pool import Pool, persist
 from controlplane.reads import nodes, pauses
 from controlplane.reads.nodes import Cancelling
@@ -42,8 +42,8 @@ class Lookout:
             wanted = [
                 (int(namespace), target)
                 for waited in self._hints.waiters
-                if waited.startswith("queue:")
-                for _, namespace, target in (waited.split(":", 2),)
+                if waited.startswith(QUEUE + OF)
+                for _, namespace, target in (waited.split(OF, 2),)
             ]
             found: list[tuple[int, str]] = []
             if wanted:

@@ -217,8 +217,9 @@ async def claim(
     fronts = fronts or Fronts()
     answers: list[Taken]
     called: dict[UUID, bool] = {}
-    if len(batch) == 1 and len(placement.all()) == 1 and not batch[0].session.called:
-        answers = [await _claim_alone(conn, placement.all()[0], batch[0], fronts)]
+    buckets = placement.all()
+    if len(batch) == 1 and len(buckets) == 1 and not batch[0].session.called:
+        answers = [await _claim_alone(conn, buckets[0], batch[0], fronts)]
     else:
         async with conn.transaction():
             answers, called = await _claim_each(conn, batch, placement, fronts)
@@ -237,7 +238,8 @@ async def _claim_alone(conn: Connection, bucket: int, item: Claim, fronts: Front
     rows = await _take(conn, bucket, item, item.targets, min(item.limit, LEASES_MAX), fronts, asks=True)
     if rows:
         return rows
-    return _refusal((await _open(conn, [item])).get(item.session.id)) or rows
+    session = _standing(await _open(conn, [item]), item)
+    return session if isinstance(session, ControlPlaneError) else rows
 
 
 async def _claim_each(
@@ -248,10 +250,9 @@ async def _claim_each(
     called = await _hold_called(conn, batch)
     answers: list[Taken] = []
     for item in batch:
-        session = there.get(item.session.id)
-        refusal = _refusal(session)
-        if session is None or refusal is not None:
-            answers.append(refusal or [])
+        session = _standing(there, item)
+        if isinstance(session, ControlPlaneError):
+            answers.append(session)
             continue
         rows: list[asyncpg.Record] = []
         targets = unpaused(item.targets, item.session.node_id, session["paused"])
@@ -266,10 +267,12 @@ async def _claim_each(
     return answers, called
 
 
-def _refusal(session: asyncpg.Record | None) -> ControlPlaneError | None:
+def _standing(there: dict[UUID, asyncpg.Record], item: Claim) -> asyncpg.Record | ControlPlaneError:
+    """How the session of this claim stands among the open ones, or why it is handed nothing."""
+    session = there.get(item.session.id)
     if session is None:
         return SessionClosed()
-    return SessionDraining() if session["draining"] else None
+    return SessionDraining() if session["draining"] else session
 
 
 async def _take(
