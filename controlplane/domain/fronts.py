@@ -7,7 +7,7 @@ now and then: for what another process was handed, what became ready in an old p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -19,6 +19,10 @@ LATE = timedelta(seconds=1)
 LINES_MAX = 10_000
 PRIORITIES_MAX = 16
 """With more of them a line is looked at as ever."""
+
+
+Found = tuple[str, int, datetime]
+"""Of a row: its target, its priority, and when it had become ready."""
 
 
 class Front(NamedTuple):
@@ -66,8 +70,35 @@ class Fronts:
                 found += [Front(target, priority, line.at[priority]) for priority in sorted(line.at, reverse=True)]
         return found
 
-    def took(self, bucket: int, namespace: int, rows: Iterable[tuple[str, int, datetime]]) -> None:
-        """Work was found here: target, priority, and when it had become ready."""
-        for target, priority, at in rows if self._pinned else ():
+    def took(
+        self,
+        bucket: int,
+        namespace: int,
+        rows: Sequence[Found],
+        *,
+        asked: Sequence[str],
+        places: Sequence[Front],
+        cut: bool,
+    ) -> None:
+        """Work was found here, by a claim that asked for these targets and began at these places.
+
+        `cut`: it found as much as it wanted, so that there may be more. What a look from the beginning found then has
+        others in an old place behind it: the next claims go on from there, and not from the newest.
+        """
+        if not self._pinned:
+            return
+        began = {(place.target, place.priority): place.at for place in places}
+        begun = {place.target for place in places}
+        newest: dict[tuple[str, int], datetime] = {}
+        for target, priority, at in rows:
+            newest[target, priority] = max(at, newest.get((target, priority), at))
+        for (target, priority), at in newest.items():
             line = self._lines.setdefault((bucket, namespace, target), _Line())
-            line.at[priority] = max(at - LATE, line.at.get(priority, at - LATE))
+            known, from_ = line.at.get(priority), began.get((target, priority))
+            if known is None or (from_ is None and cut):
+                line.at[priority] = at - LATE
+            elif from_ is None or known >= from_:  # else another claim has been set back meanwhile
+                line.at[priority] = max(known, at - LATE)
+        if cut:
+            for target in set(asked) - begun - {target for target, _ in newest}:
+                self._lines.setdefault((bucket, namespace, target), _Line()).looks_at = float("-inf")  # not its turn

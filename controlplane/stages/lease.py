@@ -284,7 +284,8 @@ async def _take(
     places = fronts.of(bucket, session.namespace, targets, now=time.monotonic())
     columns = ([one.target for one in places], [one.priority for one in places], [one.at for one in places])
     rows = await conn.fetch(CLAIM, bucket, session.namespace, targets, room, *arguments, *columns)
-    fronts.took(bucket, session.namespace, ((row["target"], row["priority"], row["available_at"]) for row in rows))
+    found = [(row["target"], row["priority"], row["available_at"]) for row in rows]
+    fronts.took(bucket, session.namespace, found, asked=targets, places=places, cut=len(rows) == room)
     return rows
 
 

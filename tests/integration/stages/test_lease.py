@@ -512,6 +512,22 @@ async def test_what_stands_before_the_place_is_found_by_the_next_look(conn: Conn
     assert await take(conn, session, fronts, limit=5) == [urgent.id, old.id]
 
 
+async def test_much_in_an_old_place_is_handed_out_one_claim_after_the_other(conn: Connection) -> None:
+    """As after a bulk resume: the look that found it sets the place back, and not each waits for a look of its own."""
+    session, fronts = await make_session(conn), pinned()
+    await make_execution(conn)
+    assert len(await take(conn, session, fronts)) == 1
+    old = [await make_execution(conn) for _ in range(4)]
+    await conn.execute("update queue set available_at = clock() - interval '1 hour' where state = 'ready'")
+    new = await make_execution(conn)
+
+    assert await take(conn, session, fronts) == [new.id]
+    fronts.ahead_seconds = LOOK_SECONDS
+    handed = [id_ for _ in old for id_ in await take(conn, session, fronts)]
+    assert sorted(handed) == sorted(one.id for one in old)
+    assert await take(conn, session, fronts) == []
+
+
 async def test_a_line_without_a_place_is_looked_at_as_ever(conn: Connection) -> None:
     """Beside one that has a place: a node serves reasoners that are seldom asked for, too."""
     session, fronts = await make_session(conn), pinned()
