@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 from uuid import UUID
 
 import asyncpg
 
+from controlplane.domain.ids import bucket_of
 from controlplane.domain.lease import Fence
 from controlplane.domain.memory import (
     CHANGE_PREVIOUS_BYTES_MAX,
@@ -34,6 +36,120 @@ from controlplane.errors import ControlPlaneError, LeaseLost, LengthMismatch, No
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
 from controlplane.stages import hold
+
+# All that a write does where nothing is in its way, in one round trip that commits by itself: the fences are held, the
+# rows locked, and only if every fence stands and every append fits is anything written. Else it says nothing, and what
+# is wrong with whom is found out step by step. A list that was appended to and is replaced takes that way, too: this
+# statement would not see elements that were added while it waited for the row. A key that somebody made meanwhile ends
+# it with a division by zero, so that nothing of it stays. An append (`appended` > 0) leaves the stored value alone.
+WRITE = """
+with held as materialized (
+  select id, attempt, crashes,
+    heartbeat_seconds is not null and state = 'leased' and deadline_at < least(
+      attempt_deadline_at, total_deadline_at, clock() + make_interval(secs => 0.9 * heartbeat_seconds)
+    ) as unheard
+  from queue
+  where bucket = $1
+    and id = any($2::uuid[])
+    and session_id is not null
+  order by id
+  for share
+),
+wish as materialized (
+  select w.n, w.namespace, w.scope, w.scope_id, w.key, w.value, w.length, w.items, w.expected, w.writer_execution_id,
+    w.writer_attempt, w.run_id, w.node_id, w.actor_key
+  from unnest(
+    $4::smallint[], $5::text[], $6::text[], $7::text[], $8::bytea[], $9::int[], $10::int[], $11::int[], $12::uuid[],
+    $13::int[], $14::text[], $15::text[], $16::text[]
+  ) with ordinality as w(
+    namespace, scope, scope_id, key, value, length, items, expected, writer_execution_id, writer_attempt, run_id,
+    node_id, actor_key, n
+  )
+  where not exists (
+    select f.id, f.attempt
+    from unnest($2::uuid[], $3::int[]) as f(id, attempt)
+    except
+    select id, attempt
+    from held
+  )
+  order by w.namespace, w.scope, w.scope_id, w.key
+),
+was as materialized (
+  select w.n, m.length, m.appended, m.version, m.previous
+  from wish w
+  cross join lateral (
+    select length, appended, version,
+      case when appended = 0 and octet_length(value) <= $17::int then value end as previous
+    from memory
+    where bucket = $1
+      and namespace = w.namespace
+      and scope = w.scope
+      and scope_id = w.scope_id
+      and key = w.key
+    for update
+  ) m
+),
+shall as materialized (
+  select w.n, w.namespace, w.scope, w.scope_id, w.key, w.value, w.items, w.writer_execution_id, w.writer_attempt,
+    w.run_id, w.node_id, w.actor_key, was.n is not null as existed, was.previous,
+    coalesce(was.version, 0) + 1 as version,
+    case when w.value is null then coalesce(was.length, 0) + w.items else w.length end as length,
+    case when w.value is null then coalesce(was.appended, 0) + w.items else 0 end as appended
+  from wish w
+  left join was on was.n = w.n
+  where not exists (
+    select
+    from wish w
+    left join was on was.n = w.n
+    where case
+      when w.value is not null then was.appended > 0
+      else was.n is not null and was.length is null or w.expected <> coalesce(was.length, 0)
+    end
+  )
+),
+stored as (
+  insert into memory as m (
+    bucket, namespace, scope, scope_id, key, value, length, appended, version, writer_execution_id, writer_attempt,
+    created_at, updated_at
+  )
+  select $1, namespace, scope, scope_id, key, coalesce(value, '[]'), length, appended, version, writer_execution_id,
+    writer_attempt, clock(), clock()
+  from shall
+  order by namespace, scope, scope_id, key
+  on conflict (bucket, namespace, scope, scope_id, key) do update
+  set value = case when excluded.appended > 0 then m.value else excluded.value end,
+    length = excluded.length,
+    appended = excluded.appended,
+    version = excluded.version,
+    writer_execution_id = excluded.writer_execution_id,
+    writer_attempt = excluded.writer_attempt,
+    updated_at = excluded.updated_at
+  where m.version = excluded.version - 1
+  returning m.namespace, m.scope, m.scope_id, m.key, m.created_at, m.updated_at
+),
+added as (
+  insert into memory_items (bucket, namespace, scope, scope_id, key, position, value)
+  select $1, s.namespace, s.scope, s.scope_id, s.key, s.length - s.items + i.place, i.value
+  from unnest($18::int[], $19::int[], $20::bytea[]) as i(n, place, value)
+  join shall s on s.n = i.n
+),
+told as (
+  insert into memory_changes (
+    bucket, namespace, scope, scope_id, key, action, value, previous, run_id, node_id, actor_key, at
+  )
+  select $1, namespace, scope, scope_id, key, case when value is null then 'append' else 'set' end,
+    case when octet_length(value) <= $21::int then value end, previous, run_id, node_id, actor_key, clock()
+  from shall
+  order by n
+)
+select s.n, s.version, s.length, s.existed, t.created_at, t.updated_at, 1 / (t.key is not null)::int as whole,
+  array(select id from held where crashes > 0) as crashed,
+  array(select id from held where unheard) as unheard
+from shall s
+left join stored t
+  on t.namespace = s.namespace and t.scope = s.scope and t.scope_id = s.scope_id and t.key = s.key
+order by s.n
+"""
 
 # `previous`: `octet_length` knows the size without reading the value, which may be large and stored apart.
 LOCK = """
@@ -185,6 +301,12 @@ async def write(conn: Connection, batch: Sequence[Write]) -> list[list[Written] 
     put puts the same again, an append with `expected_length` finds its elements already there.
     Raises: per item LeaseLost, LengthMismatch (with the length), NotAList; Raced for the lane.
     """
+    written = await _write_at_once(conn, batch)
+    return await write_in_steps(conn, batch) if written is None else written
+
+
+async def write_in_steps(conn: Connection, batch: Sequence[Write]) -> list[list[Written] | ControlPlaneError]:
+    """As `write`, whatever is asked for and whatever is in its way."""
     answers: list[list[Written] | ControlPlaneError | None] = [None] * len(batch)
     async with conn.transaction():
         held = await _check_fences(conn, batch, answers)
@@ -206,6 +328,63 @@ async def write(conn: Connection, batch: Sequence[Write]) -> list[list[Written] 
     await hold.forgive(conn, {fence.execution_id for fence, row in wrote.items() if row["crashes"]})
     await hold.hear(conn, wrote)
     return [answer if answer is not None else _written(batch[n], slots) for n, answer in enumerate(answers)]
+
+
+async def _write_at_once(conn: Connection, batch: Sequence[Write]) -> list[list[Written] | ControlPlaneError] | None:
+    """None when nothing was written, because it is not as simple as that. Raises Raced."""
+    ops = [(item, op) for item in batch for op in item.ops]
+    fences = list({item.fence for item in batch if item.fence is not None})
+    buckets = {op.place.bucket for _, op in ops} | {bucket_of(fence.execution_id) for fence in fences}
+    if len(buckets) != 1 or len({op.place for _, op in ops}) != len(ops):
+        return None
+    if any(isinstance(op, Remove) or (isinstance(op, Append) and not op.items) for _, op in ops):
+        return None
+    added = [_items_of(op) for _, op in ops]
+    items = [(n, place, item) for n, some in enumerate(added, 1) for place, item in enumerate(some)]
+    try:
+        rows = await conn.fetch(
+            WRITE,
+            buckets.pop(),
+            [fence.execution_id for fence in fences],
+            [fence.attempt for fence in fences],
+            *_columns([op.place for _, op in ops]),
+            [op.value if isinstance(op, Put) else None for _, op in ops],
+            [op.length if isinstance(op, Put) else None for _, op in ops],
+            [len(some) for some in added],
+            [op.expected_length if isinstance(op, Append) else None for _, op in ops],
+            [item.writer for item, _ in ops],
+            [None if item.fence is None else item.fence.attempt for item, _ in ops],
+            [item.run_id for item, _ in ops],
+            [item.node_id for item, _ in ops],
+            [item.actor_key for item, _ in ops],
+            CHANGE_PREVIOUS_BYTES_MAX,
+            [n for n, _, _ in items],
+            [place for _, place, _ in items],
+            [item for _, _, item in items],
+            CHANGE_VALUE_BYTES_MAX,
+        )
+    except asyncpg.DivisionByZeroError:
+        raise Raced from None  # somebody made the key between our look and our write
+    if not rows:
+        return None
+    await hold.forgive(conn, rows[0]["crashed"])
+    await hold.hear_of(conn, rows[0]["unheard"])
+    written = (
+        Written(
+            key=op.place.key,
+            version=row["version"],
+            length=row["length"],
+            existed=row["existed"],
+            created_at=row["created_at"],
+            updated_at=row["updated_at"],
+        )
+        for (_, op), row in zip(ops, rows, strict=True)
+    )
+    return [list(islice(written, len(item.ops))) for item in batch]
+
+
+def _items_of(op: Op) -> tuple[bytes, ...]:
+    return op.items if isinstance(op, Append) else ()
 
 
 async def _check_fences(

@@ -142,8 +142,12 @@ async def hear(conn: Connection, held: Mapping[Fence, asyncpg.Record]) -> None:
 
     Moves: the deadline of an attempt with a heartbeat, at most ten times in its length.
     """
-    unheard = {fence.execution_id for fence, row in held.items() if row["unheard"]}
-    for bucket, part in by_bucket(unheard, lambda id_: id_):
+    await hear_of(conn, {fence.execution_id for fence, row in held.items() if row["unheard"]})
+
+
+async def hear_of(conn: Connection, ids: Iterable[ExecutionId]) -> None:
+    """As `hear`, for those that are due."""
+    for bucket, part in by_bucket(ids, lambda id_: id_):
         await conn.execute(HEAR, bucket, part)
 
 

@@ -121,7 +121,7 @@ async def memory(world: World) -> None:
     await node.write(one, Append(place=b, items=(b"3",), expected_length=2))
     with suppress(LengthMismatch):
         await node.write(one, Append(place=b, items=(b"4",), expected_length=9))
-    await node.write(one, Remove(place=a))
+    await node.write(one, Remove(place=a), Append(place=b, items=(b"4",), expected_length=3))
     await node.write(one, Put(place=b, value=b"[1]", length=1))
     await node.report(one)
 

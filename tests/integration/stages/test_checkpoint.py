@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import replace
 
 import pytest
@@ -435,6 +436,71 @@ async def test_a_key_removed_and_written_at_once(
     )
 
     assert await stored(conn, made) == b"[3]"
+
+
+async def kept(conn: Connection, made: Made) -> list[tuple[object, ...]]:
+    """All that stands of this run, but for the moments."""
+    rows: list[tuple[object, ...]] = []
+    for columns in (
+        "key, value, length, appended, version, writer_attempt from memory where scope_id = $1 order by key",
+        "key, position, value from memory_items where scope_id = $1 order by key, position",
+        "key, action, value, previous, run_id, node_id from memory_changes where scope_id = $1 order by seq",
+    ):
+        rows += [tuple(row) for row in await conn.fetch(f"select {columns}", made.run_id)]
+    return rows
+
+
+def some_group(made: Made, chance: random.Random) -> Write:
+    """Sometimes what cannot be, and sometimes what was said before."""
+    ops: list[Put | Append] = []
+    for key in chance.sample(("a", "b", "c"), chance.randint(1, 3)):
+        place = run_place(made.run_id, key)
+        if chance.random() < 0.3:
+            value, length = chance.choice([(b"{}", None), (b"[ ]", 0), (b"[1, 2]", 2)])
+            ops.append(Put(place=place, value=value, length=length))
+        else:
+            items = tuple(b"%d" % n for n in range(chance.randint(1, 3)))
+            ops.append(Append(place=place, items=items, expected_length=chance.choice([None, 0, 1, 2, 3])))
+    return Write(ops=tuple(ops), fence=made.fence, writer=made.id, node_id="n")
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_at_once_and_in_steps_the_same_becomes_of_it(conn: Connection, seed: int) -> None:
+    """Of any writes, one alone or several in a batch: the same answers, rows, elements and news."""
+    one, other = await make_execution(conn, "running", run_id="r1"), await make_execution(conn, "running", run_id="r2")
+    answers: list[list[object]] = []
+    for made, write_all in ((one, checkpoint.write), (other, checkpoint.write_in_steps)):
+        chance, said = random.Random(seed), []
+        for _ in range(30):
+            batch = [some_group(made, chance) for _ in range(chance.choice([1, 1, 2]))]
+            for answer in await write_all(conn, batch):
+                if isinstance(answer, list):
+                    said.append([replace(done, created_at=None, updated_at=None) for done in answer])
+                else:
+                    said.append((type(answer), answer.facts, answer.where))
+        answers.append(said)
+
+    def renamed(rows: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
+        return [tuple("r1" if value == "r2" else value for value in row) for row in rows]
+
+    assert answers[0] == answers[1]
+    assert await kept(conn, one) == renamed(await kept(conn, other))
+
+
+async def test_what_was_added_while_it_waited_for_the_list_goes_with_it(
+    conn: Connection, other: Connection, observer: Connection, made: Made
+) -> None:
+    """A value that replaces a list takes all of its elements away, also those that it could not see at first."""
+    await write(conn, put(made, b"[1]", length=1))
+
+    async with conn.transaction():
+        await write(conn, append(made, b"2"))
+        replacing = asyncio.create_task(write(other, put(made, b'"new"')))
+        await until_blocked(observer, other.get_server_pid())
+    await replacing
+
+    assert await stored(conn, made) == b'"new"'
+    assert await conn.fetchval("select count(*) from memory_items") == 0
 
 
 async def test_concurrent_appends_lose_nothing(conn: Connection, pool: Pool) -> None:

@@ -10,9 +10,9 @@ import pytest
 from controlplane.domain.delivery import DeliveryState
 from controlplane.domain.lease import Beat
 from controlplane.postgres.pool import Connection, open_pool
-from controlplane.stages import deliver, renew
+from controlplane.stages import checkpoint, deliver, renew
 from tests.integration.stages.test_deliver import REFUSED, sent, walk
-from tests.make import accept, lease, make_execution, make_session, report, submission, webhook
+from tests.make import accept, append, lease, make_execution, make_session, put, report, submission, webhook
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +61,15 @@ async def test_an_end_is_four(conn: Connection) -> None:
     made = await make_execution(conn, "running")
 
     assert await asked(conn, report(conn, made.fence)) == 4
+
+
+async def test_a_checkpoint_is_one(conn: Connection) -> None:
+    """New keys, others again, and lists that grow, of several attempts; the fences and what is told included."""
+    some, others = await make_execution(conn, "running"), await make_execution(conn, "running")
+    batch = [put(some, b"1"), append(some, b"1", key="list"), put(others, b"2"), append(others, b"2", key="list")]
+
+    assert await asked(conn, checkpoint.write(conn, batch)) == 1
+    assert await asked(conn, checkpoint.write(conn, batch)) == 1
 
 
 async def test_a_connection_goes_back_without_a_word(database: str) -> None:

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from controlplane_sdk import strict_json
 from controlplane_sdk.context import Context
 from controlplane_sdk.errors import MemoryConflict, RequestRefused
-from controlplane_sdk.transport import Backoff, Transport
+from controlplane_sdk.transport import Backoff, Transport, present
 from controlplane_sdk.writes import PATIENCE_SECONDS, Writes
 
 APPEND_MAX = 1_000
@@ -178,8 +178,7 @@ class Checkpoints:
         if context is None:
             written = await self._writes.put(b"{" + group)
         else:
-            fence = b'{"execution_id":%b,"attempt":%d,' % (strict_json.encode(context.execution_id), context.attempt)
-            written = await self._writes.put(fence + group)
+            written = await self._writes.put(strict_json.encode(_speaker(context))[:-1] + b"," + group)
         return {item["key"]: item for item in written.get("versions") or []}
 
 
@@ -197,6 +196,19 @@ def _op(place: Place, value: Encoded, added: bytes | None, before: Committed | N
 def _head(op: str, place: Place) -> bytes:
     head = {"op": op, "key": place.key, "scope": place.scope} | ({"scope_id": place.scope_id} if place.scope_id else {})
     return strict_json.encode(head)[:-1]
+
+
+def _speaker(context: Context) -> dict[str, Any]:
+    """Who writes, and the ids of its scopes, which the control plane would have to look up."""
+    return present(
+        {
+            "execution_id": context.execution_id,
+            "attempt": context.attempt,
+            "run_id": context.run_id,
+            "session_key": context.session_key,
+            "actor_key": context.actor_key,
+        }
+    )
 
 
 def _digest(data: bytes) -> bytes:
