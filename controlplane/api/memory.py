@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Literal
 
 import msgspec
@@ -180,8 +181,18 @@ async def write(request: Request) -> Response:
     if not 1 <= sum(len(group.ops) for group in form.writes) <= OPS_MAX:
         raise Invalid(f"From 1 to {OPS_MAX} operations.", where="body.writes")
     places = [f"body.writes[{n}]" for n in range(len(form.writes))]
-    groups = [await _parsed(request, doors, group, where) for group, where in zip(form.writes, places, strict=True)]
-    answers = await gather_answers(_write_group(request, doors, *one) for one in zip(groups, places, strict=True))
+    around = around_of(request)
+    groups = [
+        await _parsed(request, doors, around.again(), group, where)
+        for group, where in zip(form.writes, places, strict=True)
+    ]
+    answers = await gather_answers(
+        group if isinstance(group, ControlPlaneError) else _committing(request, doors, group) for group in groups
+    )
+    doors.hints.tell(CHANGES_TOPIC)
+    for where, one in zip(places, answers, strict=True):
+        if isinstance(one, LengthMismatch | NotAList):
+            one.where = f"{where}.{one.where}"
     if len(answers) == 1 and isinstance(answers[0], ControlPlaneError):
         return problem(answers[0])
     return answer({"results": [_result(one) for one in answers]})
@@ -204,14 +215,16 @@ async def _write(request: Request, doors: Doors, around: Around, ops: tuple[Op, 
 
 
 async def _commit(request: Request, doors: Doors, write: Write) -> list[Written]:
-    """What somebody takes away who is no attempt stands in the audit log, with its keys."""
-    gone = {op.place for op in write.ops if isinstance(op, Remove)}
-    if gone and write.fence is None:
-        written = await audited(request, lambda done: _noted(write, done), _write_now, write)
-    else:
-        written = await doors.lanes.memory.put(write)
+    written = await _committing(request, doors, write)
     doors.hints.tell(CHANGES_TOPIC)
     return written
+
+
+def _committing(request: Request, doors: Doors, write: Write) -> Awaitable[list[Written]]:
+    """What somebody takes away who is no attempt stands in the audit log, with its keys."""
+    if write.fence is None and any(isinstance(op, Remove) for op in write.ops):
+        return audited(request, lambda done: _noted(write, done), _write_now, write)
+    return doors.lanes.memory.ask(write)
 
 
 async def _write_now(conn: Connection, write: Write) -> list[Written]:
@@ -232,26 +245,17 @@ def _name(place: Place) -> str:
     return f"{place.scope.value}/{place.scope_id}/{place.key}"
 
 
-async def _parsed(request: Request, doors: Doors, form: GroupForm, where: str) -> Write | ControlPlaneError:
+async def _parsed(
+    request: Request, doors: Doors, around: Around, form: GroupForm, where: str
+) -> Write | ControlPlaneError:
     """What cannot be in one group must not keep the others, of other executions, from being written."""
     try:
-        return await _group(request, doors, form, where)
+        return await _group(request, doors, around, form, where)
     except ControlPlaneError as error:
         return error
 
 
-async def _write_group(request: Request, doors: Doors, group: Write | ControlPlaneError, where: str) -> list[Written]:
-    if isinstance(group, ControlPlaneError):
-        raise group
-    try:
-        return await _commit(request, doors, group)
-    except (LengthMismatch, NotAList) as error:
-        error.where = f"{where}.{error.where}"
-        raise
-
-
-async def _group(request: Request, doors: Doors, form: GroupForm, where: str) -> Write:
-    around = around_of(request)
+async def _group(request: Request, doors: Doors, around: Around, form: GroupForm, where: str) -> Write:
     if form.execution_id is not None:
         id_, attempt = read_fenced(form.execution_id, where=f"{where}.execution_id")
         attempt = form.attempt if form.attempt is not None else attempt

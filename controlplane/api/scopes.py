@@ -48,6 +48,10 @@ class Around(msgspec.Struct):
     workflow: bool
     node_id: str | None = None
 
+    def again(self) -> Around:
+        """The same for another group of the request, which may say more of itself."""
+        return msgspec.structs.replace(self, scope_ids=dict(self.scope_ids))
+
     def write(self, ops: tuple[Op, ...]) -> Write:
         """These operations, in the name of who speaks."""
         return Write(

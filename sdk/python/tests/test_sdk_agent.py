@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from controlplane_sdk import Agent, errors
-from controlplane_sdk.lane import Lane
+from controlplane_sdk.lane import WORTH_ITEMS, Lane
 from controlplane_sdk.strict_json import decode, encode
 from controlplane_sdk.transport import server_url
 
@@ -114,6 +114,37 @@ async def test_a_lane_batches_what_comes_while_it_sends():
 
     assert answers == [2, 4, 6, 18, 100, 2]
     assert batches == [[1, 2, 3], [9], [50], [1]]
+
+
+async def test_while_a_batch_is_in_flight_many_leave_and_few_wait():
+    """At most two are in flight; what gathers then leaves with the first that comes back."""
+    batches: list[list[int]] = []
+    back = [asyncio.Event() for _ in range(3)]
+
+    async def send(items):
+        batches.append(list(items))
+        await back[len(batches) - 1].wait()
+        return items
+
+    lane: Lane[int, int] = Lane(send, size=lambda _: 1, items_max=100, bytes_max=100, name="test")
+    first = lane.put(0)
+    await asyncio.sleep(0)
+    second = [lane.put(n) for n in range(1, WORTH_ITEMS)]
+    await asyncio.sleep(0)
+    assert batches == [[0]]
+    second.append(lane.put(WORTH_ITEMS))
+    await asyncio.sleep(0)
+    rest = [lane.put(n) for n in range(2 * WORTH_ITEMS)]
+    await asyncio.sleep(0)
+    assert batches == [[0], list(range(1, WORTH_ITEMS + 1))]
+    back[2].set()
+    back[1].set()
+
+    assert await asyncio.gather(*second, *rest) == [*range(1, WORTH_ITEMS + 1), *range(2 * WORTH_ITEMS)]
+    assert not first.done()
+    back[0].set()
+    assert await first == 0
+    await lane.idle()
 
 
 async def test_errors_are_announced_by_their_names(double, make_agent, serving):

@@ -1,4 +1,7 @@
-"""Group sending: while one request is in flight the next batch gathers, and it leaves the moment that one returns."""
+"""Group sending: while one request is in flight the next batch gathers, and it leaves the moment that one returns.
+
+Or at once, as soon as it is worth a request of its own: while one batch is being committed the next is on its way.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,10 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+FLIGHTS = 2
+WORTH_ITEMS = 8
+"""So many leave while another batch is in flight; of fewer each would cost what a request costs."""
 
 
 class Lane(Generic[Item, Answer]):
@@ -30,45 +37,56 @@ class Lane(Generic[Item, Answer]):
         self._bytes_max = bytes_max
         self._name = name
         self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
-        self._flusher: asyncio.Task[None] | None = None
+        self._flights: set[asyncio.Task[None]] = set()
 
     def put(self, item: Item) -> asyncio.Future[Answer]:
         """The answer to this item, once its batch has been sent. Cancelled before that, it is not sent."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((item, future))
-        if self._flusher is None or self._flusher.done():
-            self._flusher = loop.create_task(self._flush(), name=f"controlplane-{self._name}")
+        if not self._flights or (len(self._flights) < FLIGHTS and len(self._waiting) >= WORTH_ITEMS):
+            flight = loop.create_task(self._fly(), name=f"controlplane-{self._name}")
+            self._flights.add(flight)
+            flight.add_done_callback(self._flights.discard)
         return future
 
     async def idle(self) -> None:
         """Return when everything has been answered."""
-        while self._flusher is not None and not self._flusher.done():
-            await asyncio.wait({self._flusher})
+        while self._flights:
+            await asyncio.wait(self._flights)
 
     def close(self) -> None:
         """Send nothing more; whoever still waits is cancelled."""
-        if self._flusher is not None:
-            self._flusher.cancel()
+        for flight in self._flights:
+            flight.cancel()
         while self._waiting:
             self._waiting.popleft()[1].cancel()
 
-    async def _flush(self) -> None:
-        while batch := self._take():
-            try:
-                answers = await self._send([item for item, _ in batch])
-            except asyncio.CancelledError:
-                for _, future in batch:
-                    future.cancel()
-                raise
-            except Exception as error:  # noqa: BLE001 - the callers get it; the lane has to go on
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-            else:
-                for (_, future), answer in zip(batch, answers, strict=True):
-                    if not future.done():
-                        future.set_result(answer)
+    async def _fly(self) -> None:
+        try:
+            while batch := self._take():
+                await self._flush(batch)
+        finally:
+            # Here, too, and not in the callback alone: who puts between the last look and that would wait for ever.
+            task = asyncio.current_task()
+            assert task is not None
+            self._flights.discard(task)
+
+    async def _flush(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        try:
+            answers = await self._send([item for item, _ in batch])
+        except asyncio.CancelledError:
+            for _, future in batch:
+                future.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - the callers get it; the lane has to go on
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+        else:
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
         batch: list[tuple[Item, asyncio.Future[Answer]]] = []
