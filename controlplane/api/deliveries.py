@@ -20,7 +20,7 @@ from controlplane.errors import DeliveryNotFound, ExecutionNotFound, Invalid, No
 from controlplane.postgres.pool import Connection
 from controlplane.reads import deliveries, executions
 from controlplane.reads.deliveries import DeliveryFilter
-from controlplane.stages import deliver
+from controlplane.stages import redrive
 
 
 async def of_execution(request: Request) -> Response:
@@ -89,7 +89,7 @@ async def retry(request: Request) -> Response:
     await audited(
         request,
         lambda done: Noted(kind="delivery", id=show("dlv", id_), before={"state": done[0]}, after={"state": "pending"}),
-        seeing(partial(deliver.lock_state, delivery_id=id_, namespace=namespace), deliver.retry),
+        seeing(partial(redrive.lock_state, delivery_id=id_, namespace=namespace), redrive.retry),
         id_,
         namespace=namespace,
     )
@@ -127,7 +127,7 @@ async def retry_execution(request: Request) -> Response:
 
 async def _retry_each(conn: Connection, ids: Sequence[DeliveryId], *, namespace: int) -> None:
     for id_ in ids:
-        await deliver.retry(conn, id_, namespace=namespace)
+        await redrive.retry(conn, id_, namespace=namespace)
 
 
 OPERATIONS = [

@@ -1,6 +1,6 @@
 """Bulk: one action on everything that a filter matches.
 
-    *bulk* ──► cancel, pause, submit (a retry), deliver: batch by batch
+    *bulk* ──► cancel, pause, submit (a retry), redrive: batch by batch
 
 A bulk has a row in every bucket. Whoever locks it does its next batch, and in the same transaction moves its cursor
 past it: a server that dies in the middle has done nothing of that batch, and the next one begins where the last commit
@@ -39,7 +39,7 @@ from controlplane.domain.replay import Reuse, retry_of
 from controlplane.errors import BulkNotFound, ControlPlaneError, InvalidState, Unavailable
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import PASSING, Connection
-from controlplane.stages import cancel, deliver, hold, pause, submit
+from controlplane.stages import cancel, hold, pause, redrive, submit
 
 log = logging.getLogger(__name__)
 
@@ -340,7 +340,7 @@ async def _with_room(conn: Connection, turn: Turn, page: Page) -> Page:
     time, whatever the receiver's speed, and who takes nothing at all holds the others up for no more than a while.
     """
     hosts = sorted({one.host for one in page.items if one.skip is None})
-    due = await deliver.due_at(conn, turn.bucket, hosts, namespace=turn.asked.namespace, most=DUE_MAX) if hosts else {}
+    due = await redrive.due_at(conn, turn.bucket, hosts, namespace=turn.asked.namespace, most=DUE_MAX) if hosts else {}
     room = {host: DUE_MAX - one.waiting for host, one in due.items()}
     items: list[Match] = []
     for one in page.items:
@@ -506,7 +506,7 @@ async def _wishes(conn: Connection, turn: Turn, ids: Sequence[UUID], did: Advanc
 async def _redrive(conn: Connection, turn: Turn, items: Sequence[Match]) -> Advanced:
     did = turn.nothing()
     ids = [one.id for one in items]
-    sent = await deliver.redrive(
+    sent = await redrive.redrive(
         conn,
         turn.bucket,
         ids,

@@ -10,7 +10,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from uuid import UUID
 
 import asyncpg
@@ -22,7 +21,7 @@ from controlplane.domain.endpoint import Endpoint, EndpointState
 from controlplane.domain.event import Event, EventType
 from controlplane.domain.ids import DeliveryId, bucket_of, show
 from controlplane.domain.placement import by_bucket, by_place, span
-from controlplane.errors import ControlPlaneError, DeliveryNotFound, LeaseLost
+from controlplane.errors import ControlPlaneError, LeaseLost
 from controlplane.postgres.pool import Connection
 from controlplane.stages import endpoint, record, trip
 from controlplane.stages.endpoint import PATIENCE, Disabled, Noted, Patience
@@ -344,15 +343,6 @@ where bucket = $1
 returning id, attempt, namespace, execution_id, state
 """
 
-LOCK_STATE = """
-select state
-from deliveries
-where bucket = $1
-  and id = $2
-  and namespace = $3
-for update
-"""
-
 # Of the hosts that have failed for longest, and there the ones that have been due for longest: both along an index.
 GIVE_UP = """
 update deliveries
@@ -386,75 +376,6 @@ where bucket = $1
   ))
 returning id, attempt, namespace, execution_id
 """
-
-RETRY = """
-update deliveries
-set state = 'pending',
-  next_at = clock(),
-  charged = 0,
-  unknown = 0,
-  settled_at = null
-where bucket = $1
-  and id = $2
-  and namespace = $3
-  and state in ('delivered', 'dead')
-returning execution_id, namespace, host
-"""
-
-# Only what has stayed as it was: whoever was first has sent it again, and it may have been delivered since.
-REDRIVE = """
-update deliveries
-set state = 'pending',
-  next_at = clock(),
-  charged = 0,
-  unknown = 0,
-  settled_at = null
-where bucket = $1
-  and id = any(array(
-    select id
-    from deliveries
-    where bucket = $1
-      and id = any($2::uuid[])
-      and namespace = $3
-      and state = any($5::text[])
-      and settled_at <= $4
-    order by id
-    for update
-  ))
-returning id, execution_id
-"""
-
-# How many wait at each receiver whose time has come (no more than so many are counted), and for how long the first has.
-DUE_AT = """
-select h.host, due.waiting, due.late_seconds
-from unnest($2::text[]) as h(host)
-cross join lateral (
-  select count(*) as waiting, coalesce(extract(epoch from clock() - min(d.next_at)), 0)::float8 as late_seconds
-  from (
-    select next_at
-    from deliveries
-    where bucket = $1
-      and state = 'pending'
-      and host = h.host
-      and namespace = $4
-      and next_at <= clock()
-    order by next_at
-    limit $3
-  ) as d
-) as due
-"""
-
-HURRY = """
-update deliveries
-set next_at = clock()
-where bucket = $1
-  and id = $2
-  and namespace = $3
-  and state = 'pending'
-returning host
-"""
-
-EXISTS = "select 1 from deliveries where bucket = $1 and id = $2 and namespace = $3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -512,14 +433,6 @@ class Sent:
     attempt: Attempt
     state: DeliveryState
     wait_seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backlog:
-    """How many deliveries are due at a receiver, and how long the first has been."""
-
-    waiting: int
-    late_seconds: float
 
 
 async def claim_due(
@@ -653,7 +566,7 @@ async def _note(conn: Connection, news: list[Sent], patience: Patience) -> list[
     for one in disabled:
         id_ = last[one.id]
         facts = {"endpoint_id": show(ENDPOINT, one.id), "name": one.name, "reason": one.reason}
-        await _tell(conn, bucket_of(id_), [(id_, json.dumps(facts).encode(), EventType.ENDPOINT_DISABLED)])
+        await tell(conn, bucket_of(id_), [(id_, json.dumps(facts).encode(), EventType.ENDPOINT_DISABLED)])
     return disabled
 
 
@@ -685,7 +598,7 @@ async def _write(conn: Connection, bucket: int, part: list[Sent], *, calm: bool)
         [item.attempt.error for item in part],
         [item.attempt.response_body for item in part],
         [EVENT_OF[item.state].value if item.state in EVENT_OF else None for item in part],
-        [_fact(item.due.id) for item in part],
+        [fact(item.due.id) for item in part],
         [item.due.host for item in part],
         [item.due.namespace for item in part],
         executions,
@@ -737,14 +650,8 @@ async def reclaim(conn: Connection, bucket: int, *, limit: int = 256) -> int:
             return 0
         await _unsent(conn, bucket, rows, AttemptOutcome.UNKNOWN, "the dispatcher died before it knew the answer")
         dead = [row for row in rows if row["state"] == DeliveryState.DEAD]
-        await _tell(conn, bucket, [(row["execution_id"], _fact(row["id"]), EventType.DELIVERY_DEAD) for row in dead])
+        await tell(conn, bucket, [(row["execution_id"], fact(row["id"]), EventType.DELIVERY_DEAD) for row in dead])
     return len(rows)
-
-
-async def lock_state(conn: Connection, delivery_id: DeliveryId, *, namespace: int) -> str | None:
-    """How a delivery stands until the caller's transaction ends."""
-    state: str | None = await conn.fetchval(LOCK_STATE, bucket_of(delivery_id), delivery_id, namespace)
-    return state
 
 
 async def give_up(conn: Connection, bucket: int, *, after_seconds: float = GIVE_UP_SECONDS, limit: int = 256) -> int:
@@ -758,9 +665,7 @@ async def give_up(conn: Connection, bucket: int, *, after_seconds: float = GIVE_
             days = f"{after_seconds / 86_400:g}"
             why = f"breaker: the host has not answered for {days} days"
             await _unsent(conn, bucket, rows, AttemptOutcome.REFUSED, why)
-            await _tell(
-                conn, bucket, [(row["execution_id"], _fact(row["id"]), EventType.DELIVERY_DEAD) for row in rows]
-            )
+            await tell(conn, bucket, [(row["execution_id"], fact(row["id"]), EventType.DELIVERY_DEAD) for row in rows])
     return len(rows)
 
 
@@ -775,56 +680,13 @@ async def _unsent(
     await conn.execute(RECORD_ATTEMPTS, bucket, ids, attempts, namespaces, outcomes, nothing, nothing, errors, nothing)
 
 
-async def retry(conn: Connection, delivery_id: DeliveryId, *, namespace: int) -> None:
-    """Send this delivery again, now, with the schedule from its beginning; the id and the bytes stay the same.
-
-    Moves: delivered, dead → pending; a pending one is due at once. A host that is left alone is asked once more, now.
-    Raises: DeliveryNotFound.
-    """
-    bucket = bucket_of(delivery_id)
-    async with conn.transaction():
-        row = await conn.fetchrow(RETRY, bucket, delivery_id, namespace)
-        host: str | None = row["host"] if row else await conn.fetchval(HURRY, bucket, delivery_id, namespace)
-        if host is not None:
-            await trip.end_window(conn, bucket, host, namespace=namespace)
-        elif not await conn.fetchval(EXISTS, bucket, delivery_id, namespace):
-            raise DeliveryNotFound
-        if row is not None:
-            await _tell(conn, bucket, [(row["execution_id"], _fact(delivery_id), EventType.DELIVERY_RETRIED)])
-
-
-async def redrive(
-    conn: Connection,
-    bucket: int,
-    ids: Sequence[UUID],
-    *,
-    namespace: int,
-    states: Sequence[str],
-    settled_before: datetime,
-) -> set[UUID]:
-    """Send those of these deliveries again, now, that are in one of these states and were so then; says which.
-
-    Moves: dead, delivered → pending, with the schedule from its beginning. Guard: the state in the locked row.
-    """
-    async with conn.transaction():
-        rows = await conn.fetch(REDRIVE, bucket, ids, namespace, settled_before, states)
-        await _tell(conn, bucket, [(row["execution_id"], _fact(row["id"]), EventType.DELIVERY_RETRIED) for row in rows])
-    return {row["id"] for row in rows}
-
-
-async def due_at(
-    conn: Connection, bucket: int, hosts: Sequence[str], *, namespace: int, most: int
-) -> dict[str, Backlog]:
-    """What waits at each of these receivers although its time has come, counted up to `most`."""
-    rows = await conn.fetch(DUE_AT, bucket, hosts, most, namespace)
-    return {row["host"]: Backlog(waiting=row["waiting"], late_seconds=row["late_seconds"]) for row in rows}
-
-
-def _fact(delivery_id: UUID) -> bytes:
+def fact(delivery_id: UUID) -> bytes:
+    """What an event of a delivery says."""
     return b'{"delivery_id":"%b"}' % show("dlv", delivery_id).encode()
 
 
-async def _tell(conn: Connection, bucket: int, told: list[tuple[UUID, bytes, EventType]]) -> None:
+async def tell(conn: Connection, bucket: int, told: list[tuple[UUID, bytes, EventType]]) -> None:
+    """Write into the history of these executions what became of their deliveries."""
     if not told:
         return
     ids = [execution_id for execution_id, _, _ in told]

@@ -9,11 +9,16 @@ from controlplane.postgres.pool import Connection
 ROWS = 50_000
 SMALL = 200
 
-# Ids as `domain/ids.py` makes them, in bucket 0, over the last week; the n-th is always the same but for its time.
+# Ids as `domain/ids.py` makes them, in bucket 0, all of the week before this one (one partition, whatever day it is);
+# the n-th is always the same but for its time.
 MAKE_ID = """
 create function made_id(kind text, n integer) returns uuid language sql immutable as $$
   select (
-    lpad(to_hex(1000 * floor(extract(epoch from current_date))::bigint - n * 10000), 12, '0')
+    lpad(
+      to_hex(
+        1000 * floor(extract(epoch from date_trunc('week', current_date) - interval '1 day'))::bigint - n * 10000
+      ), 12, '0'
+    )
     || '7' || substr(md5(kind || n), 1, 3) || '8' || substr(md5(kind || n), 4, 12) || '000'
   )::uuid
 $$

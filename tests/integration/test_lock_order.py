@@ -31,13 +31,13 @@ from controlplane.stages import (
     cancel,
     checkpoint,
     complete,
-    deliver,
     expire,
     forget,
     forget_node,
     lease,
     limit,
     log,
+    redrive,
     register,
     renew,
     send,
@@ -378,7 +378,7 @@ async def test_forgotten_while_it_is_asked_for_again(
             sources = order.sample(made, 3)
             await submit.accept(own, [submission(source_execution_id=one.id) for one in sources])
             with suppress(DeliveryNotFound):
-                await deliver.retry(own, order.choice(deliveries), namespace=NAMESPACE)
+                await redrive.retry(own, order.choice(deliveries), namespace=NAMESPACE)
 
     async with asyncio.timeout(60):
         await asyncio.gather(remove(), *(ask_again(own, n) for n, own in enumerate(connections[:4])))

@@ -45,6 +45,7 @@ from controlplane.stages import (
     expire,
     lease,
     pause,
+    redrive,
     register,
     renew,
     send,
@@ -791,7 +792,7 @@ class Machine(RuleBasedStateMachine):
         found = "select id from deliveries where bucket = $1 and execution_id = $2"
         delivery = self.do(self.conn.fetchval(found, self.bucket, id_))
         self.model.retry_delivery(id_)
-        self.do(deliver.retry(self.conn, delivery, namespace=NAMESPACE))
+        self.do(redrive.retry(self.conn, delivery, namespace=NAMESPACE))
 
     # what must always be true
 

@@ -73,7 +73,7 @@ STAGES: Mapping[str, frozenset[str]] = {
     "trigger": frozenset({"submit"}),  # an event and its execution are one transaction
     "replay": frozenset({"submit", "finish"}),
     # bulk: what is done to many is done by the stages that do it to one, in the transaction that moves its cursor.
-    "bulk": frozenset({"cancel", "pause", "submit", "deliver"}),
+    "bulk": frozenset({"cancel", "pause", "submit", "redrive"}),
     "admit": frozenset({"submit"}),  # both count what of a fairness key is ready
     "register": frozenset({"limit"}),  # a node says how many of a reasoner may run, in one transaction with the rest
     "forget_node": frozenset({"limit"}),  # and what it said of them is said no more, in the one that forgets it
@@ -89,6 +89,7 @@ STAGES: Mapping[str, frozenset[str]] = {
     "step": frozenset({"approve", "signal", "suspend"}),
     # what an attempt says of its host and its endpoint is heard as it is settled: once
     "deliver": frozenset({"trip", "endpoint"}),
+    "redrive": frozenset({"deliver", "trip"}),  # a person who asks for one asks its host, however it stands
 }
 SERVE_ALL_STAGES = frozenset({"hold", "record", "room", "audit"})
 

@@ -30,7 +30,7 @@ from controlplane.errors import (
 )
 from controlplane.postgres.pool import Connection
 from controlplane.security.keys import digest, prefix_of
-from controlplane.stages import audit, cap, deliver, endpoint, issue_key, register, ticket, trigger
+from controlplane.stages import audit, cap, deliver, endpoint, issue_key, redrive, register, ticket, trigger
 from controlplane.stages.endpoint import Patience, Ref
 from controlplane.stages.issue_key import Wish
 from controlplane.stages.open_namespace import open_namespace
@@ -261,11 +261,11 @@ async def a_listener_fails(world: World) -> None:
     await world.ask(_settle, [dead])
     await daemons.announced(world)
     await deliver_all(world, TAKEN, DeliveryState.DELIVERED)
-    await world.ask(deliver.retry, due.id, namespace=NAMESPACE)
-    await world.ask(deliver.retry, due.id, namespace=NAMESPACE)
-    await world.transaction(lambda conn: deliver.lock_state(conn, due.id, namespace=NAMESPACE))
+    await world.ask(redrive.retry, due.id, namespace=NAMESPACE)
+    await world.ask(redrive.retry, due.id, namespace=NAMESPACE)
+    await world.transaction(lambda conn: redrive.lock_state(conn, due.id, namespace=NAMESPACE))
     with suppress(DeliveryNotFound):
-        await world.ask(deliver.retry, DeliveryId(world.new_id("unknown")), namespace=NAMESPACE)
+        await world.ask(redrive.retry, DeliveryId(world.new_id("unknown")), namespace=NAMESPACE)
     await world.ask(deliver.answered, 0, within_seconds=DAY_SECONDS, limit=10)
     await world.ask(endpoint.remove, 0, Ref(None, "other"), namespace=NAMESPACE)
 

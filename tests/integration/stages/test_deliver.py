@@ -14,7 +14,7 @@ from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState
 from controlplane.domain.ids import DeliveryId
 from controlplane.errors import DeliveryNotFound, LeaseLost
 from controlplane.postgres.pool import Connection, Pool
-from controlplane.stages import deliver
+from controlplane.stages import deliver, redrive
 from controlplane.stages.deliver import Due, Sent
 from tests.make import Made, counts, event_types, make_execution, make_id, move_clock, only_row, report, webhook
 
@@ -329,7 +329,7 @@ async def test_a_retry_by_hand_begins_the_schedule_again(conn: Connection, made:
     """A dead delivery is due at once with all its attempts, however often somebody asks for it."""
     for _ in range(4):
         id_ = await settle_dead(conn)
-        await deliver.retry(conn, id_, namespace=1)
+        await redrive.retry(conn, id_, namespace=1)
 
     [again] = await due_now(conn)
 
@@ -341,7 +341,7 @@ async def test_a_delivered_one_can_be_sent_again(conn: Connection, made: Made, d
     """The same id and the same bytes."""
     await deliver.settle(conn, [sent(due)])
 
-    await deliver.retry(conn, due.id, namespace=1)
+    await redrive.retry(conn, due.id, namespace=1)
     [again] = await due_now(conn)
 
     assert (again.id, again.body, again.attempt) == (due.id, due.body, 2)
@@ -351,7 +351,7 @@ async def test_a_retry_hurries_a_pending_one(conn: Connection, made: Made, due: 
     """What waits is due now; its count of attempts goes on."""
     await deliver.settle(conn, [sent(due, REFUSED, DeliveryState.PENDING, 300.0)])
 
-    await deliver.retry(conn, due.id, namespace=1)
+    await redrive.retry(conn, due.id, namespace=1)
     [again] = await due_now(conn)
 
     assert (again.id, again.charged) == (due.id, 1)
@@ -361,7 +361,7 @@ async def test_a_retry_of_one_being_sent_changes_nothing(conn: Connection, due: 
     """It is being sent already."""
     before = await row_of(conn, due.id)
 
-    await deliver.retry(conn, due.id, namespace=1)
+    await redrive.retry(conn, due.id, namespace=1)
 
     assert await row_of(conn, due.id) == before
 
@@ -372,7 +372,7 @@ async def test_an_unknown_delivery_is_not_found(conn: Connection, due: Due, name
     id_ = DeliveryId(make_id(0)) if namespace == 1 else due.id
 
     with pytest.raises(DeliveryNotFound):
-        await deliver.retry(conn, id_, namespace=namespace)
+        await redrive.retry(conn, id_, namespace=namespace)
 
 
 async def test_a_batch_is_answered_in_order(conn: Connection) -> None:

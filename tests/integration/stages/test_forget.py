@@ -13,7 +13,7 @@ from controlplane.domain.execution import Replay, ReplayMode, Status, Submission
 from controlplane.domain.retention import DAY_SECONDS, Forgotten, Keep, Why
 from controlplane.errors import DeliveryNotFound, ExecutionNotFound
 from controlplane.postgres.pool import Connection
-from controlplane.stages import checkpoint, deliver, forget, replay, submit
+from controlplane.stages import checkpoint, deliver, forget, redrive, replay, submit
 from tests.integration.stages.test_deliver import due_now, sent
 from tests.make import (
     NAMESPACE,
@@ -205,7 +205,7 @@ async def test_what_was_told_lately_is_kept(conn: Connection) -> None:
     """A delivery that was sent again yesterday is not over for long."""
     made = await make_told(conn)
     await move_clock(conn, "31 days")
-    await deliver.retry(conn, (await conn.fetchval("select id from deliveries")), namespace=1)
+    await redrive.retry(conn, (await conn.fetchval("select id from deliveries")), namespace=1)
     [due] = await due_now(conn)
     await deliver.settle(conn, [sent(due, state=DeliveryState.DELIVERED)])
 
@@ -445,7 +445,7 @@ async def test_a_delivery_sent_again_stays(conn: Connection, other: Connection, 
         conn,
         other,
         observer,
-        first=lambda conn: deliver.retry(conn, delivery_id, namespace=1),
+        first=lambda conn: redrive.retry(conn, delivery_id, namespace=1),
         second=lambda conn: forget.step(conn, 0, keep=ALL),
     )
 
@@ -464,7 +464,7 @@ async def test_a_delivery_that_goes_is_not_sent_again(
 
     async def ask(conn: Connection) -> object:
         try:
-            return await deliver.retry(conn, delivery_id, namespace=1)
+            return await redrive.retry(conn, delivery_id, namespace=1)
         except DeliveryNotFound as error:
             return error
 

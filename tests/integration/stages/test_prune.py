@@ -7,7 +7,7 @@ import pytest
 
 from controlplane.domain.delivery import DeliveryState
 from controlplane.postgres.pool import Connection
-from controlplane.stages import checkpoint, deliver, prune
+from controlplane.stages import checkpoint, deliver, prune, redrive
 from tests.integration.stages.test_deliver import due_now, sent
 from tests.make import accept, all_rows, counts, make_execution, move_clock, only_row, put, submission, webhook
 
@@ -175,7 +175,7 @@ async def test_an_erased_secret_is_not_a_missing_one(conn: Connection) -> None:
     await move_clock(conn, "4 days")
     await prune.forget_secrets(conn, 0, after_seconds=DAY)
     for row in await conn.fetch("select id from deliveries"):
-        await deliver.retry(conn, row["id"], namespace=1)
+        await redrive.retry(conn, row["id"], namespace=1)
 
     again = sorted(await due_now(conn), key=lambda due: due.webhook_n)
 

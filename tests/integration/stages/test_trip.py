@@ -12,7 +12,7 @@ import pytest
 from controlplane.domain.breaker import Said
 from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState
 from controlplane.postgres.pool import Connection, Pool
-from controlplane.stages import deliver, prune, trip
+from controlplane.stages import deliver, prune, redrive, trip
 from controlplane.stages.deliver import BEGINNING, Due, Sent
 from tests.make import counts, make_execution, move_clock, until_blocked
 
@@ -252,7 +252,7 @@ async def test_a_person_may_say_that_it_is_back(conn: Connection) -> None:
     """Sent again by hand, the host is asked once, now; when it fails, for longer than before."""
     await opened(conn)
     one = await conn.fetchval("select id from deliveries limit 1")
-    await deliver.retry(conn, one, namespace=1)
+    await redrive.retry(conn, one, namespace=1)
     probes = await claim(conn)
     await settle(conn, probes)
     row = await breaker(conn)
