@@ -7,8 +7,9 @@ as before, and the rest is accepted.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -17,7 +18,7 @@ from starlette.responses import Response
 
 from controlplane.api import shapes
 from controlplane.api.body import decode, read_body
-from controlplane.api.doors import Doors, doors_of, gather_answers, namespace_of
+from controlplane.api.doors import Doors, doors_of, namespace_of
 from controlplane.api.executions import (
     EMPTY,
     SUBMIT_HEADERS,
@@ -40,6 +41,7 @@ from controlplane.domain import target as targets
 from controlplane.domain.execution import Accepted, Replay, Submission
 from controlplane.domain.ids import show
 from controlplane.errors import ControlPlaneError, Invalid, Unavailable
+from controlplane.postgres.lane import Lane
 from controlplane.reads.nodes import Entry
 from controlplane.stages import submit
 
@@ -101,7 +103,7 @@ async def submit_batch(request: Request) -> Response:
     batch = await _batch(request, doors, namespace, form, raw)
     items = [_item(one) for one in form.items]
     wishes, warnings = await _wishes(request, doors, batch, items, form.items)
-    answers = await gather_answers(_ask(doors, one) for one in wishes)
+    answers = await _put(doors, wishes)
     for one in answers:
         if batch.keyed is not None and isinstance(one, Unavailable):
             raise one  # it may be sent again as a whole, which answers more than a part of it now
@@ -130,11 +132,20 @@ async def _batch(request: Request, doors: Doors, namespace: int, form: Envelope,
 
 def _item(raw: msgspec.Raw) -> BatchItem | ControlPlaneError:
     try:
-        item = decode(bytes(raw), BatchItem)
-        targets.parse(item.target)
+        return decode(bytes(raw), BatchItem)
     except ControlPlaneError as error:
         return error
-    return item
+
+
+async def _find(doors: Doors, namespace: int, wanted: set[str]) -> dict[str, Entry | ControlPlaneError]:
+    """What each target is, or why it is none: asked once, however many items name it."""
+    found: dict[str, Entry | ControlPlaneError] = {}
+    for target in wanted:
+        try:
+            targets.parse(target)
+        except ControlPlaneError as error:
+            found[target] = error
+    return {**await doors.catalogue.find_each(namespace, wanted - found.keys()), **found}
 
 
 async def _wishes(
@@ -146,9 +157,7 @@ async def _wishes(
 ) -> tuple[list[Wish | ControlPlaneError], Warnings]:
     """What can be put to the lane, and what is refused before it; with warnings, each of them once."""
     caller = batch.caller
-    entries = await doors.catalogue.find_each(
-        caller.namespace, {one.target for one in items if isinstance(one, BatchItem)}
-    )
+    entries = await _find(doors, caller.namespace, {one.target for one in items if isinstance(one, BatchItem)})
     replays: dict[int, tuple[Replay | None, Warnings]] = {}
     wishes: list[Wish | ControlPlaneError] = []
     for n, item in enumerate(items):
@@ -158,7 +167,7 @@ async def _wishes(
             entry = entries[item.target]
             if isinstance(entry, ControlPlaneError):
                 raise entry
-            keyed = _keyed(batch, n, item, bytes(raw[n]))
+            keyed = _keyed(batch, n, item, raw[n])
             bucket = bucket_for(doors, caller, keyed)
             if bucket not in replays:
                 replays[bucket] = await replay_of(
@@ -177,19 +186,24 @@ async def _wishes(
     return wishes, [*ignored[:1], *(one for entry in served.values() for one in no_node(entry))]
 
 
-def _keyed(batch: Batch, n: int, item: BatchItem, raw: bytes) -> Keyed | None:
+def _keyed(batch: Batch, n: int, item: BatchItem, raw: msgspec.Raw) -> Keyed | None:
     """The item's own key, or one that is made from the request's; a step needs none."""
     if item.idempotency_key is not None:
-        return Keyed.of(item.idempotency_key, batch.caller.run_id or "", raw)
+        return Keyed.of(item.idempotency_key, batch.caller.run_id or "", bytes(raw))
     if batch.keyed is None or item.step is not None:
         return None
     return batch.keyed._replace(key=f"{batch.keyed.key}{APART}{n}")
 
 
-def _ask(doors: Doors, wish: Wish | ControlPlaneError) -> Awaitable[Accepted] | ControlPlaneError:
-    if isinstance(wish, ControlPlaneError):
-        return wish
-    return lane_of(doors, wish.submission).ask(wish.submission)
+async def _put(doors: Doors, wishes: Sequence[Wish | ControlPlaneError]) -> list[Accepted | ControlPlaneError]:
+    """What each is answered: by its lane, of which there are two, unless it was refused before."""
+    lanes: dict[Lane[Submission, Accepted], list[Submission]] = {}
+    for one in wishes:
+        if isinstance(one, Wish):
+            lanes.setdefault(lane_of(doors, one.submission), []).append(one.submission)
+    said = await asyncio.gather(*(lane.put_each(items) for lane, items in lanes.items()))
+    answers = {lane: iter(found) for lane, found in zip(lanes, said, strict=True)}
+    return [next(answers[lane_of(doors, one.submission)]) if isinstance(one, Wish) else one for one in wishes]
 
 
 def _tell(
@@ -221,8 +235,10 @@ def _counts(answers: Sequence[Accepted | ControlPlaneError]) -> dict[str, int]:
 def _shape(n: int, wish: Wish | ControlPlaneError, said: Accepted | ControlPlaneError) -> shapes.Shape:
     if isinstance(said, Accepted):
         assert isinstance(wish, Wish)
-        replayed = {"replayed": True} if said.replayed else {}
-        return {"http_status": 202} | shape_of(wish.submission, said) | replayed
+        shape = {"http_status": 202, **shape_of(wish.submission, said)}
+        if said.replayed:
+            shape["replayed"] = True
+        return shape
     return {"http_status": status_of(said)} | body_of(said) | {"where": _where(n, said.where)}
 
 

@@ -286,4 +286,5 @@ async def put_each(
     lane: Lane[Item, Result], items: Sequence[Item | ControlPlaneError]
 ) -> list[Result | ControlPlaneError]:
     """The lane's answer to each item, in order; what was refused before it came to the lane stays refused."""
-    return await gather_answers(item if isinstance(item, ControlPlaneError) else lane.ask(item) for item in items)
+    answers = iter(await lane.put_each([item for item in items if not isinstance(item, ControlPlaneError)]))
+    return [item if isinstance(item, ControlPlaneError) else next(answers) for item in items]

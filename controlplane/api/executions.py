@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
 
@@ -152,7 +153,7 @@ async def submit_async(request: Request) -> Response:
 
 def shape_of(submission: Submission, accepted: Accepted) -> shapes.Shape:
     """What is answered to whoever asked for this."""
-    created_at = moment(accepted.created_at)
+    created_at = _moment_of_many(accepted.created_at)
     shape: shapes.Shape = {
         "execution_id": show_execution(accepted.id),
         "run_id": accepted.run_id,
@@ -169,6 +170,12 @@ def shape_of(submission: Submission, accepted: Accepted) -> shapes.Shape:
     if accepted.blocked_by is not None:
         shape["blocked_by"] = accepted.blocked_by
     return shape
+
+
+@lru_cache(maxsize=16)
+def _moment_of_many(at: datetime) -> str:
+    """What one flush accepts has one moment, which is written out once and not for each."""
+    return moment(at)
 
 
 def headers_of(accepted: Accepted) -> dict[str, str]:
@@ -424,7 +431,7 @@ def submission_of(
     context = context_of(form.context, doors.limits.payload_bytes_max)
     id_ = ExecutionId(doors.ids.new(bucket))
     delay_seconds, run_at = start_of(form.delay_seconds, form.run_at, id_)
-    run_id = caller.run_id or show("run", doors.ids.new(bucket))
+    run_id = caller.run_id or show("run", id_)
     concurrency_key, concurrency_max = _concurrency(form, entry)
     fairness_key = _label(form.fairness_key, "fairness_key") or (run_id if caller.parent_id is not None else None)
     return Submission(

@@ -25,6 +25,7 @@ from uuid import UUID
 
 from controlplane.domain.ids import DeliveryId, ExecutionId, SessionId
 from controlplane.domain.retry import RetryPolicy
+from controlplane.domain.value import value
 
 DEFAULT_NAMESPACE = 1
 CRASHES_MAX = 10
@@ -141,7 +142,7 @@ REASON_OF = {
 """Why a child is cancelled whose parent has ended so."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Submission:
     """Everything that is asked of one execution; never changed afterwards.
 
@@ -191,7 +192,7 @@ class Submission:
     request_hash: bytes = b""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Accepted:
     """The answer to a submission. `replayed`: an earlier request with this idempotency key, or for this step, made it.
 
@@ -220,7 +221,7 @@ class Overdue(StrEnum):
     TOTAL = "total"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Held:
     """One row of the queue, locked by the stage that reads it."""
 
@@ -256,7 +257,7 @@ class Held:
         return Overdue.HEARTBEAT if self.heartbeat_next else Overdue.START_TO_CLOSE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """How an execution ends. Three causes bring it (the node, the caller, the clock); `stages/finish.py` writes it."""
 
@@ -272,7 +273,7 @@ class Settlement:
     failures: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Settled:
     """An execution that has just ended, and the deliveries that its end made due."""
 

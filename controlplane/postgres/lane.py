@@ -40,6 +40,47 @@ class Raced(Exception):
     """Two flushes met on a row that neither could lock beforehand; the flush is simply run again."""
 
 
+class Table(Generic[Result]):
+    """Where the answers to what was asked at once come together, one at each seat.
+
+    One future for all of them: one for each, and whoever gathers them, took twice as long.
+    """
+
+    __slots__ = ("_answers", "_left", "_served")
+
+    def __init__(self, seats: int) -> None:
+        self._answers: list[Result | BaseException] = [asyncio.InvalidStateError()] * seats
+        self._left = seats
+        self._served: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def cleared(self) -> bool:
+        """Whether nobody waits here any more: all are served, or whoever asked is gone."""
+        return self._served.done()
+
+    def serve(self, seat: int, answer: Result | BaseException) -> None:
+        """Once for each seat."""
+        self._answers[seat] = answer
+        self._left -= 1
+        if not self._left and not self._served.done():
+            self._served.set_result(None)
+
+    async def answers(self) -> list[Result | ControlPlaneError]:
+        """All of them, in the order of their seats. Raises what is no answer of a stage."""
+        if self._left:
+            await self._served
+        found: list[Result | ControlPlaneError] = []
+        for one in self._answers:
+            if isinstance(one, BaseException) and not isinstance(one, ControlPlaneError):
+                raise one
+            found.append(one)
+        return found
+
+
+Entry = tuple[Item, Table[Result], int]
+"""Somebody's wish, and at which table and seat its answer is waited for."""
+
+
 class Lane(Generic[Item, Result]):
     """Turns concurrent single calls into batches of at most `batch_max`, in `flushers` transactions at a time.
 
@@ -73,8 +114,8 @@ class Lane(Generic[Item, Result]):
         self._bytes_max = bytes_max
         self._retry_seconds = retry_seconds
         self._waiting_max = waiting_max
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
-        self._offered: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._waiting: deque[Entry[Item, Result]] = deque()
+        self._offered: list[Entry[Item, Result]] = []
         self._gathering: asyncio.TimerHandle | None = None
         self._in_flight: set[Hashable] = set()
         self._running: set[asyncio.Task[None]] = set()
@@ -88,21 +129,25 @@ class Lane(Generic[Item, Result]):
         return len(self._waiting) + len(self._offered)
 
     async def put(self, item: Item) -> Result:
-        """The stage's answer for this item, after its commit."""
-        return await self.ask(item)
+        """The stage's answer for this item, after its commit. Raises what it was refused with."""
+        [answer] = await self.put_each([item])
+        if isinstance(answer, ControlPlaneError):
+            raise answer
+        return answer
 
-    def ask(self, item: Item) -> asyncio.Future[Result]:
-        """As `put`, for who asks for many at once: a task for each of them would cost more than all else about it."""
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        if self._closed:
-            future.set_exception(ShuttingDown())
-        elif self.waiting >= self._waiting_max:
-            future.set_exception(DatabaseUnavailable("Too many requests are waiting for the database; try again."))
-        else:
-            if self._offered:
-                self._take_along()  # what came before goes before
-            self._take_in(item, future)
-        return future
+    async def put_each(self, items: Sequence[Item]) -> list[Result | ControlPlaneError]:
+        """The stage's answer for each of these, after its commit, or what it was refused with."""
+        table: Table[Result] = Table(len(items))
+        for seat, item in enumerate(items):
+            if self._closed:
+                table.serve(seat, ShuttingDown())
+            elif self.waiting >= self._waiting_max:
+                table.serve(seat, DatabaseUnavailable("Too many requests are waiting for the database; try again."))
+            else:
+                if self._offered:
+                    self._take_along()  # what came before goes before
+                self._take_in((item, table, seat))
+        return await table.answers()
 
     def offer(self, item: Item, *, gathers: bool = True) -> bool:
         """Take this item along without an answer; False when there is already so much that it is left behind.
@@ -111,14 +156,11 @@ class Lane(Generic[Item, Result]):
         """
         if self._closed or self.waiting >= self._waiting_max // 2:
             return False
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-        future.add_done_callback(_let_be)
-        self._offered.append((item, future))
+        self._offered.append((item, Table(1), 0))
         if not gathers or len(self._offered) >= self._batch_max:
             self._take_along()
         elif self._gathering is None:
-            self._gathering = loop.call_later(OFFERED_SECONDS, self._take_along)
+            self._gathering = asyncio.get_running_loop().call_later(OFFERED_SECONDS, self._take_along)
         return True
 
     async def close(self) -> None:
@@ -133,11 +175,11 @@ class Lane(Generic[Item, Result]):
             self._gathering.cancel()
             self._gathering = None
         offered, self._offered = self._offered, []
-        for item, future in offered:
-            self._take_in(item, future)
+        for entry in offered:
+            self._take_in(entry)
 
-    def _take_in(self, item: Item, future: asyncio.Future[Result]) -> None:
-        self._waiting.append((item, future))
+    def _take_in(self, entry: Entry[Item, Result]) -> None:
+        self._waiting.append(entry)
         if len(self._running) < self._flushers:
             task = asyncio.create_task(self._run(), name=f"lane.{self.name}")
             self._running.add(task)
@@ -160,10 +202,10 @@ class Lane(Generic[Item, Result]):
             assert task is not None
             self._running.discard(task)
 
-    def _take(self) -> tuple[list[tuple[Item, asyncio.Future[Result]]], set[Hashable]]:
+    def _take(self) -> tuple[list[Entry[Item, Result]], set[Hashable]]:
         """What may leave now, and the keys that it touches; items of one key leave one after the other, in order."""
-        batch: list[tuple[Item, asyncio.Future[Result]]] = []
-        later: list[tuple[Item, asyncio.Future[Result]]] = []
+        batch: list[Entry[Item, Result]] = []
+        later: list[Entry[Item, Result]] = []
         own: set[Hashable] = set()
         taken: set[Hashable] = set(self._in_flight)
         weight = 0
@@ -175,7 +217,7 @@ class Lane(Generic[Item, Result]):
             and weight < self._bytes_max
         ):
             entry = self._waiting.popleft()
-            if entry[1].done():  # the caller has left before its turn
+            if entry[1].cleared:  # the caller has left before its turn
                 continue
             if self._keys is not None:
                 keys = set(self._keys(entry[0]))
@@ -191,9 +233,9 @@ class Lane(Generic[Item, Result]):
         self._waiting.extendleft(reversed(later))
         return batch, own
 
-    async def _settle(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _settle(self, batch: list[Entry[Item, Result]]) -> None:
         try:
-            results = await self._persist([item for item, _ in batch])
+            results = await self._persist([item for item, _, _ in batch])
         except (
             asyncpg.DataError,
             asyncpg.IntegrityConstraintViolationError,
@@ -208,15 +250,10 @@ class Lane(Generic[Item, Result]):
             log.exception("lane.broken", extra={"lane": self.name})
             self._refuse(batch, error)
             return
-        for (_, future), result in zip(batch, results, strict=True):
-            if future.done():
-                continue
-            if isinstance(result, ControlPlaneError):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
+        for (_, table, seat), result in zip(batch, results, strict=True):
+            table.serve(seat, result)
 
-    async def _part(self, batch: list[tuple[Item, asyncio.Future[Result]]], error: asyncpg.PostgresError) -> None:
+    async def _part(self, batch: list[Entry[Item, Result]], error: asyncpg.PostgresError) -> None:
         """Halve a batch that holds a value the database cannot take, until it stands alone."""
         if len(batch) == 1:
             log.warning(
@@ -228,10 +265,9 @@ class Lane(Generic[Item, Result]):
         await self._settle(batch[:middle])
         await self._settle(batch[middle:])
 
-    def _refuse(self, batch: list[tuple[Item, asyncio.Future[Result]]], error: BaseException) -> None:
-        for _, future in batch:
-            if not future.done():
-                future.set_exception(error)
+    def _refuse(self, batch: list[Entry[Item, Result]], error: BaseException) -> None:
+        for _, table, seat in batch:
+            table.serve(seat, error)
 
     async def _persist(self, items: list[Item]) -> Sequence[Result | ControlPlaneError]:
         """Run the flush until it commits, for as long as the database may be on its way back."""
@@ -266,9 +302,3 @@ class Lane(Generic[Item, Result]):
                 if time.monotonic() > until:
                     log.warning("lane.raced", extra={"lane": self.name, "items": len(items)})
                     raise DatabaseUnavailable from error
-
-
-def _let_be(future: asyncio.Future[Result]) -> None:
-    """Nobody asks what became of it."""
-    if not future.cancelled():
-        future.exception()

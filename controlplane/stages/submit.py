@@ -95,22 +95,40 @@ where e.bucket = $1
 # The id is made before the transaction begins: a flush that is repeated after a lost answer inserts nothing twice, not
 # even into the queue that the execution may have left in between. The event is written here and not by `record`, and
 # who shall be told with it: most submits need nothing else, and this one statement is then the whole transaction. Whom
-# a webhook tells of more than the end, it has a row in `listeners`.
+# a webhook tells of more than the end, it has a row in `listeners`. Most columns say the same of all items, or nothing:
+# they come as their first value (`_once`) or empty (`_said`), and `unnest` fills them up with nulls.
 INSERT = """
 with item as (
-  select *
+  select i.n, i.id, i.run_id, i.parent_id, i.source_execution_id, i.input, i.context, i.session_key, i.actor_key,
+    i.timeout_seconds, i.replay_source_run_id, i.replay_before_id, i.replay_mode, i.run_at, i.fatal_errors,
+    i.retry_errors, i.schedule_to_start_seconds, i.total_seconds, i.heartbeat_seconds, i.concurrency_key,
+    i.fairness_key, i.line, i.origin,
+    coalesce(i.namespace, ($3::smallint[])[1]) as namespace,
+    coalesce(i.root_id, i.id) as root_id,
+    coalesce(i.target, ($8::text[])[1]) as target,
+    coalesce(i.type, ($9::text[])[1]) as type,
+    coalesce(i.priority, ($14::smallint[])[1]) as priority,
+    coalesce(i.retries_max, ($15::smallint[])[1]) as retries_max,
+    coalesce(i.retry_delay_seconds, ($16::float8[])[1]) as retry_delay_seconds,
+    coalesce(i.retry_factor, ($17::float8[])[1]) as retry_factor,
+    coalesce(i.retry_cap_seconds, ($18::float8[])[1]) as retry_cap_seconds,
+    coalesce(i.webhooks, ($20::smallint[])[1]) as webhooks,
+    coalesce(i.delay_seconds, ($24::float8[])[1]) as delay_seconds,
+    coalesce(i.retry_jitter, ($26::float8[])[1]) as retry_jitter,
+    coalesce(i.on_parent_end, ($32::text[])[1]) as on_parent_end,
+    coalesce(i.held_back, ($36::boolean[])[1]) as held_back
   from unnest(
     $2::uuid[], $3::smallint[], $4::text[], $5::uuid[], $6::uuid[], $7::uuid[], $8::text[], $9::text[], $10::bytea[],
     $11::bytea[], $12::text[], $13::text[], $14::smallint[], $15::smallint[], $16::float8[], $17::float8[],
     $18::float8[], $19::float8[], $20::smallint[], $21::text[], $22::uuid[], $23::text[], $24::float8[],
     $25::timestamptz[], $26::float8[], $27::text[], $28::text[], $29::float8[], $30::float8[], $31::float8[],
     $32::text[], $33::text[], $34::text[], $35::text[], $36::boolean[], $37::bytea[]
-  ) as i(
+  ) with ordinality as i(
     id, namespace, run_id, root_id, parent_id, source_execution_id, target, type, input,
     context, session_key, actor_key, priority, retries_max, retry_delay_seconds, retry_factor,
     retry_cap_seconds, timeout_seconds, webhooks, replay_source_run_id, replay_before_id, replay_mode, delay_seconds,
     run_at, retry_jitter, fatal_errors, retry_errors, schedule_to_start_seconds, total_seconds, heartbeat_seconds,
-    on_parent_end, concurrency_key, fairness_key, line, held_back, origin
+    on_parent_end, concurrency_key, fairness_key, line, held_back, origin, n
   )
 ),
 accepted as (
@@ -178,10 +196,10 @@ listening as (
   where h.events is not null
   group by h.execution_id, h.namespace
 )
-select a.id, a.created_at, case when q.status_reason = 'scheduled' then q.available_at end as scheduled_at,
+select i.n, clock() as created_at, case when q.status_reason = 'scheduled' then q.available_at end as scheduled_at,
   case when q.state = 'blocked' then q.line end as blocked_by
-from accepted a
-join queued q on q.id = a.id
+from queued q
+join item i on i.id = q.id
 """
 
 # Of each fairness key and target, how many are ready: no more than are asked for are counted.
@@ -436,40 +454,40 @@ async def _insert(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
         INSERT,
         bucket,
         [item.id for item in fresh],
-        [item.namespace for item in fresh],
+        _once([item.namespace for item in fresh]),
         [item.run_id for item in fresh],
-        [item.root_id for item in fresh],
+        _said([None if item.root_id is item.id else item.root_id for item in fresh]),
         _said([item.parent_id for item in fresh]),
         _said([item.source_execution_id for item in fresh]),
-        [item.target for item in fresh],
-        [item.type for item in fresh],
+        _once([item.target for item in fresh]),
+        _once([item.type for item in fresh]),
         [item.input for item in fresh],
         _said([item.context for item in fresh]),
         _said([item.session_key for item in fresh]),
         _said([item.actor_key for item in fresh]),
-        [item.priority for item in fresh],
-        [item.retry.retries_max for item in fresh],
-        [item.retry.delay_seconds for item in fresh],
-        [item.retry.factor for item in fresh],
-        [item.retry.cap_seconds for item in fresh],
+        _once([item.priority for item in fresh]),
+        _once([item.retry.retries_max for item in fresh]),
+        _once([item.retry.delay_seconds for item in fresh]),
+        _once([item.retry.factor for item in fresh]),
+        _once([item.retry.cap_seconds for item in fresh]),
         _said([item.timeout_seconds for item in fresh]),
-        [len(item.webhooks) for item in fresh],
+        _once([len(item.webhooks) for item in fresh]),
         _said([None if item.replay is None else item.replay.source_run_id for item in fresh]),
         _said([None if item.replay is None else item.replay.before_id for item in fresh]),
         _said([None if item.replay is None else item.replay.mode.value for item in fresh]),
-        [item.delay_seconds for item in fresh],
+        _once([item.delay_seconds for item in fresh]),
         _said([item.run_at for item in fresh]),
-        [item.retry.jitter for item in fresh],
+        _once([item.retry.jitter for item in fresh]),
         _said([APART.join(item.retry.fatal_errors) or None for item in fresh]),
         _said([APART.join(item.retry.retry_errors) or None for item in fresh]),
         _said([item.schedule_to_start_seconds for item in fresh]),
         _said([item.total_seconds for item in fresh]),
         _said([item.heartbeat_seconds for item in fresh]),
-        [item.on_parent_end.value for item in fresh],
+        _once([item.on_parent_end.value for item in fresh]),
         _said([item.concurrency_key for item in fresh]),
         _said([item.fairness_key for item in fresh]),
         _said([_line(item) for item in fresh]),
-        [item.id in held_back for item in fresh],
+        _once([item.id in held_back for item in fresh]),
         _said([item.origin for item in fresh]),
         [item.id for item, _, _ in hooks],
         [n for _, n, _ in hooks],
@@ -481,22 +499,27 @@ async def _insert(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
         [webhook.attempts_max for _, _, webhook in hooks],
         [APART.join(webhook.events) or None for _, _, webhook in hooks],
     )
-    run_ids = {item.id: item.run_id for item in fresh}
-    return {
-        row["id"]: Accepted(
-            id=row["id"],
-            run_id=run_ids[row["id"]],
-            created_at=row["created_at"],
+    accepted: dict[UUID, Accepted] = {}
+    for row in rows:
+        item = fresh[row["n"] - 1]
+        accepted[item.id] = Accepted(
+            id=item.id,
+            run_id=item.run_id,
+            created_at=rows[0]["created_at"],
             scheduled_at=row["scheduled_at"],
             blocked_by=row["blocked_by"],
         )
-        for row in rows
-    }
+    return accepted
 
 
 def _said(column: list[Any]) -> list[Any]:
     """A column that says nothing is not sent: `unnest` fills up the shorter ones with nulls."""
     return column if column.count(None) < len(column) else []
+
+
+def _once(column: list[Any]) -> list[Any]:
+    """A column that says the same of all, and never nothing, is sent as its first value."""
+    return column if column.count(column[0]) < len(column) else column[:1]
 
 
 def _line(item: Submission) -> str | None:

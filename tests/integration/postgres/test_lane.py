@@ -199,7 +199,7 @@ async def test_many_are_asked_for_without_a_task_each(own_pool: Pool, kept: Kept
     gate.open.set()
     lane = Lane(own_pool, gate.flush, name="test", flushers=1)
     with tasks_begun() as tasks:
-        answers = await wait_for(asyncio.gather(*(lane.ask(n) for n in range(1, 101))))
+        answers = await wait_for(asyncio.ensure_future(lane.put_each(range(1, 101))))
 
     assert answers == [-n for n in range(1, 101)]
     assert [task.get_name() for task in tasks].count("lane.test") == 1
@@ -210,8 +210,8 @@ async def test_who_asked_for_many_leaves_with_all_of_them(own_pool: Pool, kept: 
     """What is under way is committed, what waited never reaches the database, and others go on."""
     gate = Gate()
     lane = Lane(own_pool, gate.flush, name="test", flushers=1, batch_max=2)
-    leaving = asyncio.gather(*(lane.ask(n) for n in (1, 2, 3, 4)))
-    staying = lane.ask(5)
+    leaving = asyncio.ensure_future(lane.put_each((1, 2, 3, 4)))
+    staying = asyncio.ensure_future(lane.put(5))
     await gate.entered.wait()
     leaving.cancel()
     gate.open.set()
@@ -227,13 +227,25 @@ async def test_who_asks_for_too_many_is_answered_for_each(own_pool: Pool, kept: 
     gate = Gate()
     gate.open.set()
     lane = Lane(own_pool, gate.flush, name="test", flushers=1, waiting_max=2)
-    answers = await asyncio.gather(*(lane.ask(n) for n in (1, 2, 3)), return_exceptions=True)
+    answers = await lane.put_each((1, 2, 3))
     await lane.close()
-    [late] = await asyncio.gather(lane.ask(4), return_exceptions=True)
+    [late] = await lane.put_each([4])
 
     assert [type(answer) for answer in answers] == [int, int, DatabaseUnavailable]
     assert type(late) is ShuttingDown
     assert await kept() == [1, 2]
+
+
+async def test_who_asks_for_many_hears_what_is_no_answer_of_a_stage(own_pool: Pool) -> None:
+    """What a stage never says is raised, as it is for who asks for one."""
+
+    async def flush(conn: Connection, items: Sequence[int]) -> list[int | ControlPlaneError]:
+        raise ArithmeticError
+
+    lane = Lane(own_pool, flush, name="test")
+
+    with pytest.raises(ArithmeticError):
+        await lane.put_each((1, 2))
 
 
 async def test_a_raced_flush_is_run_again(own_pool: Pool) -> None:
