@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -12,7 +12,7 @@ from starlette.responses import Response
 from controlplane.api import shapes
 from controlplane.api.audited import Noted, audited
 from controlplane.api.body import clean, payload, read_form
-from controlplane.api.doors import CHANGES_TOPIC, Doors, doors_of, gather_answers
+from controlplane.api.doors import CHANGES_TOPIC, Doors, doors_of, gather_answers, put_each
 from controlplane.api.operation import EXECUTE_OR_NODE, READ_OR_NODE, Handler, Operation
 from controlplane.api.paging import integer
 from controlplane.api.problems import answer as problem
@@ -186,9 +186,7 @@ async def write(request: Request) -> Response:
         await _parsed(request, doors, around.again(), group, where)
         for group, where in zip(form.writes, places, strict=True)
     ]
-    answers = await gather_answers(
-        group if isinstance(group, ControlPlaneError) else _committing(request, doors, group) for group in groups
-    )
+    answers = await _commit_each(request, doors, groups)
     doors.hints.tell(CHANGES_TOPIC)
     for where, one in zip(places, answers, strict=True):
         if isinstance(one, LengthMismatch | NotAList):
@@ -208,23 +206,33 @@ def _result(done: list[Written] | ControlPlaneError) -> shapes.Shape:
 async def _write(request: Request, doors: Doors, around: Around, ops: tuple[Op, ...]) -> list[Written]:
     await require(request, around.fence)
     try:
-        return await _commit(request, doors, around.write(ops))
+        written = await _commit(request, doors, around.write(ops))
     except (LengthMismatch, NotAList) as error:
         error.where = "body.key"
         raise
-
-
-async def _commit(request: Request, doors: Doors, write: Write) -> list[Written]:
-    written = await _committing(request, doors, write)
     doors.hints.tell(CHANGES_TOPIC)
     return written
 
 
-def _committing(request: Request, doors: Doors, write: Write) -> Awaitable[list[Written]]:
+async def _commit_each(
+    request: Request, doors: Doors, writes: Sequence[Write | ControlPlaneError]
+) -> list[list[Written] | ControlPlaneError]:
+    if any(isinstance(one, Write) and _is_audited(one) for one in writes):
+        return await gather_answers(
+            one if isinstance(one, ControlPlaneError) else _commit(request, doors, one) for one in writes
+        )
+    return await put_each(doors.lanes.memory, writes)
+
+
+async def _commit(request: Request, doors: Doors, write: Write) -> list[Written]:
+    if _is_audited(write):
+        return await audited(request, lambda done: _noted(write, done), _write_now, write)
+    return await doors.lanes.memory.put(write)
+
+
+def _is_audited(write: Write) -> bool:
     """What somebody takes away who is no attempt stands in the audit log, with its keys."""
-    if write.fence is None and any(isinstance(op, Remove) for op in write.ops):
-        return audited(request, lambda done: _noted(write, done), _write_now, write)
-    return doors.lanes.memory.ask(write)
+    return write.fence is None and any(isinstance(op, Remove) for op in write.ops)
 
 
 async def _write_now(conn: Connection, write: Write) -> list[Written]:
