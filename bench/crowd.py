@@ -4,8 +4,9 @@
     python bench/crowd.py readers 1000 --port 8080
 
 A node does what the SDK's does: it registers, opens a session, and then always has two requests under way, a long poll
-for work (25 s) and a heartbeat that is held as well (10 s, every sixth full). They begin at moments of their own, so
-nothing comes in waves. Says `ready` when all of them wait; every line that it reads asks what has happened so far.
+for work (25 s) and a heartbeat that is held as well (10 s, or as long as the server says to one that holds nothing;
+every sixth is full). They begin at moments of their own, so nothing comes in waves. Says `ready` when all of them wait;
+every line that it reads asks what has happened so far.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from http1 import Connection, post
 from proc import open_files
 
 LEASE_SECONDS = 25.0
 BEAT_SECONDS = 10.0
+WAIT_MAX_SECONDS = 30.0
 FULL_EVERY = 6
 JOINING = 64
 """At once; it is the waiting that is measured."""
@@ -129,13 +131,16 @@ class Nodes:
             seconds = LEASE_SECONDS
 
     async def _beat(self, connection: Connection, session: str) -> None:
-        seconds, beats = random.uniform(1.0, BEAT_SECONDS), random.randrange(FULL_EVERY)
+        seconds, beats, spread = random.uniform(1.0, BEAT_SECONDS), random.randrange(FULL_EVERY), False
         while True:
             held = [] if beats % FULL_EVERY == 0 else None
-            await _asked(connection, f"{session}/heartbeat", {"executions": held, "count": 0, "wait_seconds": seconds})
+            wish = {"executions": held, "count": 0, "wait_seconds": seconds}
+            answer = await _asked(connection, f"{session}/heartbeat", wish)
             self.counts["beats"] += 1
             beats += 1
-            seconds = BEAT_SECONDS
+            longest = max(BEAT_SECONDS, min(answer.get("idle_wait_seconds", 0.0), WAIT_MAX_SECONDS))
+            seconds = longest if spread else random.uniform(1.0, longest)
+            spread = True
 
 
 class Readers:
@@ -185,14 +190,14 @@ class Reader(asyncio.Protocol):
             self._joined.set_exception(RuntimeError("cut off before it was joined"))
 
 
-async def _asked(connection: Connection, path: str, body: dict[str, object]) -> dict[str, list[object]]:
+async def _asked(connection: Connection, path: str, body: dict[str, object]) -> dict[str, Any]:
     status, answer = await connection.request(post(path), json.dumps(body).encode())
     while status == BUSY:  # as an SDK, which asks again
         await asyncio.sleep(random.uniform(0, 2 * AGAIN_SECONDS))
         status, answer = await connection.request(post(path), json.dumps(body).encode())
     if status not in (200, 201):
         raise RuntimeError(f"{path}: {status} {answer[:300]!r}")
-    said: dict[str, list[object]] = json.loads(answer)
+    said: dict[str, Any] = json.loads(answer)
     return said
 
 

@@ -83,6 +83,7 @@ from controlplane.api.lookout import Lookout
 from controlplane.api.operation import Operation, install
 from controlplane.api.rate import Limiter, Rates
 from controlplane.api.streams import Streams
+from controlplane.api.upkeep import Upkeep
 from controlplane.api.veil import Veil
 from controlplane.api.waiting import Waiting
 from controlplane.api.whose import Whose
@@ -350,6 +351,7 @@ async def _running(
         lately=LatelyKept(pool, placement),
         waiting=Waiting(pool, hints),
         lookout=Lookout(pool, hints, placement),
+        upkeep=Upkeep(pool, hints, placement),
         streams=Streams(pool, hints, placement, topic=EVENTS_TOPIC, page=event_rows.stream),
         changes=Streams(pool, hints, placement, topic=CHANGES_TOPIC, page=change_rows.stream, rows=changes.PAGE),
         sessions=leases.Sessions(),
@@ -516,6 +518,7 @@ async def _running(
                 "waiting": doors.waiting.run(),
                 "lookout.work": doors.lookout.watch_work(),
                 "lookout.cancels": doors.lookout.watch_cancels(),
+                "upkeep": doors.upkeep.watch(),
                 "streams": doors.streams.run(),
                 "changes": doors.changes.run(),
             }

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from controlplane.api.leases import Sessions
     from controlplane.api.lookout import Lookout
     from controlplane.api.streams import Streams
+    from controlplane.api.upkeep import Upkeep
     from controlplane.api.waiting import Waiting
     from controlplane.api.whose import Whose
 
@@ -168,6 +169,7 @@ class Doors:
     lately: LatelyKept
     waiting: Waiting
     lookout: Lookout
+    upkeep: Upkeep
     streams: Streams[EventView]
     changes: Streams[ChangeView]
     sessions: Sessions

@@ -30,12 +30,13 @@ from controlplane.api.operation import NODE, Operation
 from controlplane.api.problems import answer as problem
 from controlplane.api.problems import status_of
 from controlplane.api.shapes import answer
+from controlplane.api.upkeep import IDLE_WAIT_SECONDS
 from controlplane.api.whose import refusals, require_node
 from controlplane.domain import topic
 from controlplane.domain.cap import Cap
 from controlplane.domain.execution import Status
 from controlplane.domain.ids import ExecutionId, SessionId, bucket_of, read, read_execution, show, show_execution
-from controlplane.domain.lease import Beat, Claim, Fence, Lease, Report, ReportCode, Session, Verdict
+from controlplane.domain.lease import Beat, Claim, Extended, Fence, Lease, Report, ReportCode, Session, Verdict
 from controlplane.domain.notice import text
 from controlplane.domain.retry import after_error
 from controlplane.domain.step import NAME_MAX, WAITS_MAX
@@ -83,6 +84,7 @@ DRAINED_LOOK_SECONDS = 2.0
 WAITS_LONG_SECONDS = 1.0
 GATHER_SECONDS = 0.2
 """Beats of processes that wait for news are written so often, together: a thousand nodes cost five commits a second."""
+NOT_KEPT: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 MOVED = frozenset({Status.QUEUED.value, Status.WAITING.value})
 
 
@@ -188,7 +190,10 @@ class Sessions:
         self._emptied[id_] = looked
 
     def knows(self, id_: UUID, now: Looked) -> bool:
-        """Whether it has, and nothing has become ready since. Said once: what was not said to anybody is looked for."""
+        """Whether it has, and nothing has become ready since. Said once: what was not said to anybody is looked for.
+
+        While it waits `Lookout` does that for it.
+        """
         return self._emptied.pop(id_, None) == now
 
     async def find(self, request: Request) -> Session:
@@ -256,7 +261,7 @@ async def lease(request: Request) -> Response:
     session = await doors.sessions.find(request)
     form = await read_form(request, LeaseForm, doors.limits.body_bytes_max)
     limit = int(_bounded(form.max, "body.max", 1, LEASES_MAX))
-    until = time.monotonic() + _bounded(form.wait_seconds, "body.wait_seconds", 0, WAIT_MAX_SECONDS)
+    until = _until(_bounded(form.wait_seconds, "body.wait_seconds", 0, WAIT_MAX_SECONDS))
     while True:
         try:
             leases = await _claim(request, doors, session, limit, until)
@@ -284,7 +289,7 @@ async def _claim(request: Request, doors: Doors, session: Session, limit: int, u
     targets = await doors.catalogue.targets_of(session.namespace, session.node_id)
     topics = [topic.queue(session.namespace, target) for target in targets]
     turn = next(doors.turns)  # every poll begins with another target, or the first one would starve the others
-    gone = False
+    asked = gone = False
     leases: Sequence[Lease] = ()
     with doors.hints.waiter(*topics) as hint:  # before the first look, so that no submit falls between
         looked = (doors.hints.said(QUEUE), targets)
@@ -295,6 +300,7 @@ async def _claim(request: Request, doors: Doors, session: Session, limit: int, u
                 turned = targets[turn % len(targets) :] + targets[: turn % len(targets)] if targets else ()
                 looked = (doors.hints.said(QUEUE), targets)
                 leases = await doors.lanes.claim.put(Claim(session=session, targets=turned, limit=limit))
+                asked = True
                 left = until - time.monotonic()
             knows = False
             if leases or left <= 0 or doors.stopping:
@@ -305,7 +311,9 @@ async def _claim(request: Request, doors: Doors, session: Session, limit: int, u
             gone = await request.is_disconnected()
             if gone:
                 break
-    if 0 < len(leases) < limit:
+    # A claim also says whether the session still is one: where nobody else asks that, every second poll does.
+    nothing = not leases and not gone and (asked or doors.upkeep.keeps(session.id))
+    if nothing or 0 < len(leases) < limit:
         doors.sessions.emptied(session.id, looked)
     if gone or len(leases) == limit:  # one hint wakes one process: what this one does not take is the next one's
         for one in topics:
@@ -319,44 +327,70 @@ async def heartbeat(request: Request) -> Response:
     """The process is alive; everything it holds is its for another lease. Answers what to stop and what is lost.
 
     `tell_all`: something may be lost; the next beat shall name everything that the process holds.
+    `idle_wait_seconds`: so long a beat may be held of a process that holds nothing, also when that is longer than its
+    heartbeat. Meanwhile `Upkeep` renews its session, and ends the beat when the process has to speak for itself: it
+    holds something now, shall drain, or is closed. The last renewal in its name is from before the claim, and the beat
+    comes back within a heartbeat of it, so that the death of a process that holds something is noticed as soon as ever.
+    One that holds nothing and was cut off without a word (no power, no network) counts as alive until the end of the
+    wait, at most `wait_seconds` longer than otherwise; one whose connection is closed does not.
     """
     doors = doors_of(request)
     session = await doors.sessions.find(request)
     form = await read_form(request, HeartbeatForm, doors.limits.body_bytes_max)
-    until = time.monotonic() + _bounded(form.wait_seconds, "body.wait_seconds", 0, WAIT_MAX_SECONDS)
+    until = _until(_bounded(form.wait_seconds, "body.wait_seconds", 0, WAIT_MAX_SECONDS))
     held = None if form.executions is None else tuple(_fence(one, "body.executions") for one in form.executions)
     if held is not None and len(held) > HELD_MAX:
         raise Invalid(f"More than {HELD_MAX} executions.", where="body.executions")
     beat = Beat(session_id=session.id, held=held, count=max(0, min(form.count, HELD_MAX)))
-    woken = False
+    longer = form.wait_seconds > session.heartbeat_seconds and not beat.held and not beat.count
+    woken = over = False
     with doors.hints.waiter(topic.session(session.id)) as hint:
-        if form.wait_seconds > WAITS_LONG_SECONDS:
-            await asyncio.sleep(_gathered_in())
-        extended = await doors.lanes.renew.put(beat)
+        renewed_at = doors.upkeep.renewed_at(session) if longer and held is None else None
+        if renewed_at is None:
+            if form.wait_seconds > WAITS_LONG_SECONDS:
+                await asyncio.sleep(_gathered_in())
+            renewed_at = time.monotonic()
+            extended = await doors.lanes.renew.put(beat)
+        else:
+            extended = Extended(session=session, draining=False, expires_in_seconds=session.lease_seconds)
         if held is not None:
             await _release_unnamed(doors, session, held)
         cancels = await doors.lookout.cancelling(session.id)
-        while not (cancels or extended.lost or doors.stopping):
-            left = until - time.monotonic()
-            if left <= 0 or not await hint.wait(left):
-                break
-            cancels = await doors.lookout.cancelling(session.id)
-            woken = not cancels
-            if woken:  # told for another reason: it shall drain, or something it holds has run out of time
-                extended = extended if held is None else await doors.lanes.renew.put(beat)
-                break
+        keeping = doors.upkeep.keeping(session, request, hint, renewed_at=renewed_at) if longer else NOT_KEPT
+        with keeping as kept:
+            while not (cancels or extended.lost or doors.stopping):
+                left = until - time.monotonic()
+                if left <= 0 or not await hint.wait(left):
+                    break
+                cancels = await doors.lookout.cancelling(session.id)
+                over = kept is not None and kept.over
+                woken = not (cancels or over)
+                if woken:  # told for another reason: it shall drain, or something it holds has run out of time
+                    extended = extended if held is None else await doors.lanes.renew.put(beat)
+                if woken or over:
+                    break
     shape = {
         "expires_in_seconds": extended.expires_in_seconds,
         "cancel": [_shown(one.fence) | {"reason": one.reason} for one in cancels],
         "lost": [_shown(fence) for fence in extended.lost],
         "draining": extended.draining,
+        "idle_wait_seconds": IDLE_WAIT_SECONDS,
     }
-    return answer(shape | ({"tell_all": True} if woken and held is None else {}))
+    return answer(shape | ({"tell_all": True} if over or (woken and held is None) else {}))
+
+
+def _until(wait_seconds: float) -> float:
+    """When a wait is over, by `time.monotonic`: one of seconds a moment early, together with those of others.
+
+    Those who are answered together ask anew together: this process is woken for all of them at once.
+    """
+    until = time.monotonic() + wait_seconds
+    return until - until % GATHER_SECONDS if wait_seconds > WAITS_LONG_SECONDS else until
 
 
 def _gathered_in() -> float:
     """Seconds to the next of the moments at which beats that wait anyway are written together."""
-    return GATHER_SECONDS - asyncio.get_running_loop().time() % GATHER_SECONDS
+    return GATHER_SECONDS - time.monotonic() % GATHER_SECONDS
 
 
 async def _release_unnamed(doors: Doors, session: Session, held: tuple[Fence, ...]) -> None:
@@ -427,6 +461,7 @@ async def close(request: Request) -> Response:
         swept = await doors.run(expire.leave, id_, bucket, reason=reason, make_id=doors.ids.new)
         released += swept.rows
         _tell(doors, swept)
+    doors.hints.tell(topic.session(id_))  # its heartbeat may be held for a while yet
     return answer({"released": released})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from functools import partial
+from functools import lru_cache, partial
 from uuid import UUID
 
 from controlplane.api.doors import CANCEL_TOPIC
@@ -19,6 +19,8 @@ from controlplane.reads.nodes import Cancelling
 LOOK_FIRST_SECONDS = 0.05
 LOOK_CAP_SECONDS = 1.0
 RETRY_SECONDS = 60.0
+TOPICS_KEPT = 20_000
+"""Read once and not every second: those of ten thousand processes that wait."""
 
 
 class Lookout:
@@ -39,12 +41,7 @@ class Lookout:
         """Wake one node for each target that has work and is waited for. Adapts between 50 ms and a second."""
         pause = LOOK_FIRST_SECONDS
         while True:
-            wanted = [
-                (int(namespace), target)
-                for waited in self._hints.waiters
-                if waited.startswith(QUEUE + OF)
-                for _, namespace, target in (waited.split(OF, 2),)
-            ]
+            wanted = [one for waited in self._hints.waiters if (one := _target(waited)) is not None]
             found: list[tuple[int, str]] = []
             if wanted:
                 for bucket in self._placement.all():
@@ -85,3 +82,12 @@ class Lookout:
                 found.setdefault(one.session_id, []).append(one)
         self._cancelling = found
         self._cancelling_at = time.monotonic()
+
+
+@lru_cache(TOPICS_KEPT)
+def _target(waited: str) -> tuple[int, str] | None:
+    """The namespace and the target whose work is waited for under this topic."""
+    if not waited.startswith(QUEUE + OF):
+        return None
+    _, namespace, target = waited.split(OF, 2)
+    return int(namespace), target

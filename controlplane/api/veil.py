@@ -72,7 +72,7 @@ RULES = _words(
     "fatal_errors retry_errors timeout_seconds schedule_to_start_seconds total_seconds heartbeat_seconds "
     "on_parent_end cron time_zone interval_seconds overlap catch_up priority rate_max rate_seconds concurrency_max "
     "declared_max attempts_max tolerance_seconds keep_days filter filters lease_seconds next_lease_renewal "
-    "next_poll_after expires_in_seconds"
+    "next_poll_after expires_in_seconds idle_wait_seconds"
 )
 COUNTS = _words(
     "count counts counts_are_more attempt attempts attempts_charged failures failed failed_attempt failed_reasons "

@@ -94,7 +94,8 @@ class Reaper:
                     await expire.promote(conn, bucket),
                 ]
                 decided = await approve.expire_due(conn, bucket, make_id=self._make_id)
-                await expire.forget_sessions(conn, bucket, after_seconds=FORGET_AFTER_SECONDS)
+                if whole:  # a look at every session that there is
+                    await expire.forget_sessions(conn, bucket, after_seconds=FORGET_AFTER_SECONDS)
                 moved += await deliver.reclaim(conn, bucket)
                 followed = await follow.sweep(conn, bucket, make_id=self._make_id)
             orphans += passes[0].rows

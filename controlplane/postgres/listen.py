@@ -36,6 +36,8 @@ OF = ":"
 """Stands between the kind of a topic and what it is about."""
 QUEUE = "queue"
 """The kind of hints that there is work: one of them wakes one process."""
+SESSION = "session"
+"""The kind of hints that something of a session has changed."""
 PRESENT_SECONDS = 3.0
 GONE_SECONDS = 10.0
 RECONNECT_SECONDS = 0.5

@@ -8,14 +8,14 @@ submit ──► lease ──► complete ──► finish ──► deliver
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 import asyncpg
 
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import Beat, Extended, Fence, Session
-from controlplane.domain.placement import by_bucket
+from controlplane.domain.placement import Placement, by_bucket
 from controlplane.errors import ControlPlaneError, SessionClosed
 from controlplane.postgres.pool import Connection
 
@@ -43,6 +43,51 @@ where bucket = $1
 """
 
 
+# Whoever holds something speaks for itself: its death is to be noticed as soon as if nobody had spoken for it. One that
+# is locked is being renewed, closed or told to drain by somebody else, and speaks for itself as well: nobody is waited
+# for. `offset 0` keeps the look a look for each row, on the index of what sessions hold.
+KEEP = """
+update sessions
+set renewed_at = clock(),
+  expires_at = clock() + make_interval(secs => lease_seconds)
+where bucket = $1
+  and id = any(array(
+    select s.id
+    from sessions s
+    where s.bucket = $1
+      and s.id = any($2::uuid[])
+      and s.closed_at is null
+      and not s.draining
+      and s.drain_requested_at is null
+      and not exists (
+        select
+        from queue q
+        where q.bucket = $1
+          and q.session_id = s.id
+          and q.state in ('leased', 'waiting')
+        offset 0
+      )
+    order by s.id
+    for no key update skip locked
+  ))
+returning id
+"""
+
+# In the buckets where the sessions do not lie.
+HOLDING = """
+select s.id
+from unnest($2::uuid[]) as s(id)
+where exists (
+  select
+  from queue q
+  where q.bucket = $1
+    and q.session_id = s.id
+    and q.state in ('leased', 'waiting')
+  offset 0
+)
+"""
+
+
 async def extend(conn: Connection, batch: Sequence[Beat]) -> list[Extended | ControlPlaneError]:
     """Everything these processes hold is theirs for another lease; they learn what they have lost.
 
@@ -62,6 +107,24 @@ async def extend(conn: Connection, batch: Sequence[Beat]) -> list[Extended | Con
         _extended(rows[beat.session_id], await _lost(conn, beat)) if beat.session_id in rows else SessionClosed()
         for beat in batch
     ]
+
+
+async def keep(conn: Connection, ids: Collection[UUID], placement: Placement) -> frozenset[UUID]:
+    """Renew those of these sessions that hold nothing, in their name. Answers which they were.
+
+    The others have to speak for themselves: they hold something, shall drain, or are closed. So a session that holds
+    something was renewed by itself, or at the latest by a look that began before its claim was committed.
+    Guard: a closed session stays closed; who is under somebody else's hands is passed over.
+    """
+    kept: set[UUID] = set()
+    for bucket, part in by_bucket(ids, lambda id_: id_):
+        holding: set[UUID] = set()
+        for other in placement.all():
+            if other != bucket:
+                holding |= {row["id"] for row in await conn.fetch(HOLDING, other, part)}
+        rows = await conn.fetch(KEEP, bucket, [id_ for id_ in part if id_ not in holding])
+        kept |= {row["id"] for row in rows}
+    return frozenset(kept)
 
 
 async def _lost(conn: Connection, beat: Beat) -> tuple[Fence, ...]:

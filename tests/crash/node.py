@@ -71,6 +71,11 @@ class Node:
             make_id=make_id,
         )
 
+    async def wait_idle(self) -> bool:
+        """Whether it was kept while it waits in a long heartbeat; its work may lie in a second bucket, too."""
+        kept = await self.world.ask(renew.keep, [self.session.id], Placement(buckets=2, hashed=2))
+        return self.session.id in kept
+
     async def report(self, one: Lease, verdict: Verdict = Verdict.SUCCEEDED, **over: Any) -> Recorded:
         said = a_report(fence_of(one), verdict, **over)
         recorded: Recorded = await self.world.one(report, said)

@@ -255,6 +255,37 @@ def test_a_process_that_slept_through_its_lease_changes_nothing(
     assert [heard.body["result"] for heard in receiver.about(id_)] == ["second"]
 
 
+@pytest.mark.parametrize("dies", ["killed", "stopped", "stopped before"])
+def test_a_node_that_was_idle_for_long_dies_with_its_first_work(
+    plane: Plane, node: StartNode, tmp_path: Path, dies: str, measured: Callable[[str, float], None]
+) -> None:
+    """Its session was renewed in its name, until it was handed something: another has it within lease + 5 s, as ever.
+
+    Also where nobody noticed that it had stopped while it was idle, and its poll was still there to be handed work.
+    """
+    go = tmp_path / "go"
+    first = node(STUBBORN, ME="first", GO=str(go))
+    time.sleep(LONGER_THAN_A_LEASE)  # the sleep is what is tested
+    if dies == "stopped before":
+        first.stop()
+    id_ = plane.submit("stubborn.hold")
+    until("the first to be handed it", lambda: plane.look(id_)["attempt"] == 1, seconds=10)
+    if dies != "stopped before":
+        until("the first to hold it", (tmp_path / "first.holds").exists, seconds=10)
+    handed_at = time.monotonic()
+    if dies == "killed":
+        first.kill()
+    elif dies == "stopped":
+        first.stop()
+    node(STUBBORN, ME="second", GO=str(go))
+    until("the second to hold it", (tmp_path / "second.holds").exists, seconds=LEASE_SECONDS + GRACE_SECONDS)
+    measured(f"idle node {dies} until its first execution runs elsewhere", time.monotonic() - handed_at)
+    go.touch()
+
+    assert plane.end_of(id_, within=10)["attempt"] == 2
+    assert plane.look(id_)["failures"] == 0
+
+
 def _late_result(plane: Plane, id_: str) -> tuple[int, str]:
     """What the first process is answered when it reports its attempt now."""
     started = next(event for event in plane.events_of(id_) if event["type"] == "execution.started")

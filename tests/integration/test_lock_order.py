@@ -473,6 +473,10 @@ async def beat_for_all(conn: Connection, fleet: Sequence[Session], _: int) -> ob
     return await renew.extend(conn, [Beat(session_id=one.id, held=None, count=0) for one in fleet])
 
 
+async def keep_all(conn: Connection, fleet: Sequence[Session], _: int) -> object:
+    return await renew.keep(conn, [one.id for one in reversed(fleet)], STOCK)
+
+
 async def start_again(conn: Connection, fleet: Sequence[Session], turn: int) -> object:
     """Most registrations are repeats; some are of a new process in the place of an old one."""
     for number in range(FLEET):
@@ -515,8 +519,8 @@ async def hold_and_let_go(conn: Connection, _: Sequence[Session], turn: int) -> 
 
 
 FLEET_STEPS = (
-    claim_for_all, claim_for_all, beat_for_all, beat_for_all, start_again, come_back_and_leave, take_some_back,
-    report_some, hold_and_let_go,
+    claim_for_all, claim_for_all, beat_for_all, beat_for_all, keep_all, start_again, come_back_and_leave,
+    take_some_back, report_some, hold_and_let_go,
 )  # fmt: skip
 
 

@@ -150,6 +150,8 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "lease.CLAIM, from places on": case(lease.CLAIM, *claiming, target[:1], [0], ["2000-01-01"], by=work),
         "lease.READ_ASKED": case(lease.READ_ASKED, 0, leased, *span(leased)),
         "renew.STILL_HELD": case(renew.STILL_HELD, 0, leased, sessions[0], by="queue_pkey"),
+        "renew.KEEP": case(renew.KEEP, 0, sessions, by="sessions_pkey queue_session"),
+        "renew.HOLDING": case(renew.HOLDING, 0, sessions, by="queue_session"),
         "hold.SHARE": case(hold.SHARE, 0, leased, by="queue_pkey"),
         "hold.TAKE": case(hold.TAKE, 0, leased, by="queue_pkey"),
         "hold.LOCK": case(hold.LOCK, 0, leased, by="queue_pkey"),

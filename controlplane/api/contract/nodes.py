@@ -180,12 +180,16 @@ class Stop(FenceAnswer, kw_only=True):
 
 
 class Beaten(Struct):
-    """Renewed. `tell_all`: the next beat shall name everything that the process holds."""
+    """Renewed. `tell_all`: the next beat shall name everything that the process holds.
+
+    `idle_wait_seconds`: so long a beat may be held while its process holds nothing; the session is renewed meanwhile.
+    """
 
     expires_in_seconds: Seconds
     cancel: list[Stop]
     lost: list[FenceAnswer]
     draining: bool
+    idle_wait_seconds: Seconds
     tell_all: Maybe[Literal[True]] = UNSET
 
 

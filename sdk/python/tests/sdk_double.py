@@ -31,6 +31,8 @@ class Double:
         self.closed: set[str] = set()
         self.queue: deque[dict[str, Any]] = deque()
         self.beats: list[tuple[float, dict[str, Any]]] = []
+        self.idle_wait_seconds: float | None = None
+        """For how long it says that it holds the beats of who holds nothing; None: it is too old to say so."""
         self.cancels: dict[Fence, str | None] = {}
         self.lost: set[Fence] = set()
         """Leases that are taken away, and not yet told of; and those that are told of, and stay so."""
@@ -234,6 +236,8 @@ class Double:
         lost, self.lost = self.lost, set()
         self._gone |= lost
         said = {"expires_in_seconds": 30, "draining": False, "lost": [named(fence) for fence in lost]}
+        if self.idle_wait_seconds is not None:
+            said["idle_wait_seconds"] = self.idle_wait_seconds
         return JSONResponse(said | {"cancel": [named(fence) | {"reason": None} for fence in self._to_cancel()]})
 
     def _to_cancel(self) -> list[Fence]:

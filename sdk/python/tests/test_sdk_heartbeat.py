@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 
-from controlplane_sdk.heartbeat import Watchdog
+import pytest
+
+from controlplane_sdk.heartbeat import ANSWER_MARGIN_SECONDS, Watchdog
 
 
 async def test_the_heartbeat_goes_on_while_the_loop_is_blocked(double, make_agent, serving):
@@ -39,6 +42,77 @@ async def test_a_blocked_loop_is_named(caplog):
 
     assert "has been blocked" in caplog.text
     assert "time.sleep(1)" in caplog.text
+
+
+@pytest.mark.parametrize(("says", "asks"), [(None, 0.2), (0.1, 0.2), (25.0, 25.0), (60.0, 30.0)])
+async def test_who_holds_nothing_asks_to_be_held_as_long_as_is_said(double, make_agent, serving, says, asks):
+    """An older control plane says nothing of it: it would let the session expire meanwhile."""
+    double.idle_wait_seconds = says
+
+    async with serving(make_agent(heartbeat_seconds=0.2)):
+        await double.until(lambda: len(double.beats) >= 2)
+        waits = [beat["wait_seconds"] for _, beat in double.beats[:2]]
+
+    assert waits == [0.2, asks]
+
+
+async def test_who_holds_something_does_not(double, make_agent, serving):
+    """Its beats are as short as ever, and are again held for long when all is done."""
+    double.idle_wait_seconds = 0.3
+    app = make_agent(heartbeat_seconds=0.2)
+    done = asyncio.Event()
+
+    @app.reasoner
+    async def wait() -> None:
+        await done.wait()
+
+    async with serving(app):
+        offered = double.offer("n.wait")
+        await double.until(lambda: len([beat for _, beat in double.beats if beat["count"]]) >= 2)
+        done.set()
+        await double.report(offered)
+        reported = len(double.beats)
+        await double.until(lambda: len(double.beats) >= reported + 2)
+        waits = {beat["count"]: beat["wait_seconds"] for _, beat in double.beats[1:]}
+
+    assert waits == {0: 0.3, 1: 0.2}
+
+
+async def test_a_long_beat_that_does_not_come_back_after_a_claim_is_given_up(double, make_agent, serving):
+    """Whoever held it may be gone without a word. What was claimed elsewhere needs another beat, and names all."""
+    double.idle_wait_seconds = 30.0
+    app = make_agent(heartbeat_seconds=0.2)
+    done = asyncio.Event()
+
+    @app.reasoner
+    async def wait() -> None:
+        await done.wait()
+
+    async with serving(app):
+        await double.until(lambda: double.beats and double.beats[-1][1]["wait_seconds"] == 30)
+        began = time.monotonic()
+        offered = double.offer("n.wait")
+        await double.until(lambda: double.beats[-1][1]["count"] == 1)
+        took = time.monotonic() - began
+        told = double.beats[-1][1]
+        done.set()
+        await double.report(offered)
+
+    assert took < 0.2 + ANSWER_MARGIN_SECONDS + 3
+    assert [one["execution_id"] for one in told["executions"]] == [offered[0]]
+    assert told["wait_seconds"] == 0.2
+
+
+async def test_a_long_beat_holds_nobody_up_who_leaves(double, make_agent, serving):
+    """What is under way is given up."""
+    double.idle_wait_seconds = 30.0
+
+    async with serving(make_agent(heartbeat_seconds=0.2)):
+        await double.until(lambda: double.beats and double.beats[-1][1]["wait_seconds"] == 30)
+        began = time.monotonic()
+
+    assert time.monotonic() - began < 1.5
+    assert not [one.name for one in threading.enumerate() if one.name == "controlplane-heartbeat"]
 
 
 async def test_beats_go_on_through_an_outage_and_say_so_once(double, make_agent, serving, caplog):

@@ -33,17 +33,24 @@ REFUSED = replace(TAKEN, outcome=AttemptOutcome.FAILED, http_status=502)
 
 
 async def a_success(world: World) -> None:
-    """Submitted alone, leased, renewed, done; a lease that nobody heard of comes back with the next heartbeat."""
+    """Submitted alone, leased, renewed, done; a lease that nobody heard of comes back with the next heartbeat.
+
+    Before and after it its process holds nothing, and is kept alive while it waits.
+    """
     node = await Node.start(world)
+    idle = await node.wait_idle()
     await world.one(submit.accept, submission(id=world.new_id("one")))
     await node.take()
     node.held.clear()
     await node.beat(older_than_seconds=0.0)
     one = await node.take()
+    busy = not await node.wait_idle()
     await node.beat()
     said = await node.report(one)
 
     assert said.status is Status.SUCCEEDED
+    assert (idle, busy) == (True, True)
+    assert await node.wait_idle()
 
 
 async def asked_by_key(world: World) -> None:

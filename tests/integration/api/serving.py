@@ -96,11 +96,14 @@ class Api:
         return found
 
     async def lease(self, session: str, *, limit: int = 1, wait_seconds: float = DEADLINE_SECONDS) -> list[Json]:
-        body = {"max": limit, "wait_seconds": wait_seconds}
-        answer = await self.client.post(f"/api/v1/sessions/{session}/lease", json=body)
+        answer = await self.lease_answer(session, limit=limit, wait_seconds=wait_seconds)
         assert answer.status_code == 200, answer.text
         leases: list[Json] = answer.json()["leases"]
         return leases
+
+    async def lease_answer(self, session: str, *, limit: int = 1, wait_seconds: float = 0.0) -> httpx.Response:
+        body = {"max": limit, "wait_seconds": wait_seconds}
+        return await self.client.post(f"/api/v1/sessions/{session}/lease", json=body)
 
     async def take(self, session: str) -> dict[str, Json]:
         """The one execution that is there to lease, as the fence and everything else."""

@@ -11,6 +11,7 @@ import pytest
 from tests.integration.api.serving import DEADLINE_SECONDS, LEASE_SECONDS, Api, Json, fence, fenced, the_problem, until
 
 BY_HINT_AND_BY_POLLING = pytest.mark.parametrize("settings", [{}, {"notify": False}], ids=["notify", "polling"])
+IDLE = {"idle_wait_seconds": 25.0}
 NO_SESSION = "ses_00000000000000000000000000"
 
 
@@ -335,7 +336,7 @@ async def test_a_heartbeat_renews_the_lease(api: Api) -> None:
     began = time.monotonic()
     while time.monotonic() - began < 2.5:  # two leases and a half
         beat = await api.heartbeat(session, executions=[fence(lease)], count=1, wait_seconds=0.2)
-        assert beat.json() == {"expires_in_seconds": 1.0, "cancel": [], "lost": [], "draining": False}
+        assert beat.json() == {"expires_in_seconds": 1.0, "cancel": [], "lost": [], "draining": False} | IDLE
 
     assert (await api.finish(session, lease, 1)).status_code == 200
 
@@ -353,6 +354,134 @@ async def test_silence_loses_the_lease(api: Api) -> None:
 
     assert time.monotonic() - began < LEASE_SECONDS + 5
     assert (second["execution_id"], second["attempt"], second["failures"]) == (first["execution_id"], 2, 0)
+
+
+async def test_who_holds_nothing_is_held_for_longer(api: Api) -> None:
+    """Its session lives on through several leases, in one beat."""
+    await api.register("n")
+    session = await api.open_session("n", heartbeat_seconds=0.2)
+
+    began = time.monotonic()
+    beat = await api.heartbeat(session, executions=[], wait_seconds=3.5 * LEASE_SECONDS)
+    took = time.monotonic() - began
+
+    assert beat.json() == {"expires_in_seconds": 1.0, "cancel": [], "lost": [], "draining": False} | IDLE
+    assert took > 3 * LEASE_SECONDS
+    assert (await api.heartbeat(session)).status_code == 200
+
+
+async def test_who_says_that_it_holds_something_is_not(api: Api) -> None:
+    """Nobody speaks in the name of a process that does, if only by its own word."""
+    await api.register("n")
+    session = await api.open_session("n", heartbeat_seconds=0.2)
+
+    beat = asyncio.create_task(api.heartbeat(session, count=1, wait_seconds=DEADLINE_SECONDS))
+    await until(lambda: _closed(api, session))
+
+    beat.cancel()
+
+
+async def _closed(api: Api, session: str) -> bool:
+    return (await api.lease_answer(session)).status_code == 409
+
+
+async def test_a_claim_ends_the_long_beat(api: Api) -> None:
+    """Within a heartbeat, and it shall name all. A process that dies there loses its work as soon as ever."""
+    await api.register("n")
+    session, other = await api.open_session("n", heartbeat_seconds=0.3), await api.open_session("n")
+    beat = asyncio.create_task(api.heartbeat(session, wait_seconds=DEADLINE_SECONDS))
+    await until(lambda: _kept(api))
+    await api.submit()
+    first = await api.take(session)
+    began = time.monotonic()
+    told = (await beat).json()
+    ended = time.monotonic() - began
+    second = await api.take(other)
+    took = time.monotonic() - began
+
+    assert told["tell_all"] is True
+    assert ended < 5
+    assert (second["execution_id"], second["attempt"]) == (first["execution_id"], 2)
+    assert took < LEASE_SECONDS + 5
+
+
+async def _kept(api: Api, sessions: int = 1) -> bool:
+    return len(api.app.state.doors.upkeep) == sessions
+
+
+async def test_an_idle_process_that_is_cut_off_is_not_kept(api: Api) -> None:
+    """Nobody is at the other end of its beat: its session ends long before that would have."""
+    await api.register("n")
+    session = await api.open_session("n", heartbeat_seconds=0.2)
+    beat = asyncio.create_task(api.heartbeat(session, wait_seconds=30))
+    await until(lambda: _kept(api))
+
+    began = time.monotonic()
+    beat.cancel()
+    await until(lambda: _closed(api, session))
+
+    assert time.monotonic() - began < 10
+    assert await _kept(api, 0)
+
+
+async def test_a_beat_ends_the_one_before(api: Api) -> None:
+    """Who asks anew has given that one up."""
+    await api.register("n")
+    session = await api.open_session("n", heartbeat_seconds=1.0)
+    first = asyncio.create_task(api.heartbeat(session, wait_seconds=DEADLINE_SECONDS))
+    await until(lambda: _kept(api))
+    second = asyncio.create_task(api.heartbeat(session, wait_seconds=DEADLINE_SECONDS))
+
+    began = time.monotonic()
+    assert (await first).status_code == 200
+    took = time.monotonic() - began
+    assert await _kept(api)
+    await api.post(f"/sessions/{session}/close")
+
+    assert (await second).status_code == 200
+    assert took < 5
+    assert time.monotonic() - began < 10
+
+
+async def test_a_long_beat_goes_on_where_the_last_one_ended(api: Api) -> None:
+    """What was renewed a moment ago is not again, unless there was news of a session, or the beat names all."""
+    await api.register("n")
+    session = await api.open_session("n", heartbeat_seconds=1.0)
+    lane = api.app.state.doors.lanes.renew
+
+    async def renewals(**body: Json) -> int:
+        before = lane.items
+        assert (await api.heartbeat(session, wait_seconds=1.5, **body)).status_code == 200
+        return int(lane.items - before)
+
+    assert await renewals() == 1
+    assert await renewals() == 0
+    assert await renewals(executions=[]) == 1
+    assert await renewals() == 0
+    await api.post("/nodes/n/drain", {})
+    told = (await api.heartbeat(session, wait_seconds=1.5)).json()
+
+    assert told["draining"] is True
+
+
+async def test_while_its_session_is_kept_a_poll_asks_nothing(api: Api) -> None:
+    """That it is open is known from there, and that there is work from the lookout; a hint makes it look again."""
+    await api.register("n")
+    session = await api.open_session("n", heartbeat_seconds=5.0)
+    beat = asyncio.create_task(api.heartbeat(session, wait_seconds=DEADLINE_SECONDS))
+    await until(lambda: _kept(api))
+    lane = api.app.state.doors.lanes.claim
+    await api.lease(session, wait_seconds=0.1)
+
+    before = lane.items
+    for _ in range(3):
+        assert await api.lease(session, wait_seconds=0.1) == []
+    looks = lane.items - before
+    await api.submit()
+
+    assert looks == 0
+    assert len(await api.lease(session, wait_seconds=0.1)) == 1
+    beat.cancel()
 
 
 async def test_a_heartbeat_says_what_is_lost(api: Api) -> None:

@@ -73,6 +73,23 @@ async def test_a_cancel_crosses_replicas(api: Api, other: Api) -> None:
     assert time.monotonic() - began < 5
 
 
+@BY_HINT_AND_BY_POLLING
+async def test_a_claim_at_one_ends_the_long_beat_at_the_other(api: Api, other: Api) -> None:
+    """By the database alone, within a heartbeat: whoever keeps the session sees there that it holds something."""
+    await api.register()
+    session = await api.open_session(heartbeat_seconds=0.3)
+    beat = asyncio.create_task(api.heartbeat(session, wait_seconds=DEADLINE_SECONDS))
+    await until(lambda: _waits(api, "session:"))
+    await other.submit()
+    await other.take(session)
+
+    began = time.monotonic()
+    told = (await beat).json()
+
+    assert told["tell_all"] is True
+    assert time.monotonic() - began < 5
+
+
 async def test_a_session_lives_at_both(api: Api, other: Api) -> None:
     """Opened here, used there; closed there, closed here; closed twice, closed once."""
     await api.register()

@@ -6,10 +6,13 @@ import pytest
 
 from controlplane.domain.ids import SessionId
 from controlplane.domain.lease import Beat, Extended, Fence, Session, Verdict
+from controlplane.domain.placement import Placement
 from controlplane.errors import SessionClosed
 from controlplane.postgres.pool import Connection
-from controlplane.stages import expire, renew
+from controlplane.stages import expire, renew, withhold
 from tests.make import (
+    NAMESPACE,
+    STOCK,
     lease,
     make_execution,
     make_id,
@@ -139,3 +142,70 @@ async def test_released_work_is_lost_to_the_old_attempt_only(conn: Connection) -
     new = Fence(again.execution_id, again.attempt)
 
     assert (await beat(conn, made.session, (made.fence, new))).lost == (made.fence,)
+
+
+async def test_who_holds_nothing_is_kept(conn: Connection) -> None:
+    """Renewed in its name, for another whole lease; it twice is it once."""
+    session = await make_session(conn)
+    await move_clock(conn, "29 seconds")
+
+    kept = [await renew.keep(conn, [session.id], STOCK) for _ in range(2)]
+    await move_clock(conn, "58 seconds")
+
+    assert kept == [{session.id}] * 2
+    assert await expire.close_expired(conn, 0, up_seconds=100) == 0
+
+
+async def test_who_holds_something_speaks_for_itself(conn: Connection) -> None:
+    """A dead process is noticed as soon as if nobody had spoken for it; what it holds is its until then."""
+    idle, made = await make_session(conn), await make_execution(conn, "running")
+    await move_clock(conn, "29 seconds")
+
+    kept = await renew.keep(conn, [made.session.id, idle.id], STOCK)
+    await move_clock(conn, "31 seconds")
+
+    assert kept == {idle.id}
+    assert await expire.close_expired(conn, 0, up_seconds=100) == 1
+    assert await renew.keep(conn, [made.session.id, idle.id], STOCK) == {idle.id}
+
+
+async def test_who_has_done_its_work_is_kept_again(conn: Connection) -> None:
+    """Nothing is remembered of what it held."""
+    made = await make_execution(conn, "running")
+    assert await renew.keep(conn, [made.session.id], STOCK) == frozenset()
+
+    await report(conn, made.fence, Verdict.SUCCEEDED)
+
+    assert await renew.keep(conn, [made.session.id], STOCK) == {made.session.id}
+
+
+async def test_work_in_another_bucket_is_held_as_well(conn: Connection) -> None:
+    """A session lies where its node does, what it holds where its run does."""
+    two = Placement(buckets=2, hashed=2)
+    idle, session = await make_session(conn), await make_session(conn)
+    await make_execution(conn, "running", id=make_id(1), session=session)
+
+    assert await renew.keep(conn, [session.id, idle.id], STOCK) == {session.id, idle.id}
+    assert await renew.keep(conn, [session.id, idle.id], two) == {idle.id}
+
+
+async def test_who_shall_drain_or_is_closed_is_not_kept(conn: Connection) -> None:
+    """It has to hear of it."""
+    session, closed = await make_session(conn), await make_session(conn, "m")
+    await expire.leave(conn, closed.id, 0, reason="closed", make_id=make_id)
+    assert await renew.keep(conn, [session.id, closed.id], STOCK) == {session.id}
+
+    await withhold.drain(conn, 0, namespace=NAMESPACE, node_id="n", reason=None, asked_by=None)
+
+    assert await renew.keep(conn, [session.id, closed.id], STOCK) == frozenset()
+
+
+async def test_who_is_under_other_hands_is_passed_over(conn: Connection, other: Connection) -> None:
+    """Nobody waits for somebody's beat, and two replicas that keep the same ones do not wait for each other."""
+    session, free = await make_session(conn), await make_session(conn)
+
+    async with conn.transaction():
+        await beat(conn, session)
+        kept = await renew.keep(other, [session.id, free.id], STOCK)
+
+    assert kept == {free.id}

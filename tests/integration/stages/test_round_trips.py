@@ -12,7 +12,7 @@ from controlplane.domain.lease import Beat
 from controlplane.postgres.pool import Connection, open_pool
 from controlplane.stages import checkpoint, deliver, renew
 from tests.integration.stages.test_deliver import REFUSED, sent, walk
-from tests.make import accept, append, lease, make_execution, make_session, put, report, submission, webhook
+from tests.make import STOCK, accept, append, lease, make_execution, make_session, put, report, submission, webhook
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +96,13 @@ async def test_beats_of_one_bucket_are_one(conn: Connection) -> None:
     beats = [Beat(session_id=one.id, held=None, count=0) for one in fleet]
 
     assert await asked(conn, renew.extend(conn, beats)) == 1
+
+
+async def test_who_waits_and_holds_nothing_is_kept_by_one(conn: Connection) -> None:
+    """However many processes wait in their heartbeats."""
+    fleet = [(await make_session(conn, f"n{n}")).id for n in range(5)]
+
+    assert await asked(conn, renew.keep(conn, fleet, STOCK)) == 1
 
 
 async def test_a_webhook_that_is_due_is_one(conn: Connection) -> None:

@@ -35,7 +35,8 @@ SESSION_GONE = frozenset({"session_closed", "session_not_found"})
 class Heartbeat:
     """Renews one session's lease until it is stopped or the control plane says that the session is closed.
 
-    `on_answer` and `on_gone` are called on the event loop.
+    While nothing is held a beat may be held for as long as the control plane says; one that says nothing of it (an
+    older one) is asked every `seconds`. `on_answer` and `on_gone` are called on the event loop.
     """
 
     def __init__(
@@ -54,14 +55,19 @@ class Heartbeat:
         self._headers = dict(headers)
         self._session_id = session_id
         self._seconds = min(seconds, WAIT_MAX_SECONDS)
+        self._idle_seconds = 0.0
         self._held = held
         self._contact = contact
         self._on_answer = on_answer
         self._on_gone = on_gone
         self._loop = asyncio.get_running_loop()
+        self._own_loop: asyncio.AbstractEventLoop | None = None
+        self._news = asyncio.Event()
         self._stopping = threading.Event()
         self._tell_all = threading.Event()
-        self._thread = threading.Thread(target=self._beat_on, name="controlplane-heartbeat", daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._beat_on()), name="controlplane-heartbeat", daemon=True
+        )
 
     def start(self) -> None:
         self._thread.start()
@@ -69,62 +75,113 @@ class Heartbeat:
     def tell_all(self) -> None:
         """The next beat names every attempt: after a claim, and after one whose answer was lost."""
         self._tell_all.set()
+        self._look_up()
 
     def stop(self) -> None:
-        """Ask the thread to end; it does when its request returns."""
+        """Ask the thread to end; what it has under way is given up."""
         self._stopping.set()
+        self._look_up()
 
     def join(self, seconds: float) -> None:
         self._thread.join(seconds)
 
-    def _beat_on(self) -> None:
+    async def _beat_on(self) -> None:
+        self._own_loop = asyncio.get_running_loop()
         backoff = Backoff(cap_seconds=min(5.0, self._seconds / 2))
         beats = 0
-        with httpx.Client(base_url=self._server + PREFIX, headers=self._headers) as client:
+        async with httpx.AsyncClient(base_url=self._server + PREFIX, headers=self._headers) as client:
             while not self._stopping.is_set():
                 began = time.monotonic()
                 all_ = self._tell_all.is_set() or beats % FULL_EVERY == 0
                 self._tell_all.clear()
                 try:
-                    reply = self._beat(client, all_)
+                    reply = await self._beat(client, all_)
                 except (httpx.TransportError, ServerError) as error:
                     why = unreachable(self._server, error) if isinstance(error, httpx.TransportError) else error
-                    self._failed(why, all_, backoff)
+                    await self._failed(why, all_, backoff)
                     continue
+                if reply is None:
+                    return
                 if reply.code in SESSION_GONE:
                     self._call(self._on_gone, self._session_id)
                     return
                 if not reply.ok:
-                    self._failed(f"heartbeat refused: {reply.status} {reply.code}", all_, backoff)
+                    await self._failed(f"heartbeat refused: {reply.status} {reply.code}", all_, backoff)
                     continue
                 beats += 1
                 backoff.reset()
+                self._idle_seconds = min(float(reply.body.get("idle_wait_seconds") or 0.0), WAIT_MAX_SECONDS)
                 self._contact.made("heartbeat")
                 self._call(self._on_answer, reply.body)
                 rest = min(PACE_SECONDS, self._seconds) - (time.monotonic() - began)
                 if rest > 0:
-                    self._stopping.wait(rest)
+                    await self._rest(rest)
 
-    def _beat(self, client: httpx.Client, all_: bool) -> Reply:
+    async def _beat(self, client: httpx.AsyncClient, all_: bool) -> Reply | None:
+        """The answer; None when there is nobody left to hear it."""
         held = self._held()
+        wait_seconds = self._seconds if held else max(self._seconds, self._idle_seconds)
         body = {
             "executions": [{"execution_id": id_, "attempt": attempt} for id_, attempt in held] if all_ else None,
             "count": len(held),
-            "wait_seconds": self._seconds,
+            "wait_seconds": wait_seconds,
         }
-        response = client.post(
-            f"/sessions/{self._session_id}/heartbeat",
-            content=strict_json.encode(body),
-            timeout=httpx.Timeout(self._seconds + ANSWER_MARGIN_SECONDS, connect=CONNECT_SECONDS),
+        asking = asyncio.ensure_future(
+            client.post(
+                f"/sessions/{self._session_id}/heartbeat",
+                content=strict_json.encode(body),
+                timeout=httpx.Timeout(wait_seconds + ANSWER_MARGIN_SECONDS, connect=CONNECT_SECONDS),
+            )
         )
+        try:
+            if not await self._answered(asking, idle=wait_seconds > self._seconds):
+                return None
+            response = asking.result()
+        finally:
+            asking.cancel()
         return read(response, response.content)
 
-    def _failed(self, why: object, all_: bool, backoff: Backoff) -> None:
+    async def _answered(self, asking: asyncio.Future[httpx.Response], *, idle: bool) -> bool:
+        """False: it was stopped meanwhile.
+
+        A long beat that was begun with nothing held comes back within `seconds` of a claim. If it does not, whoever
+        holds it may be gone without a word, and our lease with it, before its own time is over.
+        Raises: httpx.ReadTimeout.
+        """
+        until: float | None = None
+        while not self._stopping.is_set() and not asking.done():
+            if idle and until is None and self._held():
+                until = time.monotonic() + self._seconds + ANSWER_MARGIN_SECONDS
+            if until is not None and time.monotonic() > until:
+                raise httpx.ReadTimeout("a beat was not answered in time after a claim")
+            news: asyncio.Future[Any] = asyncio.ensure_future(self._news.wait())
+            left = None if until is None else max(0.0, until - time.monotonic())
+            either: set[asyncio.Future[Any]] = {asking, news}
+            await asyncio.wait(either, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            news.cancel()
+            self._news.clear()
+        return asking.done()
+
+    async def _failed(self, why: object, all_: bool, backoff: Backoff) -> None:
         if all_:
             self._tell_all.set()
         if not self._stopping.is_set():
             self._contact.lost("heartbeat", why)
-        self._stopping.wait(backoff.next_seconds())
+        await self._rest(backoff.next_seconds())
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait so long, or until it is stopped."""
+        until = time.monotonic() + seconds
+        while not self._stopping.is_set() and (left := until - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), left)
+            self._news.clear()
+
+    def _look_up(self) -> None:
+        """Let the thread see that something is new."""
+        if self._own_loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended
+                self._own_loop.call_soon_threadsafe(self._news.set)
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
         if not self._stopping.is_set():
