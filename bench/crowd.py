@@ -131,14 +131,16 @@ class Nodes:
             seconds = LEASE_SECONDS
 
     async def _beat(self, connection: Connection, session: str) -> None:
-        seconds, beats = random.uniform(1.0, BEAT_SECONDS), random.randrange(FULL_EVERY)
+        seconds, beats, spread = random.uniform(1.0, BEAT_SECONDS), random.randrange(FULL_EVERY), False
         while True:
             held = [] if beats % FULL_EVERY == 0 else None
             wish = {"executions": held, "count": 0, "wait_seconds": seconds}
             answer = await _asked(connection, f"{session}/heartbeat", wish)
             self.counts["beats"] += 1
             beats += 1
-            seconds = max(BEAT_SECONDS, min(answer.get("idle_wait_seconds", 0.0), WAIT_MAX_SECONDS))
+            longest = max(BEAT_SECONDS, min(answer.get("idle_wait_seconds", 0.0), WAIT_MAX_SECONDS))
+            seconds = longest if spread else random.uniform(1.0, longest)
+            spread = True
 
 
 class Readers:

@@ -41,7 +41,8 @@ CONNECTIONS = 64
 WARM_REQUESTS = 500
 DRAIN_SECONDS = 60.0
 SETTLE_SECONDS = 12.0
-"""Longer than a heartbeat, so that every node has come to its own moment."""
+NODES_SETTLE_SECONDS = 40.0
+"""Longer than the first two heartbeats, so that every node waits at its own moment as it will go on to."""
 LATE_SECONDS = 20.0
 FILES = 8_000
 SUBMIT = post("/api/v1/execute/async/bench.echo")
@@ -173,7 +174,7 @@ def measure_idle(place: Place, options: argparse.Namespace, record: Record) -> N
         time.sleep(SETTLE_SECONDS)
         watch(place, port, EMPTY, options, record)
         with crowd("nodes", options.nodes, port, folder) as nodes:
-            time.sleep(SETTLE_SECONDS)
+            time.sleep(NODES_SETTLE_SECONDS)
             before = nodes.counts()
             seconds = watch(place, port, waiting, options, record)
             asked = nodes.counts()
