@@ -513,15 +513,8 @@ async def _running(
                 "admitter": every(admitter.tick, name="admitter", interval_seconds=ADMITTER_SECONDS, hint=limited),
                 "overseer": every(overseer.tick, name="overseer", interval_seconds=OVERSEER_SECONDS),
                 "inspector": every(inspector.tick, name="inspector", interval_seconds=INSPECTOR_SECONDS),
-                "entrance": doors.entrance.run(),
-                "caps": doors.caps.run(),
-                "waiting": doors.waiting.run(),
-                "lookout.work": doors.lookout.watch_work(),
-                "lookout.cancels": doors.lookout.watch_cancels(),
-                "upkeep": doors.upkeep.watch(),
-                "streams": doors.streams.run(),
-                "changes": doors.changes.run(),
             }
+            | {name: loop.keep(run, name=name) for name, run in _watches(doors).items()}
         )
         try:
             yield
@@ -712,8 +705,22 @@ def _bytes(op: Op) -> int:
             return 0
 
 
+def _watches(doors: Doors) -> dict[str, Callable[[], Awaitable[None]]]:
+    """What looks out for those who wait here, each in a rhythm of its own."""
+    return {
+        "entrance": doors.entrance.run,
+        "caps": doors.caps.run,
+        "waiting": doors.waiting.run,
+        "lookout.work": doors.lookout.watch_work,
+        "lookout.cancels": doors.lookout.watch_cancels,
+        "upkeep": doors.upkeep.watch,
+        "streams": doors.streams.run,
+        "changes": doors.changes.run,
+    }
+
+
 def _start(daemons: dict[str, Coroutine[Any, Any, None]]) -> list[asyncio.Task[None]]:
-    return [asyncio.create_task(_guard(name, daemon), name=name) for name, daemon in daemons.items()]
+    return [asyncio.create_task(daemon, name=name) for name, daemon in daemons.items()]
 
 
 async def _end(tasks: list[asyncio.Task[None]], pool: Pool) -> None:
@@ -730,11 +737,3 @@ async def _end(tasks: list[asyncio.Task[None]], pool: Pool) -> None:
         for task in left:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=END_SECONDS)
-
-
-async def _guard(name: str, daemon: Coroutine[Any, Any, None]) -> None:
-    """A daemon that ends is a bug: say so loudly, once, instead of going quiet."""
-    try:
-        await daemon
-    except Exception:
-        logger.exception("daemon.died", extra={"daemon": name})

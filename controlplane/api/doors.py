@@ -181,8 +181,8 @@ class Doors:
     snapshot_seconds: float
     """For how long somebody may hold a snapshot until that is said."""
     verifies: bool
-    ui_read_only: bool = False
     """Whether this replica asks the database if every promise is kept, and so knows what the answer was."""
+    ui_read_only: bool = False
     stopping: bool = False
     secrets_broken: int = 0
     turns: Iterator[int] = field(default_factory=itertools.count)

@@ -24,12 +24,10 @@ from controlplane.wire.limits import WireLimits
 logger = logging.getLogger(__name__)
 
 EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104
-
-
 YOUNG_MAX = 20_000
 """New objects after which the collector looks for cycles among them: with 700 it went through what was still in use,
-for 7 of 100 samples of this process with batches of submits, and for 16 with a thousand nodes that wait. Nearly all goes
-without it, by its count of references.
+for 7 of 100 samples of this process with batches of submits, and for 16 with a thousand nodes that wait. Nearly all
+goes without it, by its count of references.
 """
 
 

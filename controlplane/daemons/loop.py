@@ -49,3 +49,15 @@ async def run(
             await asyncio.sleep(pause)
         else:
             await hint.wait(pause)
+
+
+async def keep(run: Callable[[], Awaitable[None]], *, name: str) -> None:
+    """Run for ever what has a rhythm of its own: when it ends, for want of a database or by a bug, it begins anew."""
+    while True:
+        try:
+            await run()
+        except (Unavailable, *PASSING) as error:
+            log.warning("daemon.waiting", extra={"daemon": name, "error": repr(error)})
+        except Exception:
+            log.exception("daemon.broken", extra={"daemon": name})
+        await asyncio.sleep(ERROR_PAUSE_SECONDS)

@@ -92,7 +92,7 @@ def main() -> int:
         print(f"  {count} × {why}")
     if cases < CASES_MIN:
         print(f"fewer than {CASES_MIN} cases: raise --examples")
-    broken = [line for line in plane.log().splitlines() if "request.broken" in line or "daemon.died" in line]
+    broken = [line for line in plane.log().splitlines() if "request.broken" in line or "daemon.broken" in line]
     print(f"{len(broken)} errors in the log of the server", *broken[:5], sep="\n")
     return int(bool(any(one.status for one in told.values()) or failures or broken or cases < CASES_MIN))
 

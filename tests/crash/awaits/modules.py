@@ -108,6 +108,7 @@ EXCEPTIONS: dict[str, str] = {
     "controlplane_sdk.writes:Writes._send_once#3": REFUSED,
     "controlplane_sdk.writes:Writes.idle": UNUSED,
     "daemons.dispatcher:Dispatcher.drain#1": CHANCE,
+    "daemons.loop:keep": "only after an outage longer than its patience or an error: a pause, and it begins anew",
     "daemons.loop:run#3": BUG,
     "daemons.overseer:Overseer._care_for#6": CHANCE,
     "daemons.pusher:Pusher._guard#2": BUG,
@@ -125,10 +126,7 @@ EXCEPTIONS: dict[str, str] = {
     "stages.deliver:_settled_before": RACE,
     "stages.deliver:_unsent": STAGE,
     "stages.deliver:claim_due#4": STAGE,
-    "stages.deliver:due_at": STAGE,
     "stages.deliver:give_up": STAGE,
     "stages.deliver:reclaim": STAGE,
-    "stages.deliver:redrive": STAGE,
-    "stages.deliver:retry": STAGE,
 }
 """Points (`module:function#n`), or all of a function, that no act has to pass, and why that is no loss."""
