@@ -268,22 +268,6 @@ def caller_of(request: Request | WebSocket) -> str | None:
     return asker_of(request).name
 
 
-async def gather_answers(
-    calls: Iterable[Awaitable[Result] | ControlPlaneError],
-) -> list[Result | ControlPlaneError]:
-    """The answer of each call, or why it was refused, there or before; anything else is raised."""
-    asked = list(calls)
-    awaited = (one for one in asked if not isinstance(one, ControlPlaneError))
-    answers = iter(await asyncio.gather(*awaited, return_exceptions=True))
-    found: list[Result | ControlPlaneError] = []
-    for call in asked:
-        one = call if isinstance(call, ControlPlaneError) else next(answers)
-        if isinstance(one, BaseException) and not isinstance(one, ControlPlaneError):
-            raise one
-        found.append(one)
-    return found
-
-
 async def put_each(
     lane: Lane[Item, Result], items: Sequence[Item | ControlPlaneError]
 ) -> list[Result | ControlPlaneError]:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from controlplane.api import shapes
 from controlplane.api.audited import Noted, audited
 from controlplane.api.body import clean, payload, read_form
-from controlplane.api.doors import CHANGES_TOPIC, Doors, doors_of, gather_answers, put_each
+from controlplane.api.doors import CHANGES_TOPIC, Doors, doors_of, put_each
 from controlplane.api.operation import EXECUTE_OR_NODE, READ_OR_NODE, Handler, Operation
 from controlplane.api.paging import integer
 from controlplane.api.problems import answer as problem
@@ -218,10 +218,19 @@ async def _commit_each(
     request: Request, doors: Doors, writes: Sequence[Write | ControlPlaneError]
 ) -> list[list[Written] | ControlPlaneError]:
     if any(isinstance(one, Write) and _is_audited(one) for one in writes):
-        return await gather_answers(
-            one if isinstance(one, ControlPlaneError) else _commit(request, doors, one) for one in writes
-        )
+        return [await _committed(request, doors, one) for one in writes]
     return await put_each(doors.lanes.memory, writes)
+
+
+async def _committed(
+    request: Request, doors: Doors, write: Write | ControlPlaneError
+) -> list[Written] | ControlPlaneError:
+    if isinstance(write, ControlPlaneError):
+        return write
+    try:
+        return await _commit(request, doors, write)
+    except ControlPlaneError as error:
+        return error
 
 
 async def _commit(request: Request, doors: Doors, write: Write) -> list[Written]:

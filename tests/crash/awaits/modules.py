@@ -77,6 +77,8 @@ EXCEPTIONS: dict[str, str] = {
     "api.leases:heartbeat#3": "a pause before a beat is written, and only for one that waits for seconds",
     "api.leases:heartbeat#9": RACE,
     "api.leases:lease#4": CHANCE,
+    "api.memory:_commit_each#1": "a person takes away several at once: one after the other, each as one alone is",
+    "api.memory:_committed": "the same",
     "controlplane_sdk.checkpoints:Checkpoints.idle": UNUSED,
     "controlplane_sdk.children:Children.call#1": NO_EXECUTION,
     "controlplane_sdk.children:Children.call#2": NO_EXECUTION,
