@@ -30,11 +30,17 @@ class Statistician:
         self._pool = pool
         self._pinned = pinned
         self._pinned_at = float("-inf")
+        self._looked_at: frozenset[str] = frozenset()
 
     async def tick(self) -> int:
-        """One pass over all tables. Says how many were looked at again; those that are busy come later."""
+        """One pass over all tables. Says how many were looked at again.
+
+        One that comes up in two passes in a row is in other hands: it is not counted, and comes with a later one.
+        """
         async with self._pool.acquire() as conn:
             if await oldest_seconds(conn) > PINNED_SECONDS:
                 self._pinned_at = time.monotonic()
             self._pinned(time.monotonic() - self._pinned_at < CLEARED_SECONDS)
-            return len(await prune.analyze_grown(conn, factor=TENFOLD, rows_min=ROWS_MIN, limit=TABLES_MAX))
+            grown = await prune.analyze_grown(conn, factor=TENFOLD, rows_min=ROWS_MIN, limit=TABLES_MAX)
+        before, self._looked_at = self._looked_at, frozenset(grown)
+        return len(self._looked_at - before)
