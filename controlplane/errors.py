@@ -21,7 +21,19 @@ The class docstring is the default message, `code` the stable slug that a progra
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+
+Error = TypeVar("Error", bound=BaseException)
+
+
+def bare(error: Error) -> Error:
+    """The error without the way that it came, for whoever keeps it or has answered it.
+
+    A traceback holds its frames and theirs what was asked, which may be large; and one of them often holds the error,
+    so that all of it would stay until the collector comes by.
+    """
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
 
 
 class ControlPlaneError(Exception):

@@ -40,7 +40,7 @@ from controlplane.api.shapes import answer
 from controlplane.domain import target as targets
 from controlplane.domain.execution import Accepted, Replay, Submission
 from controlplane.domain.ids import show
-from controlplane.errors import ControlPlaneError, Invalid, Unavailable
+from controlplane.errors import ControlPlaneError, Invalid, Unavailable, bare
 from controlplane.postgres.lane import Lane
 from controlplane.reads.nodes import Entry
 from controlplane.stages import submit
@@ -134,7 +134,7 @@ def _item(raw: msgspec.Raw) -> BatchItem | ControlPlaneError:
     try:
         return decode(bytes(raw), BatchItem)
     except ControlPlaneError as error:
-        return error
+        return bare(error)
 
 
 async def _find(doors: Doors, namespace: int, wanted: set[str]) -> dict[str, Entry | ControlPlaneError]:
@@ -144,7 +144,7 @@ async def _find(doors: Doors, namespace: int, wanted: set[str]) -> dict[str, Ent
         try:
             targets.parse(target)
         except ControlPlaneError as error:
-            found[target] = error
+            found[target] = bare(error)
     return {**await doors.catalogue.find_each(namespace, wanted - found.keys()), **found}
 
 
@@ -180,7 +180,7 @@ async def _wishes(
         except Unavailable:
             raise
         except ControlPlaneError as error:
-            wishes.append(error)
+            wishes.append(bare(error))
     ignored = [one for _, found in replays.values() for one in found]
     served = {one.entry.target: one.entry for one in wishes if isinstance(one, Wish)}
     return wishes, [*ignored[:1], *(one for entry in served.values() for one in no_node(entry))]

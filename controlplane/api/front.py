@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from controlplane.api import problems
 from controlplane.api.fields import fields_of
 from controlplane.api.operation import Operation
+from controlplane.errors import bare
 
 PARAMETER = re.compile(r"\\\{(\w+)\\\}")
 FOUND = "controlplane.found"
@@ -99,6 +100,7 @@ class Front:
             response = await found.operation.handler(request)
         except Exception as error:  # noqa: BLE001 - a broken request must not take its connection with it
             response = self._shown(request, problems.of(request, error))
+            bare(error)
         await response(scope, receive, send)
 
 

@@ -49,6 +49,7 @@ from controlplane.errors import (
     SessionClosed,
     SessionDraining,
     SessionNotFound,
+    bare,
 )
 from controlplane.postgres.listen import QUEUE
 from controlplane.reads import nodes
@@ -509,7 +510,7 @@ def _each(read_one: Callable[[Said, str], Item], said: Sequence[Said], where: st
         try:
             found.append(read_one(one, f"{where}[{n}]"))
         except ControlPlaneError as error:
-            found.append(error)
+            found.append(bare(error))
     return found
 
 

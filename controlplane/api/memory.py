@@ -35,7 +35,15 @@ from controlplane.domain.memory import (
     Write,
     Written,
 )
-from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid, LengthMismatch, MemoryNotFound, NotAList
+from controlplane.errors import (
+    ControlPlaneError,
+    ExecutionNotFound,
+    Invalid,
+    LengthMismatch,
+    MemoryNotFound,
+    NotAList,
+    bare,
+)
 from controlplane.postgres.pool import Connection
 from controlplane.reads import executions, memory
 from controlplane.stages import checkpoint
@@ -230,7 +238,7 @@ async def _committed(
     try:
         return await _commit(request, doors, write)
     except ControlPlaneError as error:
-        return error
+        return bare(error)
 
 
 async def _commit(request: Request, doors: Doors, write: Write) -> list[Written]:
@@ -269,7 +277,7 @@ async def _parsed(
     try:
         return await _group(request, doors, around, form, where)
     except ControlPlaneError as error:
-        return error
+        return bare(error)
 
 
 async def _group(request: Request, doors: Doors, around: Around, form: GroupForm, where: str) -> Write:

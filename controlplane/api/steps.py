@@ -35,7 +35,7 @@ from controlplane.domain.step import (
     StepStatus,
     StepWrite,
 )
-from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid
+from controlplane.errors import ControlPlaneError, ExecutionNotFound, Invalid, bare
 from controlplane.reads import executions, steps
 from controlplane.security.egress import URL_CHARS_MAX
 
@@ -129,7 +129,7 @@ def _parsed(doors: Doors, form: StepGroupForm, where: str) -> StepWrite | Contro
         fence = Fence(read_execution(form.execution_id, where=f"{where}.execution_id"), form.attempt)
         ops = tuple(_op(doors, op, f"{where}.ops[{n}]") for n, op in enumerate(form.ops))
     except ControlPlaneError as error:
-        return error
+        return bare(error)
     return StepWrite(fence=fence, ops=ops)
 
 

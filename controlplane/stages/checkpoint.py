@@ -32,7 +32,7 @@ from controlplane.domain.memory import (
     assemble,
 )
 from controlplane.domain.placement import by_bucket, by_place
-from controlplane.errors import ControlPlaneError, LeaseLost, LengthMismatch, NotAList
+from controlplane.errors import ControlPlaneError, LeaseLost, LengthMismatch, NotAList, bare
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
 from controlplane.stages import hold
@@ -320,7 +320,7 @@ async def write_in_steps(conn: Connection, batch: Sequence[Write]) -> list[list[
                     await _apply(conn, slots[op.place], op, item, where=f"ops[{n}].key")
             except (LengthMismatch, NotAList) as error:
                 slots.update(before)
-                answers[index] = error
+                answers[index] = bare(error)
         await _store(conn, slots.values())
         await _tell(conn, slots.values())
     stood = {item.fence for n, item in enumerate(batch) if answers[n] is None and item.fence is not None}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from controlplane.app import OPERATIONS
+from controlplane.errors import ControlPlaneError
 from tests.integration.api.rawhttp import Ask, connected
 from tests.integration.api.serving import Api
 
@@ -48,6 +51,39 @@ async def test_every_get_answers_head(shared: Api) -> None:
                 line.close()  # a stream goes on behind its head
 
                 assert answer.status in (200, 404, 422), path
+
+
+def errors_left() -> int:
+    return sum(isinstance(one, ControlPlaneError) for one in gc.get_objects())
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/execute/async/no.such", {"input": 1}),
+        ("/memory/append", {"key": "left", "scope": "global", "items": [1]}),
+        ("/memory/set", {"key": "left", "data": 1, "scope": "nope"}),
+        ("/execute/batch", {"items": [{"target": "no.such", "input": 1}, {"target": "", "input": 1}, {"nope": 1}]}),
+        (
+            "/memory/write",
+            {"writes": [{"ops": [{"op": "append", "key": "left", "scope": "global", "items": [1]}]}] * 2},
+        ),
+    ],
+)
+async def test_what_was_refused_is_let_go(shared: Api, path: str, body: object) -> None:
+    """With all that was asked, which may be large: not only when the collector comes by."""
+    await shared.post("/memory/set", {"key": "left", "data": "no list", "scope": "global"})
+    gc.collect()
+    gc.disable()
+    try:
+        before = errors_left()
+        for _ in range(20):
+            await shared.post(path, body)
+        left = errors_left() - before
+    finally:
+        gc.enable()
+
+    assert left < 20
 
 
 async def test_a_form_says_what_it_wants(shared: Api) -> None:
