@@ -11,7 +11,7 @@ from controlplane.api.doors import CANCEL_TOPIC
 from controlplane.domain import topic
 from controlplane.domain.placement import Placement, by_place
 from controlplane.domain.target import parse
-from controlplane.postgres.listen import OF, QUEUE, Hints
+from controlplane.postgres.listen import OF, QUEUE, SESSION, Hints
 from controlplane.postgres.pool import Pool, persist
 from controlplane.reads import nodes, pauses
 from controlplane.reads.nodes import Cancelling
@@ -68,7 +68,7 @@ class Lookout:
         """Wake the heartbeats of sessions that hold something cancelled."""
         with self._hints.waiter(CANCEL_TOPIC) as hint:
             while True:
-                if any(waited.startswith("session:") for waited in self._hints.waiters):
+                if any(waited.startswith(SESSION + OF) for waited in self._hints.waiters):
                     await self._look_for_cancels()
                     for session_id in self._cancelling:
                         self._hints.wake(topic.session(session_id))

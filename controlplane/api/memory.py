@@ -195,7 +195,8 @@ async def write(request: Request) -> Response:
         for group, where in zip(form.writes, places, strict=True)
     ]
     answers = await _commit_each(request, doors, groups)
-    doors.hints.tell(CHANGES_TOPIC)
+    if any(isinstance(one, list) for one in answers):
+        doors.hints.tell(CHANGES_TOPIC)
     for where, one in zip(places, answers, strict=True):
         if isinstance(one, LengthMismatch | NotAList):
             one.where = f"{where}.{one.where}"
