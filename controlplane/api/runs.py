@@ -34,7 +34,10 @@ TREE_MAX = 10_000
 
 
 async def page(request: Request) -> Response:
-    """The newest runs first, each with its first execution and how many of its executions are at each status."""
+    """The newest runs first, each with its first execution and how many of its executions are at each status.
+
+    Where few match, a page may be short of them and yet not be the last.
+    """
     doors, namespace = doors_of(request), namespace_of(request)
     limit = limit_of(request)
     found = await doors.run(
@@ -45,11 +48,12 @@ async def page(request: Request) -> Response:
         limit=limit + 1,
         placement=doors.placement,
     )
-    more = len(found) > limit
+    views = found.views
+    after = views[limit - 1].root.id if len(views) > limit else found.reached
     return answer(
         {
-            "items": [_run(view) for view in found[:limit]],
-            "next_cursor": show_execution(found[limit - 1].root.id) if more else None,
+            "items": [_run(view) for view in views[:limit]],
+            "next_cursor": None if after is None else show_execution(after),
         }
     )
 

@@ -27,15 +27,10 @@ from controlplane.domain.placement import Placement, by_bucket, span
 from controlplane.domain.retry import RetryPolicy
 from controlplane.errors import ControlPlaneError, ExecutionNotFound
 from controlplane.postgres.pool import Connection
+from controlplane.reads.windows import AFTER_ALL, BEFORE_ALL, walk
 
-LOOK_FIRST = 200
-LOOK_MAX = 5_000
-"""Rows that one statement of a list looks at, at first and at most."""
-LOOKED_MAX = 50_000
-"""Rows that are looked at for one page: where few match, it says how far it came."""
 HELD_MAX = 5_000
 """Executions that processes of one bucket hold which are looked at at once; where there are more, the newest first."""
-BEFORE_ALL, AFTER_ALL = UUID(int=0), UUID(int=2**128 - 1)
 
 READ = """
 select e.id, e.run_id, e.root_id, e.parent_id, e.source_execution_id, e.target, e.type, e.session_key, e.actor_key,
@@ -528,22 +523,15 @@ async def _unfinished(conn: Connection, arguments: tuple[object, ...], states: l
 
 
 async def _look(conn: Connection, statement: str, arguments: tuple[object, ...], more: tuple[object, ...]) -> Looked:
-    """Window by window, larger ones after smaller ones, until enough is found or enough was looked at."""
     bucket, namespace, before, target, node, limit, *rest = arguments
+    assert isinstance(before, UUID)
     assert isinstance(limit, int)
-    ids: list[UUID] = []
-    look, looked = max(LOOK_FIRST, limit), 0
-    while True:
-        rows = await conn.fetch(
-            statement, bucket, namespace, before, target, node, limit - len(ids), *rest, *more, look
-        )
-        ids += [row["id"] for row in rows if row["id"] is not None]
-        if len(ids) >= limit or rows[0]["rows"] < look:
-            return Looked(ids)
-        before, looked = rows[0]["last_id"], looked + look
-        if looked >= LOOKED_MAX:
-            return Looked(ids, before)
-        look = min(4 * look, LOOK_MAX)
+
+    async def look(below: UUID, left: int, window: int) -> list[asyncpg.Record]:
+        return await conn.fetch(statement, bucket, namespace, below, target, node, left, *rest, *more, window)
+
+    walked = await walk(look, before=before, limit=limit)
+    return Looked([row["id"] for row in walked.rows], walked.reached)
 
 
 def _on_parent_end(row: asyncpg.Record) -> ParentEnd:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 import asyncpg
@@ -12,6 +13,7 @@ from controlplane.domain.execution import STATUS_OF_STATE, State, Status
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.placement import Placement
 from controlplane.postgres.pool import Connection
+from controlplane.reads.windows import AFTER_ALL, walk
 
 SIZE_MAX = 100_000
 """Executions of one run that are counted."""
@@ -32,26 +34,38 @@ from (
 ) e
 """
 
-# The first execution of each run stands for it. Only roots are asked whether they are, with one probe each.
+# The first execution of each run stands for it. Only roots are asked whether they are, with one probe each, and of the
+# newest so many only: a run that somebody submits to again and again has as many roots, of which one is the first.
 PAGE = """
-select e.id, e.run_id
-from executions e
-where e.bucket = $1
-  and e.namespace = $2
-  and e.id = e.root_id
-  and ($3::uuid is null or e.id < $3)
-  and ($4::text is null or e.target = $4)
-  and not exists (
-    select 1
-    from executions o
-    where o.bucket = $1
-      and o.namespace = $2
-      and o.run_id = e.run_id
-      and o.id < e.id
-    offset 0
-  )
-order by e.id desc
-limit $5
+with looked as materialized (
+  select e.id, e.namespace, e.run_id, e.root_id, e.target
+  from executions e
+  where e.bucket = $1
+    and e.id < $3
+  order by e.id desc
+  limit $6
+)
+select seen.rows, seen.last_id, found.id, found.run_id
+from (select count(*) as rows, (select id from looked order by id limit 1) as last_id from looked) as seen
+left join (
+  select l.id, l.run_id
+  from looked l
+  where l.namespace = $2
+    and l.id = l.root_id
+    and ($4::text is null or l.target = $4)
+    and not exists (
+      select 1
+      from executions o
+      where o.bucket = $1
+        and o.namespace = $2
+        and o.run_id = l.run_id
+        and o.id < l.id
+      offset 0
+    )
+  order by l.id desc
+  limit $5
+) as found on true
+order by found.id desc
 """
 
 COUNTS = """
@@ -189,6 +203,14 @@ class RunView:
     truncated: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPage:
+    """The newest runs that match. `reached`: how far it was looked, when that was not to the end and found too few."""
+
+    views: list[RunView]
+    reached: UUID | None
+
+
 async def page(
     conn: Connection,
     *,
@@ -197,18 +219,28 @@ async def page(
     before: UUID | None,
     limit: int,
     placement: Placement,
-) -> list[RunView]:
+) -> RunPage:
     """The newest runs, at most `limit`. A run whose first execution is a child of another run is not among them."""
     newest: list[tuple[UUID, str, int]] = []
+    reached: UUID | None = None
     for bucket in placement.all():
-        rows = await conn.fetch(PAGE, bucket, namespace, before, target, limit)
-        newest += [(row["id"], row["run_id"], bucket) for row in rows]
-    newest = sorted(newest, reverse=True)[:limit]
+        look = partial(_look, conn, bucket, namespace, target)
+        walked = await walk(look, before=before or AFTER_ALL, limit=limit)
+        newest += [(row["id"], row["run_id"], bucket) for row in walked.rows]
+        reached = max((one for one in (reached, walked.reached) if one is not None), default=None)
+    # No further down than every bucket was looked at: what lies below comes with the next page.
+    newest = [one for one in sorted(newest, reverse=True)[:limit] if reached is None or one[0] >= reached]
     views: dict[str, RunView] = {}
     for bucket in {bucket for _, _, bucket in newest}:
         names = [run_id for _, run_id, there in newest if there == bucket]
         views |= await _views(conn, bucket, names, namespace, size_max=LISTED_SIZE_MAX)
-    return [views[run_id] for _, run_id, _ in newest if run_id in views]
+    return RunPage(views=[views[run_id] for _, run_id, _ in newest if run_id in views], reached=reached)
+
+
+async def _look(
+    conn: Connection, bucket: int, namespace: int, target: str | None, before: UUID, limit: int, window: int
+) -> list[asyncpg.Record]:
+    return await conn.fetch(PAGE, bucket, namespace, before, target, limit, window)
 
 
 async def read(conn: Connection, bucket: int, run_id: str, *, namespace: int) -> RunView | None:

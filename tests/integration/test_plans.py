@@ -29,6 +29,7 @@ from controlplane.reads import (
     jobs,
     limits,
     pauses,
+    windows,
 )
 from controlplane.reads import audit as audit_reads
 from controlplane.reads import deliveries as deliveries_reads
@@ -131,7 +132,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
     door, *_ = await plan_rows.ids(conn, "t", 5)
     told = await plan_rows.ids(conn, "g", 2, 12, 7)
     cursor = tuple(await conn.fetchrow("select xid::text, seq from announced") or ("1", 1))
-    first, last = executions.BEFORE_ALL, executions.AFTER_ALL
+    first, last = windows.BEFORE_ALL, windows.AFTER_ALL
     page, now = (0, first, last, 1_000, 1), "2100-01-01"
     nothing, none = (None, None), (None,) * 4
     going_on = await plan_rows.ids(conn, "b", 100)
@@ -304,7 +305,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
             all_(1),
             by="",
         ),
-        "runs.PAGE": case(run_reads.PAGE, 0, 1, None, "n.echo", 51),
+        "runs.PAGE": case(run_reads.PAGE, 0, 1, last, "n.echo", 51, 200),
         "runs.COUNTS": case(run_reads.COUNTS, 0, 1, ["run-31", "run-33"], 1_000),
         "runs.FIRSTS": case(run_reads.FIRSTS, 0, 1, ["run-31", "run-33"]),
         "runs.MEMBERS": case(run_reads.MEMBERS, 0, 1, "run-31", None, 51),

@@ -10,7 +10,8 @@ from controlplane.domain.execution import Status
 from controlplane.domain.placement import Placement
 from controlplane.postgres.pool import Connection
 from controlplane.reads import executions
-from controlplane.reads.executions import HELD_MAX, LOOK_MAX, LOOKED_MAX, Filter
+from controlplane.reads.executions import HELD_MAX, Filter
+from controlplane.reads.windows import LOOKED_MAX, WINDOW_MAX
 from tests.integration import plan_rows
 from tests.make import NAMESPACE, STOCK, accept, make_execution, submission
 
@@ -84,7 +85,7 @@ async def test_what_runs_is_found_behind_all_that_waits(conn: Connection) -> Non
     """On the first page, by who holds it; what waits there is found where the walk comes to it."""
     old = await make_execution(conn, "running", id=UUID("01800000-0000-7000-8000-000000000000"))
     await plan_rows.prepare(conn)
-    await conn.execute(BACKLOG, LOOKED_MAX + LOOK_MAX, "ready", 0)
+    await conn.execute(BACKLOG, LOOKED_MAX + WINDOW_MAX, "ready", 0)
 
     assert await pages(conn, 10, statuses=(Status.RUNNING,)) == [[old.id]]
     assert await pages(conn, 10, statuses=(Status.RUNNING, Status.QUEUED), target=old.submission.target) == [
