@@ -1428,6 +1428,8 @@ CREATE INDEX schedules_waiting ON public.schedules USING btree (bucket, id) WHER
 
 CREATE INDEX sessions_called ON public.sessions USING btree (bucket, id) WHERE ((closed_at IS NULL) AND (base_url IS NOT NULL));
 
+CREATE INDEX sessions_closed ON public.sessions USING btree (bucket, closed_at) WHERE (closed_at IS NOT NULL);
+
 CREATE INDEX sessions_node ON public.sessions USING btree (bucket, namespace, node_id) WHERE (closed_at IS NULL);
 
 CREATE UNIQUE INDEX sessions_process ON public.sessions USING btree (bucket, namespace, node_id, base_url, instance_id) WHERE ((closed_at IS NULL) AND (base_url IS NOT NULL));

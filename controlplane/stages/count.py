@@ -38,14 +38,17 @@ where bucket = $1
 for update skip locked
 """
 
-# Of every namespace how many, and of all together how many in each state. What is none any more is written as 0. The
-# namespace 0 is written in any case: its row says when it was.
+# Of every namespace how many, and how many in each state, and of all together how many in each state. What is none any
+# more is written as 0. The namespace 0 is written in any case: its row says when it was. How late the oldest is belongs
+# to the totals below.
 EXECUTIONS = """
 with counted as (
-  select coalesce(namespace, 0) as namespace, coalesce('executions.' || state, 'executions') as name, count(*) as count
+  select coalesce(namespace, 0) as namespace,
+    coalesce(case when namespace is null then 'executions.' else 'standing.' end || state, 'executions') as name,
+    count(*) as count
   from queue
   where bucket = $1
-  group by grouping sets ((namespace), (state))
+  group by grouping sets ((namespace), (state), (namespace, state))
 ),
 named as (
   select namespace, name
@@ -54,7 +57,7 @@ named as (
   select namespace, name
   from census
   where bucket = $1
-    and (name = 'executions' or name like 'executions.%')
+    and (name = 'executions' or name ~ '^(executions|standing)[.]' and name <> 'executions.oldest_ready_seconds')
 )
 insert into census (bucket, namespace, name, count, counted_at)
 select $1, n.namespace, n.name, coalesce(c.count, 0), clock()

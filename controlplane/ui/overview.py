@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api.doors import doors_of, namespace_of
-from controlplane.domain.bulk import Action, Asked, Count, Filter
-from controlplane.domain.delivery import DeliveryState
 from controlplane.domain.execution import Status
 from controlplane.domain.ids import made_at
-from controlplane.reads import bulks
+from controlplane.reads import figures
+from controlplane.reads.figures import Figure
 from controlplane.ui.asking import Api
 from controlplane.ui.chart import chart
 from controlplane.ui.paint import paint
@@ -33,12 +31,11 @@ OVERDUE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """A number, and where the list of what it counts is. `exact`: else it is at least that."""
+    """A number, and where the list of what it counts is."""
 
     label: str
     looks: str
-    count: int
-    exact: bool
+    figure: Figure
     leads_to: str
 
 
@@ -67,29 +64,19 @@ class Overview:
         }
 
     async def _tiles(self, request: Request) -> list[Tile]:
-        lately = made_at(doors_of(request).ids.new(0)) - timedelta(seconds=LATELY_SECONDS)
-        unhappy = Filter(statuses=(Status.FAILED, Status.TIMEOUT), ended_after=lately)
-        dead = Filter(states=(DeliveryState.DEAD,), ended_after=lately)
-        failed_at = f"executions?status=failed&status=timeout&ended_after={lately.isoformat().replace('+00:00', 'Z')}"
-        count = partial(self._count, request)
-        wanted = [
-            ("Running", "running", Action.CANCEL, Filter(statuses=(Status.RUNNING,)), "executions?status=running"),
-            ("Queued", "queued", Action.CANCEL, Filter(statuses=(Status.QUEUED,)), "executions?status=queued"),
-            ("Waiting", "waiting", Action.CANCEL, Filter(statuses=(Status.WAITING,)), "executions?status=waiting"),
-            ("Failed in the last hour", "failed", Action.RETRY, unhappy, failed_at),
-            ("Webhooks dead in the last hour", "dead", Action.REDRIVE_DELIVERIES, dead, "webhooks?state=dead"),
-        ]
-        found = [(label, looks, await count(action, only), leads_to) for label, looks, action, only, leads_to in wanted]
-        return [
-            Tile(label=label, looks=looks, count=counted.total, exact=counted.is_exact, leads_to=leads_to)
-            for label, looks, counted, leads_to in found
-        ]
-
-    async def _count(self, request: Request, action: Action, only: Filter) -> Count:
-        """A bounded look: of many it says that there are at least so many."""
         doors, namespace = doors_of(request), namespace_of(request)
-        asked = Asked(namespace=namespace, action=action, filter=only)
-        return await doors.run(bulks.count, asked, placement=doors.placement)
+        since = made_at(doors.ids.new(0)) - timedelta(seconds=LATELY_SECONDS)
+        buckets = doors.placement.all()
+        said = await doors.run(figures.read, namespace=namespace, since=since, buckets=buckets)
+        failed_at = f"executions?status=failed&status=timeout&ended_after={since.isoformat().replace('+00:00', 'Z')}"
+        shown = [
+            ("Running", "running", said.stands[Status.RUNNING], "executions?status=running"),
+            ("Queued", "queued", said.stands[Status.QUEUED], "executions?status=queued"),
+            ("Waiting", "waiting", said.stands[Status.WAITING], "executions?status=waiting"),
+            ("Failed in the last hour", "failed", said.unhappy, failed_at),
+            ("Webhooks dead in the last hour", "dead", said.dead, "webhooks?state=dead"),
+        ]
+        return [Tile(label=label, looks=looks, figure=one, leads_to=leads) for label, looks, one, leads in shown]
 
     async def _attention(self, request: Request) -> list[Mapping[str, Json]]:
         """What has waited for long, those of a kind as one, with why; what is paused; the last dead webhooks."""

@@ -26,6 +26,7 @@ from controlplane.reads import (
     executions,
     explain,
     feed,
+    figures,
     jobs,
     limits,
     pauses,
@@ -220,7 +221,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
         ),
         "finish.READ_ANNOUNCED": case(finish.READ_ANNOUNCED, 0, leased, *span(leased)),
         "expire.HOLDERS": case(expire.HOLDERS, 0, by="queue_session"),
-        "expire.CLOSED": case(expire.CLOSED, 0, by="sessions_pkey"),
+        "expire.CLOSED": case(expire.CLOSED, 0, by="sessions_closed"),
         "expire.ORPHANED": case(expire.ORPHANED, 0, sessions, 256, by="queue_session"),
         "expire.ORPHANED, of many closed": case(expire.ORPHANED, 0, closed, 256, by="queue_session"),
         "expire.LEASED_LONG": case(expire.LEASED_LONG, 0, sessions[:1], 20.0, by="queue_session"),
@@ -417,6 +418,10 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "pauses.PROCESSES": case(pauses.PROCESSES, 0, 1, "p8", 1_000, by="sessions_node"),
         "pauses.RUNNING": case(pauses.RUNNING, 0, [sessions[0], called[0]], None, 1_000, by="queue_session"),
         "withhold.DRAIN": case(withhold.DRAIN, 0, 1, "p8", "ops", "why", by="sessions_node sessions_pkey"),
+        "figures.STANDING": case(figures.STANDING, 0, 1, 2_000),
+        "figures.COUNTED": case(figures.COUNTED, 0, 1, by="census_pkey"),
+        "figures.UNHAPPY": case(figures.UNHAPPY, 0, 1, ["failed", "timeout"], now, first, last, 2_000),
+        "figures.DEAD": case(figures.DEAD, 0, 1, now, 2_000, by="deliveries_settled"),
         "lately.READ": case(
             lately_reads.READ, 0, 1, ["failed", "timeout", "cancelled", "succeeded"], 24, 144, 20, None
         ),

@@ -51,6 +51,17 @@ async def test_of_every_namespace_how_many(conn: asyncpg.Connection) -> None:
     assert (await caps.totals(conn, buckets=[0]))["executions.ready"] == 0
 
 
+async def test_a_census_leaves_alone_how_late_the_oldest_is(conn: asyncpg.Connection) -> None:
+    """Which another count writes, at another time: whoever watches it would be told now and then that all is well."""
+    late = await make_execution(conn, "queued")
+    await conn.execute("update queue set available_at = clock() - interval '1 hour' where id = $1", late.id)
+    for _ in range(2):
+        await count.totals(conn, 0, older_than_seconds=0)
+    await census(conn)
+
+    assert (await caps.totals(conn, buckets=[0]))["executions.oldest_ready_seconds"] >= 3_600
+
+
 async def test_one_counts_for_all(conn: asyncpg.Connection, other: asyncpg.Connection) -> None:
     """Of two that come at once one counts; while it is young nobody counts again."""
     await census(conn)
