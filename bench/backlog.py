@@ -26,13 +26,19 @@ create or replace function made_id(kind text, n bigint, at timestamptz) returns 
 $$
 """
 
+MAKE_RUN = """
+create or replace function made_run(kind text, n bigint) returns text language sql immutable as $$
+  select 'run_' || left(md5(kind || n), 26)
+$$
+"""
+
 # $1 to $2 are their numbers; the first was at $3, each next one $4 seconds later.
 EXECUTIONS = """
 insert into {table} (
   bucket, id, namespace, run_id, root_id, target, type, input, priority, retries_max, retry_delay_seconds, retry_factor,
   retry_cap_seconds, webhooks, created_at
 )
-select 0, id, 1, 'run_' || left(md5(n::text), 26), id, {target}, 'reasoner', convert_to(
+select 0, id, 1, made_run('{kind}', n), id, {target}, 'reasoner', convert_to(
     '{{"text": "' || repeat(md5(n::text), 5) || '"}}', 'UTF8'
   ), 0, 2, 5, 2, 300, (n % 10 = 0)::int, at
 from generate_series($1::bigint, $2::bigint) as n
@@ -55,7 +61,7 @@ cross join lateral (select $3::timestamptz + (n - $1) * make_interval(secs => $4
 
 EVENTS = """
 insert into {table} (bucket, execution_id, seq, namespace, run_id, target, type, attempt, at, data)
-select 0, made_id('f', n, at), nextval('events_seq_seq'), 1, 'run_' || left(md5(n::text), 26), 'n.t' || n % 50, type,
+select 0, made_id('f', n, at), nextval('events_seq_seq'), 1, made_run('f', n), 'n.t' || n % 50, type,
   (m > 1)::int, at + m * interval '1 second',
   case m when 2 then '{{"session_id":"ses_06f4a1c8d2e7g9k3m5n8p0q2r4","node_id":"n"}}'::bytea end
 from generate_series($1::bigint, $2::bigint) as n
@@ -107,7 +113,7 @@ insert into queue (
   bucket, id, namespace, target, run_id, state, priority, available_at, retries_max, webhooks
 )
 select 0, made_id('r', n, at), 1, case when n % 5 = 0 then 'n.echo' else 'n.t' || n % 50 end,
-  'run_' || left(md5(n::text), 26), 'ready', 0, at, 2, (n % 10 = 0)::int
+  made_run('r', n), 'ready', 0, at, 2, (n % 10 = 0)::int
 from generate_series($1::bigint, $2::bigint) as n
 cross join lateral (select $3::timestamptz + (n - $1) * make_interval(secs => $4) as at) as t
 """
@@ -118,7 +124,7 @@ insert into queue (
   leased_at, started_at, deadline_at, timeout_seconds, concurrency_key, limited
 )
 select 0, made_id('l', n, at), 1, case when n <= $6 then 'n.held' else 'n.t' || n % 50 end,
-  'run_' || left(md5(n::text), 26), 'leased', 0, at, 1, 2, 0,
+  made_run('l', n), 'leased', 0, at, 1, 2, 0,
   made_id('s', n % $5::int, date_trunc('day', clock())), at, at, clock() + interval '10 days', 864000,
   case when n <= $6 then 'l' || n % $6 end, n <= $6
 from generate_series($1::bigint, $2::bigint) as n
@@ -130,7 +136,7 @@ insert into queue (
   bucket, id, namespace, target, run_id, state, priority, available_at, retries_max, webhooks, line, limited,
   concurrency_key
 )
-select 0, made_id('b', n, at), 1, 'n.held', 'run_' || left(md5(n::text), 26), 'blocked', 0, at, 2, 0,
+select 0, made_id('b', n, at), 1, 'n.held', made_run('b', n), 'blocked', 0, at, 2, 0,
   'key:l' || n % $5::int, true, 'l' || n % $5::int
 from generate_series($1::bigint, $2::bigint) as n
 cross join lateral (select $3::timestamptz + (n - $1) * make_interval(secs => $4) as at) as t
@@ -193,6 +199,7 @@ async def fill(conn: asyncpg.Connection, wanted: Backlog, say: Callable[[str], N
     await conn.execute("set synchronous_commit = off")
     await conn.execute("set maintenance_work_mem = '1GB'")
     await conn.execute(MAKE_ID)
+    await conn.execute(MAKE_RUN)
     now: datetime = await conn.fetchval(NOW)
     monday = (now - timedelta(days=now.weekday())).astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     first = monday - timedelta(weeks=WEEKS - 1)
