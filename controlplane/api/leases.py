@@ -363,12 +363,15 @@ async def heartbeat(request: Request) -> Response:
                 left = until - time.monotonic()
                 if left <= 0 or not await hint.wait(left):
                     break
-                cancels = await doors.lookout.cancelling(session.id)
                 over = kept is not None and kept.over
-                woken = not (cancels or over)
+                if over:  # it hears what to stop when it speaks: to look takes as long as the database is away
+                    break
+                if kept is not None:
+                    kept.over = True  # there was news: what was renewed before says nothing of its next beat
+                cancels = await doors.lookout.cancelling(session.id)
+                woken = not cancels
                 if woken:  # told for another reason: it shall drain, or something it holds has run out of time
                     extended = extended if held is None else await doors.lanes.renew.put(beat)
-                if woken or over:
                     break
     shape = {
         "expires_in_seconds": extended.expires_in_seconds,

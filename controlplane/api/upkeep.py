@@ -64,7 +64,8 @@ class Upkeep:
         self._hints = hints
         self._placement = placement
         self._kept: dict[SessionId, Kept] = {}
-        self._lately: dict[SessionId, tuple[Kept, int]] = {}
+        self._lately: dict[SessionId, tuple[float, float, int]] = {}
+        """When it was renewed, until when it need not be again, and what had been said of sessions by then."""
         self._sleeps_until = float("-inf")
         self._sooner = asyncio.Event()
 
@@ -90,7 +91,7 @@ class Upkeep:
             if not kept.over:
                 if len(self._lately) >= LATELY_MAX:
                     self._lately.clear()
-                self._lately[session.id] = kept, self._hints.said(SESSION)
+                self._lately[session.id] = kept.renewed_at, kept.soon_at, self._hints.said(SESSION)
 
     def keeps(self, session_id: SessionId) -> bool:
         """Whether this session was open, and not to drain, a heartbeat ago, and will be looked at by then again."""
@@ -101,10 +102,10 @@ class Upkeep:
 
         Said once. Nothing if there was news of any session since: it may be closed, or shall drain.
         """
-        kept, said = self._lately.pop(session.id, (None, 0))
-        if kept is None or said != self._hints.said(SESSION) or kept.soon_at <= time.monotonic():
+        renewed_at, soon_at, said = self._lately.pop(session.id, (0.0, float("-inf"), 0))
+        if said != self._hints.said(SESSION) or soon_at <= time.monotonic():
             return None
-        return kept.renewed_at
+        return renewed_at
 
     async def watch(self) -> None:
         while True:

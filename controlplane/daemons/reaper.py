@@ -5,6 +5,7 @@ What nobody waits for any more is stopped. What nobody decided in time counts as
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from uuid import UUID
@@ -16,6 +17,8 @@ from controlplane.stages.expire import Stopped, Swept
 from controlplane.stages.finish import MakeId
 
 FORGET_AFTER_SECONDS = STATEMENT_SECONDS + 60.0
+STOOD_STILL_SECONDS = 5.0
+"""A pause between two passes after which this process counts as having been away: stopped, or without a processor."""
 WHOLE_SECONDS = 5.0
 """How often every session that holds work is looked at, whatever became of it; in between only those that are closed.
 So late at most comes back what no closed session accounts for: a claim of a server that was stopped, which commits when
@@ -46,6 +49,7 @@ class Reaper:
         jitter: Callable[[], float],
         blocked: Callable[[], None],
         whole_seconds: float = WHOLE_SECONDS,
+        still_seconds: float = STOOD_STILL_SECONDS,
     ) -> None:
         self._pool = pool
         self._placement = placement
@@ -59,17 +63,23 @@ class Reaper:
         self._jitter = jitter
         self._blocked = blocked
         self._whole_seconds = whole_seconds
+        self._still_seconds = still_seconds
         self._up_since: float | None = None
+        self._ticked_at = math.inf
         self._whole_at = 0.0
 
     async def tick(self) -> int:
         """One bounded pass over every bucket. Says how many rows moved."""
+        if time.monotonic() - self._ticked_at > self._still_seconds:  # nobody could renew here meanwhile
+            self._up_since = None
         try:
             return await self._pass()
         except PASSING:
             self._up_since = None  # nobody could renew while the database was away: begin to count again
             self._whole_at = 0.0
             raise
+        finally:
+            self._ticked_at = time.monotonic()
 
     async def _pass(self) -> int:
         moved = orphans = 0

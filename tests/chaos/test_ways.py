@@ -120,6 +120,26 @@ async def test_connections_that_died_silently_are_left_within_the_patience(by: s
     assert first["execution_id"] != second["execution_id"]
 
 
+async def test_who_is_held_speaks_for_itself_when_the_database_is_away(by: str, way: Proxy) -> None:
+    """Its session cannot be renewed here: it is answered long before its lease is over, and may ask another server."""
+    async with serving(by, lease_seconds=LEASE_SECONDS) as api:
+        await api.register("n")
+        session = await api.open_session("n", heartbeat_seconds=1.0)
+        beat = asyncio.create_task(api.heartbeat(session, executions=[], wait_seconds=HANGS_SECONDS))
+
+        async def is_held() -> bool:
+            return len(api.app.state.doors.upkeep) == 1
+
+        await until("a beat that is held", is_held, seconds=PATIENCE_SECONDS)
+        await way.refuse()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            told = await beat
+        await way.listen()
+
+    assert told.status_code == 200
+    assert told.json()["tell_all"] is True
+
+
 @pytest.fixture
 async def front(database: str) -> AsyncIterator[tuple[Api, Proxy]]:
     """A server, and the way that callers and nodes come by."""

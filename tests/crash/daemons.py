@@ -13,7 +13,7 @@ from controlplane.daemons.bulker import Bulker
 from controlplane.daemons.census import Census
 from controlplane.daemons.inspector import Inspector
 from controlplane.daemons.janitor import DatabaseClock, Janitor
-from controlplane.daemons.reaper import WHOLE_SECONDS, Reaper
+from controlplane.daemons.reaper import STOOD_STILL_SECONDS, WHOLE_SECONDS, Reaper
 from controlplane.daemons.scheduler import Scheduler
 from controlplane.daemons.waker import Waker
 from controlplane.domain.placement import Placement
@@ -56,7 +56,7 @@ async def serves(_: int, __: str) -> Served:
     return Served(type="reasoner", retry=RetryPolicy(), timeout_seconds=None)
 
 
-def reaper(pool: Pool, *, whole_seconds: float = WHOLE_SECONDS) -> Reaper:
+def reaper(pool: Pool, *, whole_seconds: float = WHOLE_SECONDS, still_seconds: float = STOOD_STILL_SECONDS) -> Reaper:
     made = Reaper(
         pool,
         STOCK,
@@ -70,6 +70,7 @@ def reaper(pool: Pool, *, whole_seconds: float = WHOLE_SECONDS) -> Reaper:
         jitter=no_jitter,
         blocked=nobody,
         whole_seconds=whole_seconds,
+        still_seconds=still_seconds,
     )
     made._up_since = -FOREVER_SECONDS
     return made

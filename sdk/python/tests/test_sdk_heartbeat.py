@@ -103,6 +103,35 @@ async def test_a_long_beat_that_does_not_come_back_after_a_claim_is_given_up(dou
     assert told["wait_seconds"] == 0.2
 
 
+async def test_what_is_done_needs_no_other_beat(double, make_agent, serving):
+    """The control plane has seen that it holds nothing again, and rightly goes on holding the long beat."""
+    double.idle_wait_seconds = 30.0
+    app = make_agent(heartbeat_seconds=0.2)
+    done = asyncio.Event()
+
+    @app.reasoner
+    async def quick() -> None:
+        pass
+
+    @app.reasoner
+    async def wait() -> None:
+        await done.wait()
+
+    async with serving(app):
+        await double.until(lambda: double.beats and double.beats[-1][1]["wait_seconds"] == 30)
+        before = len(double.beats)
+        await double.report(double.offer("n.quick"))
+        await asyncio.sleep(2)  # of the five that it would be waited for
+        began = time.monotonic()
+        offered = double.offer("n.wait")
+        await double.until(lambda: len(double.beats) > before)
+        took = time.monotonic() - began
+        done.set()
+        await double.report(offered)
+
+    assert took > 0.2 + ANSWER_MARGIN_SECONDS - 1  # from the second on, not from the first
+
+
 async def test_a_long_beat_holds_nobody_up_who_leaves(double, make_agent, serving):
     """What is under way is given up."""
     double.idle_wait_seconds = 30.0

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 
+import httpx
 import pytest
 
+from controlplane.api.upkeep import Kept
 from tests.integration.api.serving import DEADLINE_SECONDS, LEASE_SECONDS, Api, Json, fence, fenced, the_problem, until
 
 BY_HINT_AND_BY_POLLING = pytest.mark.parametrize("settings", [{}, {"notify": False}], ids=["notify", "polling"])
@@ -462,6 +465,38 @@ async def test_a_long_beat_goes_on_where_the_last_one_ended(api: Api) -> None:
     told = (await api.heartbeat(session, wait_seconds=1.5)).json()
 
     assert told["draining"] is True
+
+
+async def test_after_news_a_beat_asks_anew(api: Api) -> None:
+    """What a held beat was told of its session is true of the next one, too: it drains, and then it is closed."""
+    await api.register("n")
+    session = await api.open_session("n", heartbeat_seconds=5.0)
+
+    async def held() -> asyncio.Task[httpx.Response]:
+        beat = asyncio.create_task(api.heartbeat(session, executions=[], wait_seconds=DEADLINE_SECONDS))
+        await until(lambda: _kept(api))
+        return beat
+
+    drained = await held()
+    await api.post("/nodes/n/drain", {})
+    told = [(await drained).json(), (await api.heartbeat(session, wait_seconds=6.0)).json()]
+    closed = await held()
+    await api.post(f"/sessions/{session}/close")
+    said = [await closed, await api.heartbeat(session, wait_seconds=6.0)]
+
+    assert [one["draining"] for one in told] == [True, True]
+    assert [one.status_code for one in said] == [409, 409]
+
+
+async def test_of_a_beat_that_is_over_nothing_is_kept(api: Api) -> None:
+    """When its session was renewed is known; the request and its connection are let go."""
+    await api.register("n")
+    session = await api.open_session("n", heartbeat_seconds=0.2)
+    await api.heartbeat(session, wait_seconds=1.5)
+    await until(lambda: _kept(api, 0))
+    gc.collect()
+
+    assert [one for one in gc.get_objects() if isinstance(one, Kept)] == []
 
 
 async def test_while_its_session_is_kept_a_poll_asks_nothing(api: Api) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -77,6 +78,24 @@ async def test_one_that_is_not_heard_of_is_freed_in_the_pass_that_closes_it(
     await one.tick()
 
     assert (await queue_row(conn, made.id))["state"] == "ready"
+
+
+async def test_who_stood_still_expires_nobody(asked: tuple[Pool, list[str]], conn: Connection) -> None:
+    """A server that was stopped, or had no processor, answered nobody meanwhile: they get their time once more."""
+    pool, _ = asked
+    one = daemons.reaper(pool, whole_seconds=1e6, still_seconds=0.2)
+    await one.tick()
+    session = await make_session(conn, heartbeat_seconds=0.05, lease_floor_seconds=0.05)
+    await conn.execute("update sessions set expires_at = clock() - interval '1 second'")
+
+    time.sleep(0.3)  # noqa: ASYNC251 - what the test is about
+    await one.tick()
+    after = await conn.fetchval("select closed_at from sessions where id = $1", session.id)
+
+    assert after is None
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not await conn.fetchval("select closed_at from sessions where id = $1", session.id):
+            await one.tick()
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,10 @@ class Heartbeat:
         async with httpx.AsyncClient(base_url=self._server + PREFIX, headers=self._headers) as client:
             while not self._stopping.is_set():
                 began = time.monotonic()
-                all_ = self._tell_all.is_set() or beats % FULL_EVERY == 0
-                self._tell_all.clear()
+                asked = self._tell_all.is_set()
+                if asked:  # what is asked from here on is for the next one
+                    self._tell_all.clear()
+                all_ = asked or beats % FULL_EVERY == 0
                 try:
                     reply = await self._beat(client, all_)
                 except (httpx.TransportError, ServerError) as error:
@@ -149,9 +151,11 @@ class Heartbeat:
         Raises: httpx.ReadTimeout.
         """
         until: float | None = None
+        waits_for: set[Fence] = set()
         while not self._stopping.is_set() and not asking.done():
-            if idle and until is None and self._held():
-                until = time.monotonic() + self._seconds + ANSWER_MARGIN_SECONDS
+            if idle and waits_for.isdisjoint(held := self._held()):  # what is done needs no other beat
+                waits_for = set(held)
+                until = time.monotonic() + self._seconds + ANSWER_MARGIN_SECONDS if held else None
             if until is not None and time.monotonic() > until:
                 raise httpx.ReadTimeout("a beat was not answered in time after a claim")
             news: asyncio.Future[Any] = asyncio.ensure_future(self._news.wait())
