@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -203,12 +202,13 @@ async def fill(conn: asyncpg.Connection, wanted: Backlog, say: Callable[[str], N
     now: datetime = await conn.fetchval(NOW)
     monday = (now - timedelta(days=now.weekday())).astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     first = monday - timedelta(weeks=WEEKS - 1)
-    step = (now - timedelta(hours=1) - first).total_seconds() / wanted.finished
+    # Whole microseconds, as the database counts: half of one too much is seconds after so many rows, and the next week.
+    every = (now - timedelta(hours=1) - first) // wanted.finished
+    step = every / timedelta(seconds=1)
     n = 0
     for week in (first + timedelta(weeks=k) for k in range(WEEKS)):
-        at = first + timedelta(seconds=step * n)
-        left = (week + timedelta(weeks=1) - at).total_seconds()
-        count = max(0, min(math.ceil(left / step - 0.001), wanted.finished - n))
+        at = first + every * n
+        count = max(0, min(-((at - week - timedelta(weeks=1)) // every), wanted.finished - n))
         for parent, parts in IN_WEEKS.items():
             table = f"{parent}_{week:%Y_%m_%d}"
             await conn.execute(f"drop table if exists {table}")
