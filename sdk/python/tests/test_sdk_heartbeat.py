@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from starlette.responses import Response
 
 from controlplane_sdk.heartbeat import ANSWER_MARGIN_SECONDS, Watchdog
 
@@ -130,6 +131,17 @@ async def test_what_is_done_needs_no_other_beat(double, make_agent, serving):
         await double.report(offered)
 
     assert took > 0.2 + ANSWER_MARGIN_SECONDS - 1  # from the second on, not from the first
+
+
+@pytest.mark.parametrize(("content", "headers"), [(b"[]", {}), (b"x", {"Content-Encoding": "gzip"})])
+async def test_an_answer_that_is_none_does_not_end_the_beats(double, make_agent, serving, content, headers):
+    """Something between may answer in its own words for a while. What is held would be lost without a sign."""
+    odd = Response(content, media_type="application/json", headers=headers)
+    double.refuse["heartbeat"] = lambda _: odd
+    async with serving(make_agent(heartbeat_seconds=0.2)):
+        await double.until(lambda: len(double.said("heartbeat")) >= 2)
+        del double.refuse["heartbeat"]
+        await double.until(lambda: double.beats)
 
 
 async def test_a_long_beat_holds_nobody_up_who_leaves(double, make_agent, serving):

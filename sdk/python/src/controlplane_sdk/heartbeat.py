@@ -98,8 +98,8 @@ class Heartbeat:
                 all_ = asked or beats % FULL_EVERY == 0
                 try:
                     reply = await self._beat(client, all_)
-                except (httpx.TransportError, ServerError) as error:
-                    why = unreachable(self._server, error) if isinstance(error, httpx.TransportError) else error
+                except (httpx.RequestError, ServerError) as error:
+                    why = unreachable(self._server, error) if isinstance(error, httpx.RequestError) else error
                     await self._failed(why, all_, backoff)
                     continue
                 if reply is None:
@@ -107,7 +107,7 @@ class Heartbeat:
                 if reply.code in SESSION_GONE:
                     self._call(self._on_gone, self._session_id)
                     return
-                if not reply.ok:
+                if not reply.ok or not isinstance(reply.body, dict):
                     await self._failed(f"heartbeat refused: {reply.status} {reply.code}", all_, backoff)
                     continue
                 beats += 1

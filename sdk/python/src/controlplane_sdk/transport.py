@@ -253,6 +253,6 @@ def _client(server: str, headers: Mapping[str, str]) -> httpx.AsyncClient:
     )
 
 
-def unreachable(server: str, error: httpx.TransportError) -> ServerUnreachable:
+def unreachable(server: str, error: httpx.RequestError) -> ServerUnreachable:
     """What a broken connection means, in words."""
     return ServerUnreachable(f"no answer from {server}: {str(error) or type(error).__name__}")
