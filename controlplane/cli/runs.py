@@ -81,12 +81,15 @@ def listing(client: Client, *, target: str | None, limit: int, cursor: str | Non
         return
     page = msgspec.json.decode(body, type=Listing)
     if not page.items:
-        output.say("No runs.")
-        return
-    output.table(
-        ("RUN", "STATUS", "TARGET", "DONE", "COUNTS", "CREATED"),
-        ((one.run_id, one.status, one.target, one.done, one.said, output.moment(one.created_at)) for one in page.items),
-    )
+        output.say("No runs." if page.next_cursor is None else "None among the latest.")
+    else:
+        output.table(
+            ("RUN", "STATUS", "TARGET", "DONE", "COUNTS", "CREATED"),
+            (
+                (one.run_id, one.status, one.target, one.done, one.said, output.moment(one.created_at))
+                for one in page.items
+            ),
+        )
     if page.next_cursor is not None:
         output.say(f"More: --cursor {page.next_cursor}")
 
