@@ -346,12 +346,18 @@ async def test_who_is_too_slow_is_sent_away_and_misses_nothing(api: Api) -> None
     changes = BUFFER_MAX * 2
     body = json.dumps({"key": "k", "data": "x" * 16_000, "scope": "global"}).encode()
     url = f"ws://{api.host}:{api.port}/api/v1/memory/events/ws"
-    async with websockets.connect(url, proxy=None, max_queue=1, compression=None) as slow:
-        write = Ask("POST", "/api/v1/memory/set", body, [])
-        async for _, reply in ask_all(api.host, api.port, [write] * changes, deadline_seconds=DEADLINE_SECONDS):
+
+    async def write() -> None:
+        one = Ask("POST", "/api/v1/memory/set", body, [])
+        async for _, reply in ask_all(api.host, api.port, [one] * changes, deadline_seconds=DEADLINE_SECONDS):
             assert reply.status == 200
+
+    async with websockets.connect(url, proxy=None, max_queue=1, compression=None) as slow:
+        writing = asyncio.create_task(write())
         await until(lambda: _overflown(api))
+        # At once, while others go on writing: who does not read for ten seconds more is cut off without a word.
         said = [json.loads(message) async for message in _until_closed(slow)]
+        await writing
     async with listening(api, f"?after={said[-1]['cursor']}") as connection:
         rest = await heard(connection, changes - len(said))
 
