@@ -25,8 +25,10 @@ from controlplane.postgres.listen import SESSION, Hints, Waiter
 from controlplane.postgres.pool import Pool, persist
 from controlplane.stages import renew
 
-IDLE_WAIT_SECONDS = 25.0
-"""For so long a process that holds nothing may ask to be held: some proxies give up an answer after 30 s."""
+IDLE_WAIT_SECONDS = 20.0
+"""For so long a process that holds nothing may ask to be held. Some proxies give up an answer after 30 s; and where a
+server vanishes without a word it is the end of this wait, and a margin, that makes the process speak to another one
+before its lease of 30 s is over."""
 EARLY = 0.1
 """This part of a heartbeat before it must be: those that are due at about the same time are renewed together."""
 PATIENCE_SECONDS = 2.0

@@ -14,7 +14,7 @@ from controlplane.api.upkeep import Kept
 from tests.integration.api.serving import DEADLINE_SECONDS, LEASE_SECONDS, Api, Json, fence, fenced, the_problem, until
 
 BY_HINT_AND_BY_POLLING = pytest.mark.parametrize("settings", [{}, {"notify": False}], ids=["notify", "polling"])
-IDLE = {"idle_wait_seconds": 25.0}
+IDLE = {"idle_wait_seconds": 20.0}
 NO_SESSION = "ses_00000000000000000000000000"
 
 
