@@ -7,7 +7,7 @@ executions over nine weeks with their outcomes, events and deliveries, a million
 blocks, and 100,000 that run on 1,000 sessions. Then the stages and reads are called as the server calls them, in the
 two in turns, from one core by two backends that share another: so many calls of each in a round, the median and the
 99th percentile of the calls, buffers of each call, whole tables read, temporary files. A status is read of what has
-ended just now, as a caller does, and of any of the nine weeks, each twice. A heartbeat is measured with 1, 16 and 256
+ended just now, as a caller does, and of any of the nine weeks, these twice. A heartbeat is measured with 1, 16 and 256
 leases. Last the full one is served, and the pages are asked for over HTTP. The last line is JSON. `--scale 1` needs
 about 40 GB and at most an hour.
 """

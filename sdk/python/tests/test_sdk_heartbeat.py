@@ -13,6 +13,18 @@ from starlette.responses import Response
 from controlplane_sdk.heartbeat import ANSWER_MARGIN_SECONDS, Watchdog
 
 
+def waits_to_be_done(make_agent):
+    """An agent that beats often and whose `wait` ends when the event that comes with it is set."""
+    app = make_agent(heartbeat_seconds=0.2)
+    done = asyncio.Event()
+
+    @app.reasoner
+    async def wait() -> None:
+        await done.wait()
+
+    return app, done
+
+
 async def test_the_heartbeat_goes_on_while_the_loop_is_blocked(double, make_agent, serving):
     """A reasoner that blocks the event loop keeps its lease: beats come from a thread."""
     app = make_agent(heartbeat_seconds=0.2)
@@ -60,12 +72,7 @@ async def test_who_holds_nothing_asks_to_be_held_as_long_as_is_said(double, make
 async def test_who_holds_something_does_not(double, make_agent, serving):
     """Its beats are as short as ever, and are again held for long when all is done."""
     double.idle_wait_seconds = 0.3
-    app = make_agent(heartbeat_seconds=0.2)
-    done = asyncio.Event()
-
-    @app.reasoner
-    async def wait() -> None:
-        await done.wait()
+    app, done = waits_to_be_done(make_agent)
 
     async with serving(app):
         offered = double.offer("n.wait")
@@ -82,12 +89,7 @@ async def test_who_holds_something_does_not(double, make_agent, serving):
 async def test_a_long_beat_that_does_not_come_back_after_a_claim_is_given_up(double, make_agent, serving):
     """Whoever held it may be gone without a word. What was claimed elsewhere needs another beat, and names all."""
     double.idle_wait_seconds = 30.0
-    app = make_agent(heartbeat_seconds=0.2)
-    done = asyncio.Event()
-
-    @app.reasoner
-    async def wait() -> None:
-        await done.wait()
+    app, done = waits_to_be_done(make_agent)
 
     async with serving(app):
         await double.until(lambda: double.beats and double.beats[-1][1]["wait_seconds"] == 30)
@@ -107,16 +109,11 @@ async def test_a_long_beat_that_does_not_come_back_after_a_claim_is_given_up(dou
 async def test_what_is_done_needs_no_other_beat(double, make_agent, serving):
     """The control plane has seen that it holds nothing again, and rightly goes on holding the long beat."""
     double.idle_wait_seconds = 30.0
-    app = make_agent(heartbeat_seconds=0.2)
-    done = asyncio.Event()
+    app, done = waits_to_be_done(make_agent)
 
     @app.reasoner
     async def quick() -> None:
         pass
-
-    @app.reasoner
-    async def wait() -> None:
-        await done.wait()
 
     async with serving(app):
         await double.until(lambda: double.beats and double.beats[-1][1]["wait_seconds"] == 30)
