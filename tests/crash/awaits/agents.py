@@ -51,6 +51,7 @@ RUNS = {
     "waits": Run("waits", {"word": {"n": 1}, "decision": "expired"}, {}, signalled=True),
     "stays": Run("stays", {"word": {"n": 1}, "found": [1]}, {}, signalled=True, children=1),
     "slow": Run("slow", 5, {"n": 5}),
+    "lingers": Run("lingers", None, {}, status="cancelled"),
     "long": Run("corpus", {"results": [f"{n}" for n in range(30)]}, {"items": [f"{n}" for n in range(30)]}),
     "large": Run("large", None, {}, status="failed"),
     "again": Run("again", [1, 2], {}, children=AGAIN_CHILDREN),

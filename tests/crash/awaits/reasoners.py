@@ -19,6 +19,7 @@ from controlplane_sdk import Agent, Client, Context
 HEARTBEAT_SECONDS = 0.3
 DRAIN_SECONDS = 0.5
 PACE_SECONDS = 0.03
+LINGER_SECONDS = 3 * HEARTBEAT_SECONDS
 SLOW_SECONDS = 1.2
 """Longer than a wait is that an attempt is not given up for."""
 
@@ -57,6 +58,15 @@ def _simple(app: Agent) -> None:
     async def hold(context: Context) -> None:
         """Until somebody stops it."""
         await asyncio.sleep(600)
+
+    @app.reasoner
+    async def lingers(context: Context) -> None:
+        """Has itself stopped, and takes longer to go than two beats, which say it again."""
+        try:
+            await asyncio.create_task(Client().execution(context.execution_id).cancel(), context=Empty())
+            await asyncio.sleep(600)
+        finally:
+            await asyncio.sleep(LINGER_SECONDS)
 
     @app.reasoner(retries=3, retry_delay=0.05)
     async def flaky(context: Context) -> int:
