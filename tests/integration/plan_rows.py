@@ -55,6 +55,7 @@ select 0, made_id('e', n), 1,
 from generate_series($1::int, $2::int) as n
 """
 
+# The oldest is written first, as it came.
 EXECUTIONS = """
 insert into executions (
   bucket, id, namespace, run_id, root_id, target, type, input, priority, retries_max, retry_delay_seconds, retry_factor,
@@ -62,6 +63,7 @@ insert into executions (
 )
 select 0, made_id(k, n), 1, 'run-' || n, made_id(k, n), 'n.echo', 'reasoner', '{}', 0, 0, 5, 2, 300, 1, clock()
 from generate_series($1::int, $2::int) as n, unnest(array['e', 'o']) as k
+order by n desc
 """
 
 OUTCOMES = """
