@@ -12,8 +12,6 @@ from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import quote
 
-import httpx
-
 from controlplane_sdk import executions, signals, steps, strict_json
 from controlplane_sdk.audit import Audit
 from controlplane_sdk.bulk import Bulks
@@ -36,11 +34,9 @@ from controlplane_sdk.transport import (
     Backoff,
     Reply,
     Transport,
-    read,
     refusal,
     server_url,
     standard_headers,
-    unreachable,
 )
 from controlplane_sdk.triggers import Triggers
 
@@ -228,16 +224,12 @@ class Handle:
     async def _stream(self, cursor: str | None) -> AsyncGenerator[Event, None]:
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": cursor} if cursor else {})
         path = f"/executions/{quote(self.execution_id, safe='')}/events"
-        try:
-            async with self._transport.stream(path, headers=headers, silence_seconds=SILENCE_SECONDS) as response:
-                if response.status_code != 200:
-                    read(response, await response.aread()).expect()
-                async for frame in frames(response.aiter_bytes()):
-                    data = strict_json.decode(frame.data.encode())
-                    if isinstance(data, dict):
-                        yield Event(str(data.get("type") or ""), data, frame.id)
-        except httpx.TransportError as error:
-            raise unreachable(self._transport.server, error) from None
+        pieces = self._transport.stream(path, headers=headers, silence_seconds=SILENCE_SECONDS)
+        async with aclosing(pieces), aclosing(frames(pieces)) as found:
+            async for frame in found:
+                data = strict_json.decode(frame.data.encode())
+                if isinstance(data, dict):
+                    yield Event(str(data.get("type") or ""), data, frame.id)
 
 
 class Client:

@@ -15,13 +15,11 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import httpx
-
 from controlplane_sdk import strict_json
 from controlplane_sdk.contact import Contact
 from controlplane_sdk.context import Fence
 from controlplane_sdk.errors import ServerError
-from controlplane_sdk.transport import CONNECT_SECONDS, PREFIX, Backoff, Reply, read, unreachable
+from controlplane_sdk.transport import Backoff, Reply, Transport, unreachable
 
 FULL_EVERY = 6
 BLOCKED_SECONDS = 5.0
@@ -89,7 +87,7 @@ class Heartbeat:
         self._own_loop = asyncio.get_running_loop()
         backoff = Backoff(cap_seconds=min(5.0, self._seconds / 2))
         beats = 0
-        async with httpx.AsyncClient(base_url=self._server + PREFIX, headers=self._headers) as client:
+        async with Transport(self._server, self._headers) as transport:
             while not self._stopping.is_set():
                 began = time.monotonic()
                 asked = self._tell_all.is_set()
@@ -97,10 +95,9 @@ class Heartbeat:
                     self._tell_all.clear()
                 all_ = asked or beats % FULL_EVERY == 0
                 try:
-                    reply = await self._beat(client, all_)
-                except (httpx.RequestError, ServerError) as error:
-                    why = unreachable(self._server, error) if isinstance(error, httpx.RequestError) else error
-                    await self._failed(why, all_, backoff)
+                    reply = await self._beat(transport, all_)
+                except ServerError as error:
+                    await self._failed(error, all_, backoff)
                     continue
                 if reply is None:
                     return
@@ -119,7 +116,7 @@ class Heartbeat:
                 if rest > 0:
                     await self._rest(rest)
 
-    async def _beat(self, client: httpx.AsyncClient, all_: bool) -> Reply | None:
+    async def _beat(self, transport: Transport, all_: bool) -> Reply | None:
         """The answer; None when there is nobody left to hear it."""
         held = self._held()
         wait_seconds = self._seconds if held else max(self._seconds, self._idle_seconds)
@@ -129,26 +126,24 @@ class Heartbeat:
             "wait_seconds": wait_seconds,
         }
         asking = asyncio.ensure_future(
-            client.post(
+            transport.send(
+                "POST",
                 f"/sessions/{self._session_id}/heartbeat",
-                content=strict_json.encode(body),
-                timeout=httpx.Timeout(wait_seconds + ANSWER_MARGIN_SECONDS, connect=CONNECT_SECONDS),
+                strict_json.encode(body),
+                answer_seconds=wait_seconds + ANSWER_MARGIN_SECONDS,
             )
         )
         try:
-            if not await self._answered(asking, idle=wait_seconds > self._seconds):
-                return None
-            response = asking.result()
+            return asking.result() if await self._answered(asking, idle=wait_seconds > self._seconds) else None
         finally:
             asking.cancel()
-        return read(response, response.content)
 
-    async def _answered(self, asking: asyncio.Future[httpx.Response], *, idle: bool) -> bool:
+    async def _answered(self, asking: asyncio.Future[Reply], *, idle: bool) -> bool:
         """False: it was stopped meanwhile.
 
         A long beat that was begun with nothing held comes back within `seconds` of a claim. If it does not, whoever
         holds it may be gone without a word, and our lease with it, before its own time is over.
-        Raises: httpx.ReadTimeout.
+        Raises: ServerUnreachable.
         """
         until: float | None = None
         waits_for: set[Fence] = set()
@@ -157,7 +152,7 @@ class Heartbeat:
                 waits_for = set(held)
                 until = time.monotonic() + self._seconds + ANSWER_MARGIN_SECONDS if held else None
             if until is not None and time.monotonic() > until:
-                raise httpx.ReadTimeout("a beat was not answered in time after a claim")
+                raise unreachable(self._server, TimeoutError("a beat was not answered in time after a claim"))
             news: asyncio.Future[Any] = asyncio.ensure_future(self._news.wait())
             left = None if until is None else max(0.0, until - time.monotonic())
             either: set[asyncio.Future[Any]] = {asking, news}

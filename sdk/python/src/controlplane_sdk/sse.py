@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable
 from typing import NamedTuple
 
 EVENT_BYTES_MAX = 16 * 1024 * 1024
@@ -17,7 +17,7 @@ class Frame(NamedTuple):
     id: str | None
 
 
-async def frames(chunks: AsyncIterable[bytes]) -> AsyncIterator[Frame]:
+async def frames(chunks: AsyncIterable[bytes]) -> AsyncGenerator[Frame, None]:
     """The events in the order they come. Raises: ValueError when one is larger than 16 MiB."""
     rest = b""
     data: list[str] = []

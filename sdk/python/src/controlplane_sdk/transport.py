@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import platform
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-import httpx
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
 
 from controlplane_sdk import strict_json
 from controlplane_sdk.errors import (
@@ -31,10 +37,17 @@ from controlplane_sdk.version import VERSION
 PREFIX = "/api/v1"
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 15.0
-KEPT_MAX = 32
+SENT_BYTES_PER_SECOND_MIN = 64 * 1024
+"""A body that goes slower than this is given up: the other side may be gone without a word."""
+BYTES_AT_ONCE_MAX = 256 * 1024
+"""A larger body is sent in pieces, so that it does not hold up the event loop."""
+KEEPALIVE_SECONDS = 4.0
+"""Idle connections go before the usual five seconds of the other side are over, so that none closes in use."""
 RETRY_FIRST_SECONDS = 0.2
 RETRY_CAP_SECONDS = 5.0
 NOT_NOW = frozenset({408, 425, 429})
+FAULTS = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError)
+"""Of a connection. RuntimeError: uvloop raises it where asyncio raises OSError."""
 _CONFLICTS = frozenset({"length_mismatch", "not_a_list"})
 
 
@@ -126,35 +139,37 @@ def refusal(status: int, code: str, facts: Any) -> RequestRefused | LeaseLost:
     return kind(message, status=status, code=code or "refused", facts=known)
 
 
-def read(response: httpx.Response, content: bytes) -> Reply:
+def read(response: aiohttp.ClientResponse, content: bytes) -> Reply:
     """The answer as a Reply. Raises: ServerUnavailable, ServerError."""
-    status = response.status_code
+    status = response.status
     if status >= 500 or status in NOT_NOW:
-        after = response.headers.get("retry-after", "")
+        after = response.headers.get("Retry-After", "")
         raise ServerUnavailable(
             f"the control plane answered {status}",
             status=status,
             retry_after_seconds=float(after) if after.isascii() and after.isdigit() else None,
         )
     if 300 <= status < 400:
-        raise ServerError(f"{response.request.url} answered {status}: it redirects; use the address it redirects to")
+        raise ServerError(f"{response.url} answered {status}: it redirects; use the address it redirects to")
     try:
         return Reply(status, strict_json.decode(content) if content else None)
     except ValueError:
         if status < 300:
-            raise ServerError(f"{response.request.url} did not answer with JSON: is it a control plane?") from None
+            raise ServerError(f"{response.url} did not answer with JSON: is it a control plane?") from None
         return Reply(status, None)
 
 
 class Transport:
-    """Asynchronous requests to one control plane, bound to the event loop that first uses them."""
+    """Asynchronous requests to one control plane, bound to the event loop that it is made in."""
 
     def __init__(self, server: str, headers: Mapping[str, str]) -> None:
         self.server = server
-        # A pool looks at all its connections for every request, so those that are held (leases, waits, streams) have
-        # one of their own: 300 starts and waits at once took 1.2 s of processor time instead of 2.1.
-        self._client = _client(server, headers)
-        self._held = _client(server, headers)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=headers,
+            proxy=_proxy(server),
+        )
 
     async def send(
         self,
@@ -167,13 +182,8 @@ class Transport:
         answer_seconds: float = ANSWER_SECONDS,
     ) -> Reply:
         """One try. Raises: ServerUnreachable, ServerUnavailable, ServerError."""
-        timeout = httpx.Timeout(answer_seconds, connect=CONNECT_SECONDS, pool=None)
-        try:
-            client = self._held if answer_seconds > ANSWER_SECONDS else self._client
-            response = await client.request(method, path, content=body, headers=headers, params=params, timeout=timeout)
-        except httpx.TransportError as error:
-            raise unreachable(self.server, error) from None  # eighty lines of sockets say no more
-        return read(response, response.content)
+        async with self._answer(method, path, body, headers, params, answer_seconds) as response:
+            return read(response, await response.read())
 
     async def ask(
         self,
@@ -226,14 +236,54 @@ class Transport:
                 after = error.retry_after_seconds if isinstance(error, ServerUnavailable) else None
             await asyncio.sleep(backoff.next_seconds(after))
 
-    def stream(self, path: str, *, headers: Mapping[str, str], silence_seconds: float) -> Any:
-        """An open answer, as httpx streams it."""
-        timeout = httpx.Timeout(silence_seconds, connect=CONNECT_SECONDS, pool=None)
-        return self._held.stream("GET", path, headers=headers, timeout=timeout)
+    async def stream(
+        self, path: str, *, headers: Mapping[str, str], silence_seconds: float
+    ) -> AsyncGenerator[bytes, None]:
+        """An open answer, piece by piece. Raises: ServerUnreachable, and whatever the control plane refuses it with."""
+        async with self._answer("GET", path, None, headers, None, silence_seconds) as response:
+            if response.status != 200:
+                read(response, await response.read()).expect()
+            async for piece in response.content.iter_any():
+                yield piece
+
+    @asynccontextmanager
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str] | None,
+        params: Mapping[str, str] | None,
+        silence_seconds: float,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The head of an answer, and its body for as long as no more than `silence_seconds` pass without a piece of it.
+
+        Raises: ServerUnreachable.
+        """
+        size = len(body or b"")
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=silence_seconds)
+        try:
+            async with (
+                asyncio.timeout(CONNECT_SECONDS + silence_seconds + size / SENT_BYTES_PER_SECOND_MIN) as head,
+                self._session.request(
+                    method,
+                    URL(f"{self.server}{PREFIX}{path}", encoded=True),
+                    data=body if body is None or size <= BYTES_AT_ONCE_MAX else io.BytesIO(body),
+                    headers=headers,
+                    params=params,
+                    timeout=timeout,
+                    allow_redirects=False,
+                ) as response,
+            ):
+                head.reschedule(None)
+                yield response
+        except FAULTS as error:
+            if isinstance(error, RuntimeError) and self._session.closed:
+                raise
+            raise unreachable(self.server, error) from None  # eighty lines of sockets say no more
 
     async def aclose(self) -> None:
-        await self._client.aclose()
-        await self._held.aclose()
+        await self._session.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -244,15 +294,16 @@ class Transport:
         await self.aclose()
 
 
-def _client(server: str, headers: Mapping[str, str]) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        base_url=server + PREFIX,
-        headers=dict(headers),
-        # Idle ones go before the usual five seconds of the other side are over, so that none closes in use.
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=KEPT_MAX, keepalive_expiry=4.0),
-    )
+def _proxy(server: str) -> str | None:
+    """What the environment says (HTTPS_PROXY, ALL_PROXY, NO_PROXY), asked once and not for each request."""
+    url = urlsplit(server)
+    if proxy_bypass(url.hostname or ""):
+        return None
+    known = getproxies()
+    return known.get(url.scheme) or known.get("all")
 
 
-def unreachable(server: str, error: httpx.RequestError) -> ServerUnreachable:
+def unreachable(server: str, error: Exception) -> ServerUnreachable:
     """What a broken connection means, in words."""
-    return ServerUnreachable(f"no answer from {server}: {str(error) or type(error).__name__}")
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    return ServerUnreachable(f"no answer from {server}: {str(cause) or type(cause).__name__}")
