@@ -6,6 +6,7 @@ Such a test is named, to be repaired; more than a few of them are no accident, a
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
 from functools import cache
@@ -41,6 +42,10 @@ FIRST = (
 
 RACES_MAX = 3
 """Tests that may pass only when run once more."""
+
+# Where the tests run in the background of a script they are told to ignore Ctrl-C, and so is every program that they
+# start: one that is interrupted by a test would never end.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Every client reads all certificate authorities, which takes 50 ms, and most tests make one that asks this machine.
 httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)  # noqa: SLF001
