@@ -32,7 +32,7 @@ test: $(INSTALLED) ## Lint, types and every test
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder $(if $(CI),--reruns 1)
+	@$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder $(if $(CI),--reruns 1)
 
 unit: $(INSTALLED) ## Tests that need no database
 	@$(PYTEST) tests/unit sdk/python/tests -q

@@ -14,7 +14,7 @@ from functools import cache
 import httpx
 import pytest
 
-# Minutes of test time: two workers have eighty of them in the forty that a run may take.
+# Minutes of test time: three workers have a hundred and twenty of them in the forty that a run may take.
 SHARES = {
     "tests/crash/awaits": 4,
     "tests/unit": 1,
@@ -38,7 +38,7 @@ FIRST = (
     "tests/chaos",
     "tests/e2e",
 )
-"""Files of minutes begin first, so that at the end neither worker waits for the other to end one."""
+"""Files of minutes begin first, so that at the end no worker waits for another to end one."""
 
 RACES_MAX = 3
 """Tests that may pass only when run once more."""
