@@ -18,17 +18,17 @@ import pytest
 SHARES = {
     "tests/crash/awaits": 4,
     "tests/unit": 1,
-    "tests/browser": 4,
-    "tests/integration": 34,
-    "tests/migrations": 2,
-    "tests/property": 5,
+    "tests/browser": 9,
+    "tests/integration": 40,
+    "tests/migrations": 1,
+    "tests/property": 13,
     "tests/model": 1,
-    "tests/e2e/agentfield": 5,
+    "tests/e2e/agentfield": 6,
     "tests/e2e": 16,
-    "tests/docs": 2,
-    "tests/crash": 6,
-    "tests/chaos": 12,
-    "sdk/python/tests": 3,
+    "tests/docs": 3,
+    "tests/crash": 13,
+    "tests/chaos": 9,
+    "sdk/python/tests": 2,
 }
 
 FIRST = (
