@@ -11,14 +11,13 @@ import pytest
 from controlplane_sdk import ServerError, ServerUnreachable, transport
 from controlplane_sdk.transport import Transport
 
-NO_PROXY = ("no_proxy", "NO_PROXY")
-
 
 @pytest.fixture(autouse=True)
 def no_proxies(monkeypatch):
     """Whatever this machine's own are."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", *NO_PROXY):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @asynccontextmanager

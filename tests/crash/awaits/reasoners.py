@@ -44,6 +44,11 @@ def make(node_id: str) -> Agent:
     return app
 
 
+def elsewhere(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """Do it as somebody who is no execution."""
+    return asyncio.create_task(work, context=Empty())
+
+
 def _simple(app: Agent) -> None:
     @app.reasoner
     async def quick(n: int) -> int:
@@ -63,8 +68,9 @@ def _simple(app: Agent) -> None:
     async def lingers(context: Context) -> None:
         """Has itself stopped, and takes longer to go than two beats, which say it again."""
         try:
-            await asyncio.create_task(Client().execution(context.execution_id).cancel(), context=Empty())
-            await asyncio.sleep(600)
+            async with Client() as program:
+                await elsewhere(program.execution(context.execution_id).cancel())
+                await asyncio.sleep(600)
         finally:
             await asyncio.sleep(LINGER_SECONDS)
 
@@ -82,9 +88,6 @@ def _simple(app: Agent) -> None:
 
 def _remembering(app: Agent, did: Did) -> None:
     program = Client()
-
-    def elsewhere(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        return asyncio.create_task(work, context=Empty())
 
     @app.reasoner
     async def corpus(context: Context, items: list[str]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ KEEPALIVE_SECONDS = 4.0
 RETRY_FIRST_SECONDS = 0.2
 RETRY_CAP_SECONDS = 5.0
 NOT_NOW = frozenset({408, 425, 429})
-FAULTS = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError)
+_FAULTS = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError)
 """Of a connection. RuntimeError: uvloop raises it where asyncio raises OSError."""
 _CONFLICTS = frozenset({"length_mismatch", "not_a_list"})
 
@@ -139,7 +139,7 @@ def refusal(status: int, code: str, facts: Any) -> RequestRefused | LeaseLost:
     return kind(message, status=status, code=code or "refused", facts=known)
 
 
-def read(response: aiohttp.ClientResponse, content: bytes) -> Reply:
+def _read(response: aiohttp.ClientResponse, content: bytes) -> Reply:
     """The answer as a Reply. Raises: ServerUnavailable, ServerError."""
     status = response.status
     if status >= 500 or status in NOT_NOW:
@@ -183,7 +183,7 @@ class Transport:
     ) -> Reply:
         """One try. Raises: ServerUnreachable, ServerUnavailable, ServerError."""
         async with self._answer(method, path, body, headers, params, answer_seconds) as response:
-            return read(response, await response.read())
+            return _read(response, await response.read())
 
     async def ask(
         self,
@@ -242,7 +242,7 @@ class Transport:
         """An open answer, piece by piece. Raises: ServerUnreachable, and whatever the control plane refuses it with."""
         async with self._answer("GET", path, None, headers, None, silence_seconds) as response:
             if response.status != 200:
-                read(response, await response.read()).expect()
+                _read(response, await response.read()).expect()
             async for piece in response.content.iter_any():
                 yield piece
 
@@ -277,7 +277,7 @@ class Transport:
             ):
                 head.reschedule(None)
                 yield response
-        except FAULTS as error:
+        except _FAULTS as error:
             if isinstance(error, RuntimeError) and self._session.closed:
                 raise
             raise unreachable(self.server, error) from None  # eighty lines of sockets say no more
