@@ -38,7 +38,7 @@ def house(ground: PgBouncer) -> Iterator[Apart]:
 
 @pytest.fixture
 async def api(house: Apart) -> AsyncIterator[Api]:
-    """The server, and a node that is known to it."""
+    """The server, with a client that is as patient as it is."""
     async with httpx.AsyncClient(base_url=house.url, timeout=90, trust_env=False) as client:
         yield Api(house.app, house.host, house.port, client)
 
@@ -89,9 +89,10 @@ async def test_hints_go_past_the_pooler(ground: PgBouncer) -> None:
 
 async def test_a_killed_pooler_takes_nothing_along(ground: PgBouncer, api: Api) -> None:
     """kill -9 of the pooler: submits wait for it, and none that was acknowledged is missing."""
-    before = await api.submit()
+    await api.register("waits")
+    before = await api.submit("waits.echo")
     await ground.kill_pooler()
-    asked = asyncio.create_task(api.submit())
+    asked = asyncio.create_task(api.submit("waits.echo"))
     await asyncio.sleep(0.2)  # long enough for a try that finds nobody there
     assert not asked.done()
     await ground.start_pooler()
