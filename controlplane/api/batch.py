@@ -25,7 +25,6 @@ from controlplane.api.executions import (
     Caller,
     Keyed,
     SubmitForm,
-    begins,
     bucket_for,
     caller_of,
     lane_of,
@@ -218,7 +217,7 @@ def _tell(
         if isinstance(wish, Wish) and isinstance(said, Accepted)
     ]
     doors.ended([said.id for _, said in accepted if said.source_id is not None])
-    for target, rows in Counter(target for target, said in accepted if begins(said)).items():
+    for target, rows in Counter(target for target, said in accepted if said.begins).items():
         doors.ready(namespace, target, rows)
 
 

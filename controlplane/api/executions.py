@@ -347,19 +347,13 @@ async def _accept(request: Request) -> tuple[Submission, Accepted, Entry, list[d
     if accepted.source_id is not None:
         doors.ended([accepted.id])
         return submission, accepted, entry, warnings
-    if begins(accepted):
+    if accepted.begins:
         doors.ready(namespace, submission.target)
     return submission, accepted, entry, warnings + no_node(entry)
 
 
 def lane_of(doors: Doors, submission: Submission) -> Lane[Submission, Accepted]:
     return doors.lanes.submit if submission.replay is None else doors.lanes.replay
-
-
-def begins(accepted: Accepted) -> bool:
-    """Whether there is new work now that a node may take."""
-    later = accepted.scheduled_at is not None or accepted.blocked_by is not None
-    return not accepted.replayed and accepted.source_id is None and not later
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from controlplane.api import shapes
+from controlplane.api.connection import has_left
 from controlplane.api.doors import DELIVERIES_TOPIC, doors_of, namespace_of
 from controlplane.api.executions import query_text
 from controlplane.api.paging import limit_of, query_instant, seconds, words
@@ -83,7 +84,7 @@ async def page(request: Request) -> Response:
                 bodies=bodies,
             )
             left = until - time.monotonic()
-            if found.items or found.more or left <= 0 or doors.stopping or await request.is_disconnected():
+            if found.items or found.more or left <= 0 or doors.stopping or has_left(request):
                 break
             after = FeedCursor(found.reached)
             if await hint.wait(min(pause, left)) and not doors.stopping:

@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from controlplane.api import shapes
 from controlplane.api.body import clean, payload, read_form, spoken
+from controlplane.api.connection import has_left
 from controlplane.api.doors import (
     EVENTS_TOPIC,
     Doors,
@@ -283,7 +284,7 @@ async def _drained(request: Request, doors: Doors, session: Session, until: floa
         left = until - time.monotonic()
         if left > 0 and not doors.stopping:
             await hint.wait(min(left, DRAINED_LOOK_SECONDS))
-    return left > 0 and not doors.stopping and not await request.is_disconnected()
+    return left > 0 and not doors.stopping and not has_left(request)
 
 
 async def _claim(request: Request, doors: Doors, session: Session, limit: int, until: float) -> Sequence[Lease]:
@@ -309,7 +310,7 @@ async def _claim(request: Request, doors: Doors, session: Session, limit: int, u
             if not await hint.wait(left):  # nothing became ready: `Lookout` looks for whoever waits
                 break
             turn += 1
-            gone = await request.is_disconnected()
+            gone = has_left(request)
             if gone:
                 break
     # A claim also says whether the session still is one: where nobody else asks that, every second poll does.

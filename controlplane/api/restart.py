@@ -21,7 +21,6 @@ from controlplane.api.doors import Doors, asker_of, doors_of, namespace_of
 from controlplane.api.executions import (
     EMPTY,
     WebhookForm,
-    begins,
     context_of,
     headers_of,
     input_of,
@@ -71,7 +70,7 @@ async def restart(request: Request) -> Response:
     sees = not asker_of(request).hide_payloads
     submission = _submission(doors, form, named, again, key=_key(request, form), raw=raw, sees=sees)
     accepted = await submit_audited(request, submission, show_execution(named.id))
-    if begins(accepted):
+    if accepted.begins:
         doors.ready(namespace, submission.target)
     replay = submission.replay
     assert replay is not None

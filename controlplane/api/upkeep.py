@@ -17,6 +17,7 @@ from uuid import UUID
 
 from starlette.requests import Request
 
+from controlplane.api.connection import has_left
 from controlplane.domain.ids import SessionId
 from controlplane.domain.lease import Session
 from controlplane.domain.placement import Placement
@@ -126,7 +127,7 @@ class Upkeep:
         now = time.monotonic()
         due: list[Kept] = []
         for kept in [one for one in self._kept.values() if one.soon_at <= now]:
-            if await kept.request.is_disconnected():
+            if has_left(kept.request):
                 self._end(kept)
             else:
                 due.append(kept)

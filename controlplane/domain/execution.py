@@ -208,6 +208,12 @@ class Accepted:
     scheduled_at: datetime | None = None
     blocked_by: str | None = None
 
+    @property
+    def begins(self) -> bool:
+        """Whether there is new work now that a node may take."""
+        later = self.scheduled_at is not None or self.blocked_by is not None
+        return not self.replayed and self.source_id is None and not later
+
 
 class Overdue(StrEnum):
     """Why an execution has timed out (the `status_reason`).

@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 
 from controlplane.api import problems
 from controlplane.api.auth import OPEN_PATHS
+from controlplane.api.connection import CONNECTION
 from controlplane.api.guard import HEADERS
 from controlplane.errors import ControlPlaneError, HeadTooLarge, NotHttp, TooManyConnections, TooSlow
 from controlplane.wire.limits import FIELDS_MAX, READER_BYTES_PER_SECOND_MIN, SURPLUS_MAX, WireLimits
@@ -185,6 +186,7 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self.cycle is not None:
             self.cycle.__class__ = Cycle  # uvicorn makes its own, without asking anybody for another
+            self.cycle.scope[CONNECTION] = self.transport  # type: ignore[literal-required]
         self._reading = _Reading.BODY
         self._since = self._looked = self.loop.time()
         self._bytes = self._fields = 0

@@ -15,7 +15,6 @@ from controlplane.api.executions import (
     Keyed,
     SubmitForm,
     WebhookForm,
-    begins,
     bucket_for,
     caller_of,
     submission_of,
@@ -93,7 +92,7 @@ async def accept(
     if session is not None:
         await mark(doors, namespace, session)
     accepted = await doors.lanes.submit.put(submission)
-    if begins(accepted):
+    if accepted.begins:
         doors.ready(namespace, submission.target)
     return accepted
 
