@@ -83,10 +83,10 @@ def allow_files(wanted: int) -> None:
         log.warning("server.few_files", extra={"files_max": soft, "files_wanted": wanted})
 
 
-def bind(settings: Settings, *, next_free: bool = False) -> socket.socket:
+def bind(settings: Settings, *, next_free: bool = False, shared: bool = False) -> socket.socket:
     """A listening socket. With `next_free` a taken port is passed over for the next one.
 
-    Raises OSError when the address cannot be had.
+    `shared`: with others of ours that are, too. Raises OSError when the address cannot be had.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     last: OSError | None = None
@@ -94,6 +94,8 @@ def bind(settings: Settings, *, next_free: bool = False) -> socket.socket:
         # asyncio switches Nagle's algorithm off only where the protocol is named; with it every answer took 44 ms.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # else a reader of a stream who stops reading keeps it open for ever
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_SECONDS * 1000)
         try:

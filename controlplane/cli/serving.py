@@ -102,10 +102,10 @@ def has_key(dsn: str, settings: Settings, *, patience_seconds: float = 0.0) -> b
     return ask(dsn, lambda conn: any_key(conn, range(settings.buckets_hashed)), patience_seconds=patience_seconds)
 
 
-def listen(settings: Settings, *, next_free: bool = False) -> socket.socket:
+def listen(settings: Settings, *, next_free: bool = False, shared: bool = False) -> socket.socket:
     """A listening socket. Raises Failure where the address cannot be had."""
     try:
-        return bind(settings, next_free=next_free)
+        return bind(settings, next_free=next_free, shared=shared)
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         if error.errno == errno.EADDRINUSE:
@@ -126,10 +126,23 @@ def url_of(listener: socket.socket, settings: Settings) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(server: Running, listener: socket.socket) -> None:
+def listen_each(settings: Settings) -> list[list[socket.socket]]:
+    """The sockets of every worker: one of many at the address of all, and one of its own. Raises Failure."""
+    free = listen(settings)  # by itself, so that an address of somebody else is not shared with them
+    port = free.getsockname()[1]
+    free.close()
+    everybody = settings.model_copy(update={"port": port})
+    sockets = [[listen(everybody, shared=True)] for _ in range(settings.workers)]
+    if settings.worker_port is not None:
+        for number, own in enumerate(sockets):
+            own.append(listen(settings.model_copy(update={"port": settings.worker_port + number})))
+    return sockets
+
+
+def run(server: Running, *listeners: socket.socket) -> None:
     """Serve until told to stop. Raises Failure when it could not start."""
     try:
-        server.run(sockets=[listener])
+        server.run(sockets=list(listeners))
     except SystemExit:
         raise Failure(
             "The server did not start; the log above says why.",

@@ -113,11 +113,19 @@ def dev(
 
 
 @app.command()
-def serve(host: Host = None, port: Port = None, database_url: DatabaseUrl = None) -> None:
+def serve(
+    host: Host = None,
+    port: Port = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, max=64, metavar="N", help="Processes behind this address (else 1)."),
+    ] = None,
+    database_url: DatabaseUrl = None,
+) -> None:
     """Run the server in production: needs DATABASE_URL, CONTROLPLANE_SECRET_KEY and a migrated database."""
     from controlplane.cli.serve import serve as run
 
-    run(host=host, port=port, database_url=database_url)
+    run(host=host, port=port, workers=workers, database_url=database_url)
 
 
 @app.command()
