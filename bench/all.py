@@ -50,7 +50,7 @@ BENCHES = (
         "resident", "--rounds 1 --lifecycles 10000 --polls 2000 --readers 2000", "--rounds 5 --lifecycles 1000000", 120
     ),
     Bench("webhooks", "--seconds 3 --backlog 5000 --hung 1000", "--seconds 30", 30),
-    Bench("peers", "--rounds 1 --seconds 2 --minutes 3", "--rounds 5 --seconds 10 --minutes 60", 70),
+    Bench("peers", "--rounds 1 --seconds 2 --minutes 4", "--rounds 5 --seconds 10 --minutes 100", 110),
 )
 
 

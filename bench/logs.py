@@ -1,13 +1,13 @@
 """Log lines per second as AgentField's SDK posts them, one per request, and what they do to submits beside them.
 
-    python bench/logs.py [--rounds 3] [--requests 20000] [--connections 64] [--pace 5000] [--submits 100]
+    python bench/logs.py [--rounds 3] [--requests 20000] [--connections 64] [--workers 2] [--pace 5000] [--submits 100]
 
 Everything shares the machine: load generators, server, PostgreSQL (fsync and synchronous_commit on). A line is answered
-before it is written; how many of those that were answered stand in the database afterwards is counted. Submits are
-measured alone and beside `--pace` lines per second, which another process sends so that the one that measures is not
-slowed down by them itself: `--submits` per second at a steady pace, and 8 callers who submit again as soon as they are
-answered. The latter take all that the server has, so that whatever runs beside them costs them time. The last line is
-JSON.
+before it is written; how many of those that were answered stand in the database afterwards is counted, of a server with
+one process and of one with `--workers`, in turns. Submits are measured with one process, alone and beside `--pace`
+lines per second, which another process sends so that the one that measures is not slowed down by them itself:
+`--submits` per second at a steady pace, and 8 callers who submit again as soon as they are answered. The latter take
+all that the server has, so that whatever runs beside them costs them time. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=20_000, help="lines of each round of as many as there can be")
     parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=2, help="of the server that has several")
     parser.add_argument("--pace", type=float, default=5_000.0, help="lines per second beside the submits")
     parser.add_argument("--submits", type=float, default=100.0, help="per second, of those at a pace")
     parser.add_argument("--seconds", type=float, default=PACED_SECONDS, help="of submits at a pace, in each round")
@@ -65,7 +66,7 @@ def main() -> None:
     if options.steady is not None:
         uvloop.run(steady_lines(int(options.steady[0]), options.steady[1], per_second=options.pace))
         return
-    names = ("rounds", "requests", "connections", "pace", "submits", "seconds", "closed")
+    names = ("rounds", "requests", "connections", "workers", "pace", "submits", "seconds", "closed")
     record = Record(
         bench="logs",
         title="Log lines, one per request",
@@ -75,10 +76,15 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="controlplane-bench-") as folder, contextlib.ExitStack() as stack:
         postgres = stack.enter_context(EmbeddedPostgres(Path(folder) / "postgres", settings=POSTGRES))
+        for _ in range(options.rounds):
+            for workers in (1, options.workers):
+                with server(postgres.dsn, Path(folder), {"CONTROLPLANE_WORKERS": str(workers)}) as port:
+                    register(port)
+                    asyncio.run(measure_lines(record, postgres.dsn, port, workers, options))
         port = stack.enter_context(server(postgres.dsn, Path(folder)))
-        register(port)
-        asyncio.run(measure(record, postgres.dsn, port, Path(folder), options))
-    record.bar("lines per second", record.median("lines answered"), at_least=LINES_PER_SECOND_MIN)
+        asyncio.run(measure_submits(record, postgres.dsn, port, Path(folder), options))
+    says = f"lines per second, {options.workers} workers"
+    record.bar(says, record.median(_answered(options.workers)), at_least=LINES_PER_SECOND_MIN)
     # Without this one a server that took fewer lines would look as if they cost nothing.
     record.bar(BESIDE, record.median(BESIDE), at_least=PACE_SHARE_MIN * options.pace)
     for what in (PACED, CLOSED):
@@ -87,15 +93,23 @@ def main() -> None:
     record.tell(options.json)
 
 
-async def measure(record: Record, dsn: str, port: int, folder: Path, options: argparse.Namespace) -> None:
+async def measure_lines(record: Record, dsn: str, port: int, workers: int, options: argparse.Namespace) -> None:
+    """As many as there can be."""
     fence = await asyncio.to_thread(running_attempt, port)
     conn = await asyncpg.connect(dsn)
-    for _ in range(options.rounds):
-        before = await conn.fetchval(COUNT)
-        began = time.perf_counter()
-        await lines(port, fence, options.connections, options.requests)
-        record.add("lines answered", "per second", options.requests / (time.perf_counter() - began))
-        record.add("of them kept", "", (await settled(conn) - before) / options.requests)
+    await lines(port, fence, options.connections, options.requests // 10)  # until it has begun everywhere
+    before = await settled(conn)
+    began = time.perf_counter()
+    await lines(port, fence, options.connections, options.requests)
+    record.add(_answered(workers), "per second", options.requests / (time.perf_counter() - began))
+    record.add(f"of them kept, {_workers(workers)}", "", (await settled(conn) - before) / options.requests)
+    await conn.close()
+
+
+async def measure_submits(record: Record, dsn: str, port: int, folder: Path, options: argparse.Namespace) -> None:
+    """Alone, and beside lines at a pace."""
+    fence = await asyncio.to_thread(running_attempt, port)
+    conn = await asyncpg.connect(dsn)
     submits: dict[str, Callable[[], Awaitable[list[float]]]] = {
         PACED: lambda: paced_submits(port, options.submits, options.seconds),
         CLOSED: lambda: closed_submits(port, options.closed),
@@ -112,6 +126,14 @@ async def measure(record: Record, dsn: str, port: int, folder: Path, options: ar
             record.add(BESIDE, "per second", written / (time.perf_counter() - began))
             await settled(conn)
     await conn.close()
+
+
+def _workers(count: int) -> str:
+    return "one worker" if count == 1 else f"{count} workers"
+
+
+def _answered(workers: int) -> str:
+    return f"lines answered, {_workers(workers)}"
 
 
 def _alone(what: str) -> str:

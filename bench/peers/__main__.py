@@ -5,7 +5,9 @@
 Two measures of each: submits per second by 64 producers, and whole lifecycles per second (submitted, run by a trivial
 function, result kept and readable) with producers and workers at once, from the first submit to the last result. Ours
 goes over HTTP, the peers talk to their store directly; a FastAPI route with one INSERT stands beside our submits, with
-and without its database. Each subject begins every round on an empty database of the same PostgreSQL (fsync and
+and without its database. Everybody does it with one process of what does the work and with two (ours: workers of the
+server, with one node; the route: workers of uvicorn; a peer: producers, and workers), and counts with what is better
+for it. Each subject begins every round on an empty database of the same PostgreSQL (fsync and
 synchronous_commit on), or an empty Redis (appendonly yes, appendfsync everysec: up to a second is lost with the
 machine, which is what its documentation recommends). Who fails twice is left out, and whoever failed is named with the
 last words; the run ends within `--minutes`. The last line is JSON.
@@ -28,7 +30,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -40,19 +44,25 @@ import asyncpg  # noqa: E402
 from http1 import for_seconds, load, post  # noqa: E402
 from installs import PEERS, Absent, Peer, environment, last_words, redis_server  # noqa: E402
 from lifecycle import BODY, POSTGRES, free_port, node, register, running, server, until_ready  # noqa: E402
+from proc import cpu_seconds, family  # noqa: E402
 from record import Record, keeping  # noqa: E402
-from tally import LIVES, NAIVE, NO_DATABASE, OURS, SUBMITS, Tally  # noqa: E402
+from tally import LIVES, NAIVE, NO_DATABASE, OURS, SUBMITS, Tally, alone  # noqa: E402
 
 from controlplane import __version__  # noqa: E402
 from controlplane.postgres.embedded import EmbeddedPostgres  # noqa: E402
 
 PRODUCERS = 64
+PROCESSES = (1, 2)
 REDIS = ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--bind", "127.0.0.1"]
 REDIS_SETTINGS = "appendonly yes, appendfsync everysec (up to a second is lost with the machine)"
 SETUP_SECONDS = 60.0
 START_SECONDS = 90.0  # of a worker, until its first result is there
 SLACK_SECONDS = 20.0  # of a client: imports, connections, the requests that are under way at the end
 STOP_SECONDS = 5.0
+QUIET_CORES = 0.15
+QUIET_SECONDS_MAX = 15.0
+"""Some poll so often that they never rest."""
+LOOK_SECONDS = 0.5
 FAILURES_MAX = 2  # rounds, then a subject is left out
 DRAIN = 2.0  # times the seconds of producing: what is not finished then is left out of the rate
 
@@ -85,7 +95,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="of producing, for each measure in each round")
     parser.add_argument("--only", default="", help="these peers alone, by name")
-    parser.add_argument("--minutes", type=float, default=12.0, help="of the whole run; rounds that do not fit are cut")
+    parser.add_argument("--minutes", type=float, default=24.0, help="of the whole run; rounds that do not fit are cut")
     keeping(parser)
     options = parser.parse_args()
     only = [name for name in options.only.split(",") if name]
@@ -116,8 +126,12 @@ def prepare(ground: Ground, peers: list[Peer], stack: contextlib.ExitStack) -> N
 
 
 def rounds(ground: Ground, peers: list[Peer], count: int) -> None:
-    subjects: list[tuple[str, Callable[[], None]]] = [(OURS, lambda: ours(ground)), (NAIVE, lambda: naive(ground))]
-    subjects += [(peer.name, lambda peer=peer: beside(ground, peer)) for peer in peers]  # type: ignore[misc]
+    subjects: list[tuple[str, Callable[[], None]]] = []
+    for processes in PROCESSES:
+        subjects += [(alone(OURS, processes), partial(ours, ground, processes))]
+        subjects += [(alone(NAIVE, processes), partial(naive, ground, processes))]
+    for peer in peers:
+        subjects += [(alone(peer.name, processes), partial(beside, ground, peer, processes)) for processes in PROCESSES]
     for number in range(count):
         for name, measure in subjects if number % 2 == 0 else subjects[::-1]:
             if ground.failures[name] < FAILURES_MAX:
@@ -140,25 +154,29 @@ def missing(ground: Ground, name: str) -> Iterator[None]:
         ground.tally.absent[name] = f"failed: {last_words(str(error)) if str(error) else type(error).__name__}"
 
 
-def ours(ground: Ground) -> None:
-    """The server and a node of the SDK; submits over HTTP."""
-    with database(ground) as dsn, server(dsn, ground.folder) as port:
+def ours(ground: Ground, processes: int) -> None:
+    """Workers of the server, and a node of the SDK; submits over HTTP."""
+    settings = {"CONTROLPLANE_WORKERS": str(processes)}
+    with database(ground) as dsn, server(dsn, ground.folder, settings) as port:
         register(port)
-        ground.tally.add(OURS, SUBMITS, asyncio.run(submits(ground, port, "/api/v1/execute/async/bench.echo")))
+        rate = asyncio.run(submits(ground, port, "/api/v1/execute/async/bench.echo"))
+        ground.tally.add(OURS, SUBMITS, rate, processes=processes)
         asyncio.run(execute(dsn, "truncate queue"))
         with node(port, ground.folder):
-            ground.tally.add(OURS, LIVES, asyncio.run(lives(ground, port, dsn)))
+            until_quiet()
+            ground.tally.add(OURS, LIVES, asyncio.run(lives(ground, port, dsn)), processes=processes)
 
 
-def naive(ground: Ground) -> None:
+def naive(ground: Ground, processes: int) -> None:
     with database(ground) as dsn:
         port = free_port()
         command = [sys.executable, "-m", "uvicorn", "naive:app", "--app-dir", str(HERE), "--port", str(port)]
-        command += ["--no-access-log", "--log-level", "warning"]
+        command += ["--no-access-log", "--log-level", "warning", "--workers", str(processes)]
         with running(command, os.environ | {"DATABASE_URL": dsn}, ground.folder / "naive.log"):
             until_ready(port, "/readyz", lambda answer: answer.status_code == 200)
             for name, path in ((NAIVE, "/kept/bench.echo"), (NO_DATABASE, "/unkept/bench.echo")):
-                ground.tally.add(name, SUBMITS, asyncio.run(submits(ground, port, path)))
+                rate = asyncio.run(submits(ground, port, path))
+                ground.tally.add(name, SUBMITS, rate, processes=processes)
 
 
 async def submits(ground: Ground, port: int, path: str) -> float:
@@ -195,8 +213,8 @@ async def lives(ground: Ground, port: int, dsn: str) -> float:
     return float(finished / took)
 
 
-def beside(ground: Ground, peer: Peer) -> None:
-    """A peer: the first submits without its workers, then whole lives with them."""
+def beside(ground: Ground, peer: Peer, processes: int) -> None:
+    """A peer: so many who submit without any of its workers, then whole lives with so many of these."""
     for measure in (SUBMITS, LIVES):
         with contextlib.ExitStack() as stack:
             url = ground.redis_url if peer.store == "redis" else stack.enter_context(database(ground))
@@ -204,14 +222,29 @@ def beside(ground: Ground, peer: Peer) -> None:
                 raise Absent("no Redis to talk to")
             drive = Driver(ground, peer, url)
             ground.versions |= drive.ask("setup", patience=SETUP_SECONDS)["versions"]
-            numbers = (ground.seconds, PRODUCERS)
             if measure == SUBMITS:
-                done = drive.ask("submit", *numbers, patience=ground.seconds + SLACK_SECONDS)
+                ask = partial(drive.ask, "submit", ground.seconds, PRODUCERS // processes)
+                with ThreadPoolExecutor(processes) as threads:
+                    asked = [threads.submit(ask, patience=ground.seconds + SLACK_SECONDS) for _ in range(processes)]
+                each = [one.result() for one in asked]
             else:
-                stack.enter_context(drive.working())
+                for _ in range(processes):
+                    stack.enter_context(drive.working())
+                until_quiet()
                 wait = DRAIN * ground.seconds
-                done = drive.ask("lives", *numbers, wait, patience=START_SECONDS + ground.seconds + wait)
-            ground.tally.add(peer.name, measure, done["count"] / done["seconds"])
+                patience = START_SECONDS + ground.seconds + wait
+                each = [drive.ask("lives", ground.seconds, PRODUCERS, wait, patience=patience)]
+            rate = sum(done["count"] / done["seconds"] for done in each)
+            ground.tally.add(peer.name, measure, rate, processes=processes)
+
+
+def until_quiet() -> None:
+    """Return when all that was started rests: what it takes to begin is not measured, of one worker or of two."""
+    until, busy = time.monotonic() + QUIET_SECONDS_MAX, 1.0
+    while busy > QUIET_CORES and time.monotonic() < until:
+        before = {pid: cpu_seconds(pid) for pid in family(os.getpid())}
+        time.sleep(LOOK_SECONDS)
+        busy = sum(cpu_seconds(pid) - before.get(pid, 0.0) for pid in family(os.getpid())) / LOOK_SECONDS
 
 
 class Driver:

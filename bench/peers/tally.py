@@ -55,16 +55,21 @@ class Verdict:
 
 @dataclass
 class Tally:
-    rates: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    """Per second, round by round, of a subject and a measure."""
+    rates: dict[tuple[str, str, int], list[float]] = field(default_factory=dict)
+    """Per second, round by round, of a subject, a measure, and the number of its processes."""
     absent: dict[str, str] = field(default_factory=dict)
     """Who could not be measured, or not to the end, and why."""
 
-    def add(self, subject: str, measure: str, rate: float) -> None:
-        self.rates.setdefault((subject, measure), []).append(rate)
+    def add(self, subject: str, measure: str, rate: float, *, processes: int = 1) -> None:
+        self.rates.setdefault((subject, measure, processes), []).append(rate)
+
+    def best(self, subject: str, measure: str) -> list[float]:
+        """The rates of as many processes as it does best with."""
+        each = [rates for (who, what, _), rates in self.rates.items() if (who, what) == (subject, measure)]
+        return max(each, key=statistics.median, default=[])
 
     def median(self, subject: str, measure: str) -> float | None:
-        rates = self.rates.get((subject, measure))
+        rates = self.best(subject, measure)
         return statistics.median(rates) if rates else None
 
     def ratio(self, measure: str, subject: str) -> float | None:
@@ -77,20 +82,24 @@ class Tally:
 
     def lines(self) -> list[str]:
         """The table: what is per second, spread, and ours to it."""
-        made = [f"  {'':<24}{'':<14}{'median':>9}  {'spread':<18}{'ours to it':>10}"]
-        for (subject, measure), rates in self.rates.items():
-            ratio = self.ratio(measure, subject)
+        made = [f"  {'':<34}{'':<14}{'median':>9}  {'spread':<18}{'ours to it':>10}"]
+        for (subject, measure, processes), rates in self.rates.items():
+            ratio = self.ratio(measure, subject) if rates == self.best(subject, measure) else None
             spread = f"{min(rates):,.0f} to {max(rates):,.0f}"
             times = "" if ratio is None or subject == OURS else f"{ratio:.2f}"
-            made.append(f"  {subject:<24}{measure:<14}{statistics.median(rates):>9,.0f}  {spread:<18}{times:>10}")
-        made += [f"  {subject:<24}{reason}" for subject, reason in self.absent.items()]
+            who = alone(subject, processes)
+            made.append(f"  {who:<34}{measure:<14}{statistics.median(rates):>9,.0f}  {spread:<18}{times:>10}")
+        made += [f"  {subject:<34}{reason}" for subject, reason in self.absent.items()]
         made += ["", *[_line(verdict) for verdict in self.verdicts()]]
         return made
 
     def fill(self, record: Record) -> None:
         """Everything that is known, as a record has it. A bar that misses somebody is not known; what is, is a note."""
-        for (subject, measure), rates in self.rates.items():
-            record.add(f"{subject}: {measure}", RATE, *rates)
+        for subject, measure in dict.fromkeys((who, what) for who, what, _ in self.rates):
+            record.add(f"{subject}: {measure}", RATE, *self.best(subject, measure))
+        for (subject, measure, processes), rates in self.rates.items():
+            if rates != self.best(subject, measure):
+                record.add(f"less: {measure} of {alone(subject, processes)}", RATE, *rates)
         for verdict in self.verdicts():
             bar = verdict.bar
             known = None if verdict.met is None else verdict.ratio
@@ -104,6 +113,11 @@ class Tally:
         best = min(ratios, key=lambda name: ratios[name], default=None)
         missing = tuple(name for name in bar.of if name not in ratios)
         return Verdict(bar=bar, best=best, ratio=None if best is None else ratios[best], missing=missing)
+
+
+def alone(subject: str, processes: int) -> str:
+    """How a subject is called with so many processes."""
+    return subject if processes == 1 else f"{subject}, {processes} processes"
 
 
 def _line(verdict: Verdict) -> str:

@@ -22,6 +22,8 @@ from controlplane.api.operation import Operation
 from controlplane.errors import bare
 
 PARAMETER = re.compile(r"\\\{(\w+)\\\}")
+ANY = "{}"
+"""In the place of a word of a path that is a parameter."""
 FOUND = "controlplane.found"
 """Where in a request's scope the gate leaves what is asked for."""
 
@@ -42,8 +44,10 @@ class Table:
 
     def __init__(self, operations: Sequence[Operation]) -> None:
         self._exact: dict[tuple[str, str], Operation] = {}
-        self._patterns: dict[tuple[str, int], list[tuple[re.Pattern[str], Operation]]] = {}
-        """By method and number of slashes: forty patterns, one after the other, were a twentieth of a log line."""
+        self._patterns: dict[tuple[str, int, str], list[tuple[re.Pattern[str], Operation]]] = {}
+        """By method, number of slashes and last word, which may be any: forty patterns, one after the other, were a
+        twentieth of a log line.
+        """
         self._deep: dict[str, list[tuple[re.Pattern[str], Operation]]] = {}
         for one in operations:
             methods = ("GET", "HEAD") if one.method == "GET" else (one.method,)
@@ -54,14 +58,15 @@ class Table:
                         pattern = re.compile(f"{path.removesuffix('[^/]+)')}.+)")
                         self._deep.setdefault(method, []).append((pattern, one))
                     else:
-                        place = (method, one.path.count("/"))
+                        last = one.path.rpartition("/")[2]
+                        place = (method, one.path.count("/"), ANY if "{" in last else last)
                         self._patterns.setdefault(place, []).append((re.compile(path), one))
                 else:
                     self._exact[method, one.path] = one
 
     def about(self, path: str) -> dict[str, Operation]:
         """What this path takes, by method."""
-        methods = {method for method, _ in (*self._exact, *self._patterns)} | self._deep.keys()
+        methods = {method for method, _ in self._exact} | {method for method, *_ in self._patterns} | self._deep.keys()
         found = {method: self.find(method, path) for method in sorted(methods)}
         return {method: one.operation for method, one in found.items() if one is not None}
 
@@ -74,7 +79,12 @@ class Table:
         exact = self._exact.get((method, path))
         if exact is not None:
             return Found(exact, {})
-        for known in (self._patterns.get((method, path.count("/")), ()), self._deep.get(method, ())):
+        slashes, last = path.count("/"), path.rpartition("/")[2]
+        for known in (
+            self._patterns.get((method, slashes, last), ()),
+            self._patterns.get((method, slashes, ANY), ()),
+            self._deep.get(method, ()),
+        ):
             for pattern, operation in known:
                 match = pattern.fullmatch(path)
                 if match is not None:

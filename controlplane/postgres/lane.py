@@ -77,8 +77,8 @@ class Table(Generic[Result]):
         return found
 
 
-Entry = tuple[Item, Table[Result], int]
-"""Somebody's wish, and at which table and seat its answer is waited for."""
+Entry = tuple[Item, Table[Result] | None, int]
+"""Somebody's wish, and at which table and seat its answer is waited for, if it is."""
 
 
 class Lane(Generic[Item, Result]):
@@ -156,7 +156,7 @@ class Lane(Generic[Item, Result]):
         """
         if self._closed or self.waiting >= self._waiting_max // 2:
             return False
-        self._offered.append((item, Table(1), 0))
+        self._offered.append((item, None, 0))
         if not gathers or len(self._offered) >= self._batch_max:
             self._take_along()
         elif self._gathering is None:
@@ -217,7 +217,7 @@ class Lane(Generic[Item, Result]):
             and weight < self._bytes_max
         ):
             entry = self._waiting.popleft()
-            if entry[1].cleared:  # the caller has left before its turn
+            if entry[1] is not None and entry[1].cleared:  # the caller has left before its turn
                 continue
             if self._keys is not None:
                 keys = set(self._keys(entry[0]))
@@ -250,8 +250,7 @@ class Lane(Generic[Item, Result]):
             log.exception("lane.broken", extra={"lane": self.name})
             self._refuse(batch, error)
             return
-        for (_, table, seat), result in zip(batch, results, strict=True):
-            table.serve(seat, result)
+        self._serve(batch, results)
 
     async def _part(self, batch: list[Entry[Item, Result]], error: asyncpg.PostgresError) -> None:
         """Halve a batch that holds a value the database cannot take, until it stands alone."""
@@ -266,8 +265,12 @@ class Lane(Generic[Item, Result]):
         await self._settle(batch[middle:])
 
     def _refuse(self, batch: list[Entry[Item, Result]], error: BaseException) -> None:
-        for _, table, seat in batch:
-            table.serve(seat, error)
+        self._serve(batch, [error] * len(batch))
+
+    def _serve(self, batch: list[Entry[Item, Result]], answers: Sequence[Result | BaseException]) -> None:
+        for (_, table, seat), answer in zip(batch, answers, strict=True):
+            if table is not None:
+                table.serve(seat, answer)
 
     async def _persist(self, items: list[Item]) -> Sequence[Result | ControlPlaneError]:
         """Run the flush until it commits, for as long as the database may be on its way back."""
