@@ -81,7 +81,9 @@ class _Crew:
         """Until all have ended. In a worker that is begun meanwhile, its number."""
         while self._workers:
             pid, status = os.wait()
-            number, code = self._workers.pop(pid), os.waitstatus_to_exitcode(status)
+            number, code = self._workers.pop(pid, None), os.waitstatus_to_exitcode(status)
+            if number is None:  # somebody's child whose parent has died: the first process of a container gets them
+                continue
             if self._leaving:
                 self.code = self.code or max(0, code)
             elif code > 0:
