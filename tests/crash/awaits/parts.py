@@ -17,7 +17,7 @@ from tests.crash.awaits import callers, reasoners
 
 def serve() -> None:
     """The server, as `controlplane serve` runs it."""
-    server.serve(host=None, port=None, database_url=None)
+    server.serve(host=None, port=None, workers=None, database_url=None)
 
 
 def agent(node_id: str) -> None:
