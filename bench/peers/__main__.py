@@ -44,7 +44,7 @@ import asyncpg  # noqa: E402
 from http1 import for_seconds, load, post  # noqa: E402
 from installs import PEERS, Absent, Peer, environment, last_words, redis_server  # noqa: E402
 from lifecycle import BODY, POSTGRES, free_port, node, register, running, server, until_ready  # noqa: E402
-from proc import cpu_seconds, family  # noqa: E402
+from proc import cpu_seconds  # noqa: E402
 from record import Record, keeping  # noqa: E402
 from tally import LIVES, NAIVE, NO_DATABASE, OURS, SUBMITS, Tally, alone  # noqa: E402
 
@@ -242,9 +242,9 @@ def until_quiet() -> None:
     """Return when all that was started rests: what it takes to begin is not measured, of one worker or of two."""
     until, busy = time.monotonic() + QUIET_SECONDS_MAX, 1.0
     while busy > QUIET_CORES and time.monotonic() < until:
-        before = {pid: cpu_seconds(pid) for pid in family(os.getpid())}
+        before = cpu_seconds(os.getpid())
         time.sleep(LOOK_SECONDS)
-        busy = sum(cpu_seconds(pid) - before.get(pid, 0.0) for pid in family(os.getpid())) / LOOK_SECONDS
+        busy = (cpu_seconds(os.getpid()) - before) / LOOK_SECONDS
 
 
 class Driver:

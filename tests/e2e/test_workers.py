@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -15,12 +14,6 @@ from tests.e2e.processes import Plane, Process, Stage, free_port, until
 
 WORKERS = 3
 SECONDS = 20.0
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    with Stage(tmp_path) as stage:
-        yield stage
 
 
 @pytest.fixture
@@ -77,6 +70,7 @@ def test_a_worker_that_is_killed_is_begun_anew(plane: Plane, own_port: int) -> N
     os.kill(first, signal.SIGKILL)
     # Each over a connection of its own: one that the dead worker would have taken waits for the next.
     after = [httpx.post(f"{plane.url}/api/v1/execute/async/n.echo", json={}, timeout=SECONDS) for _ in range(20)]
+    until("it to be gone", lambda: first not in workers(plane), seconds=SECONDS)
     until("another in its place", lambda: len(workers(plane)) == WORKERS, seconds=SECONDS)
 
     assert first not in workers(plane)
@@ -88,10 +82,11 @@ def test_a_worker_that_is_killed_is_begun_anew(plane: Plane, own_port: int) -> N
     assert {plane.look(id_)["status"] for id_ in ids} == {"queued"}
 
 
-def test_all_leave_when_the_one_is_told_to(plane: Plane) -> None:
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_all_leave_when_the_one_is_told_to(plane: Plane, told: signal.Signals) -> None:
     """SIGTERM, and Ctrl-C, which a terminal tells to the whole group."""
     pids = workers(plane)
-    plane.signal(signal.SIGTERM)
+    os.killpg(plane.pid, told)
 
     assert plane.ended(within=SECONDS) == 0
     assert not any(map(is_there, pids))
