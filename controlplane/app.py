@@ -80,6 +80,7 @@ from controlplane.api.giveway import GiveWay
 from controlplane.api.guard import Guard
 from controlplane.api.lately import LatelyKept
 from controlplane.api.lookout import Lookout
+from controlplane.api.matching import Matching
 from controlplane.api.operation import Operation, install
 from controlplane.api.rate import Limiter, Rates
 from controlplane.api.streams import Streams
@@ -309,6 +310,7 @@ async def _running(
     token = None if settings.node_token is None else settings.node_token.get_secret_value()
     caller = NodeCaller(nodes_egress, answer_bytes_max=settings.payload_bytes_max + 1, token=token)
     sender = WebhookSender(egress)
+    matching = Matching()
     doors = Doors(
         pool=pool,
         lanes=_lanes(
@@ -318,6 +320,7 @@ async def _running(
             admission,
             namespace_caps,
             fronts,
+            matching,
             patience_seconds=settings.database_patience_seconds,
         ),
         hints=hints,
@@ -351,6 +354,7 @@ async def _running(
         lately=LatelyKept(pool, placement),
         waiting=Waiting(pool, hints),
         lookout=Lookout(pool, hints, placement),
+        matching=matching,
         upkeep=Upkeep(pool, hints, placement),
         streams=Streams(pool, hints, placement, topic=EVENTS_TOPIC, page=event_rows.stream),
         changes=Streams(pool, hints, placement, topic=CHANGES_TOPIC, page=change_rows.stream, rows=changes.PAGE),
@@ -544,11 +548,14 @@ def _lanes(
     admission: Admission,
     caps: Caps,
     fronts: Fronts,
+    matching: Matching,
     *,
     patience_seconds: float,
 ) -> Lanes:
     async def accept(conn: Connection, batch: list[Submission]) -> list[Accepted | ControlPlaneError]:
-        answers = await _within(caps, conn, batch, submit.accept)
+        with matching.offering(batch) as offering:
+            answers = await _within(caps, conn, batch, partial(submit.accept, offers=offering.sessions))
+            offering.settle(answers)
         if any(item.parent_id is not None for item in batch):  # whoever waits for a child holds nothing
             admission.freed()
         return _tell_blocked(admission, answers)

@@ -217,7 +217,7 @@ def _tell(
         if isinstance(wish, Wish) and isinstance(said, Accepted)
     ]
     doors.ended([said.id for _, said in accepted if said.source_id is not None])
-    for target, rows in Counter(target for target, said in accepted if said.begins).items():
+    for target, rows in Counter(target for target, said in accepted if said.ready).items():
         doors.ready(namespace, target, rows)
 
 

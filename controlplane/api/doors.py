@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from controlplane.api.lately import LatelyKept
     from controlplane.api.leases import Sessions
     from controlplane.api.lookout import Lookout
+    from controlplane.api.matching import Matching
     from controlplane.api.streams import Streams
     from controlplane.api.upkeep import Upkeep
     from controlplane.api.waiting import Waiting
@@ -169,6 +170,7 @@ class Doors:
     lately: LatelyKept
     waiting: Waiting
     lookout: Lookout
+    matching: Matching
     upkeep: Upkeep
     streams: Streams[EventView]
     changes: Streams[ChangeView]

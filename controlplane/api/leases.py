@@ -27,6 +27,7 @@ from controlplane.api.doors import (
     namespace_of,
     put_each,
 )
+from controlplane.api.matching import Poll
 from controlplane.api.operation import NODE, Operation
 from controlplane.api.problems import answer as problem
 from controlplane.api.problems import status_of
@@ -291,7 +292,7 @@ async def _claim(request: Request, doors: Doors, session: Session, limit: int, u
     targets = await doors.catalogue.targets_of(session.namespace, session.node_id)
     topics = [topic.queue(session.namespace, target) for target in targets]
     turn = next(doors.turns)  # every poll begins with another target, or the first one would starve the others
-    asked = gone = False
+    asked = gone = handed = False
     leases: Sequence[Lease] = ()
     with doors.hints.waiter(*topics) as hint:  # before the first look, so that no submit falls between
         looked = (doors.hints.said(QUEUE), targets)
@@ -307,7 +308,12 @@ async def _claim(request: Request, doors: Doors, session: Session, limit: int, u
             knows = False
             if leases or left <= 0 or doors.stopping:
                 break
-            if not await hint.wait(left):  # nothing became ready: `Lookout` looks for whoever waits
+            poll = Poll(session, limit, hint, partial(has_left, request))
+            with doors.matching.waiting(poll, topics):
+                woken = await hint.wait(left)
+            leases = await poll.leases()
+            handed = bool(leases)
+            if handed or not woken:  # nothing became ready: `Lookout` looks for whoever waits
                 break
             turn += 1
             gone = has_left(request)
@@ -317,7 +323,8 @@ async def _claim(request: Request, doors: Doors, session: Session, limit: int, u
     nothing = not leases and not gone and (asked or doors.upkeep.keeps(session.id))
     if nothing or 0 < len(leases) < limit:
         doors.sessions.emptied(session.id, looked)
-    if gone or len(leases) == limit:  # one hint wakes one process: what this one does not take is the next one's
+    # One hint wakes one process: what this one does not take, or look for, is the next one's.
+    if gone or len(leases) == limit or (handed and doors.hints.said(QUEUE) != looked[0]):
         for one in topics:
             doors.hints.wake(one, most=1)
     if leases:

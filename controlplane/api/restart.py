@@ -70,7 +70,7 @@ async def restart(request: Request) -> Response:
     sees = not asker_of(request).hide_payloads
     submission = _submission(doors, form, named, again, key=_key(request, form), raw=raw, sees=sees)
     accepted = await submit_audited(request, submission, show_execution(named.id))
-    if accepted.begins:
+    if accepted.ready:
         doors.ready(namespace, submission.target)
     replay = submission.replay
     assert replay is not None

@@ -59,7 +59,7 @@ async def retry(request: Request) -> Response:
     key = request.headers.get("idempotency-key", form.idempotency_key)
     submission = _submission(doors, form, old, key=key, raw=raw, sees=not asker_of(request).hide_payloads)
     accepted = await submit_audited(request, submission, show_execution(old.id))
-    if accepted.begins:
+    if accepted.ready:
         doors.ready(namespace, submission.target)
     shape = shape_of(submission, accepted) | {"source_execution_id": show_execution(old.id), "kind": "retry"}
     return answer(shape | shapes.present({"warnings": no_node(entry) or None}), 202, headers_of(accepted))

@@ -7,6 +7,7 @@
       └──────────────────────── promote when due ────────────────────────────────┘            │
     ready, delayed, paused, blocked, waiting without a session ── cancel ─────────────────────┘
 
+    What is asked for while a session waits for it is accepted as leased (`api/matching.py`).
     What is asked for a later moment is accepted as delayed (`scheduled`). What a limit counts, or of whose fairness key
     enough are ready, becomes blocked wherever others become ready; admit lets it in: blocked ──► ready.
 
@@ -21,11 +22,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from controlplane.domain.ids import DeliveryId, ExecutionId, SessionId
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.value import value
+
+if TYPE_CHECKING:
+    from controlplane.domain.lease import Lease
 
 DEFAULT_NAMESPACE = 1
 CRASHES_MAX = 10
@@ -191,6 +196,11 @@ class Submission:
     idempotency_scope: str = ""
     request_hash: bytes = b""
 
+    @property
+    def at_once(self) -> bool:
+        """Whether it may begin as soon as it is accepted, if its turn (of a fairness key) is not later."""
+        return not self.delay_seconds and self.run_at is None and self.line is None
+
 
 @value(frozen=True, slots=True, kw_only=True)
 class Accepted:
@@ -198,6 +208,7 @@ class Accepted:
 
     `source_id`: it has ended already, with the result of this execution of the run that was started anew.
     `scheduled_at`: it waits for this moment before it may be leased for the first time. `blocked_by`: in this line.
+    `lease`: of the session that waited for just this and has it already.
     """
 
     id: ExecutionId
@@ -207,12 +218,13 @@ class Accepted:
     source_id: ExecutionId | None = None
     scheduled_at: datetime | None = None
     blocked_by: str | None = None
+    lease: Lease | None = None
 
     @property
-    def begins(self) -> bool:
+    def ready(self) -> bool:
         """Whether there is new work now that a node may take."""
         later = self.scheduled_at is not None or self.blocked_by is not None
-        return not self.replayed and self.source_id is None and not later
+        return not self.replayed and self.source_id is None and self.lease is None and not later
 
 
 class Overdue(StrEnum):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from controlplane.domain.execution import CRASHES_MAX, Held, Overdue, Replay, Status
-from controlplane.domain.ids import ExecutionId, SessionId
+from controlplane.domain.ids import ExecutionId, SessionId, show
 from controlplane.domain.row import Row
 
 
@@ -52,6 +52,11 @@ class Session:
     @property
     def called(self) -> bool:
         return self.transport is not Transport.PULL
+
+    @property
+    def started(self) -> bytes:
+        """JSON that the event of each lease says."""
+        return b'{"session_id":"%b","node_id":"%b"}' % (show("ses", self.id).encode(), self.node_id.encode())
 
     @classmethod
     def from_row(cls, row: Row) -> Session:

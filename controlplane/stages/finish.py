@@ -11,7 +11,6 @@ In one transaction the row leaves the queue, the outcome is written and the deli
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from uuid import UUID
 
 import asyncpg
@@ -31,8 +30,8 @@ MakeId = Callable[[int], UUID]
 # All that an end writes of most executions, in one statement: it leaves the queue, its outcome and its event are there,
 # and nobody waits for an answer any more (here and not when it is read: whatever lists what is pending shall never see
 # what is over). The caller's lock came before, so this sees every step and question that there will ever be. Those who
-# are not in the queue at that attempt get nothing. No ON CONFLICT: the primary key of `outcomes` makes a second end an
-# error, never a second answer.
+# are not in the queue at that attempt get nothing, and nobody is told of them. No ON CONFLICT: the primary key of
+# `outcomes` makes a second end an error, never a second answer.
 END = """
 with item as (
   select *
@@ -62,7 +61,7 @@ concluded as (
     i.attempt, i.failures, i.progress, i.started_at, i.http_status, clock()
   from item i
   join gone g on g.id = i.id
-  returning id, finished_at
+  returning id
 ),
 closed as (
   update approvals
@@ -76,8 +75,21 @@ told as (
   select $1, i.id, i.namespace, i.run_id, i.target, i.event, i.attempt, clock(), i.facts
   from item i
   join gone g on g.id = i.id
+),
+owed as (
+  insert into deliveries (
+    bucket, id, namespace, execution_id, webhook_n, event, host, url, body, state, attempts_max, next_at, created_at
+  )
+  select $1, d.id, i.namespace, i.id, d.webhook_n, d.event, d.host, d.url, d.body, 'pending', d.attempts_max,
+    clock(), clock()
+  from unnest(
+    $19::uuid[], $20::uuid[], $21::smallint[], $22::text[], $23::text[], $24::text[], $25::bytea[], $26::smallint[]
+  ) as d(id, execution_id, webhook_n, event, host, url, body, attempts_max)
+  join item i on i.id = d.execution_id
+  join gone g on g.id = d.execution_id
+  where cardinality($19::uuid[]) > 0
 )
-select c.id, c.finished_at,
+select c.id,
   exists (
     select 1
     from steps s
@@ -105,8 +117,10 @@ where exists (
 )
 """
 
+# Read before the end, whose moment is that of the transaction.
 READ_ANNOUNCED = """
-select e.id, e.type, e.context, e.session_key, e.actor_key, e.created_at, w.n, w.url, w.host, w.attempts_max
+select e.id, e.type, e.context, e.session_key, e.actor_key, e.created_at, clock() as finished_at, w.n, w.url, w.host,
+  w.attempts_max
 from executions e
 join webhooks w on w.bucket = $1 and w.execution_id = e.id
 where e.bucket = $1
@@ -114,18 +128,6 @@ where e.bucket = $1
   and e.id between $3 and $4
   and w.execution_id = any($2::uuid[])
 order by e.id, w.n
-"""
-
-PLAN_DELIVERIES = """
-insert into deliveries (
-  bucket, id, namespace, execution_id, webhook_n, event, host, url, body, state, attempts_max, next_at, created_at
-)
-select $1, d.id, d.namespace, d.execution_id, d.webhook_n, d.event, d.host, d.url, d.body, 'pending', d.attempts_max,
-  clock(), clock()
-from unnest(
-  $2::uuid[], $3::smallint[], $4::uuid[], $5::smallint[], $6::text[], $7::text[], $8::text[], $9::bytea[],
-  $10::smallint[]
-) as d(id, namespace, execution_id, webhook_n, event, host, url, body, attempts_max)
 """
 
 EVENT_OF = {
@@ -156,6 +158,7 @@ async def settle(conn: Connection, bucket: int, batch: Sequence[Settlement], *, 
     """
     if not batch:
         return []
+    owed = await _owed(conn, bucket, [item for item in batch if item.held.webhooks], make_id)
     rows = await conn.fetch(
         END,
         bucket,
@@ -176,10 +179,17 @@ async def settle(conn: Connection, bucket: int, batch: Sequence[Settlement], *, 
         [item.held.target for item in batch],
         [EVENT_OF[item.status].value for item in batch],
         [_facts(item) for item in batch],
+        [id_ for id_, _, _ in owed],
+        [row["id"] for _, row, _ in owed],
+        [row["n"] for _, row, _ in owed],
+        [TERMINAL_EVENT[item.status] for _, _, item in owed],
+        [row["host"] for _, row, _ in owed],
+        [row["url"] for _, row, _ in owed],
+        [body_of(_notice(row, item), Wording.of(row["n"])) for _, row, item in owed],
+        [row["attempts_max"] for _, row, _ in owed],
     )
     if len(rows) != len(batch):
         raise Raced
-    finished = {row["id"]: row["finished_at"] for row in rows}
     without_result = [item for item in batch if item.status is not Status.SUCCEEDED]
     if without_result:
         await conn.execute(
@@ -191,46 +201,28 @@ async def settle(conn: Connection, bucket: int, batch: Sequence[Settlement], *, 
         )
     children = [(item.held.id, item.status is Status.SUCCEEDED) for item in batch if item.held.parent_id is not None]
     if children or any(row["steps_open"] for row in rows):
-        await suspend.end(conn, bucket, list(finished), children)
-    deliveries = await _plan(conn, bucket, [item for item in batch if item.held.webhooks], finished, make_id)
+        await suspend.end(conn, bucket, [row["id"] for row in rows], children)
+    deliveries: dict[UUID, list[DeliveryId]] = {}
+    for id_, row, _ in owed:
+        deliveries.setdefault(row["id"], []).append(id_)
     return [
         Settled(id=item.held.id, status=item.status, deliveries=tuple(deliveries.get(item.held.id, ())))
         for item in batch
     ]
 
 
-async def _plan(
-    conn: Connection,
-    bucket: int,
-    announced: list[Settlement],
-    finished: dict[UUID, datetime],
-    make_id: MakeId,
-) -> dict[UUID, list[DeliveryId]]:
+async def _owed(
+    conn: Connection, bucket: int, announced: list[Settlement], make_id: MakeId
+) -> list[tuple[DeliveryId, asyncpg.Record, Settlement]]:
+    """The deliveries to plan: the id of each, its webhook and what was asked, and the end to tell of."""
     if not announced:
-        return {}
+        return []
     by_id = {item.held.id: item for item in announced}
     rows = await conn.fetch(READ_ANNOUNCED, bucket, list(by_id), *span(by_id))
-    planned = [(DeliveryId(make_id(bucket)), row, by_id[row["id"]]) for row in rows]
-    await conn.execute(
-        PLAN_DELIVERIES,
-        bucket,
-        [id_ for id_, _, _ in planned],
-        [item.held.namespace for _, _, item in planned],
-        [item.held.id for _, _, item in planned],
-        [row["n"] for _, row, _ in planned],
-        [TERMINAL_EVENT[item.status] for _, _, item in planned],
-        [row["host"] for _, row, _ in planned],
-        [row["url"] for _, row, _ in planned],
-        [body_of(_notice(row, item, finished[item.held.id]), Wording.of(row["n"])) for _, row, item in planned],
-        [row["attempts_max"] for _, row, _ in planned],
-    )
-    deliveries: dict[UUID, list[DeliveryId]] = {}
-    for id_, row, _ in planned:
-        deliveries.setdefault(row["id"], []).append(id_)
-    return deliveries
+    return [(DeliveryId(make_id(bucket)), row, by_id[row["id"]]) for row in rows]
 
 
-def _notice(row: asyncpg.Record, item: Settlement, finished_at: datetime) -> Notice:
+def _notice(row: asyncpg.Record, item: Settlement) -> Notice:
     return Notice(
         settlement=item,
         type=row["type"],
@@ -238,7 +230,7 @@ def _notice(row: asyncpg.Record, item: Settlement, finished_at: datetime) -> Not
         session_key=row["session_key"],
         actor_key=row["actor_key"],
         created_at=row["created_at"],
-        finished_at=finished_at,
+        finished_at=row["finished_at"],
     )
 
 

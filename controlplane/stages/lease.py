@@ -14,7 +14,7 @@ import asyncpg
 
 from controlplane.domain.execution import Replay, ReplayMode
 from controlplane.domain.fronts import Fronts
-from controlplane.domain.ids import ExecutionId, show
+from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import Claim, Lease, Session
 from controlplane.domain.pause import unpaused
 from controlplane.domain.placement import Placement, by_bucket, span
@@ -280,7 +280,7 @@ async def _take(
 ) -> list[asyncpg.Record]:
     """What this session gets of this bucket. `asks`: it lies in the same, and nobody has looked how it stands."""
     session = item.session
-    arguments = (session.id, session.called, _started(item), asks, session.node_id)
+    arguments = (session.id, session.called, session.started, asks, session.node_id)
     places = fronts.of(bucket, session.namespace, targets, now=time.monotonic())
     columns = ([one.target for one in places], [one.priority for one in places], [one.at for one in places])
     rows = await conn.fetch(CLAIM, bucket, session.namespace, targets, room, *arguments, *columns)
@@ -333,12 +333,6 @@ async def _steps(conn: Connection, rows: list[asyncpg.Record]) -> dict[UUID, int
 
 def _urgency(row: asyncpg.Record) -> tuple[int, datetime, UUID]:
     return -row["priority"], row["available_at"], row["id"]
-
-
-def _started(item: Claim) -> bytes:
-    """What the event of each lease says."""
-    session = show("ses", item.session.id)
-    return b'{"session_id":"%b","node_id":"%b"}' % (session.encode(), item.session.node_id.encode())
 
 
 def _replay(wish: asyncpg.Record) -> Replay | None:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ import asyncpg
 
 from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.ids import ExecutionId, bucket_of
-from controlplane.domain.lease import Fence
+from controlplane.domain.lease import Fence, Lease, Session
 from controlplane.domain.limit import KEY, READY_MAX, TURN
 from controlplane.domain.placement import by_bucket, by_place, span
 from controlplane.errors import (
@@ -30,9 +31,12 @@ from controlplane.stages import hold
 
 IDEMPOTENCY_SECONDS = 24 * 3600
 APART = "\x1f"
+"""Parts the names in a list of them: an array of arrays would have to be rectangular. No name holds it."""
 Key = tuple[int, str, str | None]
 """An idempotency key as it is unique: of a namespace, within a scope."""
-"""Parts the names in a list of them: an array of arrays would have to be rectangular. No name holds it."""
+Offers = Mapping[UUID, Session]
+"""Of submissions that may begin at once: the session that waits for this one."""
+NO_OFFERS: Offers = MappingProxyType({})
 RESERVE_TRIES = 3
 """How often a key is looked at that expires between the look that finds it taken and the one that reads it."""
 
@@ -96,13 +100,15 @@ where e.bucket = $1
 # even into the queue that the execution may have left in between. The event is written here and not by `record`, and
 # who shall be told with it: most submits need nothing else, and this one statement is then the whole transaction. Whom
 # a webhook tells of more than the end, it has a row in `listeners`. Most columns say the same of all items, or nothing:
-# they come as their first value (`_once`) or empty (`_said`), and `unnest` fills them up with nulls.
+# they come as their first value (`_once`) or empty (`_said`), and `unnest` fills them up with nulls. `$47`: a session
+# that waits for just this, and gets it as a claim would give it (`lease.CLAIM`), under the same guards; where these say
+# no it is ready like everything else. `offset 0` keeps each look a look for one row.
 INSERT = """
 with item as (
   select i.n, i.id, i.run_id, i.parent_id, i.source_execution_id, i.input, i.context, i.session_key, i.actor_key,
     i.timeout_seconds, i.replay_source_run_id, i.replay_before_id, i.replay_mode, i.run_at, i.fatal_errors,
     i.retry_errors, i.schedule_to_start_seconds, i.total_seconds, i.heartbeat_seconds, i.concurrency_key,
-    i.fairness_key, i.line, i.origin,
+    i.fairness_key, i.line, i.origin, i.session_id,
     coalesce(i.namespace, ($3::smallint[])[1]) as namespace,
     coalesce(i.root_id, i.id) as root_id,
     coalesce(i.target, ($8::text[])[1]) as target,
@@ -122,14 +128,37 @@ with item as (
     $11::bytea[], $12::text[], $13::text[], $14::smallint[], $15::smallint[], $16::float8[], $17::float8[],
     $18::float8[], $19::float8[], $20::smallint[], $21::text[], $22::uuid[], $23::text[], $24::float8[],
     $25::timestamptz[], $26::float8[], $27::text[], $28::text[], $29::float8[], $30::float8[], $31::float8[],
-    $32::text[], $33::text[], $34::text[], $35::text[], $36::boolean[], $37::bytea[]
+    $32::text[], $33::text[], $34::text[], $35::text[], $36::boolean[], $37::bytea[], $47::uuid[]
   ) with ordinality as i(
     id, namespace, run_id, root_id, parent_id, source_execution_id, target, type, input,
     context, session_key, actor_key, priority, retries_max, retry_delay_seconds, retry_factor,
     retry_cap_seconds, timeout_seconds, webhooks, replay_source_run_id, replay_before_id, replay_mode, delay_seconds,
     run_at, retry_jitter, fatal_errors, retry_errors, schedule_to_start_seconds, total_seconds, heartbeat_seconds,
-    on_parent_end, concurrency_key, fairness_key, line, held_back, origin, n
+    on_parent_end, concurrency_key, fairness_key, line, held_back, origin, session_id, n
   )
+),
+taker as materialized (
+  select i.n, i.session_id, t.started
+  from unnest($48::uuid[], $49::text[], $50::bytea[]) as t(session_id, node_id, started)
+  join item i on i.session_id = t.session_id
+  where cardinality($48::uuid[]) > 0
+    and not i.held_back
+    and exists (
+      select 1
+      from (select * from sessions where bucket = $1 and id = t.session_id offset 0) s
+      where s.closed_at is null
+        and s.drain_requested_at is null
+        and s.expires_at > clock()
+    )
+    and not exists (
+      select 1
+      from pauses
+      where bucket = $1
+        and namespace = i.namespace
+        and node_id in ('', t.node_id)
+        and name in ('', t.node_id, i.target)
+      offset 0
+    )
 ),
 accepted as (
   insert into executions (
@@ -153,25 +182,52 @@ queued as (
   insert into queue (
     bucket, id, namespace, target, run_id, parent_id, state, status_reason, priority, available_at, retries_max,
     webhooks, timeout_seconds, deadline_at, total_deadline_at, heartbeat_seconds, on_parent_end, line, limited,
-    concurrency_key, fairness_key
+    concurrency_key, fairness_key, session_id, attempt, leased_at, started_at, attempt_deadline_at
   )
   select $1, i.id, i.namespace, i.target, i.run_id, i.parent_id,
-    case when start.at > a.created_at then 'delayed' when i.held_back then 'blocked' else 'ready' end,
+    case
+      when t.n is not null then 'leased'
+      when start.at > a.created_at then 'delayed'
+      when i.held_back then 'blocked'
+      else 'ready'
+    end,
     case when start.at > a.created_at then 'scheduled' end,
     i.priority, start.at, i.retries_max, i.webhooks, i.timeout_seconds,
-    start.at + make_interval(secs => least(i.schedule_to_start_seconds, i.total_seconds)),
+    case
+      when t.n is null then start.at + make_interval(secs => least(i.schedule_to_start_seconds, i.total_seconds))
+      else least(
+        start.at + make_interval(secs => i.timeout_seconds), start.at + make_interval(secs => i.total_seconds),
+        start.at + make_interval(secs => i.heartbeat_seconds)
+      )
+    end,
     start.at + make_interval(secs => i.total_seconds), i.heartbeat_seconds, i.on_parent_end,
-    i.line, i.line is not null and i.line not like 'turn:%', i.concurrency_key, i.fairness_key
+    i.line, i.line is not null and i.line not like 'turn:%', i.concurrency_key, i.fairness_key,
+    t.session_id, (t.n is not null)::int, case when t.n is not null then start.at end,
+    case when t.n is not null then start.at end,
+    case when t.n is not null and i.heartbeat_seconds is not null
+      then start.at + make_interval(secs => i.timeout_seconds)
+    end
   from item i
   join accepted a on a.id = i.id
+  left join taker t on t.n = i.n
   cross join lateral (select greatest(a.created_at + make_interval(secs => i.delay_seconds), i.run_at) as at) start
-  returning id, status_reason, available_at, state, line
+  returning id, status_reason, available_at, state, line, attempt,
+    extract(
+      epoch from least(available_at + make_interval(secs => timeout_seconds), total_deadline_at) - available_at
+    )::float8 as deadline_in_seconds
 ),
 told as (
   insert into events (bucket, execution_id, namespace, run_id, target, type, attempt, at, data)
-  select $1, i.id, i.namespace, i.run_id, i.target, 'execution.queued', 0, a.created_at, i.origin
+  select $1, i.id, i.namespace, i.run_id, i.target, e.type, e.attempt, a.created_at, e.data
   from item i
   join accepted a on a.id = i.id
+  left join taker t on t.n = i.n
+  cross join lateral (
+    values ('execution.queued', 0, i.origin), ('execution.started', 1, t.started)
+  ) as e(type, attempt, data)
+  where e.attempt = 0
+    or t.n is not null
+  order by e.attempt, i.n
 ),
 hook as (
   select w.*
@@ -180,6 +236,7 @@ hook as (
     $45::smallint[], $46::text[]
   ) as w(execution_id, n, namespace, url, host, secret_sealed, headers_sealed, attempts_max, events)
   join accepted a on a.id = w.execution_id
+  where cardinality($38::uuid[]) > 0
 ),
 hooked as (
   insert into webhooks (
@@ -197,7 +254,7 @@ listening as (
   group by h.execution_id, h.namespace
 )
 select i.n, clock() as created_at, case when q.status_reason = 'scheduled' then q.available_at end as scheduled_at,
-  case when q.state = 'blocked' then q.line end as blocked_by
+  case when q.state = 'blocked' then q.line end as blocked_by, q.attempt, q.deadline_in_seconds
 from queued q
 join item i on i.id = q.id
 """
@@ -232,23 +289,26 @@ where limits.concurrency_max is distinct from excluded.concurrency_max
 """
 
 
-async def accept(conn: Connection, batch: Sequence[Submission]) -> list[Accepted | ControlPlaneError]:
+async def accept(
+    conn: Connection, batch: Sequence[Submission], offers: Offers = NO_OFFERS
+) -> list[Accepted | ControlPlaneError]:
     """Once this returns, the execution is in the database and will come to exactly one end.
 
-    Moves: nothing → ready, or → delayed when it is asked for later, or → blocked when it has to be let in. Guard: the
-    id is the caller's own, so the same submission twice is one execution; the idempotency key is unique; a child is
-    accepted only while the attempt that asks holds its lease; a step has one child, which every later request for it
-    is answered with.
+    Moves: nothing → ready, or → delayed when it is asked for later, or → blocked when it has to be let in, or → leased
+    by the session that it is offered to. Guard: the id is the caller's own, so the same submission twice is one
+    execution; the idempotency key is unique; a child is accepted only while the attempt that asks holds its lease; a
+    step has one child, which every later request for it is answered with; a session takes nothing that a claim would
+    not give it.
     Raises: per item LeaseLost, IdempotencyConflict, Invalid when the step is no call.
     """
     answers: dict[UUID, Accepted | ControlPlaneError] = {}
     parts = list(by_bucket(batch, lambda item: item.id))
     if len(parts) == 1 and all(map(_stands_alone, batch)):
-        answers.update(await _accept_alone(conn, *parts[0]))
+        answers.update(await _accept_alone(conn, *parts[0], offers))
     else:
         async with conn.transaction():
             for bucket, part in parts:
-                answers.update(await _accept(conn, bucket, part))
+                answers.update(await _accept(conn, bucket, part, offers))
     return [answers[item.id] for item in batch]
 
 
@@ -259,16 +319,18 @@ def _stands_alone(item: Submission) -> bool:
     return not (refers or brings)
 
 
-async def _accept_alone(conn: Connection, bucket: int, part: list[Submission]) -> dict[UUID, Accepted]:
+async def _accept_alone(conn: Connection, bucket: int, part: list[Submission], offers: Offers) -> dict[UUID, Accepted]:
     """One statement that commits by itself: begin and commit would be two more round trips of three."""
-    new = await _insert(conn, bucket, part)
+    new = await _insert(conn, bucket, part, offers)
     return new | await accepted_before(conn, bucket, [item for item in part if item.id not in new])
 
 
-async def _accept(conn: Connection, bucket: int, part: list[Submission]) -> dict[UUID, Accepted | ControlPlaneError]:
+async def _accept(
+    conn: Connection, bucket: int, part: list[Submission], offers: Offers
+) -> dict[UUID, Accepted | ControlPlaneError]:
     answers = await admit(conn, bucket, part)
     fresh = [item for item in part if item.id not in answers]
-    new = await enqueue(conn, bucket, fresh)
+    new = await enqueue(conn, bucket, fresh, offers)
     answers |= await accepted_before(conn, bucket, [item for item in fresh if item.id not in new])
     return answers | new
 
@@ -437,18 +499,21 @@ def _conflict() -> IdempotencyConflict:
     )
 
 
-async def enqueue(conn: Connection, bucket: int, fresh: list[Submission]) -> dict[UUID, Accepted]:
+async def enqueue(
+    conn: Connection, bucket: int, fresh: list[Submission], offers: Offers = NO_OFFERS
+) -> dict[UUID, Accepted]:
     """Put these into the queue, with their webhooks; the answers of those that were not there before."""
     if not fresh:
         return {}
-    accepted = await _insert(conn, bucket, fresh)
+    accepted = await _insert(conn, bucket, fresh, offers)
     await _declare(conn, [item for item in fresh if item.id in accepted])
     return accepted
 
 
-async def _insert(conn: Connection, bucket: int, fresh: list[Submission]) -> dict[UUID, Accepted]:
+async def _insert(conn: Connection, bucket: int, fresh: list[Submission], offers: Offers) -> dict[UUID, Accepted]:
     """All rows of their own of these; the answers of those that were not there before."""
     held_back = await _held_back(conn, bucket, fresh)
+    takers = {session.id: session for item in fresh if (session := offers.get(item.id)) is not None}
     hooks = [(item, webhook.wording + n, webhook) for item in fresh for n, webhook in enumerate(item.webhooks, 1)]
     rows = await conn.fetch(
         INSERT,
@@ -498,6 +563,10 @@ async def _insert(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
         [webhook.headers_sealed for _, _, webhook in hooks],
         [webhook.attempts_max for _, _, webhook in hooks],
         [APART.join(webhook.events) or None for _, _, webhook in hooks],
+        [offers[item.id].id if item.id in offers else None for item in fresh] if takers else [],
+        list(takers),
+        [session.node_id for session in takers.values()],
+        [session.started for session in takers.values()],
     )
     accepted: dict[UUID, Accepted] = {}
     for row in rows:
@@ -508,8 +577,33 @@ async def _insert(conn: Connection, bucket: int, fresh: list[Submission]) -> dic
             created_at=rows[0]["created_at"],
             scheduled_at=row["scheduled_at"],
             blocked_by=row["blocked_by"],
+            lease=_lease(item, row) if row["attempt"] else None,
         )
     return accepted
+
+
+def _lease(item: Submission, row: asyncpg.Record) -> Lease:
+    """What the session is handed: the first attempt, of which all is known that a claim would read."""
+    return Lease(
+        execution_id=item.id,
+        attempt=row["attempt"],
+        failures=0,
+        namespace=item.namespace,
+        target=item.target,
+        type=item.type,
+        run_id=item.run_id,
+        root_id=item.root_id,
+        parent_id=item.parent_id,
+        session_key=item.session_key,
+        actor_key=item.actor_key,
+        input=item.input,
+        context=item.context,
+        timeout_seconds=item.timeout_seconds,
+        deadline_in_seconds=row["deadline_in_seconds"],
+        heartbeat_seconds=item.heartbeat_seconds,
+        replay=item.replay,
+        created_at=row["created_at"],
+    )
 
 
 def _said(column: list[Any]) -> list[Any]:

@@ -144,7 +144,19 @@ async def cases(conn: Connection) -> dict[str, Case]:
 
     keys = (all_(1), all_("run"), [f"run-{n}" for n in range(1, 11)], [f"k{n}" for n in range(1, 11)])
     asked = (0, 1, "run-5", "n.echo", replay.AFTER_ALL, leased[:2], "run-6", leased[2])
+    ending = (0, leased, all_(1), all_("failed"), *(all_(None) for _ in range(5)), all_(1), all_(0))
+    ending += (*(all_(None) for _ in range(3)), all_("run-1"), all_("n.echo"), all_("execution.failed"), all_(None))
+    ends = "queue_pkey approvals_pending steps_open"
+    owed = (new, leased, all_(1), all_("execution.failed"), all_("h"), all_("https://h"), all_(b"{}"), all_(3))
     return {
+        "submit.INSERT": case(
+            submit.INSERT,
+            *(0, new, [1], all_("run"), [], [], [], ["n.echo"], ["reasoner"], all_(b"{}"), [], [], [], [0], [0]),
+            *([5.0], [2.0], [60.0], [], [0], [], [], [], [0.0], [], [0.0], [], [], [], [], [], ["cancel"]),
+            *([], [], [], [False], [], *([] for _ in range(9))),
+            *([sessions[0]] * len(new), sessions[:1], ["n"], [b"{}"]),
+            by="sessions_pkey pauses_pkey",
+        ),
         "submit.READ_KEYS": case(submit.READ_KEYS, 0, all_(1), all_(""), keys[3], by="idempotency_keys_pkey"),
         "submit.READ_ACCEPTED": case(submit.READ_ACCEPTED, 0, leased, *span(leased)),
         "lease.OPEN_SESSIONS": case(lease.OPEN_SESSIONS, 0, [*sessions, *called], by="sessions_pkey pauses_pkey"),
@@ -203,22 +215,8 @@ async def cases(conn: Connection) -> dict[str, Case]:
         "complete.READ_RETRIED": case(complete.READ_RETRIED, 0, ended, all_(1)),
         "cancel.FLAG": case(cancel.FLAG, 0, leased, "enough", by="queue_pkey"),
         "cancel.READ_FINISHED": case(cancel.READ_FINISHED, 0, ended, *span(ended)),
-        "finish.END": case(
-            finish.END,
-            0,
-            leased,
-            all_(1),
-            all_("failed"),
-            *(all_(None) for _ in range(5)),
-            all_(1),
-            all_(0),
-            *(all_(None) for _ in range(3)),
-            all_("run-1"),
-            all_("n.echo"),
-            all_("execution.failed"),
-            all_(None),
-            by="queue_pkey approvals_pending steps_open",
-        ),
+        "finish.END": case(finish.END, *ending, *([] for _ in range(8)), by=ends),
+        "finish.END, told": case(finish.END, *ending, *owed, by=ends),
         "finish.READ_ANNOUNCED": case(finish.READ_ANNOUNCED, 0, leased, *span(leased)),
         "expire.HOLDERS": case(expire.HOLDERS, 0, by="queue_session"),
         "expire.CLOSED": case(expire.CLOSED, 0, by="sessions_closed"),

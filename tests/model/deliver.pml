@@ -3,8 +3,8 @@
    Dispatchers die between any two steps, or are slow until their lease has run out; receivers take what they get and
    are not heard, or refuse it. What is left out, and how to read a counterexample: docs/concepts/claim-protocol.md.
 
-   guard PLAN_AT_ONCE: finish.settle `await _plan(conn, bucket` -> told_at_last
-   guard PLAN_AFTER_END: finish._plan `PLAN_DELIVERIES` -> told_what_is_true
+   guard PLAN_AT_ONCE: finish.settle `await _owed(conn, bucket` -> told_at_last
+   guard PLAN_AFTER_END: finish.END `join gone g on g.id = d.execution_id` -> told_what_is_true
    guard DUE_PENDING: deliver.CLAIM_DUE `and state = 'pending'` -> one_sends
    guard DUE_LOCK: deliver.CLAIM_DUE `for update skip locked` -> one_sends
    guard DUE_COUNTS: deliver.CLAIM_DUE `attempt = attempt + 1` -> settled_by_its_holder
@@ -49,7 +49,7 @@ byte received, leases, wrong;
 active proctype Finisher() {
   do
   :: atomic { may_fail && !ended && !left_out(PLAN_AFTER_END) -> wrong++ } /* rolled back */
-  :: atomic { /* finish.END, finish.PLAN_DELIVERIES */
+  :: atomic { /* finish.END */
       !left_out(PLAN_AT_ONCE) && !left_out(PLAN_AFTER_END) -> ended = true;
       state = pending;
       break

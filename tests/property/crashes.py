@@ -20,7 +20,7 @@ from tests.property.seen import Seen
 FRAGILE = """
 submit submit_some submit_again open_session claim heartbeat join join_again revive refuse accept_call withdraw
 call_back begin_wait end_wait pause report report_twice put append append_again cancel close_expired sweep promote
-force_cancel leave deliver settle_late reclaim retry_delivery write_steps call suspend signal wake_due fan_in time_out
+force_cancel leave deliver reclaim retry_delivery write_steps call suspend signal wake_due fan_in time_out
 ask_people decide nobody_decides plan
 """
 AT_WORK = """

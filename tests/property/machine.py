@@ -274,9 +274,23 @@ class Machine(RuleBasedStateMachine):
     def admit(self) -> None:
         """Let in whom the limits have room for, when there are any: see `limits.py`."""
 
-    def ask(self, asked: Submission) -> None:
+    @precondition(lambda self: any(not one.called for one in self.sessions))
+    @rule(n=pick, webhooks=st.booleans(), key=st.one_of(st.none(), keys), times=times)
+    def submit_what_somebody_waits_for(
+        self, n: int, webhooks: bool, key: str | None, times: Mapping[str, float] = NO_TIMES
+    ) -> None:
+        """It is offered to a process that may have died, been cut off or been told to drain since it asked."""
+        fetching = [one for one in self.sessions if not one.called]
+        hooks = (webhook(attempts_max=tiny.DELIVERY_ATTEMPTS_MAX),) if webhooks else ()
+        asked = self.same(
+            lambda: submission(bucket=self.bucket, webhooks=hooks, idempotency_key=key, request_hash=b"x", **times)
+        )
+        self.ask(asked, offered=fetching[n % len(fetching)])
+
+    def ask(self, asked: Submission, *, offered: SessionOf | None = None) -> None:
         expected, id_ = self.model.accept(asked)
-        [answer] = self.do(submit.accept(self.conn, [asked]))
+        offers = {} if offered is None else {asked.id: offered}
+        [answer] = self.do(submit.accept(self.conn, [asked], offers))
         refusals = {"conflict": IdempotencyConflict, "lease_lost": LeaseLost, "invalid": Invalid}
         if expected in refusals:
             assert isinstance(answer, refusals[expected])
@@ -285,6 +299,10 @@ class Machine(RuleBasedStateMachine):
         assert (answer.id, answer.replayed) == (id_, expected == "replayed")
         if not answer.replayed:
             self.submissions.append(id_)
+            taken = offered is not None and self.model.match(self.model.sessions[offered.id], id_)
+            assert (answer.lease is not None) == taken
+            if answer.lease is not None:
+                self.fences.append(Fence(answer.lease.execution_id, answer.lease.attempt))
 
     @rule(
         items=st.lists(st.tuples(st.one_of(st.none(), keys), st.sampled_from([b"x", b"y"])), min_size=2, max_size=4),
@@ -723,10 +741,15 @@ class Machine(RuleBasedStateMachine):
 
     # deliver
 
-    @precondition(lambda self: self.model.due())
-    @rule(said=st.sampled_from([*ANSWERS, "nothing"]))
-    def deliver(self, said: str) -> None:
-        """Claim what is due and send it; the receiver answers like this, or the dispatcher dies before it knows."""
+    @precondition(lambda self: self.model.due() or self.sent)
+    @rule(said=st.sampled_from([*ANSWERS, "nothing"]), late=st.booleans())
+    def deliver(self, said: str, late: bool = False) -> None:
+        """Claim what is due and send it; the receiver answers like this, or the dispatcher dies before it knows.
+
+        `late`: one that was believed dead comes back first, with what it was told.
+        """
+        if late and self.sent:
+            self.settle(self.same(lambda: self.sent.pop(0)))
         expected = self.model.claim_due()
         claimed = self.do(
             deliver.claim_due(
@@ -747,15 +770,15 @@ class Machine(RuleBasedStateMachine):
                 patient = self.model.host_failures < FAILURES_MAX - 1
                 self.settle(self.answered_with(one, said if patient else "fails"))
 
-    @rule(said=st.sampled_from([*ANSWERS, "nothing"]), seconds=st.sampled_from([0, *tiny.MOVES]))
-    def end_and_tell(self, said: str, seconds: int) -> None:
+    @rule(said=st.sampled_from([*ANSWERS, "nothing"]), seconds=st.sampled_from([0, *tiny.MOVES]), late=st.booleans())
+    def end_and_tell(self, said: str, seconds: int, late: bool = False) -> None:
         """Most of what can go wrong with telling needs an end, and some time."""
         self.begin_work(webhooks=True, retries=0)
         self.report(0, Verdict.SUCCEEDED, retryable=False)
         self.deliver(said)
         self.time_passes(seconds)
         self.reclaim()
-        self.deliver("taken")
+        self.deliver("taken", late)
 
     def answered_with(self, due: Due, said: str) -> Sent:
         """What follows from this answer is the dispatcher's to say; here it is said in its place."""
@@ -763,12 +786,6 @@ class Machine(RuleBasedStateMachine):
         dead = attempt.final or due.charged + 1 >= due.attempts_max
         state = DeliveryState.DELIVERED if said == "taken" else DeliveryState.DEAD if dead else DeliveryState.PENDING
         return Sent(due=due, attempt=attempt, state=state, wait_seconds=tiny.DELIVERY_WAIT_SECONDS)
-
-    @precondition(lambda self: self.sent)
-    @rule(n=pick)
-    def settle_late(self, n: int) -> None:
-        """A dispatcher that was believed dead comes back."""
-        self.settle(self.same(lambda: self.sent.pop(n % len(self.sent))))
 
     def settle(self, sent: Sent) -> None:
         failing, held = sent.attempt.http_status in (None, 503), sent.attempt.retry_after_seconds is not None

@@ -262,12 +262,25 @@ class Model:
             key=lambda one: (-one.asked.priority, one.available, one.id),
         )
         for one in ready[:limit]:
-            one.state, one.session, one.leased = "leased", session.id, self.now
-            one.attempt += 1
-            one.silent = False
-            self.begin_attempt(one, one.asked.timeout_seconds)
-            one.sent = None if session.address is None else self.now
+            self.hand(one, session)
         return [one.id for one in ready[:limit]]
+
+    def match(self, session: Session, id_: ExecutionId) -> bool:
+        """Whether it has what was just accepted, which it waited for: where a claim would have given it."""
+        one = self.executions[id_]
+        closed = session.closed is not None or session.expires < self.now
+        barred = closed or session.draining or session.told_to_drain or bool(self.paused & {"", "n", TARGET})
+        if barred or one.state != "ready":
+            return False
+        self.hand(one, session)
+        return True
+
+    def hand(self, one: Execution, session: Session) -> None:
+        one.state, one.session, one.leased = "leased", session.id, self.now
+        one.attempt += 1
+        one.silent = False
+        self.begin_attempt(one, one.asked.timeout_seconds)
+        one.sent = None if session.address is None else self.now
 
     def renew(self, session: Session, held: list[Fence]) -> list[Fence] | None:
         if session.closed is not None:

@@ -92,7 +92,7 @@ async def accept(
     if session is not None:
         await mark(doors, namespace, session)
     accepted = await doors.lanes.submit.put(submission)
-    if accepted.begins:
+    if accepted.ready:
         doors.ready(namespace, submission.target)
     return accepted
 

@@ -14,7 +14,7 @@ from controlplane.errors import AlreadyFinished, IdempotencyConflict, LengthMism
 from controlplane.stages import cancel, deliver, submit
 from controlplane.stages.deliver import BEGINNING, Claimed, Sent
 from tests.crash import daemons
-from tests.crash.node import Node
+from tests.crash.node import Node, fence_of
 from tests.crash.world import World
 from tests.make import make_id, must, run_place, submission, webhook
 
@@ -51,6 +51,20 @@ async def a_success(world: World) -> None:
     assert said.status is Status.SUCCEEDED
     assert (idle, busy) == (True, True)
     assert await node.wait_idle()
+
+
+async def waited_for(world: World) -> None:
+    """Submitted while a process waits for it; what it does not hear of comes back with its next heartbeat."""
+    node = await Node.start(world)
+    wishes = [submission(id=world.new_id(name)) for name in ("one", "two")]
+    answers = await world.ask(submit.accept, wishes, {one.id: node.session for one in wishes[:1]})
+    leases = [lease for one in answers if (lease := must(one).lease) is not None]
+    node.held += map(fence_of, leases)
+    await node.beat(older_than_seconds=0.0)
+    leases += await node.claim(limit=2 - len(leases))
+    said = [await node.report(one) for one in leases]
+
+    assert [one.status for one in said] == [Status.SUCCEEDED, Status.SUCCEEDED]
 
 
 async def asked_by_key(world: World) -> None:
@@ -149,4 +163,4 @@ async def cancelled(world: World) -> None:
     assert isinstance(late, AlreadyFinished)
 
 
-STORIES = (a_success, asked_by_key, told_by_webhook, memory, cancelled)
+STORIES = (a_success, waited_for, asked_by_key, told_by_webhook, memory, cancelled)

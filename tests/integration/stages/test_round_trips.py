@@ -10,7 +10,7 @@ import pytest
 from controlplane.domain.delivery import DeliveryState
 from controlplane.domain.lease import Beat
 from controlplane.postgres.pool import Connection, open_pool
-from controlplane.stages import checkpoint, deliver, renew
+from controlplane.stages import checkpoint, deliver, renew, submit
 from tests.integration.stages.test_deliver import REFUSED, sent, walk
 from tests.make import STOCK, accept, append, lease, make_execution, make_session, put, report, submission, webhook
 
@@ -61,6 +61,20 @@ async def test_an_end_is_four(conn: Connection) -> None:
     made = await make_execution(conn, "running")
 
     assert await asked(conn, report(conn, made.fence)) == 4
+
+
+async def test_an_end_that_is_told_is_five(conn: Connection) -> None:
+    """Whom to tell is read before, and what they are owed is written with the end."""
+    made = await make_execution(conn, "running", webhooks=(webhook(), webhook()))
+
+    assert await asked(conn, report(conn, made.fence)) == 5
+
+
+async def test_a_submit_that_is_waited_for_is_one(conn: Connection) -> None:
+    """It is leased as it is accepted."""
+    session, wish = await make_session(conn), submission(webhooks=(webhook(),))
+
+    assert await asked(conn, submit.accept(conn, [wish], {wish.id: session})) == 1
 
 
 async def test_a_checkpoint_is_one(conn: Connection) -> None:

@@ -11,12 +11,15 @@ import asyncpg
 import pytest
 
 from controlplane.domain.execution import Submission
+from controlplane.domain.ids import SessionId
 from controlplane.domain.retry import RetryPolicy
 from controlplane.errors import IdempotencyConflict, LeaseLost
 from controlplane.postgres.pool import Connection
 from controlplane.stages import cancel, expire, pause, submit
 from tests.make import (
+    TARGET,
     accept,
+    all_rows,
     counts,
     event_types,
     lease,
@@ -427,3 +430,113 @@ async def test_what_was_accepted_before_is_known_by_its_id_its_key_and_its_step(
     assert [said[one.id].replayed for one in asked[:3]] == [False, True, True]
     assert isinstance(other[wrong.id], IdempotencyConflict)
     assert await counts(conn) == before
+
+
+EVERYTHING: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "all times": {
+        "timeout_seconds": 50.0,
+        "total_seconds": 40.0,
+        "schedule_to_start_seconds": 5.0,
+        "heartbeat_seconds": 7.0,
+    },
+    "an attempt's time": {"timeout_seconds": 50.0, "schedule_to_start_seconds": 5.0},
+    "silence": {"heartbeat_seconds": 7.0},
+    "names": {"session_key": "s", "actor_key": "a", "context": b"{}", "priority": 3},
+    "told": {"webhooks": (webhook(events=("execution.started",)), webhook())},
+    "tried again": {"retry": RetryPolicy(retries_max=3), "origin": b"{}"},
+}
+
+
+@pytest.mark.parametrize("over", EVERYTHING.values(), ids=EVERYTHING)
+async def test_who_waits_gets_what_a_claim_would_give(conn: Connection, over: dict[str, Any]) -> None:
+    """Row, events and lease are the same as of a claim at that very moment."""
+    session = await make_session(conn)
+    async with conn.transaction():  # in which the clock stands still
+        claimed, matched = submission(**over), submission(**over)
+        await accept(conn, claimed)
+        [first] = await lease(conn, session)
+        [answer] = await submit.accept(conn, [matched], {matched.id: session})
+        second = must(answer).lease
+
+        assert second is not None
+        named = {"execution_id": claimed.id, "run_id": claimed.run_id, "root_id": claimed.root_id}
+        assert replace(second, **named) == first
+        assert not must(answer).ready
+        rows = [dict(await queue_row(conn, one.id)) | {"id": None, "run_id": None} for one in (claimed, matched)]
+        assert rows[0] == rows[1]
+        assert await _told(conn, claimed.id) == await _told(conn, matched.id)
+
+
+async def _told(conn: Connection, id_: UUID) -> list[tuple[Any, ...]]:
+    return await all_rows(
+        conn,
+        "select type, attempt, at, data, namespace, target from events where execution_id = $1 order by seq",
+        id_,
+    )
+
+
+@pytest.mark.parametrize("why", ["closed", "draining", "expired", "elsewhere"])
+async def test_who_may_not_claim_gets_nothing_that_it_waits_for(conn: Connection, why: str) -> None:
+    """It is ready, for whoever comes next."""
+    session = await make_session(conn)
+    wish = submission()
+    if why == "closed":
+        await conn.execute("update sessions set closed_at = clock(), closed_reason = 'x' where id = $1", session.id)
+    elif why == "draining":
+        await conn.execute("update sessions set drain_requested_at = clock() where id = $1", session.id)
+    elif why == "expired":
+        await move_clock(conn, f"{session.lease_seconds + 1} seconds")
+    else:
+        session = replace(session, id=SessionId(make_id(1)))
+    [answer] = await submit.accept(conn, [wish], {wish.id: session})
+    row = await queue_row(conn, wish.id)
+
+    assert must(answer).lease is None
+    assert must(answer).ready
+    assert (row["state"], row["attempt"], row["session_id"], row["started_at"]) == ("ready", 0, None, None)
+    assert await event_types(conn, wish.id) == ["execution.queued"]
+
+
+@pytest.mark.parametrize(("scope", "node_id", "name"), [("all", "", ""), ("node", "n", "n"), ("reasoner", "n", TARGET)])
+async def test_of_what_is_paused_nobody_gets_what_it_waits_for(
+    conn: Connection, scope: str, node_id: str, name: str
+) -> None:
+    """Neither of all, nor of the node, nor of the target."""
+    session = await make_session(conn)
+    paused, other = submission(), submission(target="n.other")
+    await conn.execute(
+        "insert into pauses (bucket, namespace, node_id, name, scope, paused_at) values (0, 1, $1, $2, $3, clock())",
+        node_id,
+        name,
+        scope,
+    )
+    answers = await submit.accept(conn, [paused, other], {paused.id: session, other.id: session})
+
+    assert [must(one).lease is not None for one in answers] == [False, name == TARGET]
+
+
+async def test_the_repeat_of_a_match_hands_nothing_over(conn: Connection) -> None:
+    """Whoever got it the first time has it, or gives it back by not naming it."""
+    session, other = await make_session(conn), await make_session(conn)
+    wish = submission()
+    await submit.accept(conn, [wish], {wish.id: session})
+    [again] = await submit.accept(conn, [wish], {wish.id: other})
+    row = await queue_row(conn, wish.id)
+
+    assert must(again).lease is None
+    assert (row["session_id"], row["attempt"]) == (session.id, 1)
+    assert await event_types(conn, wish.id) == ["execution.queued", "execution.started"]
+
+
+async def test_a_child_may_be_waited_for_too(conn: Connection) -> None:
+    """And so may what comes under a key; what was asked under it before is handed to nobody."""
+    session = await make_session(conn)
+    parent = await make_execution(conn, "running")
+    child = submission(parent_id=parent.id, parent_attempt=1, step="s", run_id=parent.submission.run_id)
+    first, second = keyed(), keyed()
+    answers = await submit.accept(conn, [child, first], {child.id: session, first.id: session})
+    [again] = await submit.accept(conn, [second], {second.id: session})
+
+    assert [must(one).lease is not None for one in answers] == [True, True]
+    assert (must(again).replayed, must(again).lease) == (True, None)
