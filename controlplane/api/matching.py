@@ -20,6 +20,9 @@ from controlplane.domain.lease import Lease, Session
 from controlplane.errors import ControlPlaneError
 from controlplane.postgres.listen import Waiter
 
+Place = tuple[int, str]
+"""The bucket in which both the session and the work lie, and the topic of the queue."""
+
 
 class Poll:
     """A process that waits for at most `room` leases. `has_left`: whether it is still there to take them."""
@@ -63,7 +66,7 @@ class Matching:
     """The polls that wait in this process."""
 
     def __init__(self) -> None:
-        self._polls: dict[str, dict[Poll, None]] = {}
+        self._polls: dict[Place, dict[Poll, None]] = {}
 
     def __len__(self) -> int:
         return len({poll for polls in self._polls.values() for poll in polls})
@@ -71,16 +74,17 @@ class Matching:
     @contextlib.contextmanager
     def waiting(self, poll: Poll, topics: Sequence[str]) -> Iterator[None]:
         """Offer it work of these queues for as long as this lasts."""
-        for one in topics:
-            self._polls.setdefault(one, {})[poll] = None
+        places = [(bucket_of(poll.session.id), one) for one in topics]
+        for place in places:
+            self._polls.setdefault(place, {})[poll] = None
         try:
             yield
         finally:
-            for one in topics:
-                polls = self._polls[one]
-                del polls[poll]
+            for place in places:
+                polls = self._polls.get(place, {})
+                polls.pop(poll, None)
                 if not polls:
-                    del self._polls[one]
+                    self._polls.pop(place, None)
 
     @contextlib.contextmanager
     def offering(self, batch: Sequence[Submission]) -> Iterator[Offering]:
@@ -92,12 +96,13 @@ class Matching:
             offering.end()
 
     def _next(self, item: Submission) -> Poll | None:
-        """Whose turn it is; it goes to the end of the line."""
-        polls = self._polls.get(topic.queue(item.namespace, item.target)) if self._polls and item.at_once else None
-        for poll in polls or ():
-            if poll.waits and bucket_of(poll.session.id) == bucket_of(item.id):
-                assert polls is not None
-                del polls[poll]
+        """Whose turn it is; it goes to the end of the line. Who waits no more is looked at once."""
+        place = bucket_of(item.id), topic.queue(item.namespace, item.target)
+        polls = self._polls.get(place) if item.at_once else None
+        while polls:
+            poll = next(iter(polls))
+            del polls[poll]
+            if poll.waits:
                 polls[poll] = None
                 poll.offer()
                 return poll
