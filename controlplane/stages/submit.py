@@ -186,7 +186,7 @@ queued as (
   )
   select $1, i.id, i.namespace, i.target, i.run_id, i.parent_id,
     case
-      when t.n is not null then 'leased'
+      when start.begun is not null then 'leased'
       when start.at > a.created_at then 'delayed'
       when i.held_back then 'blocked'
       else 'ready'
@@ -194,23 +194,21 @@ queued as (
     case when start.at > a.created_at then 'scheduled' end,
     i.priority, start.at, i.retries_max, i.webhooks, i.timeout_seconds,
     case
-      when t.n is null then start.at + make_interval(secs => least(i.schedule_to_start_seconds, i.total_seconds))
-      else least(
-        start.at + make_interval(secs => i.timeout_seconds), start.at + make_interval(secs => i.total_seconds),
-        start.at + make_interval(secs => i.heartbeat_seconds)
-      )
+      when start.begun is not null
+        then start.begun + make_interval(secs => least(i.timeout_seconds, i.total_seconds, i.heartbeat_seconds))
+      else start.at + make_interval(secs => least(i.schedule_to_start_seconds, i.total_seconds))
     end,
     start.at + make_interval(secs => i.total_seconds), i.heartbeat_seconds, i.on_parent_end,
     i.line, i.line is not null and i.line not like 'turn:%', i.concurrency_key, i.fairness_key,
-    t.session_id, (t.n is not null)::int, case when t.n is not null then start.at end,
-    case when t.n is not null then start.at end,
-    case when t.n is not null and i.heartbeat_seconds is not null
-      then start.at + make_interval(secs => i.timeout_seconds)
-    end
+    t.session_id, (start.begun is not null)::int, start.begun, start.begun,
+    case when i.heartbeat_seconds is not null then start.begun + make_interval(secs => i.timeout_seconds) end
   from item i
   join accepted a on a.id = i.id
   left join taker t on t.n = i.n
-  cross join lateral (select greatest(a.created_at + make_interval(secs => i.delay_seconds), i.run_at) as at) start
+  cross join lateral (
+    select greatest(a.created_at + make_interval(secs => i.delay_seconds), i.run_at) as at,
+      case when t.n is not null then a.created_at end as begun
+  ) start
   returning id, status_reason, available_at, state, line, attempt,
     extract(
       epoch from least(available_at + make_interval(secs => timeout_seconds), total_deadline_at) - available_at
