@@ -97,8 +97,9 @@ class Matching:
 
     def _next(self, item: Submission) -> Poll | None:
         """Whose turn it is; it goes to the end of the line. Who waits no more is looked at once."""
-        place = bucket_of(item.id), topic.queue(item.namespace, item.target)
-        polls = self._polls.get(place) if item.at_once else None
+        if not self._polls or not item.at_once:
+            return None
+        polls = self._polls.get((bucket_of(item.id), topic.queue(item.namespace, item.target)))
         while polls:
             poll = next(iter(polls))
             del polls[poll]
