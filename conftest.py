@@ -6,6 +6,7 @@ Such a test is named, to be repaired; more than a few of them are no accident, a
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from functools import cache
 
 import httpx
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 # Minutes of test time: three workers have a hundred and twenty of them in the forty that a run may take.
 SHARES = {
@@ -43,6 +45,10 @@ FIRST = (
 RACES_MAX = 3
 """Tests that may pass only when run once more."""
 
+GRACE_SECONDS = 60.0
+"""What a test has to end after its time is up. A process that hangs then says where and dies: its test has failed, and
+the others go on in a new one."""
+
 # Where the tests run in the background of a script they are told to ignore Ctrl-C, and so is every program that they
 # start: one that is interrupted by a test would never end.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -58,6 +64,28 @@ _began = time.monotonic()
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((i for i, name in enumerate(FIRST) if item.nodeid.startswith(name)), len(FIRST)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    _die_unless_done(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    _die_unless_done(item)  # pytest puts an end to it when the test has failed
+
+
+def pytest_runtest_logfinish() -> None:
+    faulthandler.cancel_dump_traceback_later()
+
+
+def _die_unless_done(item: pytest.Item) -> None:
+    """pytest-timeout raises in the main thread, once: what swallows that, or waits again to clean up, has no limit."""
+    marker = item.get_closest_marker("timeout")
+    seconds = float(marker.args[0] if marker else item.config.getini("timeout"))
+    stderr = item.config.stash[fault_handler_stderr_fd_key]
+    faulthandler.dump_traceback_later(seconds + GRACE_SECONDS, exit=True, file=stderr)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -43,11 +43,12 @@ At = tuple[str, str, int]
 class Child:
     """A process of the nursery's, seen from the driver."""
 
-    def __init__(self, name: str, pid: int, line: socket.socket, log: Path) -> None:
+    def __init__(self, name: str, line: socket.socket, log: Path) -> None:
+        loop = asyncio.get_running_loop()
         self.name = name
-        self.pid = pid
         self.log_file = log
-        self.code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.pid: asyncio.Future[int] = loop.create_future()
+        self.code: asyncio.Future[int] = loop.create_future()
         self._line = line
 
     @property
@@ -71,19 +72,22 @@ class Child:
         return await asyncio.shield(self.code)
 
     async def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         await self.ended()
 
     def terminate(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGTERM)
+        self._signal(signal.SIGTERM)
 
     def log(self) -> str:
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
     def close(self) -> None:
+        """Its line: it ends, if it has not."""
         self._line.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid.result(), number)
 
     async def _ask(self, words: Mapping[str, Any]) -> Any:
         """Its answer; nothing when it has died meanwhile."""
@@ -127,7 +131,6 @@ class Nursery:
             )
         theirs.close()
         self._line.setblocking(False)
-        self._started: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
         self._hearing = asyncio.create_task(self._hear())
         return self
 
@@ -144,7 +147,7 @@ class Nursery:
     async def start(
         self, part: str, name: str, env: Mapping[str, str], *, at: At | None = None, arguments: Sequence[str] = ()
     ) -> Child:
-        """A new process that plays this part, and dies there if it comes there."""
+        """A new process that plays this part, and dies there if it comes there. Called off meanwhile it ends."""
         self._numbers[name] += 1
         mine, theirs = socket.socketpair()
         mine.setblocking(False)
@@ -152,11 +155,17 @@ class Nursery:
         log.with_suffix(".visits").unlink(missing_ok=True)
         known = f"{name}#{self._numbers[name]}"
         wish = {"name": known, "part": part, "env": dict(env), "log": str(log), "at": at, "arguments": list(arguments)}
-        async with self._turn:
-            socket.send_fds(self._line, [json.dumps(wish).encode()], [theirs.fileno()])
+        child = Child(name, mine, log)
+        try:
+            async with self._turn:
+                self._children[known] = child
+                socket.send_fds(self._line, [json.dumps(wish).encode()], [theirs.fileno()])
+                await asyncio.shield(child.pid)
+        except asyncio.CancelledError:
+            child.close()
+            raise
+        finally:
             theirs.close()
-            _, pid = await self._started.get()
-        child = self._children[known] = Child(name, pid, mine, log)
         return child
 
     async def _hear(self) -> None:
@@ -167,9 +176,7 @@ class Nursery:
             for line in lines:
                 said = json.loads(line)
                 if "pid" in said:
-                    self._started.put_nowait((said["name"], said["pid"]))
-                    await asyncio.sleep(0)  # it is known before its end is told
-                    await asyncio.sleep(0)
+                    self._children[said["name"]].pid.set_result(said["pid"])
                 else:
                     child = self._children.pop(said["name"])
                     child.code.set_result(said["code"])

@@ -136,7 +136,7 @@ class Place:
 
     async def introduce(self, node_id: str, reasoner: str) -> None:
         """The node is known, and nobody serves it yet."""
-        answer = await self.wire.post("/nodes/register", {"id": node_id, "reasoners": [{"id": reasoner}]})
+        answer = await self.ask("POST", "/nodes/register", {"id": node_id, "reasoners": [{"id": reasoner}]})
         assert answer.status_code == 201, answer.text
 
     async def serving(self, node_id: str, child: Child | None = None) -> None:
@@ -186,12 +186,13 @@ class Place:
 
     async def recover(self) -> None:
         """Whatever has become of the server: a new one, so that what comes next has a chance."""
-        if self.plane.alive:
-            await self.plane.kill()
-        await self.begin_again()
+        async with self._restart:
+            if self.plane.alive:
+                await self.plane.kill()
+            await self.begin_again()
 
     async def shake(self) -> None:
-        """The server dies and is back soon; of those who want that the next one waits."""
+        """The server dies and is back soon; of those who want that, or another one, the next waits."""
         async with self._restart:
             await self.plane.kill()
             await asyncio.sleep(AWAY_SECONDS)
@@ -246,7 +247,7 @@ class Place:
         try:
             return await self.until(f"the end of {id_}", look, seconds=seconds)
         except Broken:
-            why = await self.wire.client.get(f"/executions/{id_}/explain")
+            why = await self.ask("GET", f"/executions/{id_}/explain")
             raise Broken(f"{id_} does not end: {why.text}") from None
 
     async def until(self, what: str, look: Callable[[], Awaitable[Found | None]], *, seconds: float) -> Found:

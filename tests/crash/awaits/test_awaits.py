@@ -18,7 +18,7 @@ import asyncpg
 import pytest
 
 from tests.crash.awaits import campaign
-from tests.crash.awaits.campaign import Death
+from tests.crash.awaits.campaign import Death, Ended
 from tests.crash.awaits.modules import EXCEPTIONS
 from tests.crash.awaits.place import Place
 
@@ -78,7 +78,14 @@ def test_whoever_dies_breaks_no_promise(surveyed: Surveyed) -> None:
     wanted = list(surveyed.deaths)
     random.Random(SEED).shuffle(wanted)
 
-    told: list[str] = []
+    hows: list[str] = []
+
+    def told(_: Death, ended: Ended) -> None:
+        how, said = ended
+        hows.append(how)
+        if said:
+            print(said)
+
     result = surveyed.runner.run(
         campaign.run(
             surveyed.places,
@@ -86,7 +93,7 @@ def test_whoever_dies_breaks_no_promise(surveyed: Surveyed) -> None:
             seed=SEED,
             beside=BESIDE,
             seconds=KILL_SECONDS,
-            told=lambda _, ended: told.append(ended[0]),
+            told=told,
         )
     )
 
@@ -94,7 +101,7 @@ def test_whoever_dies_breaks_no_promise(surveyed: Surveyed) -> None:
     assert result.failures == []
     assert len(result.died) >= KILLS_LEAST
     facts = result.facts(surveyed.deaths)
-    assert facts["kills"] == told.count("died") == sum(one["killed"] for one in facts["modules"].values())
+    assert facts["kills"] == hows.count("died") == sum(one["killed"] for one in facts["modules"].values())
     assert facts["not_passed"] == []
 
 
