@@ -24,7 +24,7 @@ SHARES = {
     "tests/integration": 40,
     "tests/migrations": 1,
     "tests/property": 13,
-    "tests/model": 1,
+    "tests/model": 2,
     "tests/e2e/agentfield": 6,
     "tests/e2e": 16,
     "tests/docs": 3,

@@ -169,6 +169,28 @@ begin
 end
 $$;
 
+CREATE FUNCTION public.has_open(of_bucket smallint, of_execution uuid) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+begin
+  return exists (
+    select 1
+    from steps
+    where bucket = of_bucket
+      and execution_id = of_execution
+      and (status = 'pending' or awaited)
+    offset 0
+  ) or exists (
+    select 1
+    from approvals
+    where bucket = of_bucket
+      and execution_id = of_execution
+      and status = 'pending'
+    offset 0
+  );
+end
+$$;
+
 CREATE FUNCTION public.uuid_floor(moment timestamp with time zone) RETURNS uuid
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$ select (lpad(to_hex((extract(epoch from moment) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid $$;

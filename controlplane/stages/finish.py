@@ -11,6 +11,7 @@ In one transaction the row leaves the queue, the outcome is written and the deli
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from uuid import UUID
 
 import asyncpg
@@ -18,30 +19,37 @@ import asyncpg
 from controlplane.domain.event import EventType
 from controlplane.domain.execution import Held, Settled, Settlement, Status, Wording
 from controlplane.domain.facade import body_of
-from controlplane.domain.ids import DeliveryId
+from controlplane.domain.ids import DeliveryId, ExecutionId
 from controlplane.domain.notice import TERMINAL_EVENT, Notice, text
 from controlplane.domain.placement import span
+from controlplane.domain.value import value
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
-from controlplane.stages import suspend
+from controlplane.stages import hold, suspend
 
 MakeId = Callable[[int], UUID]
+Owed = tuple[DeliveryId, asyncpg.Record, Settlement]
+"""A delivery to plan: its id, its webhook and what was asked, and the end to tell of."""
 
 # All that an end writes of most executions, in one statement: it leaves the queue, its outcome and its event are there,
 # and nobody waits for an answer any more (here and not when it is read: whatever lists what is pending shall never see
 # what is over). The caller's lock came before, so this sees every step and question that there will ever be. Those who
 # are not in the queue at that attempt get nothing, and nobody is told of them. No ON CONFLICT: the primary key of
 # `outcomes` makes a second end an error, never a second answer.
+#
+# Without a lock before, `version` says which version of the row was seen: nobody has written it since. Who held it
+# meanwhile without writing it may have left a step or a question behind, which this sees only through `has_open`; it
+# ends with a division by zero then, so that nothing of it stays.
 END = """
 with item as (
   select *
   from unnest(
     $2::uuid[], $3::smallint[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::text[], $9::bytea[], $10::int[],
     $11::smallint[], $12::bytea[], $13::timestamptz[], $14::smallint[], $15::text[], $16::text[], $17::text[],
-    $18::bytea[]
+    $18::bytea[], $27::xid[]
   ) as i(
     id, namespace, status, status_reason, result, error, error_class, error_details, attempt, failures, progress,
-    started_at, http_status, run_id, target, event, facts
+    started_at, http_status, run_id, target, event, facts, version
   )
 ),
 gone as (
@@ -50,7 +58,8 @@ gone as (
   where q.bucket = $1
     and q.id = i.id
     and q.attempt = i.attempt
-  returning q.id
+    and (i.version is null or q.xmin = i.version)
+  returning q.id, i.version
 ),
 concluded as (
   insert into outcomes (
@@ -58,7 +67,7 @@ concluded as (
     progress, started_at, http_status, finished_at
   )
   select $1, i.id, i.namespace, i.status, i.status_reason, i.result, i.error, i.error_class, i.error_details,
-    i.attempt, i.failures, i.progress, i.started_at, i.http_status, clock()
+    i.attempt, i.failures, i.progress, i.started_at, i.http_status, coalesce($28::timestamptz, clock())
   from item i
   join gone g on g.id = i.id
   returning id
@@ -72,7 +81,7 @@ closed as (
 ),
 told as (
   insert into events (bucket, execution_id, namespace, run_id, target, type, attempt, at, data)
-  select $1, i.id, i.namespace, i.run_id, i.target, i.event, i.attempt, clock(), i.facts
+  select $1, i.id, i.namespace, i.run_id, i.target, i.event, i.attempt, coalesce($28::timestamptz, clock()), i.facts
   from item i
   join gone g on g.id = i.id
 ),
@@ -90,15 +99,35 @@ owed as (
   where cardinality($19::uuid[]) > 0
 )
 select c.id,
-  exists (
-    select 1
-    from steps s
-    where s.bucket = $1
-      and s.execution_id = c.id
-      and (s.status = 'pending' or s.awaited)
-    offset 0
-  ) as steps_open
+  case
+    when g.version is not null then 1 / (not has_open($1, c.id))::int = 0
+    else exists (
+      select 1
+      from steps s
+      where s.bucket = $1
+        and s.execution_id = c.id
+        and (s.status = 'pending' or s.awaited)
+      offset 0
+    )
+  end as steps_open
 from concluded c
+join gone g on g.id = c.id
+"""
+
+# What an end has to know, where nobody holds the row for it. It is told as of this moment.
+LOOK = """
+select q.id, q.namespace, q.target, q.run_id, q.state, q.attempt, q.failures, q.crashes, q.retries_max, q.webhooks,
+  q.session_id, q.leased_at, q.started_at, q.cancel_requested_at, q.cancel_reason, q.status_reason, q.progress,
+  coalesce(q.total_deadline_at < clock(), false) as total_passed, q.parent_id,
+  q.heartbeat_seconds is not null and coalesce(q.attempt_deadline_at > clock(), true) as heartbeat_next,
+  q.xmin as version, has_open($1, q.id) as open, clock() as finished_at, w.n, w.url, w.host, w.attempts_max,
+  e.type, e.context, e.session_key, e.actor_key, e.created_at
+from queue q
+left join webhooks w on w.bucket = $1 and w.execution_id = q.id and q.webhooks > 0
+left join executions e on e.bucket = $1 and e.id = w.execution_id and e.id between $3 and $4
+where q.bucket = $1
+  and q.id = any($2::uuid[])
+order by q.id, w.n
 """
 
 # Its children are told later, a few at a time: there may be thousands, and their rows were not locked with this one. A
@@ -149,6 +178,19 @@ def cancelled(held: Held, reason: str | None) -> Settlement:
     )
 
 
+@value(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """An execution as it stood in the queue, which nobody has locked: which version of it that was, and when."""
+
+    held: Held
+    version: int
+    open: bool
+    """Whether it has a step that is not done, or a question that nobody has answered."""
+    at: datetime
+    webhooks: list[asyncpg.Record]
+    """Whom its end is told, and what was asked."""
+
+
 async def settle(conn: Connection, bucket: int, batch: Sequence[Settlement], *, make_id: MakeId) -> list[Settled]:
     """End these executions. The caller holds their queue rows locked and is inside a transaction.
 
@@ -159,7 +201,68 @@ async def settle(conn: Connection, bucket: int, batch: Sequence[Settlement], *, 
     if not batch:
         return []
     owed = await _owed(conn, bucket, [item for item in batch if item.held.webhooks], make_id)
-    rows = await conn.fetch(
+    rows = await _end(conn, bucket, batch, owed)
+    if len(rows) != len(batch):
+        raise Raced
+    without_result = [item for item in batch if item.status is not Status.SUCCEEDED]
+    if without_result:
+        await conn.execute(
+            LEAVE_CHILDREN,
+            bucket,
+            [item.held.id for item in without_result],
+            [item.held.namespace for item in without_result],
+            [item.status.value for item in without_result],
+        )
+    children = [(item.held.id, item.status is Status.SUCCEEDED) for item in batch if item.held.parent_id is not None]
+    if children or any(row["steps_open"] for row in rows):
+        await suspend.end(conn, bucket, [row["id"] for row in rows], children)
+    return _settled(batch, owed)
+
+
+async def look(conn: Connection, bucket: int, ids: Sequence[ExecutionId]) -> dict[ExecutionId, Seen]:
+    """The unfinished ones of these executions, for `settle_seen`."""
+    found: dict[ExecutionId, Seen] = {}
+    for row in await conn.fetch(LOOK, bucket, ids, *span(ids)):
+        held = hold.from_row(row)
+        seen = found.setdefault(
+            held.id,
+            Seen(held=held, version=row["version"], open=row["open"], at=row["finished_at"], webhooks=[]),
+        )
+        if row["n"] is not None:
+            seen.webhooks.append(row)
+    return found
+
+
+async def settle_seen(
+    conn: Connection, bucket: int, batch: Sequence[tuple[Settlement, Seen]], *, make_id: MakeId
+) -> list[Settled]:
+    """End these successes, none of them a child or with anything open, in one statement that commits by itself.
+
+    Says which have ended. Moves: as `settle`. Guard: nobody has written the row since it was seen.
+    Raises: Raced when something was opened since then; nothing is written then.
+    """
+    if not batch:
+        return []
+    batch = sorted(batch, key=lambda item: item[0].held.id)  # in which everybody locks them
+    owed = [(DeliveryId(make_id(bucket)), row, item) for item, seen in batch for row in seen.webhooks]
+    ends = [item for item, _ in batch]
+    try:
+        rows = await _end(conn, bucket, ends, owed, [seen.version for _, seen in batch], batch[0][1].at)
+    except asyncpg.DivisionByZeroError:
+        raise Raced from None
+    ended = {row["id"] for row in rows}
+    return _settled([item for item in ends if item.held.id in ended], owed)
+
+
+async def _end(
+    conn: Connection,
+    bucket: int,
+    batch: Sequence[Settlement],
+    owed: Sequence[Owed],
+    versions: Sequence[int | None] = (),
+    at: datetime | None = None,
+) -> list[asyncpg.Record]:
+    return await conn.fetch(
         END,
         bucket,
         [item.held.id for item in batch],
@@ -187,21 +290,12 @@ async def settle(conn: Connection, bucket: int, batch: Sequence[Settlement], *, 
         [row["url"] for _, row, _ in owed],
         [body_of(_notice(row, item), Wording.of(row["n"])) for _, row, item in owed],
         [row["attempts_max"] for _, row, _ in owed],
+        versions,
+        at,
     )
-    if len(rows) != len(batch):
-        raise Raced
-    without_result = [item for item in batch if item.status is not Status.SUCCEEDED]
-    if without_result:
-        await conn.execute(
-            LEAVE_CHILDREN,
-            bucket,
-            [item.held.id for item in without_result],
-            [item.held.namespace for item in without_result],
-            [item.status.value for item in without_result],
-        )
-    children = [(item.held.id, item.status is Status.SUCCEEDED) for item in batch if item.held.parent_id is not None]
-    if children or any(row["steps_open"] for row in rows):
-        await suspend.end(conn, bucket, [row["id"] for row in rows], children)
+
+
+def _settled(batch: Sequence[Settlement], owed: Sequence[Owed]) -> list[Settled]:
     deliveries: dict[UUID, list[DeliveryId]] = {}
     for id_, row, _ in owed:
         deliveries.setdefault(row["id"], []).append(id_)
@@ -211,10 +305,7 @@ async def settle(conn: Connection, bucket: int, batch: Sequence[Settlement], *, 
     ]
 
 
-async def _owed(
-    conn: Connection, bucket: int, announced: list[Settlement], make_id: MakeId
-) -> list[tuple[DeliveryId, asyncpg.Record, Settlement]]:
-    """The deliveries to plan: the id of each, its webhook and what was asked, and the end to tell of."""
+async def _owed(conn: Connection, bucket: int, announced: list[Settlement], make_id: MakeId) -> list[Owed]:
     if not announced:
         return []
     by_id = {item.held.id: item for item in announced}

@@ -21,6 +21,8 @@
    guard REPORT_LOCK: hold.LOCK `for update` -> fenced
    guard REPORT_ATTEMPT: complete._holds `if held.attempt != item.fence.attempt:` -> in_order
    guard REPORT_LEASE: complete._holds `return held.session_id is not None or late` -> fenced
+   guard SEEN_VERSION: finish.END `q.xmin = i.version` -> fenced
+   guard END_GONE: finish.END `join gone g on g.id = i.id` -> ended_once
    guard REPEAT_KNOWN: complete._recorded_before `READ_OUTCOMES` -> told_the_truth
    guard REPEAT_ATTEMPT: complete._recorded_before `if fence in answers:` -> told_the_truth
    guard CHECKPOINT_ATTEMPT: hold._fenced `if fence in wanted` -> in_order
@@ -35,13 +37,12 @@
 
    wall END_ATTEMPT: finish.END `and q.attempt = i.attempt` behind REPORT_LOCK -> in_order
    wall RETRY_ATTEMPT: complete.RETRY `and q.attempt = r.attempt` behind REPORT_LOCK -> in_order
-   wall END_GONE: finish.END `join gone g on g.id = i.id` behind REPORT_LOCK -> ended_once
 */
 
 #define GUARDS CLAIM_READY, CLAIM_LOCK, CLAIM_COUNTS, NAMED, STILL_UNNAMED, ARRIVED, RENEW_OPEN, CLOSE_LAPSED, CLOSE_LOCK, \
-  SWEEP_CLOSED, SWEEP_HOLDERS, SWEEP_LOCK, REPORT_LOCK, REPORT_ATTEMPT, REPORT_LEASE, REPEAT_KNOWN, REPEAT_ATTEMPT, \
+  SWEEP_CLOSED, SWEEP_HOLDERS, SWEEP_LOCK, REPORT_LOCK, REPORT_ATTEMPT, REPORT_LEASE, SEEN_VERSION, END_GONE, REPEAT_KNOWN, REPEAT_ATTEMPT, \
   CHECKPOINT_ATTEMPT, CHECKPOINT_LEASE, CHECKPOINT_LOCK, CANCEL_LOCK, CANCEL_DECIDES, CANCEL_RETRY, CANCEL_EXPIRY, \
-  END_ATTEMPT, RETRY_ATTEMPT, END_GONE
+  END_ATTEMPT, RETRY_ATTEMPT
 #define RULES fenced, in_order, ended_once, not_robbed, told_the_truth, cancel_decides, nothing_lost
 #include "rules.pml"
 
@@ -101,6 +102,7 @@ byte leases[EXECUTIONS];
 #define is_cut_off(n) (may_fail && alive[n] && promised[uses[n]])
 #define was_recorded(x, a) ((retried[x] & (1 << a)) != 0 || state[x] == gone && ended_at[x] == a)
 #define lapsed(s) (!all_ended && s <= opened && !closed[s] && guard(CLOSE_LAPSED, !promised[s]))
+#define unwritten(x, at) (attempt[x] == at && state[x] == leased && !cancelling[x])
 #define orphaned(x) (state[x] == leased && guard(SWEEP_CLOSED, closed[session[x]]))
 
 inline open_session(n) { /* register.OPEN */
@@ -139,13 +141,16 @@ inline take_back(x) { /* expire._free */
 }
 
 inline report(x, a, lease, verdict, answer) { /* complete.report */
-  atomic { /* hold.LOCK */
-    unlocked(x) || left_out(REPORT_LOCK);
+  atomic {
+    if
+    :: verdict == succeeded && state[x] != gone && !cancelling[x] -> seen = true /* finish.LOOK */
+    :: unlocked(x) || left_out(REPORT_LOCK) -> skip /* hold.LOCK */
+    fi;
     at = attempt[x];
     flagged = cancelling[x];
     live = state[x] != gone && guard(REPORT_ATTEMPT, at == a) && guard(REPORT_LEASE, session[x] != 0);
     again = verdict == failed && failures[x] < RETRIES && (!flagged || left_out(CANCEL_RETRY));
-    mine = state[x] != gone && !left_out(REPORT_LOCK);
+    mine = state[x] != gone && !seen && !left_out(REPORT_LOCK);
     printf("attempt %d of %d is reported as %e\n", a, x, verdict);
     locked[x] = locked[x] || mine
   }
@@ -169,7 +174,7 @@ inline report(x, a, lease, verdict, answer) { /* complete.report */
       fi
     :: live && !again ->
       if
-      :: state[x] != gone && guard(END_ATTEMPT, attempt[x] == at) || state[x] == gone && left_out(END_GONE) ->
+      :: left_out(END_GONE) || state[x] != gone && guard(END_ATTEMPT, attempt[x] == at) && (!seen || guard(SEEN_VERSION, unwritten(x, at))) ->
         must(ended_once, state[x] != gone);
         write_fenced(x, lease);
         if
@@ -177,7 +182,7 @@ inline report(x, a, lease, verdict, answer) { /* complete.report */
         :: else -> finish(x, at, verdict)
         fi;
         answer = recorded
-      :: else /* Raced: all is rolled back, and done again */
+      :: else /* Raced, or written since it was seen: it goes another way when it is said again */
       fi
     :: !live -> /* complete.READ_RETRIED, complete.READ_OUTCOMES */
       if
@@ -192,6 +197,7 @@ inline report(x, a, lease, verdict, answer) { /* complete.report */
     live = false;
     again = false;
     flagged = false;
+    seen = false;
     at = 0;
     if
     :: may_fail && answer != unheard -> wrong++; answer = unheard; printf("  its answer is lost\n")
@@ -234,7 +240,7 @@ inline take(n, x, by) { /* the write of lease.CLAIM */
    lost it learns from the answers alone, so it may be a zombie at any moment. What it sent may arrive after its death. */
 proctype Node(byte n) {
   byte x, a, lease, by, at;
-  bool flagged, live, again, mine;
+  bool flagged, live, again, mine, seen;
   mtype verdict, answer;
 
 end_of_all:
@@ -493,7 +499,7 @@ proctype Caller() {
 /* A report that comes a second time, or after the death of its process. */
 proctype Network() {
   byte x, a, lease, at;
-  bool flagged, live, again, mine;
+  bool flagged, live, again, mine, seen;
   mtype verdict, answer;
 
 end_of_waiting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -9,13 +10,17 @@ import pytest
 
 from controlplane.domain.execution import Status
 from controlplane.domain.lease import Fence, Recorded, Report, ReportCode, Verdict
+from controlplane.domain.notice import moment
 from controlplane.domain.retry import RetryPolicy
+from controlplane.domain.step import AskApproval, Sleep
+from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
-from controlplane.stages import cancel, complete, expire, send, wait
+from controlplane.stages import cancel, complete, expire, log, send, wait
 from tests.make import (
     LEASE_LOST,
     Made,
     a_report,
+    all_rows,
     counts,
     ended,
     event_types,
@@ -33,6 +38,7 @@ from tests.make import (
     queued,
     race,
     report,
+    steps,
     submission,
     webhook,
 )
@@ -271,6 +277,76 @@ async def test_the_same_report_twice_at_once(conn: Connection, other: Connection
 
     assert (first.code, second.code) == (ReportCode.RECORDED, ReportCode.ALREADY_RECORDED)
     assert await counts(conn, "outcomes", "deliveries") == {"outcomes": 1, "deliveries": 1}
+
+
+SLEEP = Sleep(name="s", seconds=600.0)
+QUESTION = AskApproval(name="s", request_id="r", title=None, url=None, expires_seconds=60.0)
+
+
+@pytest.mark.parametrize("opened", [SLEEP, QUESTION])
+async def test_what_is_opened_in_the_moment_of_the_end_is_closed_with_it(
+    conn: Connection, other: Connection, observer: Connection, made: Made, opened: Sleep | AskApproval
+) -> None:
+    """It is committed after the end has looked, and before it has the row: then it looks again."""
+
+    async def open_(own: Connection) -> None:
+        await steps(own, made, opened)
+
+    async def raced(own: Connection) -> Recorded:
+        with pytest.raises(Raced):
+            await report(own, made.fence)
+        assert not await ended(observer, made.id)
+        return await report(own, made.fence)
+
+    _, answer = await race(conn, other, observer, first=open_, second=raced)
+
+    assert answer == recorded(Status.SUCCEEDED)
+    assert await all_rows(conn, "select 1 from steps where status = 'pending' or awaited") == []
+    assert await all_rows(conn, "select 1 from approvals where status = 'pending'") == []
+
+
+async def test_a_success_in_the_moment_of_a_cancel(conn: Connection, other: Connection, observer: Connection) -> None:
+    """It was seen without a flag, and has one when it is to end: the flag decides, and nobody is told twice."""
+    made = await make_execution(conn, "running", webhooks=(webhook(),))
+
+    async def flag(own: Connection) -> None:
+        await cancel.request(own, [made.id], reason="enough", make_id=make_id)
+
+    _, answer = await race(conn, other, observer, first=flag, second=lambda c: report(c, made.fence))
+
+    assert answer == recorded(Status.CANCELLED, ReportCode.DISCARDED)
+    assert await counts(conn, "outcomes", "deliveries") == {"outcomes": 1, "deliveries": 1}
+
+
+async def test_a_success_takes_along_what_its_row_has_become(
+    conn: Connection, other: Connection, observer: Connection, made: Made
+) -> None:
+    """Its progress was told in the moment of its end: the outcome has it."""
+
+    async def advance(own: Connection) -> None:
+        await log.append(own, [log.Progress(fence=made.fence, progress=b'{"done":3}')])
+
+    await race(conn, other, observer, first=advance, second=lambda c: report(c, made.fence))
+
+    assert (await outcome_row(conn, made.id))["progress"] == b'{"done":3}'
+
+
+async def test_an_end_has_one_moment(conn: Connection) -> None:
+    """The outcome, its event and what is told of it: that of the look, after which nobody has written the row."""
+    made = await make_execution(conn, "running", webhooks=(webhook(),))
+    await report(conn, made.fence)
+    [[finished_at, at, body]] = await all_rows(
+        conn,
+        """
+        select o.finished_at, e.at, d.body
+        from outcomes o
+        join events e on e.execution_id = o.id and e.type = 'execution.completed'
+        join deliveries d on d.execution_id = o.id
+        """,
+    )
+
+    assert finished_at == at
+    assert json.loads(body)["completed_at"] == moment(finished_at)
 
 
 async def test_a_batch_of_everything(conn: Connection) -> None:

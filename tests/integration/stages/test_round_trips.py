@@ -8,11 +8,25 @@ from collections.abc import Awaitable
 import pytest
 
 from controlplane.domain.delivery import DeliveryState
-from controlplane.domain.lease import Beat
+from controlplane.domain.lease import Beat, Verdict
 from controlplane.postgres.pool import Connection, open_pool
-from controlplane.stages import checkpoint, deliver, renew, submit
+from controlplane.stages import checkpoint, complete, deliver, renew, submit
 from tests.integration.stages.test_deliver import REFUSED, sent, walk
-from tests.make import STOCK, accept, append, lease, make_execution, make_session, put, report, submission, webhook
+from tests.make import (
+    STOCK,
+    a_report,
+    accept,
+    append,
+    lease,
+    make_execution,
+    make_id,
+    make_session,
+    no_jitter,
+    put,
+    report,
+    submission,
+    webhook,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -56,18 +70,19 @@ async def test_a_claim_is_two(conn: Connection) -> None:
     assert await asked(conn, lease(conn, session)) == 2
 
 
-async def test_an_end_is_four(conn: Connection) -> None:
-    """Begin, the lock, the end and commit, with nothing to close and nobody to tell."""
-    made = await make_execution(conn, "running")
+async def test_an_end_is_two(conn: Connection) -> None:
+    """A look at what ends and whom to tell, and the end, with what they are owed."""
+    made = [await make_execution(conn, "running", webhooks=webhooks) for webhooks in ((), (webhook(), webhook()))]
+    batch = [a_report(one.fence) for one in made]
 
-    assert await asked(conn, report(conn, made.fence)) == 4
+    assert await asked(conn, complete.report(conn, batch, make_id=make_id, jitter=no_jitter)) == 2
 
 
-async def test_an_end_that_is_told_is_five(conn: Connection) -> None:
-    """Whom to tell is read before, and what they are owed is written with the end."""
+async def test_an_end_that_somebody_waits_for_is_a_transaction(conn: Connection) -> None:
+    """A failure is locked first: whom it had asked, and who had asked for it, end or go on with it."""
     made = await make_execution(conn, "running", webhooks=(webhook(), webhook()))
 
-    assert await asked(conn, report(conn, made.fence)) == 5
+    assert await asked(conn, report(conn, made.fence, verdict=Verdict.FAILED)) == 6
 
 
 async def test_a_submit_that_is_waited_for_is_one(conn: Connection) -> None:
