@@ -33,13 +33,13 @@ Owed = tuple[DeliveryId, asyncpg.Record, Settlement]
 
 # All that an end writes of most executions, in one statement: it leaves the queue, its outcome and its event are there,
 # and nobody waits for an answer any more (here and not when it is read: whatever lists what is pending shall never see
-# what is over). The caller's lock came before, so this sees every step and question that there will ever be. Those who
-# are not in the queue at that attempt get nothing, and nobody is told of them. No ON CONFLICT: the primary key of
-# `outcomes` makes a second end an error, never a second answer.
+# what is over). Those who are not in the queue at that attempt get nothing, and nobody is told of them. No ON CONFLICT:
+# the primary key of `outcomes` makes a second end an error, never a second answer.
 #
-# Without a lock before, `version` says which version of the row was seen: nobody has written it since. Who held it
-# meanwhile without writing it may have left a step or a question behind, which this sees only through `has_open`; it
-# ends with a division by zero then, so that nothing of it stays.
+# After a lock by the caller this sees every step and question that there will ever be. Without one, `version` says
+# which version of the row was seen: nobody has written it since. Who held it meanwhile without writing it may have left
+# a step or a question behind, which this sees only through `has_open`; it ends with a division by zero then, so that
+# nothing of it stays.
 END = """
 with item as (
   select *
