@@ -179,23 +179,40 @@ returning execution_id, request_id, attempt, node_id, status, url, callback_url,
 """
 
 # A process that asks again after it was told waits again, so it is told again. A callback that is being sent right now
-# may have come too early: the next number fences whoever sends it, and it goes out once more.
+# may have come too early: it goes out once more, under the next number, and how this one ended nobody will know. The
+# row is held before it is written, so that nobody begins to send it in between.
 PLAN_CALLBACK = """
-insert into deliveries (
-  bucket, id, namespace, execution_id, webhook_n, event, host, url, body, state, attempts_max, next_at, created_at
+with was as materialized (
+  select id, namespace, attempt, state
+  from deliveries
+  where bucket = $1
+    and execution_id = $4
+    and webhook_n = $5
+    and event = $6
+  for update
+),
+planned as (
+  insert into deliveries (
+    bucket, id, namespace, execution_id, webhook_n, event, host, url, body, state, attempts_max, next_at, created_at
+  )
+  select $1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', $10, clock(), clock()
+  from (select count(*) from was) as held
+  on conflict (bucket, execution_id, webhook_n, event) do update
+  set host = excluded.host,
+    url = excluded.url,
+    body = excluded.body,
+    state = 'pending',
+    charged = 0,
+    unknown = 0,
+    next_at = clock(),
+    lease_until = null,
+    settled_at = null
 )
-select $1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', $10, clock(), clock()
-on conflict (bucket, execution_id, webhook_n, event) do update
-set host = excluded.host,
-  url = excluded.url,
-  body = excluded.body,
-  state = 'pending',
-  attempt = deliveries.attempt + case when deliveries.state = 'leased' then 1 else 0 end,
-  charged = 0,
-  unknown = 0,
-  next_at = clock(),
-  lease_until = null,
-  settled_at = null
+insert into delivery_attempts (bucket, delivery_id, attempt, namespace, outcome, error, at)
+select $1, id, attempt, namespace, 'unknown', 'its process asked again before the answer was known', clock()
+from was
+where state = 'leased'
+on conflict (bucket, delivery_id, attempt) do nothing
 """
 
 READ_STATUS = """

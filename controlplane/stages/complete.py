@@ -101,8 +101,7 @@ async def report(
     handed back; leased → waiting when it only waits. Guard: the row is locked, and the attempt must still hold its
     lease. A report without a lease gets what was recorded for this very attempt (a repeat after a lost answer), else
     `lease_lost`; nothing changes.
-    Raises: per item StepNotFound, when it waits for a step that is not there. Raced, of all, when a step was begun, or
-    people were asked, in the moment of the end.
+    Raises: per item StepNotFound, when it waits for a step that is not there.
     """
     answers: dict[Fence, Recorded | ControlPlaneError] = {}
     for bucket, part in by_bucket(batch, lambda item: item.fence.execution_id):
@@ -118,8 +117,8 @@ async def report(
 async def _succeed(
     conn: Connection, bucket: int, part: list[Report], make_id: finish.MakeId
 ) -> dict[Fence, Recorded | ControlPlaneError]:
-    """What most reports come to: a success that nobody stands in the way of ends in two round trips, and no lock waits
-    for either. Whatever is not so plain is left to `_report`."""
+    """What most reports come to: a success that nothing stands in the way of ends in two round trips, and no lock is
+    held between them. Whatever is not so plain, or has become otherwise meanwhile, is left to `_report`."""
     if not part:
         return {}
     seen = await finish.look(conn, bucket, [item.fence.execution_id for item in part])

@@ -25,7 +25,7 @@ from controlplane.errors import (
     NotItsNode,
 )
 from controlplane.postgres.pool import Connection
-from controlplane.reads import approvals, deliveries
+from controlplane.reads import approvals, deliveries, verify
 from controlplane.stages import approve, cancel, deliver, expire, wait
 from controlplane.stages.approve import Answered, Question
 from controlplane.stages.deliver import Due, Sent
@@ -384,11 +384,28 @@ async def test_asked_again_while_it_is_being_told(conn: Connection, made: Made) 
     await decide(conn, made)
     [due] = await claim(conn)
     await ask(conn, made)
+    settles = [Sent(due=due, attempt=OK, state=DeliveryState.DELIVERED, wait_seconds=0)]
+    before = await deliver.settle(conn, settles)
+    [again] = await claim(conn)
+    after = await deliver.settle(conn, settles)
+
+    assert (again.id, again.attempt) == (due.id, 2)
+    assert [type(one) for one in (*before, *after)] == [LeaseLost] * 2
+    assert await all_rows(conn, "select attempt, outcome from delivery_attempts") == [(1, "unknown")]
+    assert await conn.fetch(verify.ATTEMPTS_ARE_COUNTED, 0) == []
+
+
+async def test_asked_again_in_the_moment_in_which_it_begins_to_be_told(
+    conn: Connection, other: Connection, observer: Connection, made: Made
+) -> None:
+    """Whoever takes it first has it: the other waits, or finds it as it has become."""
+    await ask(conn, made)
+    await decide(conn, made)
+    await race(conn, other, observer, first=claim, second=lambda own: ask(own, made))
     [again] = await claim(conn)
 
-    assert (again.id, again.attempt) == (due.id, 3)
-    late = await deliver.settle(conn, [Sent(due=due, attempt=OK, state=DeliveryState.DELIVERED, wait_seconds=0)])
-    assert [type(one) for one in late] == [LeaseLost]
+    assert again.attempt == 2
+    assert await conn.fetch(verify.ATTEMPTS_ARE_COUNTED, 0) == []
 
 
 async def test_a_later_attempt_asks_something_else(conn: Connection, made: Made) -> None:
