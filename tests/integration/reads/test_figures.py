@@ -28,7 +28,7 @@ from generate_series(1, $1::int)
 """
 FAILED = """
 insert into outcomes (bucket, id, namespace, status, attempt, failures, started_at, finished_at)
-select 0, made_id('e', n), 1, 'failed', 1, 1, clock(), clock()
+select 0, uuid_floor(clock() - n * interval '1 second'), 1, 'failed', 1, 1, clock(), clock()
 from generate_series(1, $1::int) as n
 """
 
