@@ -182,7 +182,7 @@ inline report(x, a, lease, verdict, answer) { /* complete.report */
         :: else -> finish(x, at, verdict)
         fi;
         answer = recorded
-      :: else /* Raced, or written since it was seen: it goes another way when it is said again */
+      :: else /* Raced, or written since it was seen: nothing of it stays, and it is done again, with a lock */
       fi
     :: !live -> /* complete.READ_RETRIED, complete.READ_OUTCOMES */
       if
