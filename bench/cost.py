@@ -34,6 +34,7 @@ from pathlib import Path
 
 import asyncpg
 import httpx
+import uvloop
 from http1 import Connection, load, post
 from lifecycle import BODY, node, register, server
 from proc import children
@@ -70,7 +71,7 @@ def main() -> None:
     trees = [HERE.parent] if options.beside is None else [HERE.parent, options.beside.absolute()]
     with contextlib.ExitStack() as stack:
         benches = [stack.enter_context(bench(tree, options)) for tree in trees]
-        asyncio.run(measure(benches, options))
+        uvloop.run(measure(benches, options))
 
 
 async def measure(benches: list[Bench], options: argparse.Namespace) -> None:

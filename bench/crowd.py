@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import uvloop
 from http1 import Connection, post
 from proc import open_files
 
@@ -228,4 +229,4 @@ def _answer(asked: IO[str], counts: Counter[str]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    uvloop.run(main())

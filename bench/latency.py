@@ -28,6 +28,7 @@ from pathlib import Path
 from uuid import UUID
 
 import asyncpg
+import uvloop
 from http1 import Connection, get, post
 from lifecycle import POSTGRES, node, server
 from record import Record, keeping, p99
@@ -136,12 +137,12 @@ class Bench:
         async with self._connection() as connection:
             one.sent = time.time()
             status, answer = await connection.request(post("/api/v1/execute/async/bench.mark"), encoded)
-            one.answered = time.time()
+            one.answered = connection.came
             if status != 202:
                 raise RuntimeError(f"{status}: {answer[:300]!r}")
             id_ = json.loads(answer)["execution_id"]
             status, answer = await connection.request(get(f"/api/v1/executions/{id_}?wait_seconds={WAIT_SECONDS}"), b"")
-            one.read = time.time()
+            one.read = connection.came
         found = json.loads(answer)
         if found["status"] != "succeeded":
             raise RuntimeError(f"{status}: {answer[:300]!r}")
@@ -249,7 +250,7 @@ def main() -> None:
         postgres = stack.enter_context(EmbeddedPostgres(Path(folder) / "postgres", settings=POSTGRES))
         port = stack.enter_context(server(postgres.dsn, Path(folder), LOOPBACK))
         stack.enter_context(node(port, Path(folder)))
-        asyncio.run(measure(record, postgres.dsn, port, options))
+        uvloop.run(measure(record, postgres.dsn, port, options))
     for what, which, most in BARS_MS:
         name = f"{options.rate:g}/s: {what}, {which}"
         record.bar(f"{name} (ms)", record.median(name), at_most=most)

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import asyncpg
 import httpx
+import uvloop
 from http1 import load, post
 from record import Record, keeping, p99
 
@@ -97,13 +98,13 @@ def main() -> None:
         record.add(RAW_OF_50, "per second", *pgbench(postgres, CYCLE_OF_50, 50, 4, options))
         port = stack.enter_context(server(postgres.dsn, Path(folder)))
         register(port)
-        rates, latencies = asyncio.run(measure_submits(postgres.dsn, port, options))
+        rates, latencies = uvloop.run(measure_submits(postgres.dsn, port, options))
         record.add(SUBMITS, "per second", *rates)
         record.add("submits: p50", "ms", *[statistics.median(took) * 1000 for took in latencies])
         record.add("submits: p99", "ms", *[p99(took) * 1000 for took in latencies])
-        record.add(BATCHED, "per second", *asyncio.run(measure_batches(postgres.dsn, port, options)))
+        record.add(BATCHED, "per second", *uvloop.run(measure_batches(postgres.dsn, port, options)))
         with node(port, Path(folder)):
-            record.add(LIVES, "per second", *asyncio.run(measure_lifecycles(postgres.dsn, port, options)))
+            record.add(LIVES, "per second", *uvloop.run(measure_lifecycles(postgres.dsn, port, options)))
     raw, of_50 = record.ratio(LIVES, RAW), record.ratio(LIVES, RAW_OF_50)
     record.notes.append(f"Lifecycles over HTTP are {raw:.2f} of the raw limit and {of_50:.2f} of the batched one.")
     record.bar("executions per second in batches", record.median(BATCHED), at_least=BATCHED_PER_SECOND_MIN)

@@ -80,9 +80,9 @@ def main() -> None:
             for workers in (1, options.workers):
                 with server(postgres.dsn, Path(folder), {"CONTROLPLANE_WORKERS": str(workers)}) as port:
                     register(port)
-                    asyncio.run(measure_lines(record, postgres.dsn, port, workers, options))
+                    uvloop.run(measure_lines(record, postgres.dsn, port, workers, options))
         port = stack.enter_context(server(postgres.dsn, Path(folder)))
-        asyncio.run(measure_submits(record, postgres.dsn, port, Path(folder), options))
+        uvloop.run(measure_submits(record, postgres.dsn, port, Path(folder), options))
     says = f"lines per second, {options.workers} workers"
     record.bar(says, record.median(_answered(options.workers)), at_least=LINES_PER_SECOND_MIN)
     # Without this one a server that took fewer lines would look as if they cost nothing.

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import asyncpg
 import httpx
+import uvloop
 from http1 import Connection, post
 from lifecycle import BODY, POSTGRES, register, server
 from record import Record, keeping, p99
@@ -89,7 +90,7 @@ def main() -> None:
             command=f"make bench-pinned ARGS='--seconds {options.seconds:g} --rounds {options.rounds}'",
             settings=POSTGRES | {"seconds": options.seconds, "load": options.load, "readers": READERS},
         )
-        asyncio.run(measure(postgres.dsn, port, options, record))
+        uvloop.run(measure(postgres.dsn, port, options, record))
     record.tell(options.json)
 
 

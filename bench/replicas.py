@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
+import uvloop
 from crowd import Crowd, crowd
 from http1 import Connection, for_seconds, load, post
 from lifecycle import BODY, POSTGRES, execute, node, register, server
@@ -121,8 +122,8 @@ def measure_lives(place: Place, options: argparse.Namespace, record: Record) -> 
             with contextlib.ExitStack() as stack:
                 ports = [stack.enter_context(pair(place, f"{n}")) for n in range(count)]
                 asyncio.run(_until_processes(place.postgres.dsn, count))
-                asyncio.run(lives(place.postgres.dsn, ports, WARM_REQUESTS))
-                record.add(name, "per second", asyncio.run(lives(place.postgres.dsn, ports, options.seconds)))
+                uvloop.run(lives(place.postgres.dsn, ports, WARM_REQUESTS))
+                record.add(name, "per second", uvloop.run(lives(place.postgres.dsn, ports, options.seconds)))
     record.bar("two servers and two nodes to one of each", record.ratio(TWO, ONE), at_least=0.95)
 
 
@@ -224,7 +225,7 @@ def measure_readers(place: Place, options: argparse.Namespace, record: Record) -
     with server(place.postgres.dsn, folder) as port:
         register(port)
         with node(port, folder):
-            asyncio.run(steady(port, 2.0, options.rate))
+            uvloop.run(steady(port, 2.0, options.rate))
             alone = follow(place, port, None, options, record)
             with crowd("readers", options.readers, port, folder) as readers:
                 read = follow(place, port, readers, options, record)
@@ -243,7 +244,7 @@ def follow(place: Place, port: int, readers: Crowd | None, options: argparse.Nam
         frames = 0 if readers is None else readers.counts()["frames"]
         events, read_to = asyncio.run(_ask(dsn, "select count(*) from events")), place.log.stat().st_size
         cpu, began = cpu_seconds(pid) + cpu_seconds(place.postmaster), time.perf_counter()
-        asyncio.run(steady(port, options.watch_seconds, options.rate))
+        uvloop.run(steady(port, options.watch_seconds, options.rate))
         asyncio.run(_until_empty(dsn))
         events = asyncio.run(_ask(dsn, "select count(*) from events")) - events
         if readers is not None:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import asyncpg
+import uvloop
 from crowd import crowd
 from http1 import load
 from lifecycle import BODY, POSTGRES, node, register, server
@@ -80,7 +81,7 @@ def measure_growth(place: Place, options: argparse.Namespace, record: Record) ->
         pid = server_pid(port)
         record.add("server without work", "MB", pss_mb(pid))
         with node(port, folder):
-            points = asyncio.run(grow(place.postgres.dsn, port, pid, options.lifecycles))
+            points = uvloop.run(grow(place.postgres.dsn, port, pid, options.lifecycles))
     warm = [point for point in points if point[1] >= options.warm * options.lifecycles]
     record.add("lifecycles/s", "per second", points[-1][1] / points[-1][0])
     record.add("server over the lifecycles", "MB", *[size for _, _, size in points])

@@ -41,6 +41,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
 import asyncpg  # noqa: E402
+import uvloop  # noqa: E402
 from http1 import for_seconds, load, post  # noqa: E402
 from installs import PEERS, Absent, Peer, environment, last_words, redis_server  # noqa: E402
 from lifecycle import BODY, POSTGRES, free_port, node, register, running, server, until_ready  # noqa: E402
@@ -159,12 +160,12 @@ def ours(ground: Ground, processes: int) -> None:
     settings = {"CONTROLPLANE_WORKERS": str(processes)}
     with database(ground) as dsn, server(dsn, ground.folder, settings) as port:
         register(port)
-        rate = asyncio.run(submits(ground, port, "/api/v1/execute/async/bench.echo"))
+        rate = uvloop.run(submits(ground, port, "/api/v1/execute/async/bench.echo"))
         ground.tally.add(OURS, SUBMITS, rate, processes=processes)
         asyncio.run(execute(dsn, "truncate queue"))
         with node(port, ground.folder):
             until_quiet()
-            ground.tally.add(OURS, LIVES, asyncio.run(lives(ground, port, dsn)), processes=processes)
+            ground.tally.add(OURS, LIVES, uvloop.run(lives(ground, port, dsn)), processes=processes)
 
 
 def naive(ground: Ground, processes: int) -> None:
@@ -175,7 +176,7 @@ def naive(ground: Ground, processes: int) -> None:
         with running(command, os.environ | {"DATABASE_URL": dsn}, ground.folder / "naive.log"):
             until_ready(port, "/readyz", lambda answer: answer.status_code == 200)
             for name, path in ((NAIVE, "/kept/bench.echo"), (NO_DATABASE, "/unkept/bench.echo")):
-                rate = asyncio.run(submits(ground, port, path))
+                rate = uvloop.run(submits(ground, port, path))
                 ground.tally.add(name, SUBMITS, rate, processes=processes)
 
 
