@@ -83,7 +83,8 @@ def main() -> None:
 async def stages(dsn: str, session_id: str, options: argparse.Namespace) -> Took:
     """The stages by themselves, through one connection."""
     pool = await open_pool(dsn, size=1, name="flush")
-    pid = await pool.fetchval("select pg_backend_pid()")
+    async with pool.acquire() as conn:
+        pid = conn.get_server_pid()
     ids = IdMaker(lambda: time.time_ns() // 1_000_000, random.getrandbits)
     session = Session(
         id=SessionId(read("ses", session_id, where="session")),

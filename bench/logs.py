@@ -4,8 +4,8 @@
 
 Everything shares the machine: load generators, server, PostgreSQL (fsync and synchronous_commit on). A line is answered
 before it is written; how many of those that were answered stand in the database afterwards is counted, of a server with
-one process and of one with `--workers`, in turns. Submits are measured with one process, alone and beside `--pace`
-lines per second, which another process sends so that the one that measures is not slowed down by them itself:
+one process and of one with `--workers`, in turns. Submits are measured with the latter, alone and beside `--pace` lines
+per second, which another process sends so that the one that measures is not slowed down by them itself:
 `--submits` per second at a steady pace, and 8 callers who submit again as soon as they are answered. The latter take
 all that the server has, so that whatever runs beside them costs them time. The last line is JSON.
 """
@@ -81,7 +81,7 @@ def main() -> None:
                 with server(postgres.dsn, Path(folder), {"CONTROLPLANE_WORKERS": str(workers)}) as port:
                     register(port)
                     uvloop.run(measure_lines(record, postgres.dsn, port, workers, options))
-        port = stack.enter_context(server(postgres.dsn, Path(folder)))
+        port = stack.enter_context(server(postgres.dsn, Path(folder), {"CONTROLPLANE_WORKERS": str(options.workers)}))
         uvloop.run(measure_submits(record, postgres.dsn, port, Path(folder), options))
     says = f"lines per second, {options.workers} workers"
     record.bar(says, record.median(_answered(options.workers)), at_least=LINES_PER_SECOND_MIN)

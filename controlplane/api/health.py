@@ -100,8 +100,8 @@ def _look(lane: Lane[Any, Any]) -> LaneLook:
 async def _checks(request: Request) -> dict[str, bool]:
     doors = doors_of(request)
     try:
-        async with asyncio.timeout(READY_SECONDS):
-            await doors.pool.execute(PING)
+        async with asyncio.timeout(READY_SECONDS), doors.pool.acquire() as conn:
+            await conn.execute(PING)
         database = True
     except PASSING:
         database = False

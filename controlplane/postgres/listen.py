@@ -181,7 +181,8 @@ class Hints:
             if len(payload.encode()) > PAYLOAD_MAX:
                 payload = SEPARATOR.join((self._origin, EVERYTHING))
             with contextlib.suppress(asyncpg.PostgresError, *PASSING):  # a hint that is lost costs one poll
-                await self._pool.execute(NOTIFY, CHANNEL, payload)
+                async with self._pool.acquire() as conn:
+                    await conn.execute(NOTIFY, CHANNEL, payload)
             await asyncio.sleep(NOTIFY_EVERY_SECONDS)
 
     async def _listen(self, dsn: str) -> None:

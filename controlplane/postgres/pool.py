@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
 from typing import TypeAlias, TypeVar
 
 import asyncpg
@@ -14,8 +16,8 @@ from asyncpg.pool import PoolConnectionProxy
 from controlplane.errors import DatabaseFull, DatabaseUnavailable
 
 # Text, because asyncpg's classes take no parameters at run time.
+Pooled: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
-Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 Result = TypeVar("Result")
 
@@ -33,6 +35,9 @@ TRY_SHARE = 2 / 3
 `try_seconds`, for it may only be slow."""
 RELEASE_SECONDS = 1.0
 """How long a call that was given up may take to be ended by the server, until its connection is thrown away."""
+KEPT_MAX = 4
+KEPT_SECONDS = 60.0
+"""How long a connection is lent again and again until it goes back to asyncpg once, which looks how old it is."""
 
 PING = "select 1"
 CONFIRM = "select pg_logical_emit_message(true, 'controlplane', '')"
@@ -70,6 +75,114 @@ PASSING = (
 DEAF = (TimeoutError, asyncpg.ReadOnlySQLTransactionError)
 
 
+class Pool:
+    """asyncpg's pool, and before it a few connections that are kept at hand.
+
+    To take one from there and to give it back costs this process more than a small statement does: a task of its own,
+    for there may be something to wait for. One that comes back clean while nobody waits for any is lent to the next
+    call as it is. Whatever else comes back goes to asyncpg, which mends it, replaces it, or closes what is idle.
+    """
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        self._pool = pool
+        self._kept: deque[tuple[Pooled, float]] = deque()
+        """The one that was used last comes last; with the moment in which it was taken from asyncpg."""
+        self._waiting = 0
+        self._expired_at = float("-inf")
+
+    def acquire(self, *, timeout: float | None = None) -> Lent:
+        """A connection for as long as `async with` lasts; at most `timeout` seconds are waited for it."""
+        return Lent(self, timeout)
+
+    def get_size(self) -> int:
+        return self._pool.get_size()
+
+    def get_idle_size(self) -> int:
+        return self._pool.get_idle_size() + sum(_is_clean(conn) for conn, _ in self._kept)
+
+    def get_max_size(self) -> int:
+        return self._pool.get_max_size()
+
+    def is_closing(self) -> bool:
+        return self._pool.is_closing()
+
+    async def expire_connections(self) -> None:
+        """Use none of those any more that are open now."""
+        self._expired_at = _now()
+        kept, self._kept = self._kept, deque()
+        for conn, _ in kept:
+            if _is_clean(conn):
+                conn.terminate()
+        await self._pool.expire_connections()
+
+    async def close(self) -> None:
+        """Wait for what is lent, then say goodbye to the database."""
+        while self._kept:
+            await self._release(self._kept.pop()[0])
+        await self._pool.close()
+
+    def terminate(self) -> None:
+        self._kept.clear()
+        self._pool.terminate()
+
+    async def take(self, timeout: float | None) -> tuple[Pooled, float]:
+        """A connection, and since when it is out of asyncpg's hands."""
+        while self._kept:
+            conn, since = self._kept.pop()
+            if _is_clean(conn):
+                return conn, since
+            await self._release(conn)
+        self._waiting += 1
+        try:
+            return await self._pool.acquire(timeout=timeout), _now()
+        finally:
+            self._waiting -= 1
+
+    async def give_back(self, conn: Pooled, since: float, *, clean: bool) -> None:
+        over = max(self._expired_at, _now() - KEPT_SECONDS)
+        at_hand = len(self._kept) < KEPT_MAX and not self._waiting and not self.is_closing()
+        if clean and at_hand and since > over and _is_clean(conn):
+            self._kept.append((conn, since))
+        else:
+            await self._release(conn)
+        if self._kept and self._kept[0][1] <= over:  # the one that has not been used for the longest
+            await self._release(self._kept.popleft()[0])
+
+    async def _release(self, conn: Pooled) -> None:
+        await self._pool.release(conn, timeout=RELEASE_SECONDS)
+
+
+class Lent:
+    """A connection of a pool, from `async with` to its end."""
+
+    __slots__ = ("_conn", "_pool", "_since", "_timeout")
+
+    def __init__(self, pool: Pool, timeout: float | None) -> None:
+        self._pool = pool
+        self._timeout = timeout
+
+    async def __aenter__(self) -> Pooled:
+        self._conn, self._since = await self._pool.take(self._timeout)
+        return self._conn
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._pool.give_back(self._conn, self._since, clean=kind is None)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _is_clean(conn: Pooled) -> bool:
+    """Whether it can be lent as it is. One that was closed has gone back by itself, and says so as an error."""
+    try:
+        return not conn.is_closed() and not conn.is_in_transaction()
+    except asyncpg.InterfaceError:
+        return False
+
+
 async def open_pool(
     dsn: str,
     *,
@@ -86,7 +199,7 @@ async def open_pool(
     said = False
     while True:
         try:
-            return await asyncpg.create_pool(
+            pool = await asyncpg.create_pool(
                 dsn,
                 min_size=1,
                 max_size=size,
@@ -97,6 +210,7 @@ async def open_pool(
                 reset=_as_it_is,
                 server_settings={"application_name": name} if pooler else {"application_name": name, **settings},
             )
+            return Pool(pool)
         except PASSING as error:
             if not wait or isinstance(error, asyncpg.InvalidCatalogNameError):
                 raise
@@ -173,22 +287,21 @@ async def _try(
 ) -> Result:
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
-    conn = await pool.acquire(timeout=seconds)
-    # The server is asked to end what takes too long, and its transaction; one that does not even hear is left.
-    leave = loop.call_at(until + RELEASE_SECONDS, conn.terminate)
-    try:
-        async with asyncio.timeout_at(until):
-            result = await call(conn)
-            if repeated:
-                await confirm(conn)
-            return result
-    except DEAF as error:
-        log.warning("database.deaf", extra={"error": repr(error)})
-        await pool.expire_connections()
-        raise
-    finally:
-        leave.cancel()
-        await pool.release(conn, timeout=RELEASE_SECONDS)
+    async with pool.acquire(timeout=seconds) as conn:
+        # The server is asked to end what takes too long, and its transaction; one that does not even hear is left.
+        leave = loop.call_at(until + RELEASE_SECONDS, conn.terminate)
+        try:
+            async with asyncio.timeout_at(until):
+                result = await call(conn)
+                if repeated:
+                    await confirm(conn)
+                return result
+        except DEAF as error:
+            log.warning("database.deaf", extra={"error": repr(error)})
+            await pool.expire_connections()
+            raise
+        finally:
+            leave.cancel()
 
 
 async def outlast(call: Callable[[], Awaitable[object]]) -> None:

@@ -15,12 +15,16 @@ import pytest
 HERE = Path(__file__).parent
 
 
-@pytest.fixture
-def start(double) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+@pytest.fixture(params=["uvloop", "asyncio"])
+def start(double, request, tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """On either loop: uvloop is an extra that is here, and hidden for the other."""
     started: list[subprocess.Popen[str]] = []
+    if request.param == "asyncio":
+        (tmp_path / "uvloop.py").write_text("raise ImportError")
 
     def run(script: str, **env: str) -> subprocess.Popen[str]:
-        known = {"AGENTFIELD_SERVER": double.url, "SERVER": double.url, "DRAIN": "10"}
+        path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        known = {"AGENTFIELD_SERVER": double.url, "SERVER": double.url, "DRAIN": "10", "PYTHONPATH": path}
         process = subprocess.Popen(
             [sys.executable, str(HERE / script)], env=os.environ | known | env, stderr=subprocess.PIPE, text=True
         )

@@ -68,6 +68,7 @@ UNUSED = "nobody calls it but a test"
 PAUSE = "a pause between two tries, after which the same is asked again"
 BUG = "only after an error that nobody foresaw: a pause, and then the next tick"
 CHANCE = "only where something is under way at the very moment, which cannot be arranged from outside"
+DEAF = "only where a connection does not even hear: tests/chaos/test_ways.py"
 NO_EXECUTION = "only outside of an execution, where nothing is kept between two runs of a program"
 
 EXCEPTIONS: dict[str, str] = {
@@ -118,7 +119,9 @@ EXCEPTIONS: dict[str, str] = {
     "daemons.pusher:Pusher._write_down#4": CHANCE,
     "outbound.exchange:_talk#2": "only where a kept connection is closed just when it is used: it is asked again",
     "postgres.lane:Lane.close#1": CHANCE,
-    "postgres.pool:_try#6": "only where a connection does not even hear: tests/chaos/test_ways.py",
+    "postgres.pool:Pool.expire_connections": DEAF,
+    "postgres.pool:Pool.give_back#2": "only for what nobody used for a minute: tests/integration/postgres/test_pool.py",
+    "postgres.pool:_try#7": DEAF,
     "postgres.pool:outlast#2": PAUSE,
     "postgres.lane:Lane._part": "only for a value that the database cannot take, which the door refuses",
     "postgres.lane:Lane._settle#2": "only for a value that the database cannot take, which the door refuses",

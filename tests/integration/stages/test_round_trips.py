@@ -103,20 +103,25 @@ async def test_a_checkpoint_is_one(conn: Connection) -> None:
 
 async def test_a_connection_goes_back_without_a_word(database: str) -> None:
     """What one use leaves is found by the next: nothing was asked in between."""
-    async with await open_pool(database, size=1, name="test") as pool:
-        await pool.execute("set statement_timeout = '7s'")
+    pool = await open_pool(database, size=1, name="test")
+    async with pool.acquire() as conn:
+        await conn.execute("set statement_timeout = '7s'")
 
-        assert await pool.fetchval("show statement_timeout") == "7s"
+    async with pool.acquire() as conn:
+        assert await conn.fetchval("show statement_timeout") == "7s"
+    await pool.close()
 
 
 async def test_a_transaction_left_open_is_rolled_back(database: str) -> None:
     """Who forgets to end one must not hand it on."""
-    async with await open_pool(database, size=1, name="test") as pool:
-        async with pool.acquire() as conn:
-            await conn.execute("begin")
-            before = await conn.fetchval("select pg_current_xact_id()")
+    pool = await open_pool(database, size=1, name="test")
+    async with pool.acquire() as conn:
+        await conn.execute("begin")
+        before = await conn.fetchval("select pg_current_xact_id()")
 
-        assert await pool.fetchval("select pg_current_xact_id()") != before
+    async with pool.acquire() as conn:
+        assert await conn.fetchval("select pg_current_xact_id()") != before
+    await pool.close()
 
 
 async def test_beats_of_one_bucket_are_one(conn: Connection) -> None:

@@ -20,7 +20,7 @@ from controlplane_sdk.function import Function, ParentEnd, Serve, Served, names_
 from controlplane_sdk.logger import set_up
 from controlplane_sdk.memory import Memory
 from controlplane_sdk.node import Node
-from controlplane_sdk.process import leave, signals
+from controlplane_sdk.process import leave, new_loop, signals
 from controlplane_sdk.session import Session
 from controlplane_sdk.transport import server_url, standard_headers
 from controlplane_sdk.triggers import Cron, Webhook
@@ -263,8 +263,8 @@ class Agent:
         return asyncio.run_coroutine_threadsafe(work, connection.loop).result()
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain and return."""
-        loop = asyncio.new_event_loop()
+        """Serve until SIGTERM or SIGINT, then drain and return. On uvloop where it is installed."""
+        loop = new_loop()
         try:
             loop.run_until_complete(self.serve())
         finally:

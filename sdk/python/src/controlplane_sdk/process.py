@@ -9,6 +9,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+try:
+    import uvloop
+except ImportError:  # an extra, and not for every system
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+else:
+    new_loop = uvloop.new_event_loop
+
 LEFTOVER_SECONDS = 1.0
 
 _log = logging.getLogger("controlplane_sdk")
