@@ -245,5 +245,5 @@ async def _answer(agent: AgentDouble) -> None:
 
 async def _accepted(api: Api, execution_id: str) -> bool:
     """Whether it is written down that the agent has taken it."""
-    pool = api.app.state.doors.pool
-    return bool(await pool.fetchval(ACCEPTED, read_execution(execution_id)))
+    async with api.app.state.doors.pool.acquire() as conn:
+        return bool(await conn.fetchval(ACCEPTED, read_execution(execution_id)))
