@@ -28,6 +28,8 @@ class Connection(asyncio.Protocol):
 
     async def request(self, head: bytes, body: bytes) -> tuple[int, bytes]:
         """Send a request (`head` without Content-Length and the empty line) and read its answer."""
+        if self._transport.is_closing():  # while nobody waited for an answer, who would have been told
+            raise ConnectionResetError("it was closed before the request")
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
         return await self._answer
