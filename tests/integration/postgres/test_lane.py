@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from controlplane.errors import ControlPlaneError, DatabaseUnavailable, Invalid, LeaseLost, ShuttingDown
+from controlplane.postgres import lane as lanes
 from controlplane.postgres.lane import Lane, Raced
 from controlplane.postgres.pool import Connection, Pool
 from tests.make import tasks_begun
@@ -132,6 +133,44 @@ async def test_two_flushers_do_not_overtake_each_other_on_a_key(own_pool: Pool, 
 
     assert before == [[1], [2]]
     assert gate.batches == [[1], [2], [11]]
+
+
+async def test_one_flush_at_a_time(own_pool: Pool, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes while a flush is under way leaves after it, together, also where another could begin beside it."""
+    monkeypatch.setattr(lanes, "HELP_SECONDS", 10.0 * DEADLINE_SECONDS)
+    gate = Gate()
+    lane = Lane(own_pool, gate.flush, name="test", flushers=2)
+    calls = [asyncio.ensure_future(lane.put(1))]
+    await gate.entered.wait()
+    calls += [asyncio.ensure_future(lane.put(n)) for n in (2, 3)]
+    await settle_down()
+    gate.open.set()
+    await wait_for(asyncio.gather(*calls))
+
+    assert gate.batches == [[1], [2, 3]]
+
+
+async def test_what_is_held_up_holds_up_nothing_else(
+    own_pool: Pool, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a flush that has taken long already the next one begins when it comes, one after the other."""
+    monkeypatch.setattr(lanes, "HELP_SECONDS", 0.0)
+    held, free = Gate(), Gate()
+    free.open.set()
+
+    async def flush(conn: Connection, items: Sequence[int]) -> list[int | ControlPlaneError]:
+        return await (held if 1 in items else free).flush(conn, items)
+
+    lane = Lane(own_pool, flush, name="test", flushers=2)
+    first = asyncio.ensure_future(lane.put(1))
+    await held.entered.wait()
+    others = [await wait_for(asyncio.ensure_future(lane.put(n))) for n in (2, 3)]
+    before = first.done()
+    held.open.set()
+
+    assert (others, before) == ([-2, -3], False)
+    assert await wait_for(first) == -1
+    assert await kept() == [1, 2, 3]
 
 
 async def test_an_item_with_two_keys_waits_for_both(own_pool: Pool, kept: Kept) -> None:
