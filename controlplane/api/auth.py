@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from controlplane.api import signin
 from controlplane.api.doors import CALLER, Doors
 from controlplane.api.fields import fields_of
-from controlplane.api.front import FOUND, Found, Shown, Table
+from controlplane.api.front import DOORS, FOUND, Found, Shown, Table
 from controlplane.api.operation import OPEN, READ, Operation
 from controlplane.api.problems import answer
 from controlplane.domain.key import ANYBODY, Caller, KeyScope, wanting
@@ -79,7 +79,7 @@ class Gate:
         fields = fields_of(scope)
         said = fields.get(b"x-api-key") or _bearer(fields.get(b"authorization", b""))
         in_query, ticket = _take_from_query(scope, QUERY_KEY), _take_from_query(scope, QUERY_TICKET)
-        doors: Doors = scope["app"].state.doors
+        doors: Doors = scope[DOORS]
         host = scope["client"][0] if scope.get("client") else ""
         if not said and streams:
             if ticket:
@@ -116,7 +116,7 @@ class Gate:
 
     async def _stream(self, caller: Caller, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer for as long as the key lets somebody in."""
-        doors: Doors = scope["app"].state.doors
+        doors: Doors = scope[DOORS]
         with doors.entrance.streaming(caller) as gone:
             answering = asyncio.ensure_future(self._app(scope, receive, send))
             over = asyncio.ensure_future(gone.wait())
@@ -133,6 +133,8 @@ class Gate:
 
 async def _known(scope: Scope, doors: Doors, said: bytes, host: str) -> Caller | None:
     """Whom a key lets in, or in its place the cookie of a browser that has shown one."""
+    if not said and not doors.entrance.closed:
+        return None
     caller = None if said else await signin.admit(scope, doors)
     return caller or await doors.entrance.admit(said, host=host)
 
@@ -160,8 +162,7 @@ def _check(caller: Caller, found: Found | None, otherwise: frozenset[KeyScope] |
 
 def _look_only(scope: Scope) -> None:
     """Whether a page may change anything here: neither keys nor other clients are meant. Raises: PagesReadOnly."""
-    doors: Doors = scope["app"].state.doors
-    if doors.ui_read_only and not signin.is_safe(scope) and signin.PAGE_HEADER in fields_of(scope):
+    if signin.PAGE_HEADER in fields_of(scope) and scope[DOORS].ui_read_only and not signin.is_safe(scope):
         raise PagesReadOnly(
             fix="Use the API, the command line or an SDK, or start the server without CONTROLPLANE_UI_READ_ONLY."
         )
@@ -194,7 +195,7 @@ def _bearer(header: bytes) -> bytes:
 def _take_from_query(scope: Scope, what: bytes) -> str:
     """The key or the ticket in the query, which nobody behind the gate sees or logs."""
     query: bytes = scope.get("query_string", b"")
-    if what not in query:
+    if not query or what not in query:
         return ""
     said = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     scope["query_string"] = urlencode([pair for pair in said if pair[0] != what.decode()]).encode()

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 import orjson
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from controlplane.api.fields import fields_of
 from controlplane.domain.payload import DEPTH_MAX, shallow
@@ -36,8 +36,13 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
     if length.isdigit() and int(length) > bytes_max:
         raise _too_large("body", bytes_max)
     chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
+    size, more = 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk: bytes = message.get("body", b"")
+        more = message.get("more_body", False)
         size += len(chunk)
         if size > bytes_max:
             raise _too_large("body", bytes_max)

@@ -64,9 +64,13 @@ class Catalogue:
     def _fresh(self) -> bool:
         return time.monotonic() - self._read_at <= FRESH_SECONDS
 
+    def known(self, namespace: int, target: str) -> Entry | None:
+        """The entry of this target, if it has been read a moment ago."""
+        return self._entries.get((namespace, target)) if self._fresh else None
+
     async def find(self, namespace: int, target: str) -> Entry:
         """The entry of this target. Raises TargetNotFound with the nearest names."""
-        if self._fresh and (known := self._entries.get((namespace, target))):
+        if known := self.known(namespace, target):
             return known
         entry = (await self.find_each(namespace, [target]))[target]
         if isinstance(entry, TargetNotFound):

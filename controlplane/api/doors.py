@@ -13,6 +13,7 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.websockets import WebSocket
 
+from controlplane.api.front import DOORS
 from controlplane.domain import topic
 from controlplane.domain.delivery import Attempt
 from controlplane.domain.execution import Accepted, Submission
@@ -250,7 +251,7 @@ class Doors:
 
 
 def doors_of(request: Request | WebSocket) -> Doors:
-    doors: Doors = request.app.state.doors
+    doors: Doors = request.scope[DOORS]
     return doors
 
 

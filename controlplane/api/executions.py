@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from controlplane.api.agentfield.workflow import owner_of
 from controlplane.api.audited import cancel_audited
 from controlplane.api.body import clean, decode, payload, read_body, read_form
 from controlplane.api.doors import CANCEL_TOPIC, EVENTS_TOPIC, Doors, asker_of, doors_of, namespace_of
-from controlplane.api.fields import field
+from controlplane.api.fields import field, fields_of
 from controlplane.api.links import linked
 from controlplane.api.operation import EXECUTE, EXECUTE_OR_OPERATE, READ, Operation
 from controlplane.api.paging import limit_of, query_instant, seconds, words
@@ -58,6 +58,7 @@ from controlplane.domain.limit import CONCURRENCY_MAX, KEY, LABEL_MAX, bucket_of
 from controlplane.domain.notice import milliseconds, moment
 from controlplane.domain.retry import RetryPolicy
 from controlplane.domain.step import NAME_MAX
+from controlplane.domain.value import value
 from controlplane.errors import ExecutionNotFound, Invalid, InvalidParameter, PayloadsHidden, WaitedTooLong
 from controlplane.postgres.lane import Lane
 from controlplane.reads import approvals, deliveries, executions
@@ -333,8 +334,10 @@ async def request_cancel(request: Request) -> Response:
 
 async def _accept(request: Request) -> tuple[Submission, Accepted, Entry, list[dict[str, str]]]:
     doors, namespace = doors_of(request), namespace_of(request)
-    target = targets.parse(request.path_params["target"])
-    entry = await doors.catalogue.find(namespace, str(target))
+    target = request.path_params["target"]
+    entry = doors.catalogue.known(namespace, target)  # whose name was looked at when it was registered
+    if entry is None:
+        entry = await doors.catalogue.find(namespace, str(targets.parse(target)))
     raw = await read_body(request, doors.limits.body_bytes_max)
     form = decode(raw or EMPTY, SubmitForm)
     caller = await caller_of(request, doors, namespace)
@@ -358,7 +361,7 @@ def lane_of(doors: Doors, submission: Submission) -> Lane[Submission, Accepted]:
     return doors.lanes.submit if submission.replay is None else doors.lanes.replay
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Caller:
     """In whose name work is asked for, as the headers say it: the same for everything that one request asks for."""
 
@@ -369,8 +372,11 @@ class Caller:
     parent: Parent | None
     session_key: str | None
     actor_key: str | None
-    warnings: tuple[dict[str, str], ...]
+    warnings: Sequence[dict[str, str]]
     sees: bool
+
+
+NO_PARENT = (None, None, None, ())
 
 
 class Keyed(NamedTuple):
@@ -388,17 +394,19 @@ class Keyed(NamedTuple):
 
 async def caller_of(request: Request, doors: Doors, namespace: int) -> Caller:
     """Who asks. Raises Invalid, ExecutionNotFound for a parent that there is not."""
-    run_id = _header(request, "x-run-id")
-    parent_id, parent_attempt, parent, warnings = await _parent(request, doors, namespace)
+    said = fields_of(request.scope)
+    run_id = _header(said, b"x-run-id")
+    named = _header(said, b"x-parent-execution-id")
+    parent_id, parent_attempt, parent, warnings = await _parent(doors, namespace, named, run_id) if named else NO_PARENT
     return Caller(
         namespace=namespace,
         run_id=run_id or (parent.run_id if parent else None),
         parent_id=parent_id,
         parent_attempt=parent_attempt,
         parent=parent,
-        session_key=_header(request, "x-session-id") or (parent.session_key if parent else None),
-        actor_key=_header(request, "x-actor-id") or (parent.actor_key if parent else None),
-        warnings=tuple(warnings),
+        session_key=_header(said, b"x-session-id") or (parent.session_key if parent else None),
+        actor_key=_header(said, b"x-actor-id") or (parent.actor_key if parent else None),
+        warnings=warnings,
         sees=not asker_of(request).hide_payloads,
     )
 
@@ -512,13 +520,10 @@ def context_of(raw: msgspec.Raw, bytes_max: int) -> bytes | None:
 
 
 async def _parent(
-    request: Request, doors: Doors, namespace: int
-) -> tuple[UUID | None, int | None, Parent | None, list[dict[str, str]]]:
+    doors: Doors, namespace: int, text: str, run_id: str | None
+) -> tuple[UUID | None, int | None, Parent | None, Sequence[dict[str, str]]]:
     """The execution that asks for this one, as the header names it (fenced, when a node of ours asks)."""
-    text = _header(request, "x-parent-execution-id")
-    if text is None:
-        return None, None, None, []
-    owner = None if is_execution(text) else await owner_of(doors, namespace, text, _header(request, "x-run-id"))
+    owner = None if is_execution(text) else await owner_of(doors, namespace, text, run_id)
     if owner is not None:
         text = call.fenced(owner)
     if not is_execution(text):
@@ -630,9 +635,9 @@ def bounded(value: int, where: str, least: int, most: int) -> int:
     return value
 
 
-def _header(request: Request, name: str) -> str | None:
-    text = field(request, name.encode())
-    return clean(text, where=name.title().replace("-Id", "-ID")) if text else None
+def _header(fields: Mapping[bytes, bytes], name: bytes) -> str | None:
+    said = fields.get(name)
+    return clean(said.decode("latin-1"), where=name.decode().title().replace("-Id", "-ID")) if said else None
 
 
 def query_text(request: Request, name: str) -> str | None:

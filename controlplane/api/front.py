@@ -26,6 +26,8 @@ ANY = "{}"
 """In the place of a word of a path that is a parameter."""
 FOUND = "controlplane.found"
 """Where in a request's scope the gate leaves what is asked for."""
+DOORS = "controlplane.doors"
+"""Where in a request's scope the house leaves what its handlers work with."""
 
 
 Shown = Callable[[Request, Response], Response]
@@ -143,5 +145,5 @@ class House(FastAPI):
         if scope["type"] == "lifespan":
             await super().__call__(scope, receive, send)
             return
-        scope["app"] = self
+        scope["app"], scope[DOORS] = self, getattr(self.state, "doors", None)
         await self._way(scope, receive, send)

@@ -7,6 +7,7 @@ with sixteen lines in each of them it took fifty milliseconds where it takes thr
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -32,25 +33,28 @@ class GiveWay:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found: Found | None = scope.get(FOUND)
-        loop = asyncio.get_running_loop()
         if found is None or not found.operation.gives_way:
-            self._others_until = loop.time() + OTHERS_SECONDS
-        elif self._turning:
+            self._others_until = time.monotonic() + OTHERS_SECONDS
+        else:
+            await self._turn()
+        await self._app(scope, receive, send)
+
+    async def _turn(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._turning:
             mine: asyncio.Future[None] = loop.create_future()
             self._waiting.append(mine)
             await mine
-        elif loop.time() < self._others_until:
+        elif time.monotonic() < self._others_until:
             self._turning = True
             loop.call_soon(self._next)
-        await self._app(scope, receive, send)
 
     def _next(self) -> None:
-        loop = asyncio.get_running_loop()
         self._turning = False
         while self._waiting and not self._turning:
             first = self._waiting.popleft()
             if not first.done():  # else its caller has left
                 first.set_result(None)
-                self._turning = loop.time() < self._others_until
+                self._turning = time.monotonic() < self._others_until
         if self._turning:
-            loop.call_soon(self._next)
+            asyncio.get_running_loop().call_soon(self._next)

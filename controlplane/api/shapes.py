@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import MAXYEAR
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -78,8 +79,21 @@ STATUS_AFTER = {
 }
 
 
-def answer(shape: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(shape), status, dict(headers or {}), media_type="application/json")
+class Json(Response):
+    """An answer of JSON, whose head is written as it is: the framework's looks through the fields for its own two."""
+
+    def __init__(self, body: bytes, status: int, fields: Mapping[str, str]) -> None:
+        self.status_code, self.background, self.body = status, None, body
+        self.raw_headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in fields.items()]
+        self.raw_headers += ((b"content-length", b"%d" % len(body)), JSON)
+
+
+JSON = (b"content-type", b"application/json")
+NO_FIELDS: Mapping[str, str] = MappingProxyType({})
+
+
+def answer(shape: object, status: int = 200, headers: Mapping[str, str] = NO_FIELDS) -> Response:
+    return Json(orjson.dumps(shape), status, headers)
 
 
 def raw(payload: bytes | None) -> orjson.Fragment | None:

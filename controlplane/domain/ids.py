@@ -22,7 +22,7 @@ DeliveryId = NewType("DeliveryId", UUID)
 BUCKETS_MAX = 4096
 DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
 PAIRS = [first + second for first in DIGITS for second in DIGITS]
-SIXTY_BITS = (1 << 60) - 1
+THIRTY_BITS = (1 << 30) - 1
 TO_PYTHON = str.maketrans(DIGITS, "0123456789abcdefghijklmnopqrstuv")
 """Our digits as Python's of the same value."""
 TAIL = re.compile(r"[0-7][0-9abcdefghjkmnpqrstvwxyz]{25}")
@@ -81,19 +81,15 @@ def bucket_of(id_: UUID) -> int:
 
 
 def show(prefix: str, id_: UUID) -> str:
-    value = id_.int
-    return f"{prefix}_{PAIRS[value >> 120]}{_twelve(value >> 60 & SIXTY_BITS)}{_twelve(value & SIXTY_BITS)}"
-
-
-def _twelve(bits: int) -> str:
-    """Sixty bits as digits, two at a time: one at a time cost three times as much, and every answer shows three ids."""
+    """The id as it is written. Two digits at a time, of numbers that fit a machine word: every answer shows three."""
+    whole = id_.int
+    a, b, c, d = whole >> 90 & THIRTY_BITS, whole >> 60 & THIRTY_BITS, whole >> 30 & THIRTY_BITS, whole & THIRTY_BITS
     return (
-        PAIRS[bits >> 50]
-        + PAIRS[bits >> 40 & 1023]
-        + PAIRS[bits >> 30 & 1023]
-        + PAIRS[bits >> 20 & 1023]
-        + PAIRS[bits >> 10 & 1023]
-        + PAIRS[bits & 1023]
+        f"{prefix}_{PAIRS[whole >> 120]}"
+        f"{PAIRS[a >> 20]}{PAIRS[a >> 10 & 1023]}{PAIRS[a & 1023]}"
+        f"{PAIRS[b >> 20]}{PAIRS[b >> 10 & 1023]}{PAIRS[b & 1023]}"
+        f"{PAIRS[c >> 20]}{PAIRS[c >> 10 & 1023]}{PAIRS[c & 1023]}"
+        f"{PAIRS[d >> 20]}{PAIRS[d >> 10 & 1023]}{PAIRS[d & 1023]}"
     )
 
 

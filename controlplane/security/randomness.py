@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import struct
+from itertools import chain
 
-WORD_BYTES = 8
+WORD_BITS = 64
 BLOCK_WORDS = 512
+BLOCK = struct.Struct(f"{BLOCK_WORDS}Q")
 
 
 class RandomBits:
     """At most 64 bits a call, none of them given twice. Not for processes that fork: both would draw the same."""
 
     def __init__(self) -> None:
-        self._words = _words()
+        self._words = chain.from_iterable(iter(_block, ()))
 
     def __call__(self, bits: int) -> int:
-        return next(self._words) >> (8 * WORD_BYTES - bits)
+        return next(self._words) >> (WORD_BITS - bits)
 
 
-def _words() -> Iterator[int]:
-    while True:
-        block = os.urandom(WORD_BYTES * BLOCK_WORDS)
-        for at in range(0, len(block), WORD_BYTES):
-            yield int.from_bytes(block[at : at + WORD_BYTES])
+def _block() -> tuple[int, ...]:
+    return BLOCK.unpack(os.urandom(BLOCK.size))
