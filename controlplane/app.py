@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -321,6 +322,7 @@ async def _running(
             namespace_caps,
             fronts,
             matching,
+            hints,
             patience_seconds=settings.database_patience_seconds,
         ),
         hints=hints,
@@ -549,6 +551,7 @@ def _lanes(
     caps: Caps,
     fronts: Fronts,
     matching: Matching,
+    hints: Hints,
     *,
     patience_seconds: float,
 ) -> Lanes:
@@ -558,11 +561,14 @@ def _lanes(
             offering.settle(answers)
         if any(item.parent_id is not None for item in batch):  # whoever waits for a child holds nothing
             admission.freed()
-        return _tell_blocked(admission, answers)
+        _tell(hints, admission, batch, answers)
+        return answers
 
     async def take_over(conn: Connection, batch: list[Submission]) -> list[Accepted | ControlPlaneError]:
         call = partial(replay.accept, make_id=ids.new)
-        return _tell_blocked(admission, await _within(caps, conn, batch, call))
+        answers = await _within(caps, conn, batch, call)
+        _tell(hints, admission, batch, answers)
+        return answers
 
     async def claim(conn: Connection, batch: list[Claim]) -> list[list[Lease] | ControlPlaneError]:
         answers = await lease.claim(conn, batch, placement, fronts)
@@ -674,13 +680,18 @@ async def _read_asked(
     return old and replace(old, line=await catalogue.line_now(old.namespace, old.target, old.concurrency_key))
 
 
-def _tell_blocked(
-    admission: Admission, answers: list[Accepted | ControlPlaneError]
-) -> list[Accepted | ControlPlaneError]:
-    """After their commit: somebody has to let them in."""
-    if any(isinstance(one, Accepted) and one.blocked_by is not None for one in answers):
+def _tell(
+    hints: Hints, admission: Admission, batch: list[Submission], answers: list[Accepted | ControlPlaneError]
+) -> None:
+    """After their commit: as many nodes as there is work shall look for it, and what is held back has to be let in."""
+    accepted = [(item, one) for item, one in zip(batch, answers, strict=True) if isinstance(one, Accepted)]
+    ready = Counter((item.namespace, item.target) for item, one in accepted if one.ready)
+    for (namespace, target), rows in ready.items():
+        hints.tell(topic.queue(namespace, target), most=rows)
+    if ready:
+        hints.tell(EVENTS_TOPIC)
+    if any(one.blocked_by is not None for _, one in accepted):
         admission.blocked()
-    return answers
 
 
 async def _served(catalogue: Catalogue, namespace: int, target: str) -> Served:

@@ -8,7 +8,6 @@ as before, and the rest is accepted.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -106,7 +105,7 @@ async def submit_batch(request: Request) -> Response:
     for one in answers:
         if batch.keyed is not None and isinstance(one, Unavailable):
             raise one  # it may be sent again as a whole, which answers more than a part of it now
-    _tell(doors, namespace, wishes, answers)
+    doors.ended([one.id for one in answers if isinstance(one, Accepted) and one.source_id is not None])
     shape = {
         "run_id": batch.caller.run_id,
         "counts": _counts(answers),
@@ -203,22 +202,6 @@ async def _put(doors: Doors, wishes: Sequence[Wish | ControlPlaneError]) -> list
     said = await asyncio.gather(*(lane.put_each(items) for lane, items in lanes.items()))
     answers = {lane: iter(found) for lane, found in zip(lanes, said, strict=True)}
     return [next(answers[lane_of(doors, one.submission)]) if isinstance(one, Wish) else one for one in wishes]
-
-
-def _tell(
-    doors: Doors,
-    namespace: int,
-    wishes: Sequence[Wish | ControlPlaneError],
-    answers: Sequence[Accepted | ControlPlaneError],
-) -> None:
-    accepted = [
-        (wish.entry.target, said)
-        for wish, said in zip(wishes, answers, strict=True)
-        if isinstance(wish, Wish) and isinstance(said, Accepted)
-    ]
-    doors.ended([said.id for _, said in accepted if said.source_id is not None])
-    for target, rows in Counter(target for target, said in accepted if said.ready).items():
-        doors.ready(namespace, target, rows)
 
 
 def _counts(answers: Sequence[Accepted | ControlPlaneError]) -> dict[str, int]:

@@ -352,8 +352,6 @@ async def _accept(request: Request) -> tuple[Submission, Accepted, Entry, list[d
     if accepted.source_id is not None:
         doors.ended([accepted.id])
         return submission, accepted, entry, warnings
-    if accepted.ready:
-        doors.ready(namespace, submission.target)
     return submission, accepted, entry, warnings + no_node(entry)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -31,15 +32,14 @@ class GiveWay:
         """Whether one has gone on in this turn."""
         self._others_until = 0.0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         found: Found | None = scope.get(FOUND)
-        if found is None or not found.operation.gives_way:
-            self._others_until = time.monotonic() + OTHERS_SECONDS
-        else:
-            await self._turn()
-        await self._app(scope, receive, send)
+        if found is not None and found.operation.gives_way:
+            return self._in_turn(scope, receive, send)
+        self._others_until = time.monotonic() + OTHERS_SECONDS
+        return self._app(scope, receive, send)
 
-    async def _turn(self) -> None:
+    async def _in_turn(self, scope: Scope, receive: Receive, send: Send) -> None:
         loop = asyncio.get_running_loop()
         if self._turning:
             mine: asyncio.Future[None] = loop.create_future()
@@ -48,6 +48,7 @@ class GiveWay:
         elif time.monotonic() < self._others_until:
             self._turning = True
             loop.call_soon(self._next)
+        await self._app(scope, receive, send)
 
     def _next(self) -> None:
         self._turning = False

@@ -8,6 +8,7 @@ hidden until somebody has decided that it is no payload.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Awaitable
 
 import msgspec
 import orjson
@@ -114,11 +115,13 @@ class Veil:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         caller: Caller | None = scope.get(CALLER)
         if caller is None or not caller.hide_payloads:
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
+        return self._veiled(scope, receive, send)
+
+    async def _veiled(self, scope: Scope, receive: Receive, send: Send) -> None:
         found: Found | None = scope.get(FOUND)
         if found is not None and found.operation.reveals:
             await answer(PayloadsHidden(fix=SEEING_KEY))(scope, receive, send)

@@ -141,7 +141,9 @@ class Lane(Generic[Item, Result]):
 
     async def put(self, item: Item) -> Result:
         """The stage's answer for this item, after its commit. Raises what it was refused with."""
-        [answer] = await self.put_each([item])
+        table: Table[Result] = Table(1)
+        self._seat(item, table, 0)
+        [answer] = await table.answers()
         if isinstance(answer, ControlPlaneError):
             raise answer
         return answer
@@ -150,15 +152,18 @@ class Lane(Generic[Item, Result]):
         """The stage's answer for each of these, after its commit, or what it was refused with."""
         table: Table[Result] = Table(len(items))
         for seat, item in enumerate(items):
-            if self._closed:
-                table.serve(seat, ShuttingDown())
-            elif self.waiting >= self._waiting_max:
-                table.serve(seat, DatabaseUnavailable("Too many requests are waiting for the database; try again."))
-            else:
-                if self._offered:
-                    self._take_along()  # what came before goes before
-                self._take_in((item, table, seat))
+            self._seat(item, table, seat)
         return await table.answers()
+
+    def _seat(self, item: Item, table: Table[Result], seat: int) -> None:
+        if self._closed:
+            table.serve(seat, ShuttingDown())
+        elif self.waiting >= self._waiting_max:
+            table.serve(seat, DatabaseUnavailable("Too many requests are waiting for the database; try again."))
+        else:
+            if self._offered:
+                self._take_along()  # what came before goes before
+            self._take_in((item, table, seat))
 
     def offer(self, item: Item, *, gathers: bool = True) -> bool:
         """Take this item along without an answer; False when there is already so much that it is left behind.

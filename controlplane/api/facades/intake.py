@@ -91,10 +91,7 @@ async def accept(
         submission = replace(submission, webhooks=(replace(webhook, wording=told.wording),))
     if session is not None:
         await mark(doors, namespace, session)
-    accepted = await doors.lanes.submit.put(submission)
-    if accepted.ready:
-        doors.ready(namespace, submission.target)
-    return accepted
+    return await doors.lanes.submit.put(submission)
 
 
 def id_of(request: Request, name: str) -> ExecutionId | None:
