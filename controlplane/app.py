@@ -72,6 +72,7 @@ from controlplane.api.doors import (
     Doors,
     Lanes,
     Limits,
+    tell_ready,
 )
 from controlplane.api.entrance import Entrance
 from controlplane.api.facades import jobs, sockets, tasks
@@ -687,9 +688,7 @@ def _tell(
     accepted = [(item, one) for item, one in zip(batch, answers, strict=True) if isinstance(one, Accepted)]
     ready = Counter((item.namespace, item.target) for item, one in accepted if one.ready)
     for (namespace, target), rows in ready.items():
-        hints.tell(topic.queue(namespace, target), most=rows)
-    if ready:
-        hints.tell(EVENTS_TOPIC)
+        tell_ready(hints, namespace, target, rows)
     if any(one.blocked_by is not None for _, one in accepted):
         admission.blocked()
 

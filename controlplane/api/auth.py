@@ -133,8 +133,6 @@ class Gate:
 
 async def _known(scope: Scope, doors: Doors, said: bytes, host: str) -> Caller | None:
     """Whom a key lets in, or in its place the cookie of a browser that has shown one."""
-    if not said and not doors.entrance.closed:
-        return None
     caller = None if said else await signin.admit(scope, doors)
     return caller or await doors.entrance.admit(said, host=host)
 
@@ -195,7 +193,7 @@ def _bearer(header: bytes) -> bytes:
 def _take_from_query(scope: Scope, what: bytes) -> str:
     """The key or the ticket in the query, which nobody behind the gate sees or logs."""
     query: bytes = scope.get("query_string", b"")
-    if not query or what not in query:
+    if what not in query:
         return ""
     said = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     scope["query_string"] = urlencode([pair for pair in said if pair[0] != what.decode()]).encode()

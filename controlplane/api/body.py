@@ -35,7 +35,7 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
     length = fields_of(request.scope).get(b"content-length", b"")
     if length.isdigit() and int(length) > bytes_max:
         raise _too_large("body", bytes_max)
-    chunks: list[bytes] = []
+    chunks: list[bytes] = []  # taken as they come: for one the stream of the framework takes half as long again
     size, more = 0, True
     while more:
         message = await request.receive()

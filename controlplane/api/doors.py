@@ -238,8 +238,7 @@ class Doors:
 
     def ready(self, namespace: int, target: str, rows: int = 1) -> None:
         """Wake as many waiting nodes as there is work."""
-        self.hints.tell(topic.queue(namespace, target), most=rows)
-        self.hints.tell(EVENTS_TOPIC)
+        tell_ready(self.hints, namespace, target, rows)
 
     def woken(self, targets: Iterable[Ready]) -> None:
         """What these targets had parked goes on, or has to be let in first."""
@@ -248,6 +247,12 @@ class Doors:
                 self.admission.blocked()
             else:
                 self.ready(one.namespace, one.target)
+
+
+def tell_ready(hints: Hints, namespace: int, target: str, rows: int) -> None:
+    """There is work for as many of the nodes that wait, and something to be seen."""
+    hints.tell(topic.queue(namespace, target), most=rows)
+    hints.tell(EVENTS_TOPIC)
 
 
 def doors_of(request: Request | WebSocket) -> Doors:

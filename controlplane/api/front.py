@@ -27,7 +27,7 @@ ANY = "{}"
 FOUND = "controlplane.found"
 """Where in a request's scope the gate leaves what is asked for."""
 DOORS = "controlplane.doors"
-"""Where in a request's scope the house leaves what its handlers work with."""
+"""Where in a request's scope the house leaves what its handlers work with; None before it is open."""
 
 
 Shown = Callable[[Request, Response], Response]

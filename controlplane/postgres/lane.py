@@ -217,9 +217,11 @@ class Lane(Generic[Item, Result]):
     async def _run(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        batch, keys = self._take()
-        self._in_flight |= keys
+        batch: list[Entry[Item, Result]] = []
+        keys: set[Hashable] = set()
         try:
+            batch, keys = self._take()
+            self._in_flight |= keys
             if batch:
                 await self._settle(batch)
         finally:

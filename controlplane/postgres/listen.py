@@ -112,8 +112,6 @@ class Hints:
         self._said: Counter[str] = Counter()
         self._others: dict[str, float] = {}
         """When each of the other replicas was heard last."""
-        self._heard_at = float("-inf")
-        """When any of them was."""
         self._listens_since = time.monotonic()
         self._pending = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -131,7 +129,7 @@ class Hints:
     def alone(self) -> bool:
         """Whether there is no other replica to tell. Not known before one would have been heard."""
         since = time.monotonic() - self._gone_seconds
-        return self.hearing and self._listens_since < since and self._heard_at < since
+        return self.hearing and self._listens_since < since and all(at < since for at in self._others.values())
 
     def wake(self, topic: str, *, most: int | None = None) -> None:
         """Wake those who wait in this process. A woken one goes to the end of the line."""
@@ -219,7 +217,7 @@ class Hints:
             return
         if origin not in self._others:  # it may not know of us either
             self._send_soon(PRESENT)
-        self._others[origin] = self._heard_at = time.monotonic()
+        self._others[origin] = time.monotonic()
         if EVERYTHING in topics:
             self.wake_all()
         for topic in topics:

@@ -75,7 +75,7 @@ class Cycle(RequestResponseCycle):
         await super().send(message)  # type: ignore[arg-type]
 
     def _end(self) -> None:
-        """All is written, as it was said to be."""
+        """All is written, as it was said to be. To send nothing more through uvicorn took a twentieth of all this."""
         self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:

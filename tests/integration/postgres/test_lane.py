@@ -173,6 +173,21 @@ async def test_what_is_held_up_holds_up_nothing_else(
     assert await kept() == [1, 2, 3]
 
 
+async def test_an_item_without_keys_breaks_nothing_else(own_pool: Pool, kept: Kept) -> None:
+    """Whoever comes after an item whose keys cannot be told is flushed."""
+    gate = Gate()
+    gate.open.set()
+    lane = Lane(own_pool, gate.flush, name="test", flushers=1, keys=lambda n: {1 // n})
+    with tasks_begun() as tasks:
+        broken = asyncio.ensure_future(lane.put(0))
+        await settle_down()
+    [flush] = [task for task in tasks if task.get_name() == "lane.test"]
+
+    assert isinstance(flush.exception(), ZeroDivisionError)
+    assert await wait_for(asyncio.ensure_future(lane.put(1))) == -1
+    broken.cancel()
+
+
 async def test_an_item_with_two_keys_waits_for_both(own_pool: Pool, kept: Kept) -> None:
     """An item that shares one key with the batch waits, and keeps its other key from those behind it."""
     keys = {1: {"a"}, 2: {"a", "b"}, 3: {"b"}}
