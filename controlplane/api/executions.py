@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -62,7 +61,6 @@ from controlplane.domain.value import value
 from controlplane.errors import ExecutionNotFound, Invalid, InvalidParameter, PayloadsHidden, WaitedTooLong
 from controlplane.postgres.lane import Lane
 from controlplane.reads import approvals, deliveries, executions
-from controlplane.reads.deliveries import DeliveryView
 from controlplane.reads.executions import ExecutionView, Filter, Parent
 from controlplane.reads.nodes import Entry
 from controlplane.security.egress import check_headers
@@ -199,7 +197,7 @@ async def answer_end(request: Request, shape_of: Callable[[ExecutionView, shapes
     """
     doors = doors_of(request)
     submission, accepted, entry, _ = await _accept(request)
-    view, _ = await _await_end(doors, accepted.id, namespace_of(request), doors.limits.sync_wait_seconds)
+    view = await _await_end(doors, accepted.id, namespace_of(request), doors.limits.sync_wait_seconds)
     headers = {"X-Execution-ID": show_execution(accepted.id), "X-Run-ID": accepted.run_id}
     if entry.version and entry.version.isascii():
         headers["X-Routed-Version"] = entry.version
@@ -230,10 +228,10 @@ async def read(request: Request) -> Response:
     doors, namespace = doors_of(request), namespace_of(request)
     id_, _ = read_fenced(request.path_params["execution_id"], where="path/execution_id")
     wait = seconds(request, "wait_seconds", most=WAIT_MAX_SECONDS)
-    view, told = await _await_end(doors, id_, namespace, wait, with_told=True)
+    view = await _await_end(doors, id_, namespace, wait)
     shape = shapes.execution(view)
     if view.webhooks and view.status.final:  # nobody polls this any more: one more look does not cost
-        told = told or await _told(doors, id_, namespace)
+        told = await doors.run(deliveries.of_execution, bucket_of(id_), id_, namespace=namespace) if view.told else ()
         shape["webhook_events"] = shapes.webhook_events(told)
     if view.asked and (view.status.final or may_have_asked(view.status_reason)):
         asked = await doors.run(approvals.latest, bucket_of(id_), id_, namespace=namespace)
@@ -656,28 +654,16 @@ def _cursor(request: Request) -> UUID | None:
     return read_execution(text, where="query/cursor") if text else None
 
 
-async def _await_end(
-    doors: Doors, id_: ExecutionId, namespace: int, wait: float, *, with_told: bool = False
-) -> tuple[ExecutionView, Sequence[DeliveryView]]:
-    """The execution as it stands now, or as soon as it has ended while there is time to wait.
-
-    `with_told`: whom its webhooks tell is read beside it where it was waited for, and is empty if that was too early.
-    """
+async def _await_end(doors: Doors, id_: ExecutionId, namespace: int, wait: float) -> ExecutionView:
+    """The execution as it stands now, or as soon as it has ended while there is time to wait."""
     if not wait or doors.stopping:
-        return await doors.lanes.read.put((namespace, id_)), ()
+        return await doors.lanes.read.put((namespace, id_))
     with doors.waiting.watch(id_) as end:
         view = await doors.lanes.read.put((namespace, id_))
-        if view.status.final:
-            return view, ()
-        await end(wait)
-        look = doors.lanes.read.put((namespace, id_))
-        if with_told and view.webhooks:
-            return await asyncio.gather(look, _told(doors, id_, namespace))
-        return await look, ()
-
-
-async def _told(doors: Doors, id_: ExecutionId, namespace: int) -> Sequence[DeliveryView]:
-    return await doors.run(deliveries.of_execution, bucket_of(id_), id_, namespace=namespace)
+        if not view.status.final:
+            await end(wait)
+            view = await doors.lanes.read.put((namespace, id_))
+        return view
 
 
 SUBMIT_HEADERS = {

@@ -32,8 +32,7 @@ class Waiting:
         """These executions have ended."""
         for id_ in ids:
             for future in self._waiters.pop(id_, ()):
-                if not future.done():
-                    future.set_result(None)
+                _wake(future)
 
     def release(self) -> None:
         """Let everybody go: the server is shutting down."""
@@ -42,12 +41,17 @@ class Waiting:
     @contextlib.contextmanager
     def watch(self, id_: UUID) -> Iterator[Callable[[float], Awaitable[None]]]:
         """Listen before looking, so that no end falls between; the wait returns at an end or when time is over."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
         self._waiters.setdefault(id_, set()).add(future)
         self._some.set()
 
         async def wait(seconds: float) -> None:
-            await asyncio.wait({future}, timeout=seconds)
+            over = loop.call_later(seconds, _wake, future)
+            try:
+                await future
+            finally:
+                over.cancel()
 
         try:
             yield wait
@@ -80,3 +84,8 @@ class Waiting:
                 pause = LOOK_FIRST_SECONDS if looks_soon else min(pause * 2, LOOK_CAP_SECONDS)
                 await asyncio.sleep(LOOK_FIRST_SECONDS)
                 await hint.wait(pause)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

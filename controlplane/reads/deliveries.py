@@ -19,27 +19,14 @@ LOOK_MAX = 2_000
 """Rows of a bucket that are looked at for one page, matching or not."""
 DEAD = (DeliveryState.DEAD,)
 
-# With what keeps one that is pending from its host, as HELD says it: whoever has waited for an end asks for these next.
 LIST = """
-select d.id, d.execution_id, d.event, d.url, d.state, d.attempt, d.charged, d.attempts_max,
-  greatest(d.next_at, b.held_until) as next_at, d.created_at, d.settled_at, d.endpoint_id, b.held_by
-from deliveries d
-left join lateral (
-  select greatest(open_until, held_until) as held_until,
-    case when held_until >= coalesce(open_until, held_until) then 'retry_after' else 'breaker' end as held_by
-  from breakers
-  where bucket = $1
-    and host = d.host
-    and namespace = d.namespace
-    and greatest(open_until, held_until) > clock()
-    and d.state = 'pending'
-  limit 1
-) as b on true
-where d.bucket = $1
-  and d.execution_id = $2
-  and d.namespace = $3
-  and (d.webhook_n is distinct from 0 or $4)
-order by d.id
+select id, execution_id, event, url, state, attempt, charged, attempts_max, next_at, created_at, settled_at, endpoint_id
+from deliveries
+where bucket = $1
+  and execution_id = $2
+  and namespace = $3
+  and (webhook_n is distinct from 0 or $4)
+order by id
 """
 
 # Along an index of the dead ones alone. Not what a process of a node is told (webhook_n 0).
@@ -232,7 +219,7 @@ async def of_execution(
     """Every delivery of an execution, oldest first; with `callbacks` also what its own process is told."""
     rows = await conn.fetch(LIST, bucket, execution_id, namespace, callbacks)
     tries = await _attempts(conn, bucket, [row["id"] for row in rows if row["attempt"]])
-    return [_view(row, tries) for row in rows]
+    return await _with_holds(conn, bucket, [_view(row, tries) for row in rows])
 
 
 async def read(conn: Connection, bucket: int, id_: UUID, *, namespace: int) -> DeliveryView | None:

@@ -32,6 +32,7 @@ from controlplane.reads.windows import AFTER_ALL, BEFORE_ALL, walk
 HELD_MAX = 5_000
 """Executions that processes of one bucket hold which are looked at at once; where there are more, the newest first."""
 
+# Whether anybody was told yet is asked of the few who shall be, for that is what most are looked at for: how it ended.
 READ = """
 select e.id, e.run_id, e.root_id, e.parent_id, e.source_execution_id, e.target, e.type, e.session_key, e.actor_key,
   e.priority, e.webhooks, e.created_at, e.retries_max, e.retry_delay_seconds, e.retry_factor, e.retry_cap_seconds,
@@ -42,6 +43,14 @@ select e.id, e.run_id, e.root_id, e.parent_id, e.source_execution_id, e.target, 
   q.cancel_requested_at, q.pause_requested, case when q.state = 'blocked' then q.line end as blocked_by,
   o.status, o.attempt, o.failures, o.status_reason, o.result, o.error, o.error_class, o.error_details, o.progress,
   o.started_at, o.finished_at, o.http_status, a.asked is not null as asked,
+  e.webhooks > 0 and o.id is not null and exists (
+    select 1
+    from deliveries d
+    where d.bucket = $1
+      and d.execution_id = e.id
+      and d.attempt > 0
+    offset 0
+  ) as told,
   clock() as now
 from executions e
 left join queue q on q.bucket = $1 and q.id = e.id and q.id = any($2::uuid[])
@@ -324,6 +333,8 @@ class ExecutionView:
     blocked_by: str | None = None
     asked: bool = False
     """Whether it has ever asked people for approval."""
+    told: bool = False
+    """Whether anybody was told of its end, or it was tried."""
 
     @property
     def retries_used(self) -> int:
@@ -583,4 +594,5 @@ def _view(row: asyncpg.Record) -> ExecutionView:
         fairness_key=row["fairness_key"],
         blocked_by=row["blocked_by"],
         asked=row["asked"],
+        told=row["told"],
     )

@@ -12,8 +12,10 @@ from controlplane.postgres.pool import Connection
 from controlplane.reads import executions
 from controlplane.reads.executions import HELD_MAX, Filter
 from controlplane.reads.windows import LOOKED_MAX, WINDOW_MAX
+from controlplane.stages import deliver
 from tests.integration import plan_rows
-from tests.make import NAMESPACE, STOCK, accept, make_execution, submission
+from tests.integration.stages.test_deliver import sent, walk
+from tests.make import NAMESPACE, STOCK, accept, make_execution, submission, webhook
 
 BACKLOG = """
 insert into queue (
@@ -102,3 +104,17 @@ async def test_so_much_runs_that_it_is_found_on_the_way(conn: Connection) -> Non
     await conn.execute(BACKLOG, HELD_MAX, "leased", 1)
 
     assert await pages(conn, 10, statuses=(Status.RUNNING,), target=old.submission.target) == [[new.id, old.id]]
+
+
+async def test_an_end_says_whether_anybody_was_told(conn: Connection) -> None:
+    """Who reads it looks for attempts only where there are some."""
+    told = await make_execution(conn, "succeeded", webhooks=(webhook(),))
+    [due] = (await walk(conn)).due
+    await deliver.settle(conn, [sent(due)])
+    untold = await make_execution(conn, "succeeded", webhooks=(webhook(),))
+    unasked = await make_execution(conn, "succeeded")
+    unfinished = await make_execution(conn, "running", webhooks=(webhook(),))
+
+    views = await executions.read(conn, [told.id, untold.id, unasked.id, unfinished.id], namespace=NAMESPACE)
+
+    assert [id_ for id_, view in views.items() if view.told] == [told.id]
