@@ -32,7 +32,7 @@ from controlplane.reads.windows import AFTER_ALL, BEFORE_ALL, walk
 HELD_MAX = 5_000
 """Executions that processes of one bucket hold which are looked at at once; where there are more, the newest first."""
 
-# Whether anybody was told yet is asked of the few who shall be, for that is what most are looked at for: how it ended.
+# Whether telling somebody of the end was tried comes along: who has waited for one then needs no second look.
 READ = """
 select e.id, e.run_id, e.root_id, e.parent_id, e.source_execution_id, e.target, e.type, e.session_key, e.actor_key,
   e.priority, e.webhooks, e.created_at, e.retries_max, e.retry_delay_seconds, e.retry_factor, e.retry_cap_seconds,
@@ -334,7 +334,7 @@ class ExecutionView:
     asked: bool = False
     """Whether it has ever asked people for approval."""
     told: bool = False
-    """Whether anybody was told of its end, or it was tried."""
+    """Whether it has ended, and somebody of its webhooks was told or it was tried."""
 
     @property
     def retries_used(self) -> int:
