@@ -107,6 +107,7 @@ from controlplane.daemons.statistician import Statistician
 from controlplane.daemons.verifier import Verifier
 from controlplane.daemons.waker import Waker
 from controlplane.domain import topic
+from controlplane.domain.begun import Begun
 from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.fronts import Fronts
 from controlplane.domain.ids import IdMaker
@@ -556,9 +557,11 @@ def _lanes(
     *,
     patience_seconds: float,
 ) -> Lanes:
+    begun = Begun()
+
     async def accept(conn: Connection, batch: list[Submission]) -> list[Accepted | ControlPlaneError]:
         with matching.offering(batch) as offering:
-            answers = await _within(caps, conn, batch, partial(submit.accept, offers=offering.sessions))
+            answers = await _within(caps, conn, batch, partial(submit.accept, offers=offering.sessions, begun=begun))
             offering.settle(answers)
         if any(item.parent_id is not None for item in batch):  # whoever waits for a child holds nothing
             admission.freed()
@@ -585,7 +588,7 @@ def _lanes(
         return [refused[n] if n in refused else next(rest) for n in range(len(batch))]
 
     async def report(conn: Connection, batch: list[Report]) -> list[Recorded | ControlPlaneError]:
-        answers = await complete.report(conn, batch, make_id=ids.new, jitter=random.random)
+        answers = await complete.report(conn, batch, make_id=ids.new, jitter=random.random, begun=begun)
         admission.freed()
         return answers
 

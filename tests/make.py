@@ -13,6 +13,7 @@ from uuid import UUID
 
 import asyncpg
 
+from controlplane.domain.begun import Begun
 from controlplane.domain.execution import Accepted, Status, Submission, Webhook
 from controlplane.domain.ids import ExecutionId, IdMaker, SessionId
 from controlplane.domain.lease import Claim, Fence, Lease, Recorded, ReportCode, Session, Transport, Verdict
@@ -235,9 +236,17 @@ async def accept(conn: Connection, *wishes: Submission) -> list[Accepted]:
     return [must(answer) for answer in await submit.accept(conn, wishes)]
 
 
-async def report(conn: Connection, fence: Fence, verdict: Verdict = Verdict.SUCCEEDED, **over: Any) -> Recorded:
+async def report(
+    conn: Connection,
+    fence: Fence,
+    verdict: Verdict = Verdict.SUCCEEDED,
+    *,
+    begun: Begun | None = None,
+    **over: Any,
+) -> Recorded:
     """What is answered to a node that says this of an attempt."""
-    [answer] = await complete.report(conn, [a_report(fence, verdict, **over)], make_id=make_id, jitter=no_jitter)
+    batch = [a_report(fence, verdict, **over)]
+    [answer] = await complete.report(conn, batch, make_id=make_id, jitter=no_jitter, begun=begun)
     return must(answer)
 
 
@@ -253,6 +262,14 @@ async def steps(conn: Connection, made: Made, *ops: StepOp, fence: Fence | None 
     """How these steps of this execution stand once its attempt has written them."""
     [answer] = await step.write(conn, [StepWrite(fence=fence or made.fence, ops=ops)])
     return must(answer)
+
+
+async def begin(conn: Connection, begun: Begun, **over: Any) -> Made:
+    """An execution that a session waited for, and which `begun` knows."""
+    session, wish = await make_session(conn), submission(**over)
+    [answer] = await submit.accept(conn, [wish], {wish.id: session}, begun)
+    assert must(answer).lease is not None
+    return Made(submission=wish, attempt=1, leased_by=session)
 
 
 async def suspend(conn: Connection, fence: Fence, *waits: str, any_: bool = False) -> Recorded:

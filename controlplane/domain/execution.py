@@ -201,6 +201,11 @@ class Submission:
         """Whether it may begin as soon as it is accepted, if its turn (of a fairness key) is not later."""
         return not self.delay_seconds and self.run_at is None and self.line is None
 
+    @property
+    def hooks(self) -> list[tuple[int, Webhook]]:
+        """Its webhooks, each with the number under which it is kept."""
+        return [(webhook.wording + n, webhook) for n, webhook in enumerate(self.webhooks, 1)]
+
 
 @value(frozen=True, slots=True, kw_only=True)
 class Accepted:

@@ -12,24 +12,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
 
+from controlplane.domain.begun import Hook, Seen
 from controlplane.domain.event import EventType
 from controlplane.domain.execution import Held, Settled, Settlement, Status, Wording
 from controlplane.domain.facade import body_of
 from controlplane.domain.ids import DeliveryId, ExecutionId
+from controlplane.domain.lease import Fence
 from controlplane.domain.notice import TERMINAL_EVENT, Notice, text
 from controlplane.domain.placement import span
-from controlplane.domain.value import value
 from controlplane.postgres.lane import Raced
 from controlplane.postgres.pool import Connection
 from controlplane.stages import hold, suspend
 
 MakeId = Callable[[int], UUID]
-Owed = tuple[DeliveryId, asyncpg.Record, Settlement]
-"""A delivery to plan: its id, its webhook and what was asked, and the end to tell of."""
+
+
+class Owed(NamedTuple):
+    """A delivery to plan: its id, the end to tell of, whom, and in which bytes."""
+
+    id: DeliveryId
+    end: Settlement
+    hook: Hook
+    body: bytes
+
 
 # All that an end writes of most executions, in one statement: it leaves the queue, its outcome and its event are there,
 # and nobody waits for an answer any more (here and not when it is read: whatever lists what is pending shall never see
@@ -39,7 +49,7 @@ Owed = tuple[DeliveryId, asyncpg.Record, Settlement]
 # After a lock by the caller this sees every step and question that there will ever be. Without one, `version` says
 # which version of the row was seen: nobody has written it since. Who held it meanwhile without writing it may have left
 # a step or a question behind, which this sees only through `has_open`; it ends with a division by zero then, so that
-# nothing of it stays.
+# nothing of it stays. `$28`: when it ends, as it is told; by the database's clock that has to be now.
 END = """
 with item as (
   select *
@@ -59,6 +69,7 @@ gone as (
     and q.id = i.id
     and q.attempt = i.attempt
     and (i.version is null or q.xmin = i.version)
+    and ($28::timestamptz is null or abs(extract(epoch from clock() - $28)) < 1)
   returning q.id, i.version
 ),
 concluded as (
@@ -70,7 +81,7 @@ concluded as (
     i.attempt, i.failures, i.progress, i.started_at, i.http_status, coalesce($28::timestamptz, clock())
   from item i
   join gone g on g.id = i.id
-  returning id
+  returning id, attempt
 ),
 closed as (
   update approvals
@@ -98,7 +109,7 @@ owed as (
   join gone g on g.id = d.execution_id
   where cardinality($19::uuid[]) > 0
 )
-select c.id,
+select c.id, c.attempt,
   case
     when g.version is not null then 1 / (not has_open($1, c.id))::int = 0
     else exists (
@@ -178,19 +189,6 @@ def cancelled(held: Held, reason: str | None) -> Settlement:
     )
 
 
-@value(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """An execution as it stood in the queue, which nobody has locked: which version of it that was, and when."""
-
-    held: Held
-    version: int
-    open: bool
-    """Whether it has a step that is not done, or a question that nobody has answered."""
-    at: datetime
-    webhooks: list[asyncpg.Record]
-    """Whom its end is told, and what was asked."""
-
-
 async def settle(conn: Connection, bucket: int, batch: Sequence[Settlement], *, make_id: MakeId) -> list[Settled]:
     """End these executions. The caller holds their queue rows locked and is inside a transaction.
 
@@ -200,7 +198,7 @@ async def settle(conn: Connection, bucket: int, batch: Sequence[Settlement], *, 
     """
     if not batch:
         return []
-    owed = await _owed(conn, bucket, [item for item in batch if item.held.webhooks], make_id)
+    owed = await _announced(conn, bucket, [item for item in batch if item.held.webhooks], make_id)
     rows = await _end(conn, bucket, batch, owed)
     if len(rows) != len(batch):
         raise Raced
@@ -226,32 +224,32 @@ async def look(conn: Connection, bucket: int, ids: Sequence[ExecutionId]) -> dic
         held = hold.from_row(row)
         seen = found.setdefault(
             held.id,
-            Seen(held=held, version=row["version"], open=row["open"], at=row["finished_at"], webhooks=[]),
+            Seen(held=held, version=row["version"], open=row["open"], at=row["finished_at"], hooks=[]),
         )
         if row["n"] is not None:
-            seen.webhooks.append(row)
+            seen.hooks.append(_hook(row))
     return found
 
 
 async def settle_seen(
     conn: Connection, bucket: int, batch: Sequence[tuple[Settlement, Seen]], *, make_id: MakeId
-) -> list[Settled]:
+) -> set[Fence]:
     """End these successes, none of them a child or with anything open, in one statement that commits by itself.
 
     Says which have ended: none where something was opened since they were seen. Moves: as `settle`. Guard: nobody has
-    written the row since then.
+    written the row since then, and the moment that is told of is this one.
     """
     if not batch:
-        return []
+        return set()
     batch = sorted(batch, key=lambda item: item[0].held.id)  # in which everybody locks them
-    owed = [(DeliveryId(make_id(bucket)), row, item) for item, seen in batch for row in seen.webhooks]
+    at = max(seen.at for _, seen in batch)
+    owed = [_owed(make_id(bucket), item, hook, at) for item, seen in batch for hook in seen.hooks]
     ends = [item for item, _ in batch]
     try:
-        rows = await _end(conn, bucket, ends, owed, [seen.version for _, seen in batch], batch[0][1].at)
+        rows = await _end(conn, bucket, ends, owed, [seen.version for _, seen in batch], at)
     except asyncpg.DivisionByZeroError:
-        return []
-    ended = {row["id"] for row in rows}
-    return _settled([item for item in ends if item.held.id in ended], owed)
+        return set()
+    return {Fence(ExecutionId(row["id"]), row["attempt"]) for row in rows}
 
 
 async def _end(
@@ -282,14 +280,14 @@ async def _end(
         [item.held.target for item in batch],
         [EVENT_OF[item.status].value for item in batch],
         [_facts(item) for item in batch],
-        [id_ for id_, _, _ in owed],
-        [row["id"] for _, row, _ in owed],
-        [row["n"] for _, row, _ in owed],
-        [TERMINAL_EVENT[item.status] for _, _, item in owed],
-        [row["host"] for _, row, _ in owed],
-        [row["url"] for _, row, _ in owed],
-        [body_of(_notice(row, item), Wording.of(row["n"])) for _, row, item in owed],
-        [row["attempts_max"] for _, row, _ in owed],
+        [one.id for one in owed],
+        [one.end.held.id for one in owed],
+        [one.hook.n for one in owed],
+        [TERMINAL_EVENT[one.end.status] for one in owed],
+        [one.hook.host for one in owed],
+        [one.hook.url for one in owed],
+        [one.body for one in owed],
+        [one.hook.attempts_max for one in owed],
         versions,
         at,
     )
@@ -297,32 +295,47 @@ async def _end(
 
 def _settled(batch: Sequence[Settlement], owed: Sequence[Owed]) -> list[Settled]:
     deliveries: dict[UUID, list[DeliveryId]] = {}
-    for id_, row, _ in owed:
-        deliveries.setdefault(row["id"], []).append(id_)
+    for one in owed:
+        deliveries.setdefault(one.end.held.id, []).append(one.id)
     return [
         Settled(id=item.held.id, status=item.status, deliveries=tuple(deliveries.get(item.held.id, ())))
         for item in batch
     ]
 
 
-async def _owed(conn: Connection, bucket: int, announced: list[Settlement], make_id: MakeId) -> list[Owed]:
+async def _announced(conn: Connection, bucket: int, announced: list[Settlement], make_id: MakeId) -> list[Owed]:
     if not announced:
         return []
     by_id = {item.held.id: item for item in announced}
     rows = await conn.fetch(READ_ANNOUNCED, bucket, list(by_id), *span(by_id))
-    return [(DeliveryId(make_id(bucket)), row, by_id[row["id"]]) for row in rows]
+    return [_owed(make_id(bucket), by_id[row["id"]], _hook(row), row["finished_at"]) for row in rows]
 
 
-def _notice(row: asyncpg.Record, item: Settlement) -> Notice:
-    return Notice(
-        settlement=item,
+def _hook(row: asyncpg.Record) -> Hook:
+    return Hook(
+        n=row["n"],
+        url=row["url"],
+        host=row["host"],
+        attempts_max=row["attempts_max"],
         type=row["type"],
         context=row["context"],
         session_key=row["session_key"],
         actor_key=row["actor_key"],
         created_at=row["created_at"],
-        finished_at=row["finished_at"],
     )
+
+
+def _owed(id_: UUID, end: Settlement, hook: Hook, at: datetime) -> Owed:
+    notice = Notice(
+        settlement=end,
+        type=hook.type,
+        context=hook.context,
+        session_key=hook.session_key,
+        actor_key=hook.actor_key,
+        created_at=hook.created_at,
+        finished_at=at,
+    )
+    return Owed(DeliveryId(id_), end, hook, body_of(notice, Wording.of(hook.n)))
 
 
 def _facts(item: Settlement) -> bytes | None:

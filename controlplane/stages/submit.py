@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +13,7 @@ from uuid import UUID
 
 import asyncpg
 
+from controlplane.domain.begun import Begun
 from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.ids import ExecutionId, bucket_of
 from controlplane.domain.lease import Fence, Lease, Session
@@ -209,7 +211,7 @@ queued as (
     select greatest(a.created_at + make_interval(secs => i.delay_seconds), i.run_at) as at,
       case when t.n is not null then a.created_at end as begun
   ) start
-  returning id, status_reason, available_at, state, line, attempt,
+  returning id, status_reason, available_at, state, line, attempt, xmin as version,
     extract(
       epoch from least(available_at + make_interval(secs => timeout_seconds), total_deadline_at) - available_at
     )::float8 as deadline_in_seconds
@@ -252,7 +254,7 @@ listening as (
   group by h.execution_id, h.namespace
 )
 select i.n, clock() as created_at, case when q.status_reason = 'scheduled' then q.available_at end as scheduled_at,
-  case when q.state = 'blocked' then q.line end as blocked_by, q.attempt, q.deadline_in_seconds
+  case when q.state = 'blocked' then q.line end as blocked_by, q.attempt, q.version, q.deadline_in_seconds
 from queued q
 join item i on i.id = q.id
 """
@@ -288,7 +290,7 @@ where limits.concurrency_max is distinct from excluded.concurrency_max
 
 
 async def accept(
-    conn: Connection, batch: Sequence[Submission], offers: Offers = NO_OFFERS
+    conn: Connection, batch: Sequence[Submission], offers: Offers = NO_OFFERS, begun: Begun | None = None
 ) -> list[Accepted | ControlPlaneError]:
     """Once this returns, the execution is in the database and will come to exactly one end.
 
@@ -302,11 +304,11 @@ async def accept(
     answers: dict[UUID, Accepted | ControlPlaneError] = {}
     parts = list(by_bucket(batch, lambda item: item.id))
     if len(parts) == 1 and all(map(_stands_alone, batch)):
-        answers.update(await _accept_alone(conn, *parts[0], offers))
+        answers.update(await _accept_alone(conn, *parts[0], offers, begun))
     else:
         async with conn.transaction():
             for bucket, part in parts:
-                answers.update(await _accept(conn, bucket, part, offers))
+                answers.update(await _accept(conn, bucket, part, offers, begun))
     return [answers[item.id] for item in batch]
 
 
@@ -317,18 +319,20 @@ def _stands_alone(item: Submission) -> bool:
     return not (refers or brings)
 
 
-async def _accept_alone(conn: Connection, bucket: int, part: list[Submission], offers: Offers) -> dict[UUID, Accepted]:
+async def _accept_alone(
+    conn: Connection, bucket: int, part: list[Submission], offers: Offers, begun: Begun | None
+) -> dict[UUID, Accepted]:
     """One statement that commits by itself: begin and commit would be two more round trips of three."""
-    new = await _insert(conn, bucket, part, offers)
+    new = await _insert(conn, bucket, part, offers, begun)
     return new | await accepted_before(conn, bucket, [item for item in part if item.id not in new])
 
 
 async def _accept(
-    conn: Connection, bucket: int, part: list[Submission], offers: Offers
+    conn: Connection, bucket: int, part: list[Submission], offers: Offers, begun: Begun | None
 ) -> dict[UUID, Accepted | ControlPlaneError]:
     answers = await admit(conn, bucket, part)
     fresh = [item for item in part if item.id not in answers]
-    new = await enqueue(conn, bucket, fresh, offers)
+    new = await enqueue(conn, bucket, fresh, offers, begun)
     answers |= await accepted_before(conn, bucket, [item for item in fresh if item.id not in new])
     return answers | new
 
@@ -498,21 +502,24 @@ def _conflict() -> IdempotencyConflict:
 
 
 async def enqueue(
-    conn: Connection, bucket: int, fresh: list[Submission], offers: Offers = NO_OFFERS
+    conn: Connection, bucket: int, fresh: list[Submission], offers: Offers = NO_OFFERS, begun: Begun | None = None
 ) -> dict[UUID, Accepted]:
     """Put these into the queue, with their webhooks; the answers of those that were not there before."""
     if not fresh:
         return {}
-    accepted = await _insert(conn, bucket, fresh, offers)
+    accepted = await _insert(conn, bucket, fresh, offers, begun)
     await _declare(conn, [item for item in fresh if item.id in accepted])
     return accepted
 
 
-async def _insert(conn: Connection, bucket: int, fresh: list[Submission], offers: Offers) -> dict[UUID, Accepted]:
+async def _insert(
+    conn: Connection, bucket: int, fresh: list[Submission], offers: Offers, begun: Begun | None
+) -> dict[UUID, Accepted]:
     """All rows of their own of these; the answers of those that were not there before."""
     held_back = await _held_back(conn, bucket, fresh)
     takers = {session.id: session for item in fresh if (session := offers.get(item.id)) is not None}
-    hooks = [(item, webhook.wording + n, webhook) for item in fresh for n, webhook in enumerate(item.webhooks, 1)]
+    hooks = [(item, n, webhook) for item in fresh for n, webhook in item.hooks]
+    now = time.monotonic()
     rows = await conn.fetch(
         INSERT,
         bucket,
@@ -577,6 +584,9 @@ async def _insert(conn: Connection, bucket: int, fresh: list[Submission], offers
             blocked_by=row["blocked_by"],
             lease=_lease(item, row) if row["attempt"] else None,
         )
+        if row["attempt"] and begun is not None:
+            session = offers[item.id]
+            begun.keep(item, session_id=session.id, version=row["version"], at=row["created_at"], now=now)
     return accepted
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from controlplane.domain.begun import Begun
 from controlplane.domain.ids import SessionId
 from controlplane.domain.lease import Beat, Claim, Fence, Lease, Recorded, Report, Session, Verdict
 from controlplane.domain.memory import Write
@@ -78,7 +79,7 @@ class Node:
 
     async def report(self, one: Lease, verdict: Verdict = Verdict.SUCCEEDED, **over: Any) -> Recorded:
         said = a_report(fence_of(one), verdict, **over)
-        recorded: Recorded = await self.world.one(report, said)
+        recorded: Recorded = await self.world.one(report, said, self.world.begun)
         self.held = [fence for fence in self.held if fence != said.fence]
         return recorded
 
@@ -91,8 +92,8 @@ def fence_of(one: Lease) -> Fence:
     return Fence(one.execution_id, one.attempt)
 
 
-async def report(conn: Connection, batch: Sequence[Report], /) -> Any:
-    return await complete.report(conn, batch, make_id=make_id, jitter=no_jitter)
+async def report(conn: Connection, batch: Sequence[Report], begun: Begun, /) -> Any:
+    return await complete.report(conn, batch, make_id=make_id, jitter=no_jitter, begun=begun)
 
 
 async def _open(conn: Connection, node_id: str, slots: int) -> Session:

@@ -17,6 +17,7 @@ from uuid import UUID
 
 import asyncpg
 
+from controlplane.domain.begun import Begun
 from controlplane.domain.ids import ExecutionId
 from controlplane.errors import ControlPlaneError
 from controlplane.postgres.pool import SESSION_SETTINGS, Connection, Pool
@@ -67,6 +68,7 @@ class World:
 
     def __init__(self, memory: Memory, answered: Callable[[], None]) -> None:
         self.memory = memory
+        self.begun = Begun()
         self.names: dict[str, str] = {}
         """What the ids are called in this story: clients and servers make new ones in every run of it."""
         self._answered = answered

@@ -143,7 +143,7 @@ inline take_back(x) { /* expire._free */
 inline report(x, a, lease, verdict, answer) { /* complete.report */
   atomic {
     if
-    :: verdict == succeeded && state[x] != gone && !cancelling[x] -> seen = true /* finish.LOOK */
+    :: verdict == succeeded && state[x] != gone && !cancelling[x] -> seen = true /* finish.LOOK, or domain/begun.py */
     :: unlocked(x) || left_out(REPORT_LOCK) -> skip /* hold.LOCK */
     fi;
     at = attempt[x];

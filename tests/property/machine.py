@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from controlplane.domain.begun import Begun
 from controlplane.domain.breaker import FAILURES_MAX
 from controlplane.domain.delivery import Attempt, AttemptOutcome, DeliveryState
 from controlplane.domain.execution import CRASHES_MAX, Accepted, Status, Submission
@@ -191,6 +192,7 @@ class Machine(RuleBasedStateMachine):
         self.conn = conn
         self.dsn = dsn
         self.tally = tally
+        self.begun = Begun()
         tally.examples += 1
         self.found: Mapping[str, list[Any]] | None = None
         self.question = "select " + ",\n".join(
@@ -290,7 +292,7 @@ class Machine(RuleBasedStateMachine):
     def ask(self, asked: Submission, *, offered: SessionOf | None = None) -> None:
         expected, id_ = self.model.accept(asked)
         offers = {} if offered is None else {asked.id: offered}
-        [answer] = self.do(submit.accept(self.conn, [asked], offers))
+        [answer] = self.do(submit.accept(self.conn, [asked], offers, self.begun))
         refusals = {"conflict": IdempotencyConflict, "lease_lost": LeaseLost, "invalid": Invalid}
         if expected in refusals:
             assert isinstance(answer, refusals[expected])
@@ -604,7 +606,7 @@ class Machine(RuleBasedStateMachine):
         """By whoever ever held a lease: live, stale, or saying it again."""
         fence = self.fence(n)
         expected = self.model.report(fence, verdict, retryable=retryable)
-        answer = self.do(report(self.conn, fence, verdict, retryable=retryable))
+        answer = self.do(report(self.conn, fence, verdict, retryable=retryable, begun=self.begun))
         assert (answer.code.value, answer.status and answer.status.value) == expected
 
     @precondition(lambda self: self.fences)
@@ -615,8 +617,8 @@ class Machine(RuleBasedStateMachine):
         one = self.model.executions[fence.execution_id]
         handed_back = verdict is Verdict.CANCELLED and self.model.holds(fence) and one.withdrawing
         self.model.report(fence, verdict, retryable=True)
-        first = self.do(report(self.conn, fence, verdict))
-        second = self.do(report(self.conn, fence, verdict))
+        first = self.do(report(self.conn, fence, verdict, begun=self.begun))
+        second = self.do(report(self.conn, fence, verdict, begun=self.begun))
         if handed_back and first.code is ReportCode.RECORDED and first.status is Status.QUEUED:
             assert second.code is ReportCode.LEASE_LOST
         else:

@@ -100,7 +100,7 @@ class Together(Crashes):
         fence = self.fence(n)
         getattr(self.model, name)()
         expected = self.model.report(fence, verdict, retryable=True)
-        _, answer = self.at_once(self.tick(name), lambda conn: report(conn, fence, verdict))
+        _, answer = self.at_once(self.tick(name), lambda conn: report(conn, fence, verdict, begun=self.begun))
         assert (answer.code.value, answer.status and answer.status.value) == expected
         self.take_the_order_over()
 
@@ -110,7 +110,9 @@ class Together(Crashes):
         """Of the same attempt, in other words."""
         fence = self.fence(n)
         expected = [self.model.report(fence, verdict, retryable=True) for verdict in said]
-        answers = self.at_once(*(lambda conn, verdict=verdict: report(conn, fence, verdict) for verdict in said))
+        answers = self.at_once(
+            *(lambda conn, verdict=verdict: report(conn, fence, verdict, begun=self.begun) for verdict in said)
+        )
         assert [(one.code.value, one.status and one.status.value) for one in answers] == expected
 
     @precondition(lambda self: self.fences)
@@ -120,7 +122,7 @@ class Together(Crashes):
         fence = self.fence(n)
         one = self.model.executions[fence.execution_id]
         acts: list[Act] = [
-            lambda conn: report(conn, fence, verdict),
+            lambda conn: report(conn, fence, verdict, begun=self.begun),
             lambda conn: cancel.request(conn, [fence.execution_id], reason=None, make_id=make_id),
         ]
         for act in ("report", "cancel") if first else ("cancel", "report"):

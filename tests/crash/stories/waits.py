@@ -156,7 +156,7 @@ async def both_at_once(world: World) -> None:
     a, sleeper = (first, second) if first.parent_id else (second, first)
     await steps(world, sleeper, Sleep(name="nap", seconds=60.0))
     reports = [a_report(fence_of(a)), a_report(fence_of(sleeper), Verdict.WAITING, waits=("nap",))]
-    await world.ask(report, reports)
+    await world.ask(report, reports, world.begun)
     node.held.clear()
     world.time_passes(61.0)
     await daemons.until_quiet(world, daemons.waker(world.pool).tick)

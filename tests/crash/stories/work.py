@@ -11,7 +11,7 @@ from controlplane.domain.lease import ReportCode, Verdict
 from controlplane.domain.memory import Append, Put, Remove
 from controlplane.domain.retry import RetryPolicy
 from controlplane.errors import AlreadyFinished, IdempotencyConflict, LengthMismatch
-from controlplane.stages import cancel, deliver, submit
+from controlplane.stages import cancel, deliver, log, submit
 from controlplane.stages.deliver import BEGINNING, Claimed, Sent
 from tests.crash import daemons
 from tests.crash.node import Node, fence_of
@@ -54,17 +54,23 @@ async def a_success(world: World) -> None:
 
 
 async def waited_for(world: World) -> None:
-    """Submitted while a process waits for it; what it does not hear of comes back with its next heartbeat."""
+    """Submitted while a process waits for it; what it does not hear of comes back with its next heartbeat.
+
+    How one stood as it began is known when it ends, unless it has changed since.
+    """
     node = await Node.start(world)
-    wishes = [submission(id=world.new_id(name)) for name in ("one", "two")]
-    answers = await world.ask(submit.accept, wishes, {one.id: node.session for one in wishes[:1]})
+    wishes = [submission(id=world.new_id(name)) for name in ("one", "two", "three")]
+    offers = {one.id: node.session for one in wishes[:2]}
+    answers = await world.ask(submit.accept, wishes, offers, world.begun)
     leases = [lease for one in answers if (lease := must(one).lease) is not None]
     node.held += map(fence_of, leases)
     await node.beat(older_than_seconds=0.0)
-    leases += await node.claim(limit=2 - len(leases))
+    leases += await node.claim(limit=3 - len(leases))
+    [changed] = [one for one in leases if one.execution_id == wishes[1].id]
+    await world.one(log.append, log.Progress(fence=fence_of(changed), progress=b"{}"))
     said = [await node.report(one) for one in leases]
 
-    assert [one.status for one in said] == [Status.SUCCEEDED, Status.SUCCEEDED]
+    assert [one.status for one in said] == [Status.SUCCEEDED] * 3
 
 
 async def asked_by_key(world: World) -> None:

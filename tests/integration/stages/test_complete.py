@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from controlplane.domain.begun import Begun
 from controlplane.domain.execution import Status
 from controlplane.domain.lease import Fence, Recorded, Report, ReportCode, Verdict
 from controlplane.domain.notice import moment
@@ -20,6 +22,7 @@ from tests.make import (
     Made,
     a_report,
     all_rows,
+    begin,
     counts,
     ended,
     event_types,
@@ -324,22 +327,126 @@ async def test_a_success_takes_along_what_its_row_has_become(
     assert (await outcome_row(conn, made.id))["progress"] == b'{"done":3}'
 
 
-async def test_an_end_has_one_moment(conn: Connection) -> None:
-    """The outcome, its event and what is told of it: that of the look, after which nobody has written the row."""
-    made = await make_execution(conn, "running", webhooks=(webhook(),))
-    await report(conn, made.fence)
-    [[finished_at, at, body]] = await all_rows(
+@pytest.mark.parametrize("known", [False, True])
+async def test_an_end_has_one_moment(conn: Connection, known: bool) -> None:
+    """The outcome, its event and what is told of it: that of the look, or of what is known without one."""
+    begun = Begun()
+    made = await begin(conn, begun, webhooks=(webhook(),), context=b'{"c": 1}', session_key="s")
+    await report(conn, made.fence, begun=begun if known else None)
+    [[finished_at, late, at, body]] = await all_rows(
         conn,
         """
-        select o.finished_at, e.at, d.body
+        select o.finished_at, extract(epoch from clock() - o.finished_at)::float8, e.at, d.body
         from outcomes o
         join events e on e.execution_id = o.id and e.type = 'execution.completed'
         join deliveries d on d.execution_id = o.id
         """,
     )
+    told = json.loads(body)
 
     assert finished_at == at
-    assert json.loads(body)["completed_at"] == moment(finished_at)
+    assert finished_at >= (await outcome_row(conn, made.id))["started_at"]
+    assert abs(late) < 1
+    assert told["completed_at"] == moment(finished_at)
+    assert (told["status"], told["result"], told["context"], told["session_id"]) == (
+        "succeeded",
+        {"ok": True},
+        {"c": 1},
+        "s",
+    )
+
+
+async def cancelled_since(conn: Connection, made: Made) -> None:
+    await cancel.request(conn, [made.id], reason="enough", make_id=make_id)
+
+
+async def advanced_since(conn: Connection, made: Made) -> None:
+    await log.append(conn, [log.Progress(fence=made.fence, progress=b'{"done":3}')])
+
+
+async def slept_since(conn: Connection, made: Made) -> None:
+    await steps(conn, made, SLEEP)
+
+
+async def asked_since(conn: Connection, made: Made) -> None:
+    await steps(conn, made, QUESTION)
+
+
+async def the_clock_was_set(conn: Connection, made: Made) -> None:
+    await move_clock(conn, "1 hour")
+
+
+Change = Callable[[Connection, Made], Awaitable[None]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [cancelled_since, advanced_since, slept_since, asked_since, the_clock_was_set],
+    ids=lambda one: one.__name__,
+)
+async def test_what_has_changed_since_it_began_counts(conn: Connection, change: Change) -> None:
+    """It ends as it would for somebody who knew nothing of it."""
+    ways = []
+    for known in (True, False):
+        begun = Begun()
+        made = await begin(conn, begun, webhooks=(webhook(),))
+        await change(conn, made)
+        answer = await report(conn, made.fence, begun=begun if known else None)
+        row = await outcome_row(conn, made.id)
+        late = await conn.fetchval("select abs(extract(epoch from clock() - $1))::float8", row["finished_at"])
+        open_ = await all_rows(
+            conn,
+            """
+            select execution_id from steps where status = 'pending' or awaited
+            union all
+            select execution_id from approvals where status = 'pending'
+            """,
+        )
+        told = await conn.fetchval("select count(*) from deliveries where execution_id = $1", made.id)
+        ways.append((answer, row["status"], row["result"], row["progress"], late < 1, open_, told))
+
+    assert ways[0] == ways[1]
+    assert ways[0][4:] == (True, [], 1)
+
+
+async def test_what_is_opened_in_the_moment_of_a_known_end(
+    conn: Connection, other: Connection, observer: Connection
+) -> None:
+    """It is committed before the end has the row, and leaves it the same version."""
+    begun = Begun()
+    made = await begin(conn, begun)
+
+    async def open_(own: Connection) -> None:
+        await steps(own, made, SLEEP)
+
+    _, answer = await race(conn, other, observer, first=open_, second=lambda c: report(c, made.fence, begun=begun))
+
+    assert answer == recorded(Status.SUCCEEDED)
+    assert await all_rows(conn, "select 1 from steps where status = 'pending' or awaited") == []
+
+
+async def test_an_attempt_that_was_known_and_withdrawn_is_too_late(conn: Connection) -> None:
+    """Its process left: what it says then is nobody's."""
+    begun = Begun()
+    made = await begin(conn, begun)
+    assert made.leased_by is not None
+    await expire.leave(conn, made.leased_by.id, 0, reason="closed", make_id=make_id)
+
+    assert await report(conn, made.fence, begun=begun) == LEASE_LOST
+    assert (await queue_row(conn, made.id))["state"] == "ready"
+
+
+async def test_one_that_changed_takes_none_with_it(conn: Connection) -> None:
+    """Known and as they were, known and written since, and not known, in one batch."""
+    begun = Begun()
+    made = [await begin(conn, begun), await begin(conn, begun), await make_execution(conn, "running")]
+    await advanced_since(conn, made[1])
+    batch = [a_report(one.fence) for one in made]
+
+    answers = await complete.report(conn, batch, make_id=make_id, jitter=no_jitter, begun=begun)
+
+    assert answers == [recorded(Status.SUCCEEDED)] * 3
+    assert [(await outcome_row(conn, one.id))["progress"] for one in made] == [None, b'{"done":3}', None]
 
 
 async def test_a_batch_of_everything(conn: Connection) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 
 import pytest
 
+from controlplane.domain.begun import Begun
 from controlplane.domain.delivery import DeliveryState
 from controlplane.domain.lease import Beat, Verdict
 from controlplane.postgres.pool import Connection, open_pool
@@ -17,6 +18,7 @@ from tests.make import (
     a_report,
     accept,
     append,
+    begin,
     lease,
     make_execution,
     make_id,
@@ -76,6 +78,24 @@ async def test_an_end_is_two(conn: Connection) -> None:
     batch = [a_report(one.fence) for one in made]
 
     assert await asked(conn, complete.report(conn, batch, make_id=make_id, jitter=no_jitter)) == 2
+
+
+async def test_an_end_of_what_began_here_is_one(conn: Connection) -> None:
+    """All that it has to know was known when it began."""
+    begun = Begun()
+    made = [await begin(conn, begun, webhooks=webhooks) for webhooks in ((), (webhook(), webhook()))]
+    batch = [a_report(one.fence) for one in made]
+
+    assert await asked(conn, complete.report(conn, batch, make_id=make_id, jitter=no_jitter, begun=begun)) == 1
+
+
+async def test_what_did_not_begin_here_is_looked_at_alone(conn: Connection) -> None:
+    """A look at that one, and the end of both."""
+    begun = Begun()
+    made = [await begin(conn, begun), await make_execution(conn, "running")]
+    batch = [a_report(one.fence) for one in made]
+
+    assert await asked(conn, complete.report(conn, batch, make_id=make_id, jitter=no_jitter, begun=begun)) == 2
 
 
 async def test_an_end_that_somebody_waits_for_is_a_transaction(conn: Connection) -> None:
