@@ -3,7 +3,7 @@
    Dispatchers die between any two steps, or are slow until their lease has run out; receivers take what they get and
    are not heard, or refuse it. What is left out, and how to read a counterexample: docs/concepts/claim-protocol.md.
 
-   guard PLAN_AT_ONCE: finish.settle `await _owed(conn, bucket` -> told_at_last
+   guard PLAN_AT_ONCE: finish.settle `await _announced(conn, bucket` -> told_at_last
    guard PLAN_AFTER_END: finish.END `join gone g on g.id = d.execution_id` -> told_what_is_true
    guard DUE_PENDING: deliver.CLAIM_DUE `and state = 'pending'` -> one_sends
    guard DUE_LOCK: deliver.CLAIM_DUE `for update skip locked` -> one_sends
