@@ -159,6 +159,7 @@ class Session:
                 self._begin(lease)
             if leases:
                 self._membership.tell_all()
+                await asyncio.sleep(0)  # What was leased begins before the next poll is written, not after it.
             elif self._loop.time() - began < LEASE_PACE_SECONDS:
                 await asyncio.sleep(LEASE_PACE_SECONDS)
 
