@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import uvloop
 from http1 import Connection, post
@@ -174,8 +174,8 @@ class Reader(asyncio.Protocol):
         self._rest = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(b"GET /api/ui/v1/executions/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        out = cast("asyncio.Transport", transport)  # uvloop's are none by their class
+        out.write(b"GET /api/ui/v1/executions/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
     def data_received(self, data: bytes) -> None:
         seen = self._rest + data
