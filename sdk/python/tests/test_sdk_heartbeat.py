@@ -106,6 +106,27 @@ async def test_a_long_beat_that_does_not_come_back_after_a_claim_is_given_up(dou
     assert told["wait_seconds"] == 0.2
 
 
+async def test_it_is_given_up_also_when_what_was_claimed_blocks_the_loop(double, make_agent, serving):
+    """The thread sees a claim by itself."""
+    double.idle_wait_seconds = 30.0
+    app = make_agent(heartbeat_seconds=0.2)
+    blocked: list[float] = []
+
+    @app.reasoner
+    async def block() -> None:
+        blocked.append(time.monotonic())
+        time.sleep(0.2 + ANSWER_MARGIN_SECONDS + 2)  # noqa: ASYNC251 - what the test is about
+        blocked.append(time.monotonic())
+
+    async with serving(app):
+        await double.until(lambda: double.beats and double.beats[-1][1]["wait_seconds"] == 30)
+        await double.report(double.offer("n.block"))
+    inside = [beat for at, beat in double.beats if blocked[0] < at < blocked[1]]
+
+    assert inside
+    assert inside[0]["count"] == len(inside[0]["executions"]) == 1
+
+
 async def test_what_is_done_needs_no_other_beat(double, make_agent, serving):
     """The control plane has seen that it holds nothing again, and rightly goes on holding the long beat."""
     double.idle_wait_seconds = 30.0

@@ -53,6 +53,7 @@ class Heartbeat:
         self._headers = dict(headers)
         self._session_id = session_id
         self._seconds = min(seconds, WAIT_MAX_SECONDS)
+        self._pace_seconds = min(PACE_SECONDS, self._seconds)
         self._idle_seconds = 0.0
         self._held = held
         self._contact = contact
@@ -60,7 +61,7 @@ class Heartbeat:
         self._on_gone = on_gone
         self._loop = asyncio.get_running_loop()
         self._own_loop: asyncio.AbstractEventLoop | None = None
-        self._news = asyncio.Event()
+        self._stopped = asyncio.Event()
         self._stopping = threading.Event()
         self._tell_all = threading.Event()
         self._thread = threading.Thread(
@@ -71,14 +72,18 @@ class Heartbeat:
         self._thread.start()
 
     def tell_all(self) -> None:
-        """The next beat names every attempt: after a claim, and after one whose answer was lost."""
+        """The next beat names every attempt: after a claim, and after one whose answer was lost.
+
+        The thread sees it soon by itself: to be woken it would take the interpreter from the work that has just begun.
+        """
         self._tell_all.set()
-        self._look_up()
 
     def stop(self) -> None:
         """Ask the thread to end; what it has under way is given up."""
         self._stopping.set()
-        self._look_up()
+        if self._own_loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended
+                self._own_loop.call_soon_threadsafe(self._stopped.set)
 
     def join(self, seconds: float) -> None:
         self._thread.join(seconds)
@@ -112,7 +117,7 @@ class Heartbeat:
                 self._idle_seconds = min(float(reply.body.get("idle_wait_seconds") or 0.0), WAIT_MAX_SECONDS)
                 self._contact.made("heartbeat")
                 self._call(self._on_answer, reply.body)
-                rest = min(PACE_SECONDS, self._seconds) - (time.monotonic() - began)
+                rest = self._pace_seconds - (time.monotonic() - began)
                 if rest > 0:
                     await self._rest(rest)
 
@@ -147,18 +152,19 @@ class Heartbeat:
         """
         until: float | None = None
         waits_for: set[Fence] = set()
-        while not self._stopping.is_set() and not asking.done():
-            if idle and waits_for.isdisjoint(held := self._held()):  # what is done needs no other beat
-                waits_for = set(held)
-                until = time.monotonic() + self._seconds + ANSWER_MARGIN_SECONDS if held else None
-            if until is not None and time.monotonic() > until:
-                raise unreachable(self._server, TimeoutError("a beat was not answered in time after a claim"))
-            news: asyncio.Future[Any] = asyncio.ensure_future(self._news.wait())
-            left = None if until is None else max(0.0, until - time.monotonic())
-            either: set[asyncio.Future[Any]] = {asking, news}
-            await asyncio.wait(either, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            news.cancel()
-            self._news.clear()
+        stopped: asyncio.Future[Any] = asyncio.ensure_future(self._stopped.wait())
+        either: set[asyncio.Future[Any]] = {asking, stopped}
+        try:
+            while not stopped.done() and not asking.done():
+                if idle and waits_for.isdisjoint(held := self._held()):  # what is done needs no other beat
+                    waits_for = set(held)
+                    until = time.monotonic() + self._seconds + ANSWER_MARGIN_SECONDS if held else None
+                if until is not None and time.monotonic() > until:
+                    raise unreachable(self._server, TimeoutError("a beat was not answered in time after a claim"))
+                look_in = self._pace_seconds if idle else None
+                await asyncio.wait(either, timeout=look_in, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
         return asking.done()
 
     async def _failed(self, why: object, all_: bool, backoff: Backoff) -> None:
@@ -170,17 +176,8 @@ class Heartbeat:
 
     async def _rest(self, seconds: float) -> None:
         """Wait so long, or until it is stopped."""
-        until = time.monotonic() + seconds
-        while not self._stopping.is_set() and (left := until - time.monotonic()) > 0:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), left)
-            self._news.clear()
-
-    def _look_up(self) -> None:
-        """Let the thread see that something is new."""
-        if self._own_loop is not None:
-            with contextlib.suppress(RuntimeError):  # it has ended
-                self._own_loop.call_soon_threadsafe(self._news.set)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), seconds)
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
         if not self._stopping.is_set():
