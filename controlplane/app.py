@@ -314,6 +314,7 @@ async def _running(
     caller = NodeCaller(nodes_egress, answer_bytes_max=settings.payload_bytes_max + 1, token=token)
     sender = WebhookSender(egress)
     matching = Matching()
+    begun = Begun()
     doors = Doors(
         pool=pool,
         lanes=_lanes(
@@ -324,6 +325,7 @@ async def _running(
             namespace_caps,
             fronts,
             matching,
+            begun,
             hints,
             patience_seconds=settings.database_patience_seconds,
         ),
@@ -357,6 +359,7 @@ async def _running(
         caps=namespace_caps,
         lately=LatelyKept(pool, placement),
         waiting=Waiting(pool, hints),
+        begun=begun,
         lookout=Lookout(pool, hints, placement),
         matching=matching,
         upkeep=Upkeep(pool, hints, placement),
@@ -498,7 +501,7 @@ async def _running(
         happened = stack.enter_context(hints.waiter(EVENTS_TOPIC))
         limited = stack.enter_context(hints.waiter(LIMITS_TOPIC))
         scheduled = stack.enter_context(hints.waiter(SCHEDULES_TOPIC))
-        begun = stack.enter_context(hints.waiter(BULKS_TOPIC))
+        bulk_begun = stack.enter_context(hints.waiter(BULKS_TOPIC))
         news = stack.enter_context(hints.waiter(NEWS_TOPIC))
         every = partial(loop.run, jitter=random.random)
         looks = max(settings.verify_seconds / VERIFIER_LOOKS, VERIFIER_LOOK_LEAST_SECONDS)
@@ -516,7 +519,7 @@ async def _running(
                     scheduler.tick, name="scheduler", interval_seconds=SCHEDULER_SECONDS, hint=scheduled
                 ),
                 "statistician": every(statistician.tick, name="statistician", interval_seconds=STATISTICIAN_SECONDS),
-                "bulker": every(bulker.tick, name="bulker", interval_seconds=BULKER_SECONDS, hint=begun),
+                "bulker": every(bulker.tick, name="bulker", interval_seconds=BULKER_SECONDS, hint=bulk_begun),
                 "waker": every(waker.tick, name="waker", interval_seconds=WAKER_SECONDS, hint=news),
                 "admitter": every(admitter.tick, name="admitter", interval_seconds=ADMITTER_SECONDS, hint=limited),
                 "overseer": every(overseer.tick, name="overseer", interval_seconds=OVERSEER_SECONDS),
@@ -553,12 +556,11 @@ def _lanes(
     caps: Caps,
     fronts: Fronts,
     matching: Matching,
+    begun: Begun,
     hints: Hints,
     *,
     patience_seconds: float,
 ) -> Lanes:
-    begun = Begun()
-
     async def accept(conn: Connection, batch: list[Submission]) -> list[Accepted | ControlPlaneError]:
         with matching.offering(batch) as offering:
             answers = await _within(caps, conn, batch, partial(submit.accept, offers=offering.sessions, begun=begun))

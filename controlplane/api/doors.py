@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket
 
 from controlplane.api.front import DOORS
 from controlplane.domain import topic
+from controlplane.domain.begun import Begun
 from controlplane.domain.delivery import Attempt
 from controlplane.domain.execution import Accepted, Submission
 from controlplane.domain.ids import ExecutionId, IdMaker
@@ -170,6 +171,7 @@ class Doors:
     caps: Caps
     lately: LatelyKept
     waiting: Waiting
+    begun: Begun
     lookout: Lookout
     matching: Matching
     upkeep: Upkeep

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 from uuid import UUID
 
@@ -656,14 +656,16 @@ def _cursor(request: Request) -> UUID | None:
 
 async def _await_end(doors: Doors, id_: ExecutionId, namespace: int, wait: float) -> ExecutionView:
     """The execution as it stands now, or as soon as it has ended while there is time to wait."""
+    look = partial(doors.lanes.read.put, (namespace, id_))
     if not wait or doors.stopping:
-        return await doors.lanes.read.put((namespace, id_))
+        return await look()
     with doors.waiting.watch(id_) as end:
-        view = await doors.lanes.read.put((namespace, id_))
-        if not view.status.final:
-            await end(wait)
-            view = await doors.lanes.read.put((namespace, id_))
-        return view
+        if not doors.begun.knows(id_, namespace):  # what has just begun here need not be looked at before its end
+            view = await look()
+            if view.status.final:
+                return view
+        await end(wait)
+        return await look()
 
 
 SUBMIT_HEADERS = {

@@ -72,7 +72,7 @@ class Waiting:
                     self._some.clear()
                     await self._some.wait()
                     pause = LOOK_FIRST_SECONDS
-                # Who begins to wait has just looked; many ends are here before it is time to look again.
+                # Who begins to wait has just looked, or has no need to; many ends are here before it is time to look.
                 ids = [id_ for id_ in self._waiters if id_ in self._seen]
                 looks_soon = len(ids) < len(self._waiters)
                 self._seen = set(self._waiters)

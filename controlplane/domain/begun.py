@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from controlplane.domain.execution import Held, State, Submission
-from controlplane.domain.ids import SessionId
+from controlplane.domain.ids import ExecutionId, SessionId
 from controlplane.domain.lease import Fence
 from controlplane.domain.value import value
 
@@ -104,6 +104,11 @@ class Begun:
             for n, webhook in item.hooks
         ]
         self._kept[Fence(item.id, 1)] = now, Seen(held=held, version=version, open=False, at=at, hooks=hooks)
+
+    def knows(self, id_: ExecutionId, namespace: int) -> bool:
+        """Whether it began here, and nobody has reported yet how that went."""
+        _, seen = self._kept.get(Fence(id_, 1), (0.0, None))
+        return seen is not None and seen.held.namespace == namespace
 
     def take(self, fence: Fence, *, now: float) -> Seen | None:
         """How this attempt stood when it began, as of now; nobody is told it again."""

@@ -11,7 +11,7 @@ import pytest
 
 from controlplane.domain.ids import read
 from controlplane.domain.limit import READY_MAX
-from tests.integration.api.serving import DEADLINE_SECONDS, Api, Json, until
+from tests.integration.api.serving import DEADLINE_SECONDS, Api, Json, serving, until
 from tests.make import until_blocks
 
 LATER = (datetime.now(UTC) + timedelta(days=1)).isoformat()
@@ -49,6 +49,40 @@ async def test_who_waits_is_handed_it_without_a_claim(api: Api, conn: asyncpg.Co
     assert at[0]["at"] == at[1]["at"]
     assert again == []
     assert claims.items <= before + 1  # the last one only: the lookout may have spoken of it
+
+
+async def test_who_waits_for_it_looks_at_its_end_alone(api: Api) -> None:
+    """That it is there, and has not ended, is known here: it has just begun."""
+    session = await api.node()
+    [poll] = await _waiting(api, session)
+    accepted = await api.submit()
+    [lease] = await poll
+    reads = api.app.state.doors.lanes.read
+    before = reads.items
+    waits = asyncio.create_task(api.read(accepted["execution_id"], wait_seconds=DEADLINE_SECONDS))
+    await until(lambda: _is_waited_for(api))
+    await api.finish(session, lease, 7)
+    ended = await waits
+
+    assert (ended["status"], ended["result"]) == ("succeeded", 7)
+    assert reads.items == before + 1
+
+
+async def test_an_end_that_nobody_told_here_is_found(api: Api, database: str) -> None:
+    """Another replica may have written it before anybody waited for it here."""
+    session = await api.node()
+    [poll] = await _waiting(api, session)
+    accepted = await api.submit()
+    [lease] = await poll
+    async with serving(database, notify=False) as other:
+        await other.finish(session, lease, 7)
+    ended = await api.read(accepted["execution_id"], wait_seconds=DEADLINE_SECONDS)
+
+    assert (ended["status"], ended["result"]) == ("succeeded", 7)
+
+
+async def _is_waited_for(api: Api) -> bool:
+    return bool(api.app.state.doors.waiting._waiters)
 
 
 async def test_it_goes_on_as_any_lease(api: Api) -> None:

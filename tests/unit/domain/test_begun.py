@@ -59,6 +59,18 @@ def test_it_is_told_once() -> None:
     assert begun.take(Fence(wish.id, 1), now=NOW) is None
 
 
+def test_it_is_known_until_somebody_says_how_it_went() -> None:
+    """And only where it was asked."""
+    begun, wish = Begun(), submission()
+    keep(begun, wish)
+
+    assert begun.knows(wish.id, wish.namespace)
+    assert not begun.knows(wish.id, wish.namespace + 1)
+    assert not begun.knows(new_execution_id(), wish.namespace)
+    begun.take(Fence(wish.id, 1), now=NOW)
+    assert not begun.knows(wish.id, wish.namespace)
+
+
 def test_another_attempt_is_not_known() -> None:
     """Only the first began as it was accepted."""
     begun, wish = Begun(), submission()
