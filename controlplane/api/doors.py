@@ -17,7 +17,7 @@ from controlplane.api.front import DOORS
 from controlplane.domain import topic
 from controlplane.domain.begun import Begun
 from controlplane.domain.delivery import Attempt
-from controlplane.domain.execution import Accepted, Submission
+from controlplane.domain.execution import Accepted, Conclusion, Submission
 from controlplane.domain.ids import ExecutionId, IdMaker
 from controlplane.domain.key import ANYBODY, Caller
 from controlplane.domain.lease import Beat, Claim, Extended, Lease, Ready, Recorded, Report
@@ -214,13 +214,17 @@ class Doors:
         await self.catalogue.refresh()
         self.hints.tell(topic.REGISTERED)
 
-    def ended(self, ids: Sequence[UUID], *, children: bool = True) -> None:
+    def ended(self, ids: Iterable[UUID], *, children: bool = True) -> None:
         """Tell everybody who waits for one of these executions, for its webhook or for its events.
 
         `children`: others may have asked for them, and wait.
         """
-        if ids:
-            self.waiting.tell(ids)
+        self.concluded(dict.fromkeys(ids), children=children)
+
+    def concluded(self, ended: Mapping[UUID, Conclusion | None], *, children: bool) -> None:
+        """The same, with how they ended, where that is known."""
+        if ended:
+            self.waiting.tell(ended)
             if children:
                 self.hints.tell(NEWS_TOPIC)
             self.hints.tell(ENDED_TOPIC)

@@ -61,7 +61,7 @@ from controlplane.domain.value import value
 from controlplane.errors import ExecutionNotFound, Invalid, InvalidParameter, PayloadsHidden, WaitedTooLong
 from controlplane.postgres.lane import Lane
 from controlplane.reads import approvals, deliveries, executions
-from controlplane.reads.executions import ExecutionView, Filter, Parent
+from controlplane.reads.executions import ExecutionView, Filter, Parent, view_of
 from controlplane.reads.nodes import Entry
 from controlplane.security.egress import check_headers
 
@@ -664,8 +664,8 @@ async def _await_end(doors: Doors, id_: ExecutionId, namespace: int, wait: float
             view = await look()
             if view.status.final:
                 return view
-        await end(wait)
-        return await look()
+        told = await end(wait)
+        return await look() if told is None else view_of(told)
 
 
 SUBMIT_HEADERS = {

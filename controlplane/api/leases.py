@@ -36,7 +36,7 @@ from controlplane.api.upkeep import IDLE_WAIT_SECONDS
 from controlplane.api.whose import refusals, require_node
 from controlplane.domain import topic
 from controlplane.domain.cap import Cap
-from controlplane.domain.execution import Status
+from controlplane.domain.execution import Conclusion, Status
 from controlplane.domain.ids import ExecutionId, SessionId, bucket_of, read, read_execution, show, show_execution
 from controlplane.domain.lease import Beat, Claim, Extended, Fence, Lease, Report, ReportCode, Session, Verdict
 from controlplane.domain.notice import text
@@ -432,7 +432,7 @@ async def results(request: Request) -> Response:
     ]
     answers = await put_each(doors.lanes.complete, reports)
     shown: list[shapes.Shape] = []
-    ended: list[UUID] = []
+    ended: dict[UUID, Conclusion | None] = {}
     children = False
     refused: ControlPlaneError | None = None
     for one, report, recorded in zip(form.results, reports, answers, strict=True):
@@ -449,10 +449,10 @@ async def results(request: Request) -> Response:
                 doors.woken([recorded.ready])
             if status is not None and status.final and recorded.code is not ReportCode.ALREADY_RECORDED:
                 assert isinstance(report, Report)
-                ended.append(report.fence.execution_id)
+                ended[report.fence.execution_id] = recorded.end
                 children = children or recorded.child
         shown.append(shape)
-    doors.ended(ended, children=children)
+    doors.concluded(ended, children=children)
     if any(one.get("status") in MOVED for one in shown):
         doors.hints.tell(EVENTS_TOPIC)
     if refused is not None and len(shown) == 1:

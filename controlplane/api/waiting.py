@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from uuid import UUID
 
 from controlplane.api.doors import ENDED_TOPIC
+from controlplane.domain.execution import Conclusion
 from controlplane.postgres.listen import Hints
 from controlplane.postgres.pool import Pool, persist
 from controlplane.reads import executions
@@ -24,32 +25,35 @@ class Waiting:
     def __init__(self, pool: Pool, hints: Hints) -> None:
         self._pool = pool
         self._hints = hints
-        self._waiters: dict[UUID, set[asyncio.Future[None]]] = {}
+        self._waiters: dict[UUID, set[asyncio.Future[Conclusion | None]]] = {}
         self._some = asyncio.Event()
         self._seen: set[UUID] = set()
 
-    def tell(self, ids: Iterable[UUID]) -> None:
-        """These executions have ended."""
-        for id_ in ids:
+    def tell(self, ended: Mapping[UUID, Conclusion | None]) -> None:
+        """These executions have ended; how, where that is known."""
+        for id_, end in ended.items():
             for future in self._waiters.pop(id_, ()):
-                _wake(future)
+                _wake(future, end)
 
     def release(self) -> None:
         """Let everybody go: the server is shutting down."""
-        self.tell(list(self._waiters))
+        self.tell(dict.fromkeys(self._waiters))
 
     @contextlib.contextmanager
-    def watch(self, id_: UUID) -> Iterator[Callable[[float], Awaitable[None]]]:
-        """Listen before looking, so that no end falls between; the wait returns at an end or when time is over."""
+    def watch(self, id_: UUID) -> Iterator[Callable[[float], Awaitable[Conclusion | None]]]:
+        """Listen before looking, so that no end falls between.
+
+        The wait returns at an end or when time is over; how it ended, where that was told.
+        """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        future: asyncio.Future[Conclusion | None] = loop.create_future()
         self._waiters.setdefault(id_, set()).add(future)
         self._some.set()
 
-        async def wait(seconds: float) -> None:
+        async def wait(seconds: float) -> Conclusion | None:
             over = loop.call_later(seconds, _wake, future)
             try:
-                await future
+                return await future
             finally:
                 over.cancel()
 
@@ -79,13 +83,13 @@ class Waiting:
                 if ids:
                     look = partial(executions.finished, ids=ids)
                     ended = await persist(self._pool, look, seconds=RETRY_SECONDS)
-                    self.tell(ended)
+                    self.tell(dict.fromkeys(ended))
                     looks_soon = looks_soon or bool(ended)
                 pause = LOOK_FIRST_SECONDS if looks_soon else min(pause * 2, LOOK_CAP_SECONDS)
                 await asyncio.sleep(LOOK_FIRST_SECONDS)
                 await hint.wait(pause)
 
 
-def _wake(future: asyncio.Future[None]) -> None:
+def _wake(future: asyncio.Future[Conclusion | None], end: Conclusion | None = None) -> None:
     if not future.done():
-        future.set_result(None)
+        future.set_result(end)

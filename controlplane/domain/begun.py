@@ -18,8 +18,8 @@ from controlplane.domain.value import value
 KEPT_SECONDS = 60.0
 """For how long one is kept. It is also how far the clocks of this process and of the database have time to part."""
 KEPT_MAX = 10_000
-CONTEXT_MAX = 4_096
-"""Bytes of a context with which one is kept at most."""
+PAYLOAD_MAX = 4_096
+"""Bytes of a context with which one is kept at most, and of a context and an input with which all that was asked is."""
 
 
 @value(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,8 @@ class Seen:
     """Whether it has a step that is not done, or a question that nobody has answered."""
     at: datetime
     hooks: list[Hook]
+    submission: Submission | None = None
+    """What was asked, where that is known."""
 
     def later(self, seconds: float) -> Seen:
         """The same, so much later."""
@@ -69,7 +71,7 @@ class Begun:
         """
         while self._kept and (len(self._kept) >= KEPT_MAX or self._is_old(next(iter(self._kept.values()))[0], now)):
             self._kept.popitem(last=False)
-        if item.parent_id is not None or len(item.context or b"") > CONTEXT_MAX:
+        if item.parent_id is not None or len(item.context or b"") > PAYLOAD_MAX:
             return
         held = Held(
             id=item.id,
@@ -103,7 +105,9 @@ class Begun:
             )
             for n, webhook in item.hooks
         ]
-        self._kept[Fence(item.id, 1)] = now, Seen(held=held, version=version, open=False, at=at, hooks=hooks)
+        asked = item if len(item.input) + len(item.context or b"") <= PAYLOAD_MAX else None
+        seen = Seen(held=held, version=version, open=False, at=at, hooks=hooks, submission=asked)
+        self._kept[Fence(item.id, 1)] = now, seen
 
     def knows(self, id_: ExecutionId, namespace: int) -> bool:
         """Whether it began here, and nobody has reported yet how that went."""

@@ -297,6 +297,19 @@ class Settlement:
 
 
 @value(frozen=True, slots=True, kw_only=True)
+class Conclusion:
+    """How an execution has just ended, and what had been asked: all that a look at it would find.
+
+    It had begun in the commit that accepted it. `approval`: whether it has ever asked people for approval.
+    """
+
+    submission: Submission
+    settlement: Settlement
+    at: datetime
+    approval: bool
+
+
+@value(frozen=True, slots=True, kw_only=True)
 class Settled:
     """An execution that has just ended, and the deliveries that its end made due."""
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
-from controlplane.domain.execution import CRASHES_MAX, Held, Overdue, Replay, Status
+from controlplane.domain.execution import CRASHES_MAX, Conclusion, Held, Overdue, Replay, Status
 from controlplane.domain.ids import ExecutionId, SessionId, show
 from controlplane.domain.row import Row
 
@@ -169,13 +169,14 @@ class Recorded:
     """What became of a report. `status` is the execution's status now; None when it is unknown.
 
     `ready`: what it waited for has come already, and an attempt may go on with it at once. `child`: it was asked for by
-    an execution, which may wait for this end.
+    an execution, which may wait for this end. `end`: how it ended just now, where all of that is known.
     """
 
     code: ReportCode
     status: Status | None
     ready: Ready | None = None
     child: bool = False
+    end: Conclusion | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

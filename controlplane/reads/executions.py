@@ -14,6 +14,7 @@ import asyncpg
 from controlplane.domain.execution import (
     FINAL,
     STATUS_OF_STATE,
+    Conclusion,
     ParentEnd,
     Replay,
     ReplayMode,
@@ -548,6 +549,51 @@ async def _look(conn: Connection, statement: str, arguments: tuple[object, ...],
 def _on_parent_end(row: asyncpg.Record) -> ParentEnd:
     """What was accepted before there was a policy goes on."""
     return ParentEnd.KEEP if row["on_parent_end"] is None else ParentEnd(row["on_parent_end"])
+
+
+def view_of(end: Conclusion) -> ExecutionView:
+    """What `read` finds just after this end, as long as nobody of its webhooks was told."""
+    asked, settlement, held = end.submission, end.settlement, end.settlement.held
+    return ExecutionView(
+        id=asked.id,
+        run_id=asked.run_id,
+        root_id=asked.root_id,
+        parent_id=asked.parent_id,
+        source_execution_id=asked.source_execution_id,
+        target=asked.target,
+        type=asked.type,
+        session_key=asked.session_key,
+        actor_key=asked.actor_key,
+        priority=asked.priority,
+        webhooks=len(asked.webhooks),
+        created_at=held.started_at or end.at,
+        retry=asked.retry,
+        timeout_seconds=asked.timeout_seconds,
+        schedule_to_start_seconds=asked.schedule_to_start_seconds,
+        total_seconds=asked.total_seconds,
+        heartbeat_seconds=asked.heartbeat_seconds,
+        on_parent_end=asked.on_parent_end,
+        deadline_at=None,
+        state=None,
+        status=settlement.status,
+        status_reason=settlement.status_reason,
+        attempt=held.attempt,
+        failures=settlement.failures,
+        available_at=None,
+        started_at=held.started_at,
+        finished_at=end.at,
+        progress=held.progress,
+        progress_at=None,
+        result=settlement.result,
+        error=settlement.error,
+        error_class=settlement.error_class,
+        error_details=settlement.error_details,
+        http_status=settlement.http_status,
+        now=end.at,
+        concurrency_key=asked.concurrency_key,
+        fairness_key=asked.fairness_key,
+        asked=end.approval,
+    )
 
 
 def _view(row: asyncpg.Record) -> ExecutionView:

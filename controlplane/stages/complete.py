@@ -15,7 +15,7 @@ from uuid import UUID
 from controlplane.domain.begun import Begun, Seen
 from controlplane.domain.call import counts_late
 from controlplane.domain.event import Event, EventType
-from controlplane.domain.execution import Held, Settled, Settlement, Status
+from controlplane.domain.execution import Conclusion, Held, Settled, Settlement, Status
 from controlplane.domain.ids import ExecutionId
 from controlplane.domain.lease import NODE_SILENT, WITHDRAWING, Fence, Ready, Recorded, Report, ReportCode, Verdict
 from controlplane.domain.notice import text
@@ -130,15 +130,15 @@ async def _succeed(
     now = time.monotonic()
     known = {item.fence: seen for item in part if (seen := begun.take(item.fence, now=now)) is not None}
     ended = await _end_plain(conn, bucket, part, known, make_id)
-    changed = [item for item in part if item.fence in known.keys() - ended]
+    changed = [item for item in part if item.fence in known.keys() - ended.keys()]
     if changed:
         ended |= await _end_plain(conn, bucket, changed, {}, make_id)
-    return dict.fromkeys(ended, Recorded(code=ReportCode.RECORDED, status=Status.SUCCEEDED))
+    return {fence: Recorded(code=ReportCode.RECORDED, status=Status.SUCCEEDED, end=end) for fence, end in ended.items()}
 
 
 async def _end_plain(
     conn: Connection, bucket: int, part: list[Report], known: Mapping[Fence, Seen], make_id: finish.MakeId
-) -> set[Fence]:
+) -> dict[Fence, Conclusion | None]:
     """End those of these successes that nothing stands in the way of. Who is not known is looked at before."""
     unknown = [item.fence.execution_id for item in part if item.fence not in known]
     looked = await finish.look(conn, bucket, unknown) if unknown else {}

@@ -19,7 +19,7 @@ import asyncpg
 
 from controlplane.domain.begun import Hook, Seen
 from controlplane.domain.event import EventType
-from controlplane.domain.execution import Held, Settled, Settlement, Status, Wording
+from controlplane.domain.execution import Conclusion, Held, Settled, Settlement, Status, Wording
 from controlplane.domain.facade import body_of
 from controlplane.domain.ids import DeliveryId, ExecutionId
 from controlplane.domain.lease import Fence
@@ -120,7 +120,14 @@ select c.id, c.attempt,
         and (s.status = 'pending' or s.awaited)
       offset 0
     )
-  end as steps_open
+  end as steps_open,
+  g.version is not null and exists (
+    select 1
+    from approvals a
+    where a.bucket = $1
+      and a.execution_id = c.id
+    offset 0
+  ) as approval
 from concluded c
 join gone g on g.id = c.id
 """
@@ -233,14 +240,14 @@ async def look(conn: Connection, bucket: int, ids: Sequence[ExecutionId]) -> dic
 
 async def settle_seen(
     conn: Connection, bucket: int, batch: Sequence[tuple[Settlement, Seen]], *, make_id: MakeId
-) -> set[Fence]:
+) -> dict[Fence, Conclusion | None]:
     """End these successes, none of them a child or with anything open, in one statement that commits by itself.
 
-    Says which have ended: none where something was opened since they were seen. Moves: as `settle`. Guard: nobody has
-    written the row since then, and the moment that is told of is this one.
+    Says which have ended, none where something was opened since they were seen, and how, where all of it is known.
+    Moves: as `settle`. Guard: nobody has written the row since then, and the moment that is told of is this one.
     """
     if not batch:
-        return set()
+        return {}
     batch = sorted(batch, key=lambda item: item[0].held.id)  # in which everybody locks them
     at = max(seen.at for _, seen in batch)
     owed = [_owed(make_id(bucket), item, hook, at) for item, seen in batch for hook in seen.hooks]
@@ -248,8 +255,15 @@ async def settle_seen(
     try:
         rows = await _end(conn, bucket, ends, owed, [seen.version for _, seen in batch], at)
     except asyncpg.DivisionByZeroError:
-        return set()
-    return {Fence(ExecutionId(row["id"]), row["attempt"]) for row in rows}
+        return {}
+    approval_of = {Fence(ExecutionId(row["id"]), row["attempt"]): row["approval"] for row in rows}
+    return {
+        fence: None
+        if seen.submission is None
+        else Conclusion(submission=seen.submission, settlement=item, at=at, approval=approval_of[fence])
+        for item, seen in batch
+        if (fence := Fence(item.held.id, item.held.attempt)) in approval_of
+    }
 
 
 async def _end(

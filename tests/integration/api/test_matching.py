@@ -51,21 +51,22 @@ async def test_who_waits_is_handed_it_without_a_claim(api: Api, conn: asyncpg.Co
     assert claims.items <= before + 1  # the last one only: the lookout may have spoken of it
 
 
-async def test_who_waits_for_it_looks_at_its_end_alone(api: Api) -> None:
-    """That it is there, and has not ended, is known here: it has just begun."""
+async def test_who_waits_for_it_is_answered_without_a_look(api: Api) -> None:
+    """That it has begun is known here, and how it has ended is told."""
     session = await api.node()
     [poll] = await _waiting(api, session)
-    accepted = await api.submit()
+    accepted = await api.submit(input={"text": "x"}, priority=7)
     [lease] = await poll
     reads = api.app.state.doors.lanes.read
     before = reads.items
     waits = asyncio.create_task(api.read(accepted["execution_id"], wait_seconds=DEADLINE_SECONDS))
     await until(lambda: _is_waited_for(api))
     await api.finish(session, lease, 7)
-    ended = await waits
+    told = await waits
+    asked_of_the_database = reads.items - before
 
-    assert (ended["status"], ended["result"]) == ("succeeded", 7)
-    assert reads.items == before + 1
+    assert told == await api.read(accepted["execution_id"])
+    assert (told["status"], told["result"], asked_of_the_database) == ("succeeded", 7, 0)
 
 
 async def test_an_end_that_nobody_told_here_is_found(api: Api, database: str) -> None:

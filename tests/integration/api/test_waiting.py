@@ -36,7 +36,7 @@ async def test_an_end_that_comes_at_once_costs_no_look(waiting: tuple[Waiting, l
     for _ in range(20):
         id_ = make_id(0)
         with made.watch(id_) as wait:
-            asyncio.get_running_loop().call_later(SOON, made.tell, [id_])
+            asyncio.get_running_loop().call_later(SOON, made.tell, {id_: None})
             await wait(10)
 
     assert said == []

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
 
-from controlplane.domain.execution import Status
+from controlplane.domain.begun import PAYLOAD_MAX, Begun
+from controlplane.domain.execution import ParentEnd, Status
 from controlplane.domain.placement import Placement
+from controlplane.domain.retry import RetryPolicy
 from controlplane.postgres.pool import Connection
 from controlplane.reads import executions
-from controlplane.reads.executions import HELD_MAX, Filter
+from controlplane.reads.executions import HELD_MAX, Filter, view_of
 from controlplane.reads.windows import LOOKED_MAX, WINDOW_MAX
-from controlplane.stages import deliver
+from controlplane.stages import complete, deliver
 from tests.integration import plan_rows
 from tests.integration.stages.test_deliver import sent, walk
-from tests.make import NAMESPACE, STOCK, accept, make_execution, submission, webhook
+from tests.make import (
+    NAMESPACE,
+    STOCK,
+    a_report,
+    accept,
+    begin,
+    make_execution,
+    make_id,
+    must,
+    new_execution_id,
+    no_jitter,
+    submission,
+    webhook,
+)
 
 BACKLOG = """
 insert into queue (
@@ -44,6 +60,61 @@ async def pages(conn: Connection, limit: int, placement: Placement = STOCK, **wa
         if len(page.views) < limit and page.reached is None:
             return found
         before = page.reached if len(page.views) < limit else page.views[-1].id
+
+
+RICH = {
+    "type": "skill",
+    "context": b"{}",
+    "root_id": new_execution_id(),
+    "session_key": "s",
+    "actor_key": "a",
+    "priority": 7,
+    "retry": RetryPolicy(retries_max=3, delay_seconds=0.1, jitter=0.3, fatal_errors=("A",), retry_errors=("B", "C*")),
+    "timeout_seconds": 1.5,
+    "schedule_to_start_seconds": 2.5,
+    "total_seconds": 3.5,
+    "heartbeat_seconds": 4.5,
+    "on_parent_end": ParentEnd.CANCEL,
+    "concurrency_key": "c",
+    "fairness_key": "f",
+    "webhooks": (webhook(), webhook()),
+}
+ASKED = """
+insert into approvals (bucket, execution_id, request_id, namespace, attempt, node_id, status, requested_at, decided_at)
+values ($1, $2, 'r', 1, 1, 'n', 'approved', clock(), clock())
+"""
+
+
+@pytest.mark.parametrize("over", [{}, RICH, {"on_parent_end": ParentEnd.KEEP}], ids=["plain", "rich", "keep"])
+@pytest.mark.parametrize("asked", [False, True], ids=["unasked", "asked"])
+async def test_what_is_told_of_an_end_is_what_a_look_finds(
+    conn: Connection, over: dict[str, object], asked: bool
+) -> None:
+    """Whoever waited for it is answered without one."""
+    begun = Begun()
+    made = await begin(conn, begun, **over)
+    if asked:
+        await conn.execute(ASKED, 0, made.id)
+
+    [answer] = await complete.report(conn, [a_report(made.fence)], make_id=make_id, jitter=no_jitter, begun=begun)
+    found = (await executions.read(conn, [made.id], namespace=NAMESPACE))[made.id]
+
+    end = must(answer).end
+    assert end is not None
+    assert view_of(end) == replace(found, now=end.at)
+    assert found.asked is asked
+
+
+@pytest.mark.parametrize("fits", [True, False])
+async def test_what_was_asked_is_told_only_where_it_is_small(conn: Connection, fits: bool) -> None:
+    """A large input is not kept in memory."""
+    begun = Begun()
+    context = b'"%b"' % (b"x" * (PAYLOAD_MAX - 10 - 2 + (not fits)))
+    made = await begin(conn, begun, input=b"1234567890", context=context)
+
+    [answer] = await complete.report(conn, [a_report(made.fence)], make_id=make_id, jitter=no_jitter, begun=begun)
+
+    assert (must(answer).end is not None) is fits
 
 
 async def test_one_among_many_is_found_and_no_page_looks_at_all(conn: Connection) -> None:

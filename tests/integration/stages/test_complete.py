@@ -445,7 +445,8 @@ async def test_one_that_changed_takes_none_with_it(conn: Connection) -> None:
 
     answers = await complete.report(conn, batch, make_id=make_id, jitter=no_jitter, begun=begun)
 
-    assert answers == [recorded(Status.SUCCEEDED)] * 3
+    assert [replace(must(one), end=None) for one in answers] == [recorded(Status.SUCCEEDED)] * 3
+    assert [must(one).end is not None for one in answers] == [True, False, False]
     assert [(await outcome_row(conn, one.id))["progress"] for one in made] == [None, b'{"done":3}', None]
 
 

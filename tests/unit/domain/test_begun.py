@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from controlplane.domain.begun import CONTEXT_MAX, KEPT_MAX, KEPT_SECONDS, Begun, Seen
+from controlplane.domain.begun import KEPT_MAX, KEPT_SECONDS, PAYLOAD_MAX, Begun, Seen
 from controlplane.domain.execution import Submission, Wording
 from controlplane.domain.ids import SessionId
 from controlplane.domain.lease import Fence
@@ -87,10 +87,10 @@ def test_what_takes_long_is_looked_at() -> None:
 
 def test_who_has_more_to_tell_is_not_kept() -> None:
     """Of a child's end its parent is told; a large context is not held in memory."""
-    not_kept: list[dict[str, Any]] = [{"parent_id": new_execution_id()}, {"context": b"x" * (CONTEXT_MAX + 1)}]
+    not_kept: list[dict[str, Any]] = [{"parent_id": new_execution_id()}, {"context": b"x" * (PAYLOAD_MAX + 1)}]
 
     assert [kept(submission(**over)) for over in not_kept] == [None, None]
-    assert kept(submission(context=b"x" * CONTEXT_MAX)) is not None
+    assert kept(submission(context=b"x" * PAYLOAD_MAX)) is not None
 
 
 def test_no_more_are_kept_than_the_most() -> None:
