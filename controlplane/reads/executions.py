@@ -554,6 +554,7 @@ def _on_parent_end(row: asyncpg.Record) -> ParentEnd:
 def view_of(end: Conclusion) -> ExecutionView:
     """What `read` finds just after this end, as long as nobody of its webhooks was told."""
     asked, settlement, held = end.submission, end.settlement, end.settlement.held
+    assert held.started_at is not None  # in the commit that accepted it
     return ExecutionView(
         id=asked.id,
         run_id=asked.run_id,
@@ -566,7 +567,7 @@ def view_of(end: Conclusion) -> ExecutionView:
         actor_key=asked.actor_key,
         priority=asked.priority,
         webhooks=len(asked.webhooks),
-        created_at=held.started_at or end.at,
+        created_at=held.started_at,
         retry=asked.retry,
         timeout_seconds=asked.timeout_seconds,
         schedule_to_start_seconds=asked.schedule_to_start_seconds,

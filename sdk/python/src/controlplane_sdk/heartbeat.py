@@ -176,8 +176,9 @@ class Heartbeat:
 
     async def _rest(self, seconds: float) -> None:
         """Wait so long, or until it is stopped."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopped.wait(), seconds)
+        stopped = asyncio.ensure_future(self._stopped.wait())
+        await asyncio.wait({stopped}, timeout=seconds)
+        stopped.cancel()
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
         if not self._stopping.is_set():
