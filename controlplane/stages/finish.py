@@ -50,6 +50,7 @@ class Owed(NamedTuple):
 # which version of the row was seen: nobody has written it since. Who held it meanwhile without writing it may have left
 # a step or a question behind, which this sees only through `has_open`; it ends with a division by zero then, so that
 # nothing of it stays. `$28`: when it ends, as it is told; by the database's clock that has to be now.
+# A question is sought in the order of its key, or a plan made while there was none would go through all of them.
 END = """
 with item as (
   select *
@@ -121,13 +122,14 @@ select c.id, c.attempt,
       offset 0
     )
   end as steps_open,
-  g.version is not null and exists (
-    select 1
+  g.version is not null and (
+    select true
     from approvals a
     where a.bucket = $1
       and a.execution_id = c.id
-    offset 0
-  ) as approval
+    order by a.request_id
+    limit 1
+  ) is not null as approval
 from concluded c
 join gone g on g.id = c.id
 """

@@ -146,7 +146,7 @@ async def cases(conn: Connection) -> dict[str, Case]:
     asked = (0, 1, "run-5", "n.echo", replay.AFTER_ALL, leased[:2], "run-6", leased[2])
     ending = (0, leased, all_(1), all_("failed"), *(all_(None) for _ in range(5)), all_(1), all_(0))
     ending += (*(all_(None) for _ in range(3)), all_("run-1"), all_("n.echo"), all_("execution.failed"), all_(None))
-    ends = "queue_pkey approvals_pending steps_open"
+    ends = "queue_pkey approvals_pending approvals_pkey steps_open"
     owed = (new, leased, all_(1), all_("execution.failed"), all_("h"), all_("https://h"), all_(b"{}"), all_(3))
     return {
         "submit.INSERT": case(
