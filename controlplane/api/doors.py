@@ -224,6 +224,7 @@ class Doors:
     def concluded(self, ended: Mapping[UUID, Conclusion | None], *, children: bool) -> None:
         """The same, with how they ended, where that is known."""
         if ended:
+            self.begun.forget(ended)
             self.waiting.tell(ended)
             if children:
                 self.hints.tell(NEWS_TOPIC)

@@ -7,8 +7,10 @@ What has become of one since is not known here: the end is written only where it
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from controlplane.domain.execution import Held, State, Submission
 from controlplane.domain.ids import ExecutionId, SessionId
@@ -110,7 +112,7 @@ class Begun:
         self._kept[Fence(item.id, 1)] = now, seen
 
     def knows(self, id_: ExecutionId, namespace: int) -> bool:
-        """Whether it began here, and nobody has reported yet how that went."""
+        """Whether it began here, and its end was not told here."""
         _, seen = self._kept.get(Fence(id_, 1), (0.0, None))
         return seen is not None and seen.held.namespace == namespace
 
@@ -118,6 +120,11 @@ class Begun:
         """How this attempt stood when it began, as of now; nobody is told it again."""
         since, seen = self._kept.pop(fence, (now, None))
         return None if seen is None or self._is_old(since, now) else seen.later(now - since)
+
+    def forget(self, ids: Iterable[UUID]) -> None:
+        """These have ended, however that came."""
+        for id_ in ids:
+            self._kept.pop(Fence(ExecutionId(id_), 1), None)
 
     @staticmethod
     def _is_old(since: float, now: float) -> bool:

@@ -434,3 +434,8 @@ async def until(look: Callable[[], Awaitable[Found | None]], *, seconds: float =
                 return found
             await asyncio.sleep(min(0.01 * 2**turn, 0.1))
     raise AssertionError("unreachable")
+
+
+async def watched(api: Api) -> bool:
+    """Whether somebody waits for an end inside the server."""
+    return bool(api.app.state.doors.waiting._waiters)

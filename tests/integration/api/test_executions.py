@@ -9,7 +9,7 @@ from datetime import datetime
 import httpx
 import pytest
 
-from tests.integration.api.serving import DEADLINE_SECONDS, Api, Receiver, fence, fenced, the_problem, until
+from tests.integration.api.serving import DEADLINE_SECONDS, Api, Receiver, fence, fenced, the_problem, until, watched
 
 BY_HINT_AND_BY_POLLING = pytest.mark.parametrize("settings", [{}, {"notify": False}], ids=["notify", "polling"])
 
@@ -270,18 +270,13 @@ async def test_a_read_waits_for_the_end(api: Api) -> None:
     lease = await api.take(session)
 
     waiting = asyncio.create_task(api.read(id_, wait_seconds=DEADLINE_SECONDS))
-    await until(lambda: _watched(api))
+    await until(lambda: watched(api))
     began = time.monotonic()
     await api.finish(session, lease, 7)
     ended = await waiting
 
     assert (ended["status"], ended["result"]) == ("succeeded", 7)
     assert time.monotonic() - began < 5
-
-
-async def _watched(api: Api) -> bool:
-    """Whether somebody waits for an end inside the server."""
-    return bool(api.app.state.doors.waiting._waiters)
 
 
 async def test_a_wait_is_over_when_its_time_is(api: Api) -> None:

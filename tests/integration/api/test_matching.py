@@ -11,7 +11,7 @@ import pytest
 
 from controlplane.domain.ids import read
 from controlplane.domain.limit import READY_MAX
-from tests.integration.api.serving import DEADLINE_SECONDS, Api, Json, serving, until
+from tests.integration.api.serving import DEADLINE_SECONDS, Api, Json, serving, until, watched
 from tests.make import until_blocks
 
 LATER = (datetime.now(UTC) + timedelta(days=1)).isoformat()
@@ -60,7 +60,7 @@ async def test_who_waits_for_it_is_answered_without_a_look(api: Api) -> None:
     reads = api.app.state.doors.lanes.read
     before = reads.items
     waits = asyncio.create_task(api.read(accepted["execution_id"], wait_seconds=DEADLINE_SECONDS))
-    await until(lambda: _is_waited_for(api))
+    await until(lambda: watched(api))
     await api.finish(session, lease, 7)
     told = await waits
     asked_of_the_database = reads.items - before
@@ -82,8 +82,19 @@ async def test_an_end_that_nobody_told_here_is_found(api: Api, database: str) ->
     assert (ended["status"], ended["result"]) == ("succeeded", 7)
 
 
-async def _is_waited_for(api: Api) -> bool:
-    return bool(api.app.state.doors.waiting._waiters)
+@pytest.mark.parametrize("status", ["succeeded", "failed"])
+async def test_what_has_ended_is_known_no_more(api: Api, status: str) -> None:
+    """However it went: whoever asks afterwards is answered at once."""
+    session = await api.node()
+    [poll] = await _waiting(api, session)
+    id_ = (await api.submit())["execution_id"]
+    [lease] = await poll
+    begun = api.app.state.doors.begun
+    known = len(begun)
+    await api.finish(session, lease, status=status, **({"error": "x"} if status == "failed" else {}))
+
+    assert (known, len(begun)) == (1, 0)
+    assert (await api.read(id_, wait_seconds=DEADLINE_SECONDS))["status"] == status
 
 
 async def test_it_goes_on_as_any_lease(api: Api) -> None:

@@ -71,6 +71,19 @@ def test_it_is_known_until_somebody_says_how_it_went() -> None:
     assert not begun.knows(wish.id, wish.namespace)
 
 
+def test_what_has_ended_is_forgotten() -> None:
+    """Also what others have ended."""
+    begun, wish, other = Begun(), submission(), submission()
+    keep(begun, wish)
+    keep(begun, other)
+
+    begun.forget([wish.id, new_execution_id()])
+
+    assert not begun.knows(wish.id, wish.namespace)
+    assert begun.take(Fence(wish.id, 1), now=NOW) is None
+    assert begun.knows(other.id, other.namespace)
+
+
 def test_another_attempt_is_not_known() -> None:
     """Only the first began as it was accepted."""
     begun, wish = Begun(), submission()
